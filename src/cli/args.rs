@@ -1,0 +1,159 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Parser, Subcommand};
+use pomona::{demo::DEFAULT_VIEWS, extractor::FeatureRange, pca::Keep, settings::Settings, shard::DEFAULT_SHARD_SIZE};
+
+/// Image features and PCA at any scale, without a cluster
+///
+/// A folder of images goes in; MobileNetV2 features, a PCA and Parquet tables come out.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "\
+Try it:  pomona demo                       render 560 fruit pictures and run on them
+         pomona run photos/ results/       run on your own
+         pomona show results/              look at what came out
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (run again to go on)")]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(RunArgs),
+    Demo(DemoArgs),
+    Show(ShowArgs),
+}
+
+/// Features, PCA and tables of a folder of images
+///
+/// Every file below IMAGES counts as an image; files whose name starts with a dot do not. The folder that holds a file
+/// is its label. Files that cannot be read as images end in the rejects table, with the reason. Running again on the
+/// same OUTPUT infers only what is new or changed; a run that was stopped goes on where it was.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("keep").args(["components", "variance"]), after_help = "\
+Examples:
+  pomona run fruits/ results/                       50 components (or as many as there can be)
+  pomona run fruits/ results/ --variance 0.9        as many as explain 90 % of the variance
+  pomona run fruits/ results/ --csv --partition-by-label")]
+pub struct RunArgs {
+    /// Folder with images: JPEG, PNG, GIF, BMP, WebP, TIFF
+    pub images: String,
+    /// Folder for the results; made when it does not exist
+    pub output: String,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RunOptions {
+    /// Keep K components [default: 50, or as many as there can be]
+    #[arg(short = 'k', long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub components: Option<u32>,
+    /// Keep the fewest components that explain this share of the variance, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub variance: Option<f64>,
+    /// Only centre the features; do not divide by their standard deviations
+    #[arg(long)]
+    pub no_standardize: bool,
+    /// Write the scores into one folder per label (label=.../), as Spark's partitionBy does
+    #[arg(long)]
+    pub partition_by_label: bool,
+    /// Write the scores as result.csv too
+    #[arg(long)]
+    pub csv: bool,
+    /// Fail when more than this share of the images is rejected; one is always allowed, unless this is 0
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percent)]
+    pub max_reject_percent: f64,
+    /// Images per shard that are aimed at: what a stopped run redoes at most, and one Lambda's share
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE)]
+    pub shard_size: u32,
+    /// Images worked on at a time [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Another ONNX model: one float32 image input (1x3xHxW or 1xHxWx3), one output vector up to 4096
+    #[arg(long, value_name = "FILE.onnx")]
+    pub model: Option<PathBuf>,
+    /// Power of two that no feature's absolute value reaches; larger ones are stored less finely
+    #[arg(long, value_name = "N", default_value = "8", value_parser = feature_range)]
+    pub feature_range: FeatureRange,
+    /// Print the summary as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunOptions {
+    pub fn settings(&self) -> Settings {
+        let components = self.components.map(|k| Keep::Components(k as usize));
+        Settings {
+            pca: components.or(self.variance.map(Keep::Variance)),
+            standardize: !self.no_standardize,
+            partition_by_label: self.partition_by_label,
+            csv: self.csv,
+            max_reject_percent: self.max_reject_percent,
+            shard_size: self.shard_size,
+        }
+    }
+}
+
+/// Render a small data set of fruit pictures and run on it
+///
+/// Writes DIR/images (14 varieties in one folder each, 100 x 100 JPEG, every picture the same each time) and runs the
+/// whole pipeline on them into DIR/results. Nothing is downloaded.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("keep").args(["components", "variance"]))]
+pub struct DemoArgs {
+    /// Where to put pictures and results
+    #[arg(default_value = "pomona-demo")]
+    pub dir: PathBuf,
+    /// Pictures of each variety, over one full turn
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_VIEWS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub views: u32,
+    /// Only render the pictures
+    #[arg(long)]
+    pub images_only: bool,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// Versions, labels, explained variance, first rows and rejects of an output
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// Folder that `pomona run` wrote
+    pub output: String,
+    /// Rows of each table to show
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
+    pub rows: usize,
+    /// Print the newest version's manifest as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn number(text: &str, legal: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|value| legal(*value)).ok_or_else(|| what.to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, |v| v > 0.0 && v <= 1.0, "a share lies above 0 and at most at 1, like 0.9")
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    number(text, |v| (0.0..=100.0).contains(&v), "a percentage lies between 0 and 100")
+}
+
+fn feature_range(text: &str) -> Result<FeatureRange, String> {
+    let range: u32 = text.parse().map_err(|_| "a whole number is needed".to_owned())?;
+    FeatureRange::try_from(range).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,80 @@
+//! Progress bars on standard error. Where that is no terminal, none.
+
+use std::{
+    borrow::Cow,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use pomona::{
+    pipeline::{Phase, Watcher},
+    stages::Monitor,
+};
+
+const COUNTED: &str = "{msg:<10} {bar:32} {human_pos}/{human_len}  {per_sec:>9}  {eta} left";
+const UNCOUNTED: &str = "{msg:<10} {spinner} {elapsed}  {human_pos} found";
+const PLAIN: &str = "{msg:<10} {spinner} {elapsed}";
+
+/// One bar at a time: that of the stage under way.
+#[derive(Debug)]
+pub struct Bars {
+    current: Mutex<ProgressBar>,
+}
+
+impl Bars {
+    pub fn new() -> Self {
+        Bars { current: Mutex::new(ProgressBar::hidden()) }
+    }
+
+    fn current(&self) -> MutexGuard<'_, ProgressBar> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a bar. Without a total it only shows that something goes on.
+    pub fn start(&self, name: impl Into<Cow<'static, str>>, total: Option<u64>, template: Option<&str>) {
+        let bar = match total {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::new_spinner(),
+        };
+        let template = template.unwrap_or(if total.is_some() { COUNTED } else { PLAIN });
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+        }
+        bar.set_message(name);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        *self.current() = bar;
+    }
+
+    pub fn step(&self) {
+        self.current().inc(1);
+    }
+
+    pub fn clear(&self) {
+        self.current().finish_and_clear();
+    }
+}
+
+impl Monitor for Bars {
+    fn listed(&self, objects: u64) {
+        self.current().set_position(objects);
+    }
+
+    fn image_done(&self) {
+        self.step();
+    }
+}
+
+impl Watcher for Bars {
+    fn begin(&self, phase: Phase, total: Option<u64>) {
+        self.start(phase.name(), total, (phase == Phase::Plan).then_some(UNCOUNTED));
+    }
+
+    fn part_done(&self) {
+        self.step();
+    }
+
+    fn end(&self, _phase: Phase, _took: Duration) {
+        self.clear();
+    }
+}

@@ -1,0 +1,233 @@
+//! `pomona run`, and the run behind `pomona demo`.
+
+use std::{sync::Arc, time::Instant};
+
+use pomona::{
+    Error, ErrorKind, Result,
+    dataset::{Manifest, RunId},
+    engine::Engine,
+    extractor::Extractor,
+    pipeline::{self, Summary},
+    stages::{Site, Stop},
+    store,
+};
+use serde::Serialize;
+
+use crate::{
+    args::{RunArgs, RunOptions},
+    format,
+    progress::Bars,
+};
+
+pub async fn run(args: RunArgs) -> Result<()> {
+    execute(&args.images, &args.output, &args.options).await
+}
+
+pub async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
+    let started = Instant::now();
+    let site = Site { input: store::open_input(images)?, output: store::open(output)? };
+    store::check_apart(images, output)?;
+    let bars = Bars::new();
+    let threads = options.threads.map_or_else(default_threads, usize::from);
+    bars.start("model", None, None);
+    let engine = Engine::new(Arc::new(extractor(options)?), threads)?;
+    bars.clear();
+    let stop = Stop::default();
+    listen(stop.clone());
+    let outcome = pipeline::run(&site, &engine, &options.settings(), &run_id()?, &bars, &stop).await;
+    bars.clear();
+    let summary = outcome?;
+    let seconds = started.elapsed().as_secs_f64();
+    if options.json {
+        print_json(&summary, output, seconds)
+    } else {
+        print!("{}", text(&summary, output, seconds, options));
+        Ok(())
+    }
+}
+
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn extractor(options: &RunOptions) -> Result<Extractor> {
+    let Some(path) = &options.model else { return Extractor::embedded(options.feature_range) };
+    let name = path.display().to_string();
+    let onnx = std::fs::read(path).map_err(|e| {
+        Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", &name).source(e)
+    })?;
+    let name = path.file_name().map_or(name, |file| file.to_string_lossy().into_owned());
+    Extractor::from_onnx(&onnx, &name, options.feature_range)
+}
+
+/// The time, to the second, and a few letters that keep two runs of the same second apart.
+fn run_id() -> Result<RunId> {
+    let now = jiff::Timestamp::now();
+    let mark = now.subsec_nanosecond() as u32 ^ std::process::id().rotate_left(16);
+    format!("{}-{mark:08x}", now.strftime("%Y%m%dT%H%M%SZ")).try_into()
+}
+
+/// The first Ctrl-C (or SIGTERM) asks the run to stop and keep what it has; the second ends the process at once.
+fn listen(stop: Stop) {
+    tokio::spawn(async move {
+        interrupted().await;
+        stop.request();
+        eprintln!("\nstopping; what is done is kept (Ctrl-C again to end at once)");
+        interrupted().await;
+        std::process::exit(130);
+    });
+}
+
+async fn interrupted() {
+    #[cfg(unix)]
+    if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+        return;
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    up_to_date: bool,
+    output: &'a str,
+    version: u64,
+    run: String,
+    images: u64,
+    rejects: u64,
+    labels: usize,
+    inferred: u64,
+    copied: u64,
+    shards: usize,
+    shards_reused: u64,
+    components: usize,
+    explained_variance_ratio: f64,
+    components_for_90_percent: usize,
+    seconds: f64,
+    seconds_by_stage: serde_json::Map<String, serde_json::Value>,
+    images_per_second: f64,
+    files: Files,
+}
+
+/// Locations for readers.
+#[derive(Serialize)]
+struct Files {
+    manifest: String,
+    features: String,
+    basis: String,
+    pca: String,
+    csv: Option<String>,
+    rejects: String,
+}
+
+impl Files {
+    fn of(manifest: &Manifest, output: &str) -> Self {
+        let at = |key: &str| format!("{}/{key}", output.trim_end_matches('/'));
+        Files {
+            manifest: at(&pomona::dataset::keys::version(manifest.version)),
+            features: at("shards/*/features.parquet"),
+            basis: at(&manifest.basis.key),
+            pca: at(pomona::dataset::keys::pca(manifest.version).trim_end_matches('/')),
+            csv: manifest.outputs.csv.as_deref().map(at),
+            rejects: at(&manifest.outputs.rejects),
+        }
+    }
+}
+
+fn print_json(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
+    let manifest = &summary.manifest;
+    // An up-to-date run did nothing itself: the figures in the manifest are those of the run that made it.
+    let figures = if summary.up_to_date { Default::default() } else { manifest.figures.clone() };
+    let by_stage = summary.seconds.iter().map(|(stage, s)| (stage.clone(), (*s).into())).collect();
+    let json = Json {
+        up_to_date: summary.up_to_date,
+        output,
+        version: manifest.version.0,
+        run: manifest.run.to_string(),
+        images: manifest.images,
+        rejects: manifest.rejects,
+        labels: manifest.labels.len(),
+        inferred: figures.inferred,
+        copied: figures.copied,
+        shards: manifest.shards.len(),
+        shards_reused: figures.shards_reused,
+        components: manifest.basis.components,
+        explained_variance_ratio: manifest.basis.explained_variance_ratio.iter().sum(),
+        components_for_90_percent: manifest.basis.components_for_90_percent,
+        seconds,
+        seconds_by_stage: by_stage,
+        images_per_second: figures.inferred as f64 / seconds,
+        files: Files::of(manifest, output),
+    };
+    let text = serde_json::to_string_pretty(&json)
+        .map_err(|e| Error::new(ErrorKind::InternalBug, "the summary could not be written").source(e))?;
+    println!("{text}");
+    Ok(())
+}
+
+fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> String {
+    let manifest = &summary.manifest;
+    let files = Files::of(manifest, output);
+    let mut text = format!(
+        "Version {} of {output}: {} in {}, {}\n",
+        manifest.version.0,
+        format::counted(manifest.images, "image"),
+        format::counted(manifest.labels.len() as u64, "label"),
+        format::counted(manifest.rejects, "reject"),
+    );
+    if summary.up_to_date {
+        text.push_str("Nothing has changed since it was made.\n");
+        return text;
+    }
+    let basis = &manifest.basis;
+    text.push_str(&format!(
+        "{} explain {} of the variance; 90 % needs {}\n",
+        format::counted(basis.components as u64, "component"),
+        format::percent(basis.explained_variance_ratio.iter().sum()),
+        basis.components_for_90_percent,
+    ));
+    let figures = &manifest.figures;
+    let copied = manifest.images.saturating_sub(figures.inferred);
+    text.push_str(&format!("{} through the model", format::counted(figures.inferred, "image")));
+    if copied > 0 {
+        text.push_str(&format!(", {} from earlier runs", format::count(copied)));
+    }
+    text.push_str("\n\n");
+
+    let featurize = summary.seconds.iter().find(|(stage, _)| stage == "featurize").map_or(0.0, |(_, s)| *s);
+    let mut rows: Vec<Vec<String>> =
+        summary.seconds.iter().map(|(stage, s)| vec![stage.clone(), format!("{s:.2} s")]).collect();
+    if figures.inferred > 0 && featurize > 0.0
+        && let Some(row) = rows.iter_mut().find(|row| row[0] == "featurize")
+    {
+        row.push(format!("{:.1} images/s", figures.inferred as f64 / featurize));
+    }
+    rows.push(vec!["total".to_owned(), format!("{seconds:.2} s")]);
+    text.push_str(&format::table(&rows, 1));
+    text.push('\n');
+
+    let mut places = vec![("features", &files.features), ("scores", &files.pca), ("basis", &files.basis)];
+    places.extend(files.csv.as_ref().map(|csv| ("csv", csv)));
+    if manifest.rejects > 0 {
+        places.push(("rejects", &files.rejects));
+    }
+    places.push(("manifest", &files.manifest));
+    let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();
+    text.push_str(&format::table(&rows, 2));
+    let (glob, hive) =
+        if options.partition_by_label { ("**/*.parquet", ", hive_partitioning = true") } else { ("*.parquet", "") };
+    let rows = [
+        vec!["pandas".to_owned(), format!("pd.read_parquet({:?})", files.pca)],
+        vec![
+            "DuckDB".to_owned(),
+            format!("SELECT * FROM read_parquet('{}/{glob}'{hive})", files.pca.replace('\'', "''")),
+        ],
+        vec!["look".to_owned(), format!("pomona show {output}")],
+    ];
+    text.push('\n');
+    text.push_str(&format::table(&rows, 2));
+    text
+}

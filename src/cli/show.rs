@@ -1,0 +1,156 @@
+//! `pomona show`
+
+use pomona::{
+    Error, ErrorKind, Result,
+    dataset::{self, Fate, Manifest},
+    store::{self, Store},
+    tables,
+};
+
+use crate::{args::ShowArgs, format};
+
+/// Width of the widest explained-variance bar, characters.
+const BAR: f64 = 40.0;
+/// Scores of a row to show.
+const SCORES: usize = 5;
+
+pub async fn show(args: ShowArgs) -> Result<()> {
+    let store = store::open(&args.output)?;
+    dataset::expect_output(store.as_ref()).await?;
+    let mut manifests = Vec::new();
+    for version in dataset::versions(store.as_ref()).await?.decided {
+        if let Fate::Published(manifest) = dataset::fate(store.as_ref(), version).await? {
+            manifests.push(*manifest);
+        }
+    }
+    let Some(newest) = manifests.last() else {
+        return Err(Error::new(ErrorKind::OutputNoVersion, "no run has been finished here").context("output", args.output));
+    };
+    if args.json {
+        print!("{}", String::from_utf8_lossy(&dataset::to_json(newest)?));
+        return Ok(());
+    }
+    print!("{}", versions(&manifests));
+    print!("{}", settings(newest));
+    print!("{}", labels(newest, args.rows.max(20)));
+    print!("{}", variance(newest, args.rows.max(10)));
+    print!("{}", first_rows(store.as_ref(), newest, args.rows).await?);
+    print!("{}", rejects(store.as_ref(), newest, args.rows).await?);
+    Ok(())
+}
+
+fn versions(manifests: &[Manifest]) -> String {
+    let mut rows = vec![
+        ["version", "made", "images", "inferred", "rejects", "components", "explained"].map(str::to_owned).to_vec(),
+    ];
+    for manifest in manifests {
+        rows.push(vec![
+            manifest.version.0.to_string(),
+            manifest.created.clone(),
+            format::count(manifest.images),
+            format::count(manifest.figures.inferred),
+            format::count(manifest.rejects),
+            manifest.basis.components.to_string(),
+            format::percent(manifest.basis.explained_variance_ratio.iter().sum()),
+        ]);
+    }
+    format!("Versions\n{}\n", format::table(&rows, 2))
+}
+
+fn settings(manifest: &Manifest) -> String {
+    let rows = [
+        vec!["input".to_owned(), manifest.input.clone()],
+        vec!["model".to_owned(), format!("{}, {} features", manifest.extractor.model, manifest.extractor.columns)],
+        vec![
+            "scaling".to_owned(),
+            if manifest.settings.standardize { "standardised" } else { "centred only" }.to_owned(),
+        ],
+        vec!["shards".to_owned(), format!("{} of about {} images", manifest.shards.len(), manifest.settings.shard_size)],
+    ];
+    format!("Version {}\n{}\n", manifest.version.0, format::table(&rows, 2))
+}
+
+fn labels(manifest: &Manifest, limit: usize) -> String {
+    let mut rows: Vec<Vec<String>> = manifest
+        .labels
+        .iter()
+        .take(limit)
+        .map(|count| {
+            let label = count.label.as_deref().map_or("(no label)".to_owned(), |label| format::shorten(label, 50));
+            vec![label, format::count(count.images)]
+        })
+        .collect();
+    if manifest.labels.len() > limit {
+        rows.push(vec![format!("… and {} more", manifest.labels.len() - limit)]);
+    }
+    format!("Images per label\n{}\n", format::table(&rows, 1))
+}
+
+fn variance(manifest: &Manifest, limit: usize) -> String {
+    let basis = &manifest.basis;
+    let largest = basis.explained_variance_ratio.first().copied().unwrap_or(1.0);
+    let mut cumulative = 0.0;
+    let mut rows = vec![["", "variance", "share", "together"].map(str::to_owned).to_vec()];
+    for (i, (variance, ratio)) in basis.explained_variance.iter().zip(&basis.explained_variance_ratio).enumerate() {
+        cumulative += ratio;
+        if i < limit {
+            let bar = "█".repeat((ratio / largest * BAR).round() as usize);
+            rows.push(vec![
+                format!("pc_{i}"),
+                format!("{variance:.3}"),
+                format::percent(*ratio),
+                format::percent(cumulative),
+                bar,
+            ]);
+        }
+    }
+    // The bars are to stand to the left of their column.
+    let widest = rows.iter().filter_map(|row| row.get(4)).map(|bar| bar.chars().count()).max().unwrap_or(0);
+    for bar in rows.iter_mut().filter_map(|row| row.get_mut(4)) {
+        bar.push_str(&" ".repeat(widest - bar.chars().count()));
+    }
+    format!(
+        "Explained variance ({} of {} columns are constant)\n{}  {} explain {}; 90 % needs {}, 99 % needs {}\n\n",
+        basis.constant_columns,
+        basis.columns,
+        format::table(&rows, 1),
+        format::counted(basis.components as u64, "component"),
+        format::percent(cumulative),
+        basis.components_for_90_percent,
+        basis.components_for_99_percent,
+    )
+}
+
+async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
+    let Some(key) = manifest.outputs.parts.first() else { return Ok(String::new()) };
+    let rows = tables::read_scores(store.get(key).await?, key)?;
+    let kept = manifest.basis.components;
+    let mut lines = vec![["path", "label", "pca_features"].map(str::to_owned).to_vec()];
+    for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate().take(limit) {
+        let scores = &rows.scores[i * kept..(i + 1) * kept];
+        let shown: Vec<String> = scores.iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
+        let more = if kept > SCORES { ", …" } else { "" };
+        lines.push(vec![
+            format::shorten(path, 48),
+            label.as_deref().map_or(String::new(), |label| format::shorten(label, 24)),
+            format!("[{}{more}]", shown.join(", ")),
+        ]);
+    }
+    Ok(format!("First rows of {key}\n{}\n", format::table(&lines, 3)))
+}
+
+async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
+    let key = &manifest.outputs.rejects;
+    if manifest.rejects == 0 {
+        return Ok("No rejects\n".to_owned());
+    }
+    let rows = tables::read_rejects(store.get(key).await?, key)?;
+    let mut lines = vec![["path", "reason", "detail"].map(str::to_owned).to_vec()];
+    for [path, reason, detail] in rows.iter().take(limit) {
+        lines.push(vec![format::shorten(path, 48), reason.clone(), format::shorten(detail, 60)]);
+    }
+    if rows.len() > limit {
+        lines.push(vec![format!("… and {} more in {key}", rows.len() - limit)]);
+    }
+    Ok(format!("Rejects\n{}", format::table(&lines, 3)))
+}

@@ -1,0 +1,409 @@
+//! The layout of an output and its versions.
+//!
+//! A version is a number whose fate one conditional put decides: `versions/00000007.json` is either the manifest of
+//! the run that published it or a note that it was given up. A run claims a number before it writes under
+//! `pca/v=00000007/`, so no two runs ever write there. To publish, it first gives up every number between the
+//! version that it started from and its own, then puts its manifest. If another run published one of those numbers,
+//! that put fails and the run plans again: the chain of published versions has no forks, and no run waits for
+//! another.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    Error, ErrorKind, Result,
+    extractor::ExtractorInfo,
+    preprocess::Reject,
+    settings::Settings,
+    shard::ShardId,
+    store::{self, Store},
+};
+
+/// Format of the layout; a build refuses an output of another one.
+pub const FORMAT: u32 = 1;
+/// The object that says "this is an output of Pomona".
+pub const MARKER: &str = "pomona.json";
+
+/// Number of a version, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(pub u64);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08}", self.0)
+    }
+}
+
+/// A run's name: the folder of its records below `runs/`, and its execution's name on AWS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RunId(String);
+
+impl TryFrom<String> for RunId {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if (1..=80).contains(&name.len()) && name.chars().all(legal) {
+            Ok(RunId(name))
+        } else {
+            Err(Error::new(ErrorKind::InputInvalid, "a run's name has 1 to 80 letters, digits, - and _")
+                .context("run", name))
+        }
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl RunId {
+    /// The name of the `attempt`-th try of the same run, from 1.
+    pub fn attempt(&self, attempt: u32) -> Result<RunId> {
+        if attempt == 1 { Ok(self.clone()) } else { format!("{self}-{attempt}").try_into() }
+    }
+}
+
+/// Keys, relative to the output.
+pub mod keys {
+    use super::{RunId, Version};
+    use crate::shard::ShardId;
+
+    pub const VERSIONS: &str = "versions/";
+    pub const SHARDS: &str = "shards/";
+
+    pub fn version(version: Version) -> String {
+        format!("{VERSIONS}{version}.json")
+    }
+    pub fn claim(version: Version) -> String {
+        format!("{VERSIONS}{version}.claim")
+    }
+    pub fn features(shard: &ShardId) -> String {
+        format!("{SHARDS}{shard}/features.parquet")
+    }
+    pub fn moments(shard: &ShardId) -> String {
+        format!("{SHARDS}{shard}/moments.parquet")
+    }
+    /// Written last: a shard that has it is finished.
+    pub fn shard(shard: &ShardId) -> String {
+        format!("{SHARDS}{shard}/shard.json")
+    }
+    /// Rows of a shard whose run was stopped half-way.
+    pub fn partial(shard: &ShardId) -> String {
+        format!("partials/{shard}.parquet")
+    }
+    pub fn totals(id: &str) -> String {
+        format!("moments/{id}.parquet")
+    }
+    pub fn basis(id: &str) -> String {
+        format!("basis/{id}.parquet")
+    }
+    pub fn pca(version: Version) -> String {
+        format!("pca/v={version}/")
+    }
+    pub fn part(version: Version, label_folder: Option<&str>, part: u64) -> String {
+        match label_folder {
+            Some(label) => format!("{}label={label}/part-{part:05}.parquet", pca(version)),
+            None => format!("{}part-{part:05}.parquet", pca(version)),
+        }
+    }
+    pub fn csv(version: Version) -> String {
+        format!("{}result.csv", pca(version))
+    }
+    pub fn success(version: Version) -> String {
+        format!("{}_SUCCESS", pca(version))
+    }
+    pub fn rejects(version: Version) -> String {
+        format!("rejects/v={version}.parquet")
+    }
+    pub fn run(run: &RunId, name: &str) -> String {
+        format!("runs/{run}/{name}")
+    }
+    pub fn featurized(run: &RunId, shard: &ShardId) -> String {
+        format!("runs/{run}/featurized/{shard}.json")
+    }
+    pub fn projected(run: &RunId, part: u64) -> String {
+        format!("runs/{run}/projected/{part:05}.json")
+    }
+    pub fn csv_part(run: &RunId, part: u64) -> String {
+        format!("runs/{run}/csv/{part:05}.csv")
+    }
+}
+
+/// Images with one label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCount {
+    pub label: Option<String>,
+    pub images: u64,
+}
+
+/// Adds counts of labels; the result is sorted by label, images without one first.
+pub fn add_labels(to: &mut Vec<LabelCount>, from: &[LabelCount]) {
+    for count in from {
+        match to.binary_search_by(|c| c.label.cmp(&count.label)) {
+            Ok(at) => to[at].images += count.images,
+            Err(at) => to.insert(at, count.clone()),
+        }
+    }
+}
+
+/// A row of the rejects table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedObject {
+    pub path: String,
+    #[serde(flatten)]
+    pub reject: Reject,
+}
+
+/// `shards/<id>/shard.json`: what a finished shard holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRecord {
+    pub id: ShardId,
+    /// Rows of its features.
+    pub rows: u64,
+    /// First and last key of its objects.
+    pub first: String,
+    pub last: String,
+    pub labels: Vec<LabelCount>,
+    pub rejects: Vec<RejectedObject>,
+}
+
+/// A shard as a version names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    pub id: ShardId,
+    pub rows: u64,
+    pub rejects: u64,
+    pub first: String,
+    pub last: String,
+}
+
+/// The PCA of a version in figures; the vectors stand in the basis file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BasisSummary {
+    pub id: String,
+    pub key: String,
+    pub components: usize,
+    pub explained_variance: Vec<f64>,
+    pub explained_variance_ratio: Vec<f64>,
+    pub total_variance: f64,
+    pub columns: usize,
+    pub constant_columns: usize,
+    /// Components that explain at least this share of the variance.
+    pub components_for_90_percent: usize,
+    pub components_for_99_percent: usize,
+}
+
+/// What the parts of a run cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunFigures {
+    /// Images that went through the model in this run.
+    pub inferred: u64,
+    /// Images whose features were copied from earlier work.
+    pub copied: u64,
+    pub shards_reused: u64,
+    pub shards_computed: u64,
+    /// Milliseconds of work by stage, added over shards and parts.
+    pub plan_ms: u64,
+    pub featurize_ms: u64,
+    pub reduce_ms: u64,
+    pub project_ms: u64,
+}
+
+/// `versions/<number>.json` of a published version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    pub version: Version,
+    /// The version that this one replaced.
+    pub parent: Option<Version>,
+    pub run: RunId,
+    /// UTC, RFC 3339.
+    pub created: String,
+    pub pomona: String,
+    pub input: String,
+    pub settings: Settings,
+    pub extractor: ExtractorInfo,
+    /// Rows of features and scores.
+    pub images: u64,
+    pub rejects: u64,
+    /// Objects that were passed over: hidden files and folder markers.
+    pub ignored: u64,
+    pub labels: Vec<LabelCount>,
+    pub basis: BasisSummary,
+    /// Key of the total moments.
+    pub moments: String,
+    pub outputs: Outputs,
+    pub shards: Vec<ShardEntry>,
+    pub figures: RunFigures,
+}
+
+/// Keys of what a version consists of, for readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outputs {
+    pub parts: Vec<String>,
+    pub csv: Option<String>,
+    pub rejects: String,
+}
+
+/// What stands at a version's key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Fate {
+    Published(Box<Manifest>),
+    /// Given up by its run, or passed by a faster one.
+    Abandoned {
+        version: Version,
+        by: RunId,
+    },
+}
+
+/// Encodes a record.
+pub fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
+    let bug = |e| Error::new(ErrorKind::InternalBug, "a record could not be written as JSON").source(e);
+    serde_json::to_vec_pretty(value).map(|mut text| {
+        text.push(b'\n');
+        text.into()
+    }).map_err(bug)
+}
+
+/// Decodes a record; fails with `Dataset.Corrupt`.
+pub fn from_json<T: DeserializeOwned>(bytes: &[u8], key: &str) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::new(ErrorKind::DatasetCorrupt, "this record cannot be read").context("key", key).source(e))
+}
+
+/// Reads a record that must be there.
+pub async fn read_json<T: DeserializeOwned>(store: &dyn Store, key: &str) -> Result<T> {
+    from_json(&store.get(key).await?, key)
+}
+
+/// The output's list of version numbers, rising: published or given up, and claimed.
+#[derive(Debug, Default)]
+pub struct Versions {
+    /// Numbers whose fate is decided.
+    pub decided: Vec<Version>,
+    /// The highest number that anything stands under.
+    pub highest: u64,
+}
+
+/// Lists the versions of an output.
+pub async fn versions(store: &dyn Store) -> Result<Versions> {
+    let mut versions = Versions::default();
+    for object in store::list_all(store, keys::VERSIONS).await? {
+        let name = object.key.trim_start_matches(keys::VERSIONS);
+        let Some((number, kind)) = name.split_once('.') else { continue };
+        let Ok(number) = number.parse::<u64>() else { continue };
+        versions.highest = versions.highest.max(number);
+        if kind == "json" {
+            versions.decided.push(Version(number));
+        }
+    }
+    Ok(versions)
+}
+
+/// Reads the fate of a number that [`versions`] listed.
+pub async fn fate(store: &dyn Store, version: Version) -> Result<Fate> {
+    read_json(store, &keys::version(version)).await
+}
+
+/// The newest published version, if there is one.
+pub async fn current(store: &dyn Store) -> Result<Option<Manifest>> {
+    for version in versions(store).await?.decided.into_iter().rev() {
+        if let Fate::Published(manifest) = fate(store, version).await? {
+            return Ok(Some(*manifest));
+        }
+    }
+    Ok(None)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    what: String,
+    format: u32,
+}
+
+/// Makes sure that the output is empty or ours, and marks it.
+pub async fn open_output(store: &dyn Store) -> Result<()> {
+    if let Some(marker) = store::get_opt(store, MARKER).await? {
+        return check_marker(&marker, store);
+    }
+    use futures::TryStreamExt;
+    let first = store.list("", None).try_next().await?;
+    if let Some(object) = first.and_then(|page| page.into_iter().next()) {
+        return Err(Error::new(ErrorKind::OutputOccupied, "the output holds something that Pomona did not write")
+            .context("output", store.location())
+            .context("found", object.key));
+    }
+    let marker = Marker { what: "output of Pomona; see docs/file-formats.md of its repository".to_owned(), format: FORMAT };
+    if !store.put_if_absent(MARKER, to_json(&marker)?).await? {
+        check_marker(&store.get(MARKER).await?, store)?;
+    }
+    Ok(())
+}
+
+fn check_marker(marker: &[u8], store: &dyn Store) -> Result<()> {
+    let marker: Marker = from_json(marker, MARKER)?;
+    if marker.format == FORMAT {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::OutputUnknownFormat, "this build cannot read that output")
+        .context("output", store.location())
+        .context("format", marker.format)
+        .context("known", FORMAT))
+}
+
+/// Makes sure that there is an output of Pomona, without writing anything.
+pub async fn expect_output(store: &dyn Store) -> Result<()> {
+    match store::get_opt(store, MARKER).await? {
+        Some(marker) => check_marker(&marker, store),
+        None => Err(Error::new(ErrorKind::OutputNoVersion, "there is no output of Pomona here")
+            .context("output", store.location())),
+    }
+}
+
+/// Claims the next free version number for a run.
+pub async fn claim(store: &dyn Store, run: &RunId) -> Result<Version> {
+    loop {
+        let mut next = versions(store).await?.highest + 1;
+        while !store.put_if_absent(&keys::claim(Version(next)), to_json(run)?).await? {
+            next += 1;
+        }
+        // Claims may have been cleaned away while outputs of a dead run were not: never write among them.
+        if store::list_all(store, &keys::pca(Version(next))).await?.is_empty() {
+            return Ok(Version(next));
+        }
+    }
+}
+
+/// Publishes a manifest, the last step of a run: see the module's text. Fails with `Dataset.Conflict` when another
+/// run has published since `manifest.parent`.
+pub async fn commit(store: &dyn Store, manifest: Manifest) -> Result<()> {
+    let (version, parent, run) = (manifest.version, manifest.parent, manifest.run.clone());
+    let conflict = |number: Version| {
+        Error::new(ErrorKind::DatasetConflict, "another run published first").context("version", number)
+    };
+    for number in parent.map_or(1, |p| p.0 + 1)..version.0 {
+        let number = Version(number);
+        let given_up = to_json(&Fate::Abandoned { version: number, by: run.clone() })?;
+        if !store.put_if_absent(&keys::version(number), given_up).await?
+            && matches!(fate(store, number).await?, Fate::Published(_))
+        {
+            return Err(conflict(number));
+        }
+    }
+    let body = to_json(&Fate::Published(Box::new(manifest)))?;
+    if store.put_if_absent(&keys::version(version), body).await? {
+        return Ok(());
+    }
+    // A retry of a put that did succeed finds its own manifest there.
+    match fate(store, version).await? {
+        Fate::Published(found) if found.run == run => Ok(()),
+        _ => Err(conflict(version)),
+    }
+}

@@ -1,0 +1,27 @@
+//! Image features and PCA at any scale, without a cluster.
+//!
+//! A folder of images goes in; MobileNetV2 features, a PCA and Parquet tables come out. The five stages of a run
+//! ([`stages`]) are plain async functions over a small [`store`] trait; [`pipeline`] calls them in one process.
+//!
+//! Dependencies point one way: `pipeline` -> [`stages`] -> [`dataset`], [`tables`], [`pca`], [`moments`],
+//! [`shard`], [`extractor`], [`preprocess`] -> [`store`], [`error`](crate::Error). `docs/architecture.md` tells what
+//! each owns and what must hold.
+
+pub mod dataset;
+#[cfg(feature = "cli")]
+pub mod demo;
+pub mod engine;
+mod error;
+pub mod extractor;
+pub mod moments;
+pub mod partition;
+pub mod pca;
+pub mod pipeline;
+pub mod preprocess;
+pub mod settings;
+pub mod shard;
+pub mod stages;
+pub mod store;
+pub mod tables;
+
+pub use error::{Error, ErrorKind, Result};

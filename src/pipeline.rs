@@ -1,0 +1,162 @@
+//! A whole run in one process: the stages one after the other, shards and parts beside each other.
+
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    ErrorKind, Result,
+    dataset::{self, Manifest, RunId},
+    engine::Engine,
+    settings::Settings,
+    stages::{self, Featurized, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput, Site, Stop},
+    store::Store,
+};
+
+/// A run that loses to another one plans again this often before it gives up.
+pub const ATTEMPTS: u32 = 5;
+/// Shards under way at a time: while one is summed and written, the workers go on with the next.
+const SHARDS_AT_A_TIME: usize = 2;
+
+/// A stage, as a person watching should see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    Plan,
+    Featurize,
+    Reduce,
+    Project,
+    Publish,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Plan => "plan",
+            Phase::Featurize => "featurize",
+            Phase::Reduce => "reduce",
+            Phase::Project => "project",
+            Phase::Publish => "publish",
+        }
+    }
+}
+
+/// Hears the stages come and go.
+pub trait Watcher: Monitor {
+    /// A stage begins; it has so many images or parts to do.
+    fn begin(&self, _phase: Phase, _total: Option<u64>) {}
+    /// One more part is written.
+    fn part_done(&self) {}
+    fn end(&self, _phase: Phase, _took: Duration) {}
+}
+
+impl Watcher for stages::Silent {}
+
+/// How a run ended well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The current version was up to date, and no new one was made.
+    pub up_to_date: bool,
+    pub manifest: Manifest,
+    /// Seconds by stage, in order; wall clock.
+    pub seconds: Vec<(String, f64)>,
+}
+
+/// Runs all stages. A conflict with another run starts over from the plan, which finds most of the work done.
+pub async fn run(
+    site: &Site,
+    engine: &Engine,
+    settings: &Settings,
+    run: &RunId,
+    watcher: &dyn Watcher,
+    stop: &Stop,
+) -> Result<Summary> {
+    let mut attempt = 1;
+    loop {
+        match once(site, engine, settings, &run.attempt(attempt)?, watcher, stop).await {
+            Err(e) if e.is(ErrorKind::DatasetConflict) && attempt < ATTEMPTS => attempt += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn once(
+    site: &Site,
+    engine: &Engine,
+    settings: &Settings,
+    run: &RunId,
+    watcher: &dyn Watcher,
+    stop: &Stop,
+) -> Result<Summary> {
+    let output = site.output.as_ref();
+    let mut clock = Clock { watcher, seconds: Vec::new() };
+
+    let input = PlanInput { run: run.clone(), settings: settings.clone() };
+    let info = engine.extractor().info();
+    let planning = stages::plan(site, info, input, watcher, stop);
+    let planned: Planned = clock.time(Phase::Plan, None, planning).await?;
+    if planned.up_to_date
+        && let Some(manifest) = dataset::current(output).await?
+    {
+        return Ok(Summary { up_to_date: true, manifest, seconds: clock.seconds });
+    }
+
+    let work = lines(output, &planned.manifest).await?;
+    let shards = stream::iter(work)
+        .map(|shard| stages::featurize(site, engine, shard, watcher, stop))
+        .buffer_unordered(SHARDS_AT_A_TIME)
+        // A stop reaches every shard under way; each keeps what it has before the first answer counts.
+        .collect::<Vec<Result<Featurized>>>();
+    let featurizing = async { shards.await.into_iter().collect::<Result<Vec<_>>>() };
+    clock.time(Phase::Featurize, Some(planned.objects_to_featurize), featurizing).await?;
+    stop.check()?;
+
+    let named = RunInput { run: run.clone() };
+    let reduced: Reduced = clock.time(Phase::Reduce, None, stages::reduce(site, named.clone())).await?;
+    stop.check()?;
+
+    let parts = stream::iter(lines(output, &reduced.manifest).await?)
+        .map(|part| async move {
+            stop.check()?;
+            let projected = stages::project(site, part).await?;
+            watcher.part_done();
+            Ok(projected)
+        })
+        .buffer_unordered(engine.threads())
+        .try_collect::<Vec<Projected>>();
+    clock.time(Phase::Project, Some(reduced.parts), parts).await?;
+    stop.check()?;
+
+    let published: Published = clock.time(Phase::Publish, None, stages::publish(site, named)).await?;
+    let manifest = match dataset::fate(output, published.version).await? {
+        dataset::Fate::Published(manifest) => *manifest,
+        dataset::Fate::Abandoned { version, .. } => {
+            return Err(crate::Error::new(ErrorKind::InternalBug, "the version that was published is gone")
+                .context("version", version));
+        }
+    };
+    Ok(Summary { up_to_date: false, manifest, seconds: clock.seconds })
+}
+
+struct Clock<'a> {
+    watcher: &'a dyn Watcher,
+    seconds: Vec<(String, f64)>,
+}
+
+impl Clock<'_> {
+    async fn time<T>(&mut self, phase: Phase, total: Option<u64>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        self.watcher.begin(phase, total);
+        let outcome = work.await;
+        let took = started.elapsed();
+        self.watcher.end(phase, took);
+        self.seconds.push((phase.name().to_owned(), took.as_secs_f64()));
+        outcome
+    }
+}
+
+/// The lines of a map's manifest.
+async fn lines<T: DeserializeOwned>(output: &dyn Store, key: &str) -> Result<Vec<T>> {
+    let text = output.get(key).await?;
+    text.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(|l| dataset::from_json(l, key)).collect()
+}

@@ -1,0 +1,221 @@
+//! Decoding to 8-bit RGB as `PIL.Image.open(file).convert("RGB")` does it.
+//!
+//! Alpha is dropped, not blended; grey is repeated; 16-bit samples keep their high byte; CMYK becomes RGB; of an
+//! animation the first frame counts. The format is told by the first bytes, never by the name.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, error::LimitErrorKind};
+
+use super::{Pixels, Reason, Reject};
+
+/// Larger objects are rejected without being read.
+pub const MAX_FILE_BYTES: u64 = 128 << 20;
+
+/// What one file may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Width times height.
+    pub pixels: u64,
+    /// Width, and height: the resize weights of one axis grow with it.
+    pub side: u32,
+    /// Memory for the decoded samples and the decoder's own buffers, bytes.
+    pub memory: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { pixels: 64_000_000, side: 65_535, memory: 512 << 20 }
+    }
+}
+
+/// Decodes a whole file. Never panics and never takes more memory than `limits` allow, whatever the bytes say.
+pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Reject> {
+    if file.is_empty() {
+        return Err(Reject::new(Reason::Empty, "the file has no bytes"));
+    }
+    let format = format_of(file)?;
+    let mut reader = ImageReader::with_format(Cursor::new(file), format);
+    let mut bounds = image::Limits::default();
+    bounds.max_alloc = Some(limits.memory);
+    (bounds.max_image_width, bounds.max_image_height) = (Some(limits.side), Some(limits.side));
+    reader.limits(bounds);
+    let reject = |error| reject(error, file, format);
+    let decoder = reader.into_decoder().map_err(reject)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        return Err(Reject::new(Reason::Corrupt, format!("{width} x {height} pixels")));
+    }
+    if pixels > limits.pixels || decoder.total_bytes() > limits.memory {
+        let detail = format!("{width} x {height} pixels; at most {} are taken", limits.pixels);
+        return Err(Reject::new(Reason::TooLarge, detail));
+    }
+    if format == ImageFormat::Jpeg && !jpeg_has_end(file) {
+        return Err(Reject::new(Reason::Truncated, "the file ends before the JPEG end marker"));
+    }
+    let image = DynamicImage::from_decoder(decoder).map_err(reject)?;
+    Ok(Pixels { width: width as usize, height: height as usize, data: to_rgb(image) })
+}
+
+fn format_of(file: &[u8]) -> Result<ImageFormat, Reject> {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    match image::guess_format(file) {
+        Ok(format @ (Jpeg | Png | Gif | Bmp | WebP | Tiff)) => Ok(format),
+        Ok(other) => Err(Reject::new(
+            Reason::UnsupportedFormat,
+            format!("{other:?}: JPEG, PNG, GIF, BMP, WebP and TIFF are read"),
+        )),
+        Err(_) => {
+            let start: String = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            Err(Reject::new(Reason::NotAnImage, format!("no known image format starts with {start}")))
+        }
+    }
+}
+
+fn reject(error: ImageError, file: &[u8], format: ImageFormat) -> Reject {
+    let detail = error.to_string();
+    let ended = |e: &std::io::Error| e.kind() == std::io::ErrorKind::UnexpectedEof;
+    let reason = match &error {
+        ImageError::Limits(limit) => match limit.kind() {
+            LimitErrorKind::Unsupported { .. } => Reason::UnsupportedFormat,
+            _ => Reason::TooLarge,
+        },
+        ImageError::Unsupported(_) => Reason::UnsupportedFormat,
+        ImageError::IoError(e) if ended(e) => Reason::Truncated,
+        _ if format == ImageFormat::Jpeg && !jpeg_has_end(file) => Reason::Truncated,
+        _ if is_caused_by_end(&error) => Reason::Truncated,
+        _ => Reason::Corrupt,
+    };
+    Reject { reason, detail }
+}
+
+/// Some decoders wrap the end of the file in an error of their own.
+fn is_caused_by_end(error: &ImageError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        let text = e.to_string();
+        if text.contains("nexpected end of") || text.contains("nexpected EOF") || text.contains("failed to fill") {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
+}
+
+/// Whether the marker segments of a JPEG lead to an end-of-image marker.
+///
+/// The decoder fills what is missing with grey and says nothing; Pillow refuses such files, and so do we.
+fn jpeg_has_end(file: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        // To the next marker: entropy-coded data and fill bytes are passed over, stuffed zeros and restarts too.
+        let Some(skip) = file.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff)) else {
+            return false;
+        };
+        at += skip + 1;
+        match file.get(at) {
+            None => return false,
+            Some(0xd9) => return true,
+            Some(0xff) => {}
+            Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 1,
+            Some(_) => match (file.get(at + 1), file.get(at + 2)) {
+                (Some(high), Some(low)) => at += 1 + usize::from(u16::from_be_bytes([*high, *low])).max(2),
+                _ => return false,
+            },
+        }
+    }
+}
+
+fn to_rgb(image: DynamicImage) -> Vec<u8> {
+    let high = |sample: &u16| (sample >> 8) as u8;
+    match image {
+        DynamicImage::ImageRgb8(image) => image.into_raw(),
+        DynamicImage::ImageLuma16(image) => image.as_raw().iter().flat_map(|v| [high(v); 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => image.as_raw().chunks_exact(2).flat_map(|p| [high(&p[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(image) => image.as_raw().iter().map(high).collect(),
+        DynamicImage::ImageRgba16(image) => {
+            image.as_raw().chunks_exact(4).flat_map(|p| [high(&p[0]), high(&p[1]), high(&p[2])]).collect()
+        }
+        other => other.into_rgb8().into_raw(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jpeg() -> Vec<u8> {
+        let image = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 6, y as u8 * 8, 90]));
+        let mut file = Vec::new();
+        image.write_to(&mut Cursor::new(&mut file), ImageFormat::Jpeg).unwrap();
+        file
+    }
+
+    fn reason(file: &[u8]) -> Reason {
+        decode(file, Limits::default()).unwrap_err().reason
+    }
+
+    #[test]
+    fn every_way_to_be_no_image_has_its_reason() {
+        let file = jpeg();
+        assert_eq!(decode(&file, Limits::default()).unwrap().data.len(), 40 * 30 * 3);
+        assert_eq!(reason(b""), Reason::Empty);
+        assert_eq!(reason(b"hello, I am a text file"), Reason::NotAnImage);
+        assert_eq!(reason(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"), Reason::UnsupportedFormat);
+        assert_eq!(reason(&file[..file.len() / 2]), Reason::Truncated);
+        assert_eq!(reason(&file[..20]), Reason::Truncated);
+        assert_eq!(reason(&file[..file.len() - 2]), Reason::Truncated);
+        let small = Limits { pixels: 1_000, ..Limits::default() };
+        assert_eq!(decode(&file, small).unwrap_err().reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn a_small_file_that_claims_to_be_huge_is_too_large() {
+        let mut png = Vec::new();
+        image::GrayImage::new(4, 4).write_to(&mut Cursor::new(&mut png), ImageFormat::Png).unwrap();
+        png[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+        png[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+        // The header's check sum no longer fits; a decoder that looks at it first is right as well.
+        assert!(matches!(reason(&png), Reason::TooLarge | Reason::Corrupt));
+        let mut bmp = Vec::new();
+        image::RgbImage::new(4, 4).write_to(&mut Cursor::new(&mut bmp), ImageFormat::Bmp).unwrap();
+        bmp[18..22].copy_from_slice(&30_000i32.to_le_bytes());
+        bmp[22..26].copy_from_slice(&30_000i32.to_le_bytes());
+        assert_eq!(reason(&bmp), Reason::TooLarge);
+    }
+
+    #[test]
+    fn truncation_is_seen_in_every_format() {
+        let image = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, x as u8, (y * 7) as u8]));
+        for format in [ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Tiff] {
+            let mut file = Vec::new();
+            image.write_to(&mut Cursor::new(&mut file), format).unwrap();
+            assert!(decode(&file, Limits::default()).is_ok(), "{format:?}");
+            let reason = reason(&file[..file.len() * 2 / 3]);
+            assert!(matches!(reason, Reason::Truncated | Reason::Corrupt), "{format:?}: {reason}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_files_are_decoded_or_rejected_but_never_panic(
+            cut in 0usize..2_000, at in 0usize..2_000, value in 0u8..=255, which in 0usize..6,
+        ) {
+            let formats = [
+                ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif,
+                ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Tiff,
+            ];
+            let image = image::RgbImage::from_fn(20, 12, |x, y| image::Rgb([(x * y) as u8, 3, y as u8]));
+            let mut file = Vec::new();
+            image.write_to(&mut Cursor::new(&mut file), formats[which]).unwrap();
+            let len = file.len();
+            file[at % len] = value;
+            file.truncate(len - cut % len / 2);
+            let _ = decode(&file, Limits { pixels: 1 << 20, side: 4_096, memory: 64 << 20 });
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Features and moments of one shard.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::{Monitor, ObjectRange, Site, Stop, milliseconds};
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::{self, LabelCount, RejectedObject, RunId, ShardRecord, keys},
+    engine::Engine,
+    moments::ShardMoments,
+    preprocess::{MAX_FILE_BYTES, Reason, Reject},
+    shard::{ShardHasher, ShardId},
+    store::{self, Object, Store},
+    tables::{self, FeatureRows},
+};
+
+/// Files read ahead of each worker thread.
+const READ_AHEAD: usize = 8;
+/// Memory for files that were read and wait for a worker, in KiB.
+const READ_AHEAD_KIB: u32 = 256 << 10;
+
+/// One line of `featurize.jsonl`: a shard to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardWork {
+    pub run: RunId,
+    pub shard: ShardId,
+    pub objects: ObjectRange,
+    /// Shards whose rows may be copied.
+    pub sources: Vec<ShardId>,
+}
+
+/// What became of it; also kept as `runs/<run>/featurized/<shard>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Featurized {
+    /// The shard that was asked for.
+    pub planned: ShardId,
+    /// The shard that was made: another one when objects could not be read this time.
+    pub shard: ShardId,
+    pub rows: u64,
+    pub rejects: u64,
+    /// Images that went through the model.
+    pub inferred: u64,
+    /// Images whose rows were copied.
+    pub copied: u64,
+    pub milliseconds: u64,
+}
+
+enum Row {
+    Copied(Vec<f32>),
+    Inferred(Vec<f32>),
+    Rejected(Reject),
+}
+
+/// Makes one shard. When `stop` is requested, the rows made so far are kept for the next run, and the answer is
+/// `Run.Interrupted`.
+pub async fn featurize(
+    site: &Site,
+    engine: &Engine,
+    work: ShardWork,
+    monitor: &dyn Monitor,
+    stop: &Stop,
+) -> Result<Featurized> {
+    let started = Instant::now();
+    let output = site.output.as_ref();
+    let ShardWork { run, shard, objects: range, sources } = work;
+    let objects = read_objects(output, &range).await?;
+    let known = known_rows(output, &shard, &sources, engine.extractor().columns()).await?;
+
+    let rows = rows_of(site, engine, &objects, known, monitor, stop).await?;
+    if rows.len() < objects.len() {
+        keep_partial(output, engine, &shard, &objects, rows).await?;
+        return Err(Error::new(ErrorKind::RunInterrupted, "the run was stopped").context("shard", &shard));
+    }
+    let featurized = finish(output, engine, &shard, &objects, rows, started).await?;
+    output.put(&keys::featurized(&run, &shard), dataset::to_json(&featurized)?).await?;
+    output.delete(&keys::partial(&shard)).await?;
+    Ok(featurized)
+}
+
+async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Result<Vec<Object>> {
+    let lines = output.get_range(&range.key, range.offset..range.offset + range.length).await?;
+    lines.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(|l| dataset::from_json(l, &range.key)).collect()
+}
+
+/// Features by (key, etag) from shards of the last version and from the shard itself, had it been begun.
+async fn known_rows(
+    output: &dyn Store,
+    shard: &ShardId,
+    sources: &[ShardId],
+    columns: usize,
+) -> Result<HashMap<(String, String), Vec<f32>>> {
+    let files = sources.iter().map(keys::features).chain([keys::partial(shard)]);
+    let mut known = HashMap::new();
+    for key in files {
+        // A source that was cleaned away, or cannot be read, costs time and nothing else.
+        let Some(file) = store::get_opt(output, &key).await? else { continue };
+        let Ok(rows) = tables::read_features(file, columns, &key) else { continue };
+        let features = rows.features.chunks_exact(columns).map(<[f32]>::to_vec);
+        known.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
+    }
+    Ok(known)
+}
+
+/// The rows of as many objects, from the first, as were done before a stop.
+async fn rows_of(
+    site: &Site,
+    engine: &Engine,
+    objects: &[Object],
+    known: HashMap<(String, String), Vec<f32>>,
+    monitor: &dyn Monitor,
+    stop: &Stop,
+) -> Result<Vec<Row>> {
+    let memory = Arc::new(Semaphore::new(READ_AHEAD_KIB as usize));
+    let (input, known, memory) = (site.input.as_ref(), &known, &memory);
+    let row = |object: &Object| {
+        let object = object.clone();
+        async move {
+            if stop.requested() {
+                return Ok(None);
+            }
+            let row = match known.get(&(object.key.clone(), object.etag.0.clone())) {
+                Some(features) => Row::Copied(features.clone()),
+                None => {
+                    let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
+                    // The semaphore is never closed.
+                    let _held = memory.acquire_many(kib).await.ok();
+                    match read_image(input, &object).await? {
+                        Ok(file) => match engine.features(file).await? {
+                            Ok(features) => Row::Inferred(features),
+                            Err(reject) => Row::Rejected(reject),
+                        },
+                        Err(reject) => Row::Rejected(reject),
+                    }
+                }
+            };
+            monitor.image_done();
+            Ok(Some(row))
+        }
+    };
+    let mut rows = Vec::with_capacity(objects.len());
+    let mut answers = stream::iter(objects).map(row).buffered(engine.threads() * READ_AHEAD);
+    while let Some(answer) = answers.next().await {
+        match answer? {
+            Some(row) => rows.push(row),
+            None => break,
+        }
+    }
+    Ok(rows)
+}
+
+/// The bytes of an image, or why it has none. An error is one of the store itself.
+async fn read_image(input: &dyn Store, object: &Object) -> Result<std::result::Result<Bytes, Reject>> {
+    if object.size > MAX_FILE_BYTES {
+        let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
+        return Ok(Err(Reject::new(Reason::TooLarge, detail)));
+    }
+    match input.get(&object.key).await {
+        Ok(file) => Ok(Ok(file)),
+        Err(e) if e.kind().retryable() => Err(e),
+        Err(e) if e.is(ErrorKind::StoreDenied) => Ok(Err(Reject::new(Reason::NoPermission, e))),
+        Err(e) => Ok(Err(Reject::new(Reason::Unreadable, e))),
+    }
+}
+
+fn label_of(key: &str) -> Option<&str> {
+    let (folders, _) = key.rsplit_once('/')?;
+    folders.rsplit('/').next()
+}
+
+fn push(rows: &mut FeatureRows, object: &Object, features: Vec<f32>) {
+    rows.paths.push(object.key.clone());
+    rows.labels.push(label_of(&object.key).map(str::to_owned));
+    rows.modified.push(object.modified);
+    rows.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
+    rows.etags.push(object.etag.0.clone());
+    rows.features.extend(features);
+}
+
+async fn finish(
+    output: &dyn Store,
+    engine: &Engine,
+    planned: &ShardId,
+    objects: &[Object],
+    rows: Vec<Row>,
+    started: Instant,
+) -> Result<Featurized> {
+    let info = engine.extractor().info();
+    let mut table = FeatureRows::default();
+    let mut rejects = Vec::new();
+    let (mut inferred, mut copied) = (0, 0);
+    let mut hasher = ShardHasher::new(&info.id);
+    let mut labels: BTreeMap<Option<String>, u64> = BTreeMap::new();
+    for (object, row) in objects.iter().zip(rows) {
+        let mut etag = object.etag.0.clone();
+        match row {
+            Row::Rejected(reject) => {
+                if reject.reason.may_pass() {
+                    etag = format!("!{}", reject.reason);
+                }
+                rejects.push(RejectedObject { path: object.key.clone(), reject });
+            }
+            Row::Copied(features) => {
+                copied += 1;
+                push(&mut table, object, features);
+            }
+            Row::Inferred(features) => {
+                inferred += 1;
+                push(&mut table, object, features);
+            }
+        }
+        hasher.push(&object.key, &etag);
+    }
+    for label in &table.labels {
+        *labels.entry(label.clone()).or_default() += 1;
+    }
+    let shard = hasher.finish();
+    let record = ShardRecord {
+        id: shard.clone(),
+        rows: table.len() as u64,
+        first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
+        last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
+        labels: labels.into_iter().map(|(label, images)| LabelCount { label, images }).collect(),
+        rejects,
+    };
+    let extractor = info.clone();
+    let (features, moments) = tokio::task::spawn_blocking(move || {
+        let id = extractor.id.as_str();
+        let moments = ShardMoments::of(&table.features, extractor.columns, extractor.feature_range.per_unit())?;
+        Ok((tables::write_features(&table, extractor.columns, id)?, tables::write_shard_moments(&moments, id)?))
+    })
+    .await
+    .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the sums were not made").source(e)))?;
+    output.put(&keys::features(&shard), features).await?;
+    output.put(&keys::moments(&shard), moments).await?;
+    output.put(&keys::shard(&shard), dataset::to_json(&record)?).await?;
+    Ok(Featurized {
+        planned: planned.clone(),
+        shard,
+        rows: record.rows,
+        rejects: record.rejects.len() as u64,
+        inferred,
+        copied,
+        milliseconds: milliseconds(started),
+    })
+}
+
+/// Writes the features made so far where [`known_rows`] of the next run finds them.
+async fn keep_partial(
+    output: &dyn Store,
+    engine: &Engine,
+    shard: &ShardId,
+    objects: &[Object],
+    rows: Vec<Row>,
+) -> Result<()> {
+    let mut table = FeatureRows::default();
+    for (object, row) in objects.iter().zip(rows) {
+        match row {
+            Row::Copied(features) | Row::Inferred(features) => push(&mut table, object, features),
+            Row::Rejected(_) => {}
+        }
+    }
+    if table.is_empty() {
+        return Ok(());
+    }
+    let info = engine.extractor().info();
+    output.put(&keys::partial(shard), tables::write_features(&table, info.columns, info.id.as_str())?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_is_the_folder_that_holds_the_object() {
+        assert_eq!(label_of("Training/Apple Red/1.jpg"), Some("Apple Red"));
+        assert_eq!(label_of("Apple Red/1.jpg"), Some("Apple Red"));
+        assert_eq!(label_of("1.jpg"), None);
+    }
+}

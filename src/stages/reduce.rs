@@ -1,0 +1,260 @@
+//! Adds the sums up and fits the PCA.
+
+use std::{collections::HashMap, time::Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{PartWork, Plan, RunInput, STORE_CONCURRENCY, Site, milliseconds};
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::{
+        self, BasisSummary, Fate, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord,
+        Version, keys,
+    },
+    moments::TotalMoments,
+    pca::{self, Basis},
+    settings::Settings,
+    shard::{ShardId, short_hex},
+    stages::Featurized,
+    store::{self, Store},
+    tables,
+};
+
+/// `runs/<run>/reduced.json`, and (without the lists) what the stage answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reduced {
+    pub run: RunId,
+    /// The number that was claimed for this run.
+    pub version: Version,
+    pub images: u64,
+    pub rejects: u64,
+    pub basis: BasisSummary,
+    /// Key of the total moments.
+    pub moments: String,
+    /// Parts of the PCA table, one per shard that has rows.
+    pub parts: u64,
+    /// JSON lines, one [`PartWork`] each.
+    pub manifest: String,
+    pub labels: Vec<LabelCount>,
+    pub shards: Vec<ShardEntry>,
+    pub figures: RunFigures,
+}
+
+impl Reduced {
+    pub fn key(run: &RunId) -> String {
+        keys::run(run, "reduced.json")
+    }
+}
+
+/// Fits the basis of a run whose shards are all finished.
+///
+/// Fails with `Dataset.TooManyRejects` beyond the limit, with the rejects table written below `runs/`, and with the
+/// `Pca.*` errors of [`pca::fit`].
+pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
+    let started = Instant::now();
+    let output = site.output.as_ref();
+    let run = input.run;
+    let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
+    let Gathered { shards, labels, rejects, mut figures } = gather(output, &plan).await?;
+    check_rejects(output, &plan, &rejects).await?;
+
+    let base = match plan.base {
+        Some(version) => match dataset::fate(output, version).await? {
+            Fate::Published(base) if base.extractor.id == plan.extractor.id => Some(*base),
+            _ => None,
+        },
+        None => None,
+    };
+    let totals = total(output, &plan, &shards, base.as_ref()).await?;
+    let extractor = plan.extractor.clone();
+    let settings = plan.settings.clone();
+    let fitted = tokio::task::spawn_blocking(move || {
+        let basis = pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca)?;
+        let totals_id = totals_id(&totals);
+        let id = basis_id(extractor.id.as_str(), &settings, &totals_id)?;
+        let totals_file = tables::write_total_moments(&totals, extractor.id.as_str())?;
+        let basis_file = tables::write_basis(&basis, extractor.id.as_str(), &id)?;
+        Ok((basis, id, basis_file, totals_id, totals_file))
+    });
+    let (basis, id, basis_file, totals_id, totals_file) = fitted
+        .await
+        .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the PCA was not made").source(e)))?;
+    let summary = summary(&basis, id);
+    output.put(&keys::totals(&totals_id), totals_file).await?;
+    output.put(&summary.key, basis_file).await?;
+
+    // The number is claimed as late as can be: a run that fails before leaves none behind.
+    let version = dataset::claim(output, &run).await?;
+    let manifest = keys::run(&run, "project.jsonl");
+    let work: Vec<PartWork> = shards
+        .iter()
+        .filter(|shard| shard.rows > 0)
+        .enumerate()
+        .map(|(part, shard)| PartWork {
+            run: run.clone(),
+            part: part as u64,
+            shard: shard.id.clone(),
+            version,
+            basis: summary.id.clone(),
+            extractor: plan.extractor.id.clone(),
+            columns: summary.columns,
+            partition_by_label: plan.settings.partition_by_label,
+            csv: plan.settings.csv,
+        })
+        .collect();
+    output.put(&manifest, super::plan::json_lines(&work)?).await?;
+    figures.reduce_ms = milliseconds(started);
+    let reduced = Reduced {
+        version,
+        images: shards.iter().map(|shard| shard.rows).sum(),
+        rejects: rejects.len() as u64,
+        basis: summary,
+        moments: keys::totals(&totals_id),
+        parts: work.len() as u64,
+        manifest,
+        labels,
+        shards,
+        figures,
+        run: run.clone(),
+    };
+    output.put(&Reduced::key(&run), dataset::to_json(&reduced)?).await?;
+    Ok(reduced)
+}
+
+pub(super) struct Gathered {
+    pub shards: Vec<ShardEntry>,
+    pub labels: Vec<LabelCount>,
+    pub rejects: Vec<RejectedObject>,
+    pub figures: RunFigures,
+}
+
+/// Reads the records of all shards, in their order.
+pub(super) async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
+    let mut gathered = Gathered {
+        shards: Vec::with_capacity(plan.shards.len()),
+        labels: Vec::new(),
+        rejects: Vec::new(),
+        figures: RunFigures { plan_ms: plan.milliseconds, ..RunFigures::default() },
+    };
+    let mut records = stream::iter(&plan.shards)
+        .map(|planned| async move {
+            if planned.ready {
+                let record: ShardRecord = dataset::read_json(output, &keys::shard(&planned.id)).await?;
+                return Ok((record, None));
+            }
+            let key = keys::featurized(&plan.run, &planned.id);
+            let made: Featurized = dataset::read_json(output, &key).await?;
+            let record: ShardRecord = dataset::read_json(output, &keys::shard(&made.shard)).await?;
+            Ok::<_, Error>((record, Some(made)))
+        })
+        .buffered(STORE_CONCURRENCY);
+    while let Some((record, made)) = records.try_next().await? {
+        let figures = &mut gathered.figures;
+        match made {
+            None => figures.shards_reused += 1,
+            Some(made) => {
+                figures.shards_computed += 1;
+                figures.inferred += made.inferred;
+                figures.copied += made.copied;
+                figures.featurize_ms += made.milliseconds;
+            }
+        }
+        dataset::add_labels(&mut gathered.labels, &record.labels);
+        gathered.shards.push(ShardEntry {
+            id: record.id,
+            rows: record.rows,
+            rejects: record.rejects.len() as u64,
+            first: record.first,
+            last: record.last,
+        });
+        gathered.rejects.extend(record.rejects);
+    }
+    Ok(gathered)
+}
+
+async fn check_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
+    let allowed = plan.settings.allowed_rejects(plan.objects);
+    if rejects.len() as u64 <= allowed {
+        return Ok(());
+    }
+    let key = keys::run(&plan.run, "rejects.parquet");
+    output.put(&key, tables::write_rejects(rejects, plan.extractor.id.as_str())?).await?;
+    let message =
+        format!("{} of {} images were rejected; {allowed} are allowed", rejects.len(), plan.objects);
+    let mut error = Error::new(ErrorKind::DatasetTooManyRejects, message).context("rejects table", key);
+    if let Some(first) = rejects.first() {
+        error = error.context("first", format!("{}: {}", first.path, first.reject.reason));
+    }
+    Err(error)
+}
+
+/// The sums over all shards: those of the base version less what it had and we have not, plus what is new.
+async fn total(
+    output: &dyn Store,
+    plan: &Plan,
+    shards: &[ShardEntry],
+    base: Option<&Manifest>,
+) -> Result<TotalMoments> {
+    let columns = plan.extractor.columns;
+    // How often each shard is to be added; ids repeat when nothing but their key ranges is equal, which cannot be,
+    // but costs nothing to count.
+    let mut change: HashMap<&ShardId, i64> = HashMap::new();
+    for shard in shards {
+        *change.entry(&shard.id).or_default() += 1;
+    }
+    let mut totals = TotalMoments::zero(columns);
+    if let Some(base) = base
+        && let Some(file) = store::get_opt(output, &base.moments).await?
+    {
+        totals = tables::read_total_moments(file, columns, &base.moments)?;
+        for shard in &base.shards {
+            *change.entry(&shard.id).or_default() -= 1;
+        }
+    }
+    let changed: Vec<_> = change.into_iter().filter(|(_, times)| *times != 0).collect();
+    // Few at a time: each is megabytes.
+    let mut read = stream::iter(changed)
+        .map(|(id, times)| async move {
+            let key = keys::moments(id);
+            Ok::<_, Error>((tables::read_shard_moments(output.get(&key).await?, columns, &key)?, times))
+        })
+        .buffer_unordered(4);
+    while let Some((moments, times)) = read.try_next().await? {
+        for _ in 0..times.unsigned_abs() {
+            if times > 0 { totals.add(&moments)? } else { totals.subtract(&moments)? }
+        }
+    }
+    Ok(totals)
+}
+
+fn totals_id(totals: &TotalMoments) -> String {
+    let mut sha = Sha256::new();
+    sha.update(totals.rows().to_le_bytes());
+    for sum in totals.sums().iter().chain(totals.products()) {
+        sha.update(sum.to_le_bytes());
+    }
+    short_hex(&sha.finalize())
+}
+
+/// A basis is told by what it was fitted on and how.
+fn basis_id(extractor: &str, settings: &Settings, totals_id: &str) -> Result<String> {
+    let how = dataset::to_json(&(extractor, totals_id, settings.pca, settings.standardize))?;
+    Ok(short_hex(&Sha256::digest(&how)))
+}
+
+fn summary(basis: &Basis, id: String) -> BasisSummary {
+    BasisSummary {
+        key: keys::basis(&id),
+        id,
+        components: basis.kept(),
+        explained_variance: basis.explained_variance.clone(),
+        explained_variance_ratio: basis.explained_variance_ratio.clone(),
+        total_variance: basis.total_variance,
+        columns: basis.columns(),
+        constant_columns: basis.scale.iter().filter(|scale| **scale == 0.0).count(),
+        components_for_90_percent: basis.components_for(0.90),
+        components_for_99_percent: basis.components_for(0.99),
+    }
+}

@@ -1,0 +1,290 @@
+//! A store in a folder of a file system.
+//!
+//! A put writes a file under `.tmp/`, syncs it and renames it into place; a conditional put links it there, which
+//! the file system refuses when the name exists. Each process keeps its temporary files in a folder of its own
+//! with a locked file in it. The kernel drops the lock when the process dies, so the next process that writes
+//! here can tell the leftovers of a killed run and removes them.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::UNIX_EPOCH,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use tempfile::{NamedTempFile, TempDir};
+use walkdir::{DirEntry, WalkDir};
+
+use super::{Etag, Object, Store};
+use crate::{Error, ErrorKind, Result};
+
+const PAGE: usize = 1_000;
+const TMP: &str = ".tmp";
+const LOCK: &str = "lock";
+
+/// Objects are the regular files below `root`, symbolic links followed.
+#[derive(Debug)]
+pub struct FolderStore {
+    root: PathBuf,
+    workspace: Arc<Mutex<Option<Workspace>>>,
+}
+
+/// This process's folder for temporary files; dropped, it takes its folder along.
+#[derive(Debug)]
+struct Workspace {
+    folder: TempDir,
+    _lock: File,
+}
+
+impl FolderStore {
+    /// The folder need not exist; the first put makes it.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        FolderStore { root: root.into(), workspace: Arc::default() }
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        let legal = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+        if key.split('/').all(legal) {
+            Ok(self.root.join(key))
+        } else {
+            Err(Error::new(ErrorKind::StoreFailed, "this key cannot be a file name").context("key", key))
+        }
+    }
+
+    /// Runs blocking file work on the runtime's threads for that.
+    async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "file work did not end").source(e)))
+    }
+
+    fn staged(&self) -> impl FnOnce() -> Result<NamedTempFile> + Send + 'static {
+        let (root, workspace) = (self.root.clone(), self.workspace.clone());
+        move || {
+            let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
+            if workspace.is_none() {
+                *workspace = Some(Workspace::open(&root.join(TMP))?);
+            }
+            let folder = workspace.as_ref().map(|w| w.folder.path()).unwrap_or(&root);
+            NamedTempFile::new_in(folder).map_err(|e| at(e, folder))
+        }
+    }
+}
+
+impl Workspace {
+    fn open(tmp: &Path) -> Result<Self> {
+        fs::create_dir_all(tmp).map_err(|e| at(e, tmp))?;
+        sweep(tmp);
+        loop {
+            let folder = TempDir::new_in(tmp).map_err(|e| at(e, tmp))?;
+            let path = folder.path().join(LOCK);
+            let lock = File::create(&path).map_err(|e| at(e, &path))?;
+            lock.lock().map_err(|e| at(e, &path))?;
+            // Another process may have swept the folder away before it was locked.
+            if path.exists() {
+                return Ok(Workspace { folder, _lock: lock });
+            }
+        }
+    }
+}
+
+impl Drop for FolderStore {
+    fn drop(&mut self) {
+        if let Ok(mut workspace) = self.workspace.lock() {
+            if workspace.take().is_some() {
+                // Only succeeds when no other process has a folder in it.
+                let _ = fs::remove_dir(self.root.join(TMP));
+            }
+        }
+    }
+}
+
+/// Removes the temporary folders of processes that are gone. Best effort: what stays is invisible to readers.
+fn sweep(tmp: &Path) {
+    for entry in fs::read_dir(tmp).into_iter().flatten().flatten() {
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        match lock.try_lock() {
+            Ok(()) => drop(fs::remove_dir_all(entry.path())),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+}
+
+/// Gives an I/O error its kind.
+fn at(error: io::Error, path: &Path) -> Error {
+    use io::ErrorKind as Io;
+    let (kind, message) = match error.kind() {
+        Io::NotFound => (ErrorKind::StoreNotFound, "there is no such file"),
+        Io::PermissionDenied => (ErrorKind::StoreDenied, "access was refused"),
+        Io::Interrupted | Io::TimedOut | Io::WouldBlock => (ErrorKind::StoreUnavailable, "the file system did not answer"),
+        _ => (ErrorKind::StoreFailed, "the file system failed"),
+    };
+    Error::new(kind, message).context("path", path.display()).source(error)
+}
+
+fn publish(file: NamedTempFile, target: &Path, replace: bool) -> Result<bool> {
+    file.as_file().sync_all().map_err(|e| at(e, target))?;
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(|e| at(e, parent))?;
+    }
+    if replace {
+        file.persist(target).map_err(|e| at(e.error, target))?;
+    } else if let Err(e) = file.persist_noclobber(target) {
+        return if e.error.kind() == io::ErrorKind::AlreadyExists { Ok(false) } else { Err(at(e.error, target)) };
+    }
+    // The name itself must survive a power cut; not every file system lets a folder be synced.
+    if let Some(folder) = target.parent().and_then(|p| File::open(p).ok()) {
+        let _ = folder.sync_all();
+    }
+    Ok(true)
+}
+
+/// The byte order of keys: a folder sorts as its name with `/` behind it.
+fn by_key(a: &DirEntry, b: &DirEntry) -> std::cmp::Ordering {
+    let key = |e: &DirEntry| {
+        let mut name = e.file_name().as_encoded_bytes().to_vec();
+        if e.file_type().is_dir() {
+            name.push(b'/');
+        }
+        name
+    };
+    key(a).cmp(&key(b))
+}
+
+/// The key of an entry. A name that is no UTF-8 cannot be a key; it is listed in a readable form, and reading it
+/// fails, so that it ends among the rejects and not in silence.
+fn key(root: &Path, entry: &DirEntry) -> String {
+    entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned()
+}
+
+fn object(root: &Path, entry: &DirEntry) -> Result<Option<Object>> {
+    if !entry.file_type().is_file() {
+        return Ok(None);
+    }
+    let metadata = match entry.metadata() {
+        Ok(metadata) => metadata,
+        // Deleted since the folder was read.
+        Err(e) if e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => return Ok(None),
+        Err(e) => return Err(walk_error(e)),
+    };
+    let modified = metadata.modified().map_err(|e| at(e, entry.path()))?;
+    let nanos = match modified.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_nanos() as i128,
+        Err(before) => -(before.duration().as_nanos() as i128),
+    };
+    let size = metadata.len();
+    Ok(Some(Object { key: key(root, entry), etag: Etag(format!("{nanos:x}-{size:x}")), size, modified: nanos.div_euclid(1_000) as i64 }))
+}
+
+fn walk_error(error: walkdir::Error) -> Error {
+    let path = error.path().unwrap_or(Path::new("?")).to_owned();
+    if error.loop_ancestor().is_some() {
+        return Error::new(ErrorKind::StoreFailed, "a symbolic link leads back to a folder above it")
+            .context("path", path.display());
+    }
+    match error.into_io_error() {
+        Some(e) => at(e, &path),
+        None => Error::new(ErrorKind::StoreFailed, "the folder could not be listed").context("path", path.display()),
+    }
+}
+
+#[async_trait]
+impl Store for FolderStore {
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        let root = self.root.clone();
+        let (wanted, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
+        // The walk starts in the deepest folder that the prefix names whole, and does not enter a folder all of
+        // whose keys lie outside the prefix or before `after`.
+        let start = root.join(prefix.rsplit_once('/').map_or("", |(folder, _)| folder));
+        let enter = {
+            let (root, wanted, after) = (root.clone(), wanted.clone(), after.clone());
+            move |entry: &DirEntry| {
+                let mut key = key(&root, entry);
+                if entry.depth() == 0 || !entry.file_type().is_dir() {
+                    return true;
+                }
+                if key == TMP {
+                    return false;
+                }
+                key.push('/');
+                (key.starts_with(&wanted) || wanted.starts_with(&key)) && (key > after || after.starts_with(&key))
+            }
+        };
+        let walk = WalkDir::new(start).follow_links(true).sort_by(by_key).into_iter().filter_entry(enter);
+        let objects = walk.filter_map(move |entry| match entry {
+            Ok(entry) => object(&root, &entry).transpose(),
+            Err(e) => match walk_error(e) {
+                // The start of the walk: a listing of what is not there is empty.
+                e if e.is(ErrorKind::StoreNotFound) => None,
+                e => Some(Err(e)),
+            },
+        });
+        let objects = objects.filter(move |object| {
+            object.as_ref().map_or(true, |object| object.key.starts_with(&wanted) && object.key > after)
+        });
+        stream::try_unfold(objects, |mut objects| {
+            Self::blocking(move || {
+                let page = objects.by_ref().take(PAGE).collect::<Result<Vec<_>>>()?;
+                Ok((!page.is_empty()).then_some((page, objects)))
+            })
+        })
+        .boxed()
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        let path = self.path(key)?;
+        Self::blocking(move || fs::read(&path).map(Bytes::from).map_err(|e| at(e, &path))).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = self.path(key)?;
+        Self::blocking(move || {
+            let mut file = File::open(&path).map_err(|e| at(e, &path))?;
+            let mut body = vec![0; range.end.saturating_sub(range.start) as usize];
+            file.seek(SeekFrom::Start(range.start)).map_err(|e| at(e, &path))?;
+            file.read_exact(&mut body).map_err(|e| at(e, &path))?;
+            Ok(body.into())
+        })
+        .await
+    }
+
+    async fn put_stream(&self, key: &str, mut body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        let target = self.path(key)?;
+        let mut file = Self::blocking(self.staged()).await?;
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            let path = target.clone();
+            file = Self::blocking(move || file.write_all(&piece).map(|()| file).map_err(|e| at(e, &path))).await?;
+        }
+        Self::blocking(move || publish(file, &target, true)).await.map(drop)
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
+        let target = self.path(key)?;
+        let staged = self.staged();
+        Self::blocking(move || {
+            let mut file = staged()?;
+            file.write_all(&body).map_err(|e| at(e, &target))?;
+            publish(file, &target, false)
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        Self::blocking(move || match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(e, &path)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}

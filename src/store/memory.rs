@@ -1,0 +1,118 @@
+//! A store in memory, for tests and for planning without a disk.
+
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
+use super::{Etag, Object, Store};
+use crate::{Error, ErrorKind, Result};
+
+const PAGE: usize = 1_000;
+
+/// Keeps everything in a sorted map. The modification time is a counter of writes.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    writes: i64,
+    objects: BTreeMap<String, (Bytes, i64)>,
+}
+
+impl State {
+    fn write(&mut self, key: &str, body: Bytes) {
+        self.writes += 1;
+        self.objects.insert(key.to_owned(), (body, self.writes));
+    }
+}
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the map is one call, so a panic elsewhere cannot have left it half made.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, key: &str) -> Result<Bytes> {
+        let state = self.state();
+        let found = state.objects.get(key).map(|(body, _)| body.clone());
+        found.ok_or_else(|| Error::new(ErrorKind::StoreNotFound, "there is no such object").context("key", key))
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        stream::unfold(Some(after.map(str::to_owned)), move |cursor| async move {
+            let after = cursor?;
+            let state = self.state();
+            let start = match &after {
+                Some(key) if key.as_str() >= prefix => Bound::Excluded(key.as_str()),
+                _ => Bound::Included(prefix),
+            };
+            let page: Vec<Object> = state
+                .objects
+                .range::<str, _>((start, Bound::Unbounded))
+                .take_while(|(key, _)| key.starts_with(prefix))
+                .take(PAGE)
+                .map(|(key, (body, write))| Object {
+                    key: key.clone(),
+                    etag: Etag(format!("{write:x}")),
+                    size: body.len() as u64,
+                    modified: *write,
+                })
+                .collect();
+            let last = page.last().map(|object| object.key.clone())?;
+            let next = (page.len() == PAGE).then_some(Some(last));
+            Some((Ok(page), next))
+        })
+        .boxed()
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        self.read(key)
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let body = self.read(key)?;
+        if range.start > range.end || range.end > body.len() as u64 {
+            return Err(Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key));
+        }
+        Ok(body.slice(range.start as usize..range.end as usize))
+    }
+
+    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        let pieces: Vec<Bytes> = body.try_collect().await?;
+        self.state().write(key, pieces.concat().into());
+        Ok(())
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
+        let mut state = self.state();
+        if state.objects.contains_key(key) {
+            return Ok(false);
+        }
+        state.write(key, body);
+        Ok(true)
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.state().objects.remove(key);
+        Ok(())
+    }
+}

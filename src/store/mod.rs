@@ -1,0 +1,148 @@
+//! Where bytes are kept: a folder, memory, or (on AWS) a bucket.
+//!
+//! [`Store`] is the little that Pomona needs of an object store. What every backend has to keep:
+//!
+//! - keys are UTF-8 paths with `/` between parts, relative to the store's root;
+//! - a listing is in byte order of the keys, whatever the number of pages;
+//! - a put is seen whole or not at all, also after a crash;
+//! - of any number of concurrent [`Store::put_if_absent`] on one key exactly one succeeds.
+//!
+//! `tests/store.rs` holds the suite that proves this for each backend.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Result};
+
+mod folder;
+mod memory;
+
+pub use folder::FolderStore;
+pub use memory::MemoryStore;
+
+/// What a store says to tell one content of a key from another.
+///
+/// S3's entity tag there; size and modification time, both exact, in a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Etag(pub String);
+
+impl fmt::Display for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    pub key: String,
+    pub etag: Etag,
+    /// Bytes.
+    pub size: u64,
+    /// Microseconds since 1970-01-01 UTC.
+    pub modified: i64,
+}
+
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The location as a user would write it.
+    fn location(&self) -> String;
+
+    /// Objects whose key starts with `prefix`, greater than `after`, in pages, in byte order of the keys.
+    ///
+    /// A prefix that nothing starts with gives no objects, and so does a folder that does not exist.
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>>;
+
+    /// Fails with `Store.NotFound` when there is no such key.
+    async fn get(&self, key: &str) -> Result<Bytes>;
+
+    /// The bytes of `range`, which must lie inside the object.
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Writes the pieces of `body`, in order, as one object, replacing what was there. Nothing is written
+    /// when a piece is an error.
+    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()>;
+
+    /// Writes one object, replacing what was there.
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.put_stream(key, stream::once(async { Ok(body) }).boxed()).await
+    }
+
+    /// Writes the object unless the key exists; says whether it did.
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool>;
+
+    /// Removes the object; it is no error when there is none.
+    async fn delete(&self, key: &str) -> Result<()>;
+}
+
+/// Gathers a whole listing. For prefixes that are known to hold few objects.
+pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Object>> {
+    store.list(prefix, None).try_concat().await
+}
+
+/// The object, or none when there is no such key.
+pub async fn get_opt(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    match store.get(key).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.is(ErrorKind::StoreNotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Opens the store at a location as a user writes it: a path (S3 locations are refused for now).
+pub fn open(location: &str) -> Result<Arc<dyn Store>> {
+    if location.is_empty() {
+        return Err(Error::new(ErrorKind::InputInvalid, "a location is empty"));
+    }
+    if let Some((scheme, _)) = location.split_once("://") {
+        return Err(Error::new(ErrorKind::InputInvalid, format!("this build cannot open {scheme}:// locations"))
+            .context("location", location));
+    }
+    Ok(Arc::new(FolderStore::new(location)))
+}
+
+/// Opens a location to read images from. Fails with `Input.NotFound` when it is no folder.
+pub fn open_input(location: &str) -> Result<Arc<dyn Store>> {
+    let store = open(location)?;
+    let not_found = |what: &str| Err(Error::new(ErrorKind::InputNotFound, what.to_owned()).context("input", location));
+    match std::fs::metadata(location) {
+        Ok(metadata) if metadata.is_dir() => Ok(store),
+        Ok(_) => not_found("the input is a file, not a folder"),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::new(ErrorKind::StoreDenied, "access was refused").context("input", location).source(e))
+        }
+        Err(_) => not_found("there is no such folder"),
+    }
+}
+
+/// Fails with `Input.Overlap` when one location lies inside the other.
+pub fn check_apart(input: &str, output: &str) -> Result<()> {
+    let (input_path, output_path) = (resolved(input), resolved(output));
+    if input_path.starts_with(&output_path) || output_path.starts_with(&input_path) {
+        return Err(Error::new(ErrorKind::InputOverlap, "input and output overlap")
+            .context("input", input)
+            .context("output", output));
+    }
+    Ok(())
+}
+
+/// An absolute path without links and dots, as far as it exists.
+fn resolved(location: &str) -> PathBuf {
+    let absolute = std::path::absolute(location).unwrap_or_else(|_| location.into());
+    for ancestor in absolute.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return real.join(absolute.strip_prefix(ancestor).unwrap_or(Path::new("")));
+        }
+    }
+    absolute
+}
