@@ -112,8 +112,9 @@ pub mod keys {
             None => format!("{}part-{part:05}.parquet", pca(version)),
         }
     }
+    /// Not beside the parts: pandas and Athena take every file of that folder for Parquet.
     pub fn csv(version: Version) -> String {
-        format!("{}result.csv", pca(version))
+        format!("csv/v={version}/result.csv")
     }
     pub fn success(version: Version) -> String {
         format!("{}_SUCCESS", pca(version))
@@ -266,10 +267,12 @@ pub enum Fate {
 /// Encodes a record.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
     let bug = |e| Error::new(ErrorKind::InternalBug, "a record could not be written as JSON").source(e);
-    serde_json::to_vec_pretty(value).map(|mut text| {
-        text.push(b'\n');
-        text.into()
-    }).map_err(bug)
+    serde_json::to_vec_pretty(value)
+        .map(|mut text| {
+            text.push(b'\n');
+            text.into()
+        })
+        .map_err(bug)
 }
 
 /// Decodes a record; fails with `Dataset.Corrupt`.
@@ -340,7 +343,8 @@ pub async fn open_output(store: &dyn Store) -> Result<()> {
             .context("output", store.location())
             .context("found", object.key));
     }
-    let marker = Marker { what: "output of Pomona; see docs/file-formats.md of its repository".to_owned(), format: FORMAT };
+    let marker =
+        Marker { what: "output of Pomona; see docs/file-formats.md of its repository".to_owned(), format: FORMAT };
     if !store.put_if_absent(MARKER, to_json(&marker)?).await? {
         check_marker(&store.get(MARKER).await?, store)?;
     }

@@ -190,7 +190,8 @@ mod tests {
         let mut names: Vec<_> = ErrorKind::ALL.iter().map(|k| k.name()).collect();
         for name in &names {
             let (area, what) = name.split_once('.').unwrap();
-            let camel = |s: &str| s.starts_with(|c: char| c.is_ascii_uppercase()) && s.chars().all(char::is_alphanumeric);
+            let camel =
+                |s: &str| s.starts_with(|c: char| c.is_ascii_uppercase()) && s.chars().all(char::is_alphanumeric);
             assert!(camel(area) && camel(what), "{name}");
         }
         names.sort_unstable();

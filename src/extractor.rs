@@ -255,18 +255,22 @@ fn load(mut onnx: &[u8]) -> Result<Loaded> {
     if fact.datum_type.concretize().is_some_and(|t| t != f32::datum_type()) {
         return Err(invalid(format!("its input is {:?}, not float32", fact.datum_type)));
     }
-    let dims: Vec<Option<usize>> =
-        fact.shape.dims().map(|d| d.concretize().and_then(|d| d.to_usize().ok())).collect();
+    let dims: Vec<Option<usize>> = fact.shape.dims().map(|d| d.concretize().and_then(|d| d.to_usize().ok())).collect();
     let (layout, height, width) = match dims.as_slice() {
         [_, Some(3), Some(h), Some(w)] => (Layout::Nchw, *h, *w),
         [_, Some(h), Some(w), Some(3)] => (Layout::Nhwc, *h, *w),
         _ => {
             let shape: Vec<String> = dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
-            return Err(invalid(format!("its input has the shape [{}], not [1, 3, H, W] or [1, H, W, 3] with fixed H and W", shape.join(", "))));
+            return Err(invalid(format!(
+                "its input has the shape [{}], not [1, 3, H, W] or [1, H, W, 3] with fixed H and W",
+                shape.join(", ")
+            )));
         }
     };
     if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
-        return Err(invalid(format!("its input is {width} x {height} pixels; at most {MAX_SIDE} a side are supported")));
+        return Err(invalid(format!(
+            "its input is {width} x {height} pixels; at most {MAX_SIDE} a side are supported"
+        )));
     }
     let shape = match layout {
         Layout::Nchw => [1, 3, height, width],
@@ -288,7 +292,9 @@ fn load(mut onnx: &[u8]) -> Result<Loaded> {
     let columns: usize = shape.iter().product();
     // One axis may be longer than 1: [D], [1, D], [1, D, 1, 1], [1, 1, 1, D].
     if shape.iter().filter(|d| **d != 1).count() > 1 || columns == 0 {
-        return Err(invalid(format!("its output has the shape {shape:?}, not one vector; export it with a global pool")));
+        return Err(invalid(format!(
+            "its output has the shape {shape:?}, not one vector; export it with a global pool"
+        )));
     }
     if columns > MAX_COLUMNS {
         return Err(invalid(format!("its output has {columns} numbers; at most {MAX_COLUMNS} are supported")));

@@ -173,13 +173,8 @@ mod tests {
     const PER_UNIT: f64 = (1u64 << 20) as f64;
 
     fn feature() -> impl Strategy<Value = f32> {
-        prop_oneof![
-            Just(0i32),
-            -((1i32 << 23) - 1)..(1 << 23),
-            Just((1 << 23) - 1),
-            Just(1),
-        ]
-        .prop_map(|units| (f64::from(units) / PER_UNIT) as f32)
+        prop_oneof![Just(0i32), -((1i32 << 23) - 1)..(1 << 23), Just((1 << 23) - 1), Just(1),]
+            .prop_map(|units| (f64::from(units) / PER_UNIT) as f32)
     }
 
     fn naive(features: &[f32], columns: usize) -> TotalMoments {

@@ -7,10 +7,7 @@
 use faer::{Mat, Side};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Error, ErrorKind, Result,
-    moments::TotalMoments,
-};
+use crate::{Error, ErrorKind, Result, moments::TotalMoments};
 
 /// Components when the user does not say, or as many as there can be.
 pub const DEFAULT_COMPONENTS: usize = 50;

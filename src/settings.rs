@@ -45,8 +45,9 @@ impl Settings {
         self.pca.map_or(Ok(()), Keep::check)?;
         if !(0.0..=100.0).contains(&self.max_reject_percent) {
             let message = "the limit of rejects is a percentage, 0 to 100";
-            return Err(Error::new(ErrorKind::InputInvalid, message)
-                .context("max reject percent", self.max_reject_percent));
+            return Err(
+                Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
+            );
         }
         Boundaries::new(self.shard_size).map(drop)
     }

@@ -12,7 +12,8 @@ use arrow::{
     },
     buffer::OffsetBuffer,
     datatypes::{
-        DataType, Decimal128Type, Field, Float32Type, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
+        DataType, Decimal128Type, Field, Float32Type, Float64Type, Int64Type, Schema, TimeUnit,
+        TimestampMicrosecondType,
     },
     record_batch::RecordBatch,
 };
@@ -143,10 +144,7 @@ impl<'a> Table<'a> {
     /// Gives each batch's column of that name to `take`, which says no when it has another type.
     fn each(&self, name: &'static str, mut take: impl FnMut(&ArrayRef) -> Option<()>) -> Result<()> {
         for batch in &self.batches {
-            batch
-                .column_by_name(name)
-                .and_then(&mut take)
-                .ok_or_else(|| corrupt(self.key).context("column", name))?;
+            batch.column_by_name(name).and_then(&mut take).ok_or_else(|| corrupt(self.key).context("column", name))?;
         }
         Ok(())
     }

@@ -9,12 +9,15 @@ use pomona::{demo::DEFAULT_VIEWS, extractor::FeatureRange, pca::Keep, settings::
 ///
 /// A folder of images goes in; MobileNetV2 features, a PCA and Parquet tables come out.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Try it:  pomona demo                       render 560 fruit pictures and run on them
          pomona run photos/ results/       run on your own
          pomona show results/              look at what came out
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (run again to go on)")]
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (run again to go on)"
+)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,

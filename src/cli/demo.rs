@@ -15,7 +15,9 @@ pub async fn demo(args: DemoArgs) -> Result<()> {
     let outcome = demo::write(&images, args.views, threads, &|| bars.step());
     bars.clear();
     outcome.map_err(|e| {
-        Error::new(ErrorKind::StoreFailed, "the pictures could not be written").context("folder", images.display()).source(e)
+        Error::new(ErrorKind::StoreFailed, "the pictures could not be written")
+            .context("folder", images.display())
+            .source(e)
     })?;
     eprintln!("{} varieties x {} views of 100 x 100 pixels in {}", VARIETIES.len(), args.views, images.display());
     if args.images_only {

@@ -5,7 +5,7 @@ pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -24,10 +24,13 @@ pub fn percent(share: f64) -> String {
 
 /// At most `width` characters, the middle left out. Control characters, which could move the cursor, are shown.
 pub fn shorten(text: &str, width: usize) -> String {
-    let clean: Vec<char> = text.chars().flat_map(|c| {
-        let shown: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
-        shown
-    }).collect();
+    let clean: Vec<char> = text
+        .chars()
+        .flat_map(|c| {
+            let shown: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
+            shown
+        })
+        .collect();
     if clean.len() <= width {
         return clean.into_iter().collect();
     }

@@ -200,7 +200,8 @@ fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> 
     let featurize = summary.seconds.iter().find(|(stage, _)| stage == "featurize").map_or(0.0, |(_, s)| *s);
     let mut rows: Vec<Vec<String>> =
         summary.seconds.iter().map(|(stage, s)| vec![stage.clone(), format!("{s:.2} s")]).collect();
-    if figures.inferred > 0 && featurize > 0.0
+    if figures.inferred > 0
+        && featurize > 0.0
         && let Some(row) = rows.iter_mut().find(|row| row[0] == "featurize")
     {
         row.push(format!("{:.1} images/s", figures.inferred as f64 / featurize));

@@ -24,7 +24,9 @@ pub async fn show(args: ShowArgs) -> Result<()> {
         }
     }
     let Some(newest) = manifests.last() else {
-        return Err(Error::new(ErrorKind::OutputNoVersion, "no run has been finished here").context("output", args.output));
+        return Err(
+            Error::new(ErrorKind::OutputNoVersion, "no run has been finished here").context("output", args.output)
+        );
     };
     if args.json {
         print!("{}", String::from_utf8_lossy(&dataset::to_json(newest)?));
@@ -65,7 +67,10 @@ fn settings(manifest: &Manifest) -> String {
             "scaling".to_owned(),
             if manifest.settings.standardize { "standardised" } else { "centred only" }.to_owned(),
         ],
-        vec!["shards".to_owned(), format!("{} of about {} images", manifest.shards.len(), manifest.settings.shard_size)],
+        vec![
+            "shards".to_owned(),
+            format!("{} of about {} images", manifest.shards.len(), manifest.settings.shard_size),
+        ],
     ];
     format!("Version {}\n{}\n", manifest.version.0, format::table(&rows, 2))
 }

@@ -30,7 +30,12 @@ pub fn jpeg(variety: &Variety, view: u32, views: u32) -> image::ImageResult<Vec<
     let pixels = render::render(variety, view, views);
     let side = SIDE as u32;
     let mut file = Vec::new();
-    JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY).encode(&pixels, side, side, image::ExtendedColorType::Rgb8)?;
+    JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY).encode(
+        &pixels,
+        side,
+        side,
+        image::ExtendedColorType::Rgb8,
+    )?;
     Ok(file)
 }
 
@@ -57,7 +62,9 @@ pub fn write(folder: &Path, views: u32, threads: usize, written: &(dyn Fn() + Sy
                 })
             })
             .collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed"))))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed"))))
     })
 }
 

@@ -1,7 +1,7 @@
 //! From the bytes of a file to the pixels that the model sees.
 //!
-//! The steps are those of the Keras pipelines that Pomona replaces (Pillow 7 or later): [`decode`] to 8-bit RGB,
-//! then [`resize`] to the model's size. Images are used as they are stored: an EXIF orientation is not applied.
+//! The steps are those of the Keras pipelines that Pomona replaces (Pillow 7 or later): [`decode()`] to 8-bit RGB,
+//! then [`resize()`] to the model's size. Images are used as they are stored: an EXIF orientation is not applied.
 
 mod decode;
 mod resize;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Instant,
 };
 
@@ -120,35 +119,11 @@ async fn rows_of(
     monitor: &dyn Monitor,
     stop: &Stop,
 ) -> Result<Vec<Row>> {
-    let memory = Arc::new(Semaphore::new(READ_AHEAD_KIB as usize));
-    let (input, known, memory) = (site.input.as_ref(), &known, &memory);
-    let row = |object: &Object| {
-        let object = object.clone();
-        async move {
-            if stop.requested() {
-                return Ok(None);
-            }
-            let row = match known.get(&(object.key.clone(), object.etag.0.clone())) {
-                Some(features) => Row::Copied(features.clone()),
-                None => {
-                    let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
-                    // The semaphore is never closed.
-                    let _held = memory.acquire_many(kib).await.ok();
-                    match read_image(input, &object).await? {
-                        Ok(file) => match engine.features(file).await? {
-                            Ok(features) => Row::Inferred(features),
-                            Err(reject) => Row::Rejected(reject),
-                        },
-                        Err(reject) => Row::Rejected(reject),
-                    }
-                }
-            };
-            monitor.image_done();
-            Ok(Some(row))
-        }
-    };
+    let memory = Semaphore::new(READ_AHEAD_KIB as usize);
+    let maker = RowMaker { input: site.input.as_ref(), engine, known, memory, monitor, stop };
+    let making: Vec<_> = objects.iter().map(|object| maker.row(object)).collect();
+    let mut answers = stream::iter(making).buffered(engine.threads() * READ_AHEAD);
     let mut rows = Vec::with_capacity(objects.len());
-    let mut answers = stream::iter(objects).map(row).buffered(engine.threads() * READ_AHEAD);
     while let Some(answer) = answers.next().await {
         match answer? {
             Some(row) => rows.push(row),
@@ -156,6 +131,44 @@ async fn rows_of(
         }
     }
     Ok(rows)
+}
+
+struct RowMaker<'a> {
+    input: &'a dyn Store,
+    engine: &'a Engine,
+    known: HashMap<(String, String), Vec<f32>>,
+    /// Bounds the bytes of files that were read and wait for a worker.
+    memory: Semaphore,
+    monitor: &'a dyn Monitor,
+    stop: &'a Stop,
+}
+
+impl RowMaker<'_> {
+    /// The row of one object; none once a stop was requested.
+    async fn row(&self, object: &Object) -> Result<Option<Row>> {
+        if self.stop.requested() {
+            return Ok(None);
+        }
+        let row = match self.known.get(&(object.key.clone(), object.etag.0.clone())) {
+            Some(features) => Row::Copied(features.clone()),
+            None => self.infer(object).await?,
+        };
+        self.monitor.image_done();
+        Ok(Some(row))
+    }
+
+    async fn infer(&self, object: &Object) -> Result<Row> {
+        let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
+        // The semaphore is never closed.
+        let _held = self.memory.acquire_many(kib).await.ok();
+        Ok(match read_image(self.input, object).await? {
+            Ok(file) => match self.engine.features(file).await? {
+                Ok(features) => Row::Inferred(features),
+                Err(reject) => Row::Rejected(reject),
+            },
+            Err(reject) => Row::Rejected(reject),
+        })
+    }
 }
 
 /// The bytes of an image, or why it has none. An error is one of the store itself.

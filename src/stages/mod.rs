@@ -6,11 +6,11 @@
 //!
 //! | stage | reads | writes |
 //! | --- | --- | --- |
-//! | [`plan`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `featurize.jsonl` |
-//! | [`featurize`] | its lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
-//! | [`reduce`] | `plan.json`, `featurized/`, the shards' moments | the basis, `reduced.json`, `project.jsonl` |
-//! | [`project`] | the basis, one shard's features | a part of `pca/v=.../`, `projected/<part>.json` |
-//! | [`publish`] | `plan.json`, `reduced.json`, `projected/` | rejects, CSV, the version |
+//! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `featurize.jsonl` |
+//! | [`featurize()`] | its lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
+//! | [`reduce()`] | `plan.json`, `featurized/`, the shards' moments | the basis, `reduced.json`, `project.jsonl` |
+//! | [`project()`] | the basis, one shard's features | a part of `pca/v=.../`, `projected/<part>.json` |
+//! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | rejects, CSV, the version |
 
 mod featurize;
 mod plan;

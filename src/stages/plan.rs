@@ -243,11 +243,7 @@ impl Planner<'_> {
         self.work.push(ShardWork {
             run: self.run.clone(),
             shard: cut.id,
-            objects: ObjectRange {
-                key: self.segment_key(),
-                offset,
-                length: self.segment.len() as u64 - offset,
-            },
+            objects: ObjectRange { key: self.segment_key(), offset, length: self.segment.len() as u64 - offset },
             sources,
         });
         if self.segment.len() >= SEGMENT_BYTES {

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{PartWork, Plan, RunInput, STORE_CONCURRENCY, Site, milliseconds};
+use super::{PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, milliseconds};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
@@ -78,9 +78,8 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
         let basis_file = tables::write_basis(&basis, extractor.id.as_str(), &id)?;
         Ok((basis, id, basis_file, totals_id, totals_file))
     });
-    let (basis, id, basis_file, totals_id, totals_file) = fitted
-        .await
-        .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the PCA was not made").source(e)))?;
+    let (basis, id, basis_file, totals_id, totals_file) =
+        fitted.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the PCA was not made").source(e)))?;
     let summary = summary(&basis, id);
     output.put(&keys::totals(&totals_id), totals_file).await?;
     output.put(&summary.key, basis_file).await?;
@@ -138,18 +137,8 @@ pub(super) async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> 
         rejects: Vec::new(),
         figures: RunFigures { plan_ms: plan.milliseconds, ..RunFigures::default() },
     };
-    let mut records = stream::iter(&plan.shards)
-        .map(|planned| async move {
-            if planned.ready {
-                let record: ShardRecord = dataset::read_json(output, &keys::shard(&planned.id)).await?;
-                return Ok((record, None));
-            }
-            let key = keys::featurized(&plan.run, &planned.id);
-            let made: Featurized = dataset::read_json(output, &key).await?;
-            let record: ShardRecord = dataset::read_json(output, &keys::shard(&made.shard)).await?;
-            Ok::<_, Error>((record, Some(made)))
-        })
-        .buffered(STORE_CONCURRENCY);
+    let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, &plan.run, planned)).collect();
+    let mut records = stream::iter(reads).buffered(STORE_CONCURRENCY);
     while let Some((record, made)) = records.try_next().await? {
         let figures = &mut gathered.figures;
         match made {
@@ -174,6 +163,19 @@ pub(super) async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> 
     Ok(gathered)
 }
 
+/// The record of a shard, and what it took to make it when this run did.
+async fn read_record(
+    output: &dyn Store,
+    run: &RunId,
+    planned: &PlannedShard,
+) -> Result<(ShardRecord, Option<Featurized>)> {
+    if planned.ready {
+        return Ok((dataset::read_json(output, &keys::shard(&planned.id)).await?, None));
+    }
+    let made: Featurized = dataset::read_json(output, &keys::featurized(run, &planned.id)).await?;
+    Ok((dataset::read_json(output, &keys::shard(&made.shard)).await?, Some(made)))
+}
+
 async fn check_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
     let allowed = plan.settings.allowed_rejects(plan.objects);
     if rejects.len() as u64 <= allowed {
@@ -181,8 +183,7 @@ async fn check_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObjec
     }
     let key = keys::run(&plan.run, "rejects.parquet");
     output.put(&key, tables::write_rejects(rejects, plan.extractor.id.as_str())?).await?;
-    let message =
-        format!("{} of {} images were rejected; {allowed} are allowed", rejects.len(), plan.objects);
+    let message = format!("{} of {} images were rejected; {allowed} are allowed", rejects.len(), plan.objects);
     let mut error = Error::new(ErrorKind::DatasetTooManyRejects, message).context("rejects table", key);
     if let Some(first) = rejects.first() {
         error = error.context("first", format!("{}: {}", first.path, first.reject.reason));
@@ -213,14 +214,16 @@ async fn total(
             *change.entry(&shard.id).or_default() -= 1;
         }
     }
-    let changed: Vec<_> = change.into_iter().filter(|(_, times)| *times != 0).collect();
-    // Few at a time: each is megabytes.
-    let mut read = stream::iter(changed)
+    let reads: Vec<_> = change
+        .into_iter()
+        .filter(|(_, times)| *times != 0)
         .map(|(id, times)| async move {
             let key = keys::moments(id);
             Ok::<_, Error>((tables::read_shard_moments(output.get(&key).await?, columns, &key)?, times))
         })
-        .buffer_unordered(4);
+        .collect();
+    // Few at a time: each is megabytes.
+    let mut read = stream::iter(reads).buffer_unordered(4);
     while let Some((moments, times)) = read.try_next().await? {
         for _ in 0..times.unsigned_abs() {
             if times > 0 { totals.add(&moments)? } else { totals.subtract(&moments)? }

@@ -95,11 +95,10 @@ impl Workspace {
 
 impl Drop for FolderStore {
     fn drop(&mut self) {
-        if let Ok(mut workspace) = self.workspace.lock() {
-            if workspace.take().is_some() {
-                // Only succeeds when no other process has a folder in it.
-                let _ = fs::remove_dir(self.root.join(TMP));
-            }
+        let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        if workspace.take().is_some() {
+            // Only succeeds when no other process has a folder in it.
+            let _ = fs::remove_dir(self.root.join(TMP));
         }
     }
 }
@@ -121,7 +120,9 @@ fn at(error: io::Error, path: &Path) -> Error {
     let (kind, message) = match error.kind() {
         Io::NotFound => (ErrorKind::StoreNotFound, "there is no such file"),
         Io::PermissionDenied => (ErrorKind::StoreDenied, "access was refused"),
-        Io::Interrupted | Io::TimedOut | Io::WouldBlock => (ErrorKind::StoreUnavailable, "the file system did not answer"),
+        Io::Interrupted | Io::TimedOut | Io::WouldBlock => {
+            (ErrorKind::StoreUnavailable, "the file system did not answer")
+        }
         _ => (ErrorKind::StoreFailed, "the file system failed"),
     };
     Error::new(kind, message).context("path", path.display()).source(error)
@@ -178,7 +179,12 @@ fn object(root: &Path, entry: &DirEntry) -> Result<Option<Object>> {
         Err(before) => -(before.duration().as_nanos() as i128),
     };
     let size = metadata.len();
-    Ok(Some(Object { key: key(root, entry), etag: Etag(format!("{nanos:x}-{size:x}")), size, modified: nanos.div_euclid(1_000) as i64 }))
+    Ok(Some(Object {
+        key: key(root, entry),
+        etag: Etag(format!("{nanos:x}-{size:x}")),
+        size,
+        modified: nanos.div_euclid(1_000) as i64,
+    }))
 }
 
 fn walk_error(error: walkdir::Error) -> Error {

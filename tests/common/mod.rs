@@ -1,0 +1,91 @@
+//! What several test files need: a small model, small images, and the bytes of a data set.
+#![allow(dead_code)]
+
+use std::{collections::BTreeMap, io::Cursor, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use pomona::{
+    Result,
+    dataset::{self, Manifest, RunId, keys},
+    engine::Engine,
+    extractor::{Extractor, FeatureRange},
+    pipeline::{self, Summary},
+    settings::Settings,
+    stages::{Silent, Site, Stop},
+    store::{MemoryStore, Store},
+};
+
+pub fn model_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"))
+}
+
+pub fn engine(name: &str, threads: usize) -> Engine {
+    let onnx = std::fs::read(model_path(name)).unwrap();
+    let extractor = Extractor::from_onnx(&onnx, name, FeatureRange::default()).unwrap();
+    Engine::new(Arc::new(extractor), threads).unwrap()
+}
+
+/// A PNG that differs from that of every other seed.
+pub fn png(seed: u64) -> Bytes {
+    let image = image::RgbImage::from_fn(16, 12, |x, y| {
+        let mixed = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(x * 5 + y * 11);
+        image::Rgb([mixed as u8, (mixed >> 17) as u8, (mixed >> 40) as u8])
+    });
+    let mut file = Vec::new();
+    image.write_to(&mut Cursor::new(&mut file), image::ImageFormat::Png).unwrap();
+    file.into()
+}
+
+pub fn key(i: u64) -> String {
+    format!("{}/{i:05}.png", ["apple", "Äpfel rot", "it's \"a\"=pear", "kiwi"][i as usize / 50 % 4])
+}
+
+pub async fn images(range: std::ops::Range<u64>) -> Arc<MemoryStore> {
+    let store = Arc::new(MemoryStore::new());
+    for i in range {
+        store.put(&key(i), png(i)).await.unwrap();
+    }
+    store
+}
+
+pub fn small_shards() -> Settings {
+    Settings { shard_size: 16, ..Settings::default() }
+}
+
+pub fn run_id(name: &str) -> RunId {
+    name.to_owned().try_into().unwrap()
+}
+
+pub async fn run(site: &Site, engine: &Engine, settings: &Settings, name: &str) -> Result<Summary> {
+    pipeline::run(site, engine, settings, &run_id(name), &Silent, &Stop::default()).await
+}
+
+/// A run of its own on an empty output.
+pub async fn fresh(input: &Arc<MemoryStore>, engine: &Engine, settings: &Settings) -> BTreeMap<String, Bytes> {
+    let output = Arc::new(MemoryStore::new());
+    let site = Site { input: input.clone(), output: output.clone() };
+    run(&site, engine, settings, "fresh").await.unwrap();
+    data_set(output.as_ref()).await
+}
+
+/// Everything that the current version consists of, with version numbers taken out of the keys.
+pub async fn data_set(output: &dyn Store) -> BTreeMap<String, Bytes> {
+    let manifest = dataset::current(output).await.unwrap().expect("a published version");
+    data_set_of(output, &manifest).await
+}
+
+pub async fn data_set_of(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Bytes> {
+    let mut wanted = vec![manifest.basis.key.clone(), manifest.moments.clone(), manifest.outputs.rejects.clone()];
+    wanted.extend(manifest.outputs.parts.clone());
+    wanted.extend(manifest.outputs.csv.clone());
+    wanted.push(keys::success(manifest.version));
+    for shard in &manifest.shards {
+        wanted.extend([keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)]);
+    }
+    let mut files = BTreeMap::new();
+    for key in wanted {
+        let body = output.get(&key).await.unwrap();
+        files.insert(key.replace(&format!("v={}", manifest.version), "v=*"), body);
+    }
+    files
+}

@@ -1,0 +1,173 @@
+//! Others' figures: Pillow's pixels and Keras' features.
+//!
+//! `tests/golden` was made by Pillow and TensorFlow (`make golden`); neither is needed here. `tests/python` holds the
+//! principal components against scikit-learn.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Float32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use pomona::{
+    demo::{self, VARIETIES},
+    extractor::{Extractor, FeatureRange},
+    preprocess::{self, Limits, Pixels},
+};
+use sha2::{Digest, Sha256};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Paths and lists of floats of a Parquet file.
+fn read_lists(file: &Path, column: &str) -> (Vec<String>, Vec<Vec<f64>>) {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(file).unwrap()).unwrap().build().unwrap();
+    let (mut paths, mut lists) = (Vec::new(), Vec::new());
+    for batch in reader {
+        let batch = batch.unwrap();
+        paths.extend(batch.column_by_name("path").unwrap().as_string::<i32>().iter().map(|p| p.unwrap().to_owned()));
+        let column = batch.column_by_name(column).unwrap().as_list::<i32>();
+        for i in 0..column.len() {
+            let values = column.value(i);
+            lists.push(values.as_primitive::<Float32Type>().values().iter().map(|v| f64::from(*v)).collect());
+        }
+    }
+    (paths, lists)
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Features of many files, on all processors.
+fn features(extractor: &Extractor, files: &[Vec<u8>]) -> Vec<Vec<f64>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = files
+            .chunks(files.len().div_ceil(threads).max(1))
+            .map(|files| {
+                scope.spawn(move || {
+                    let row = |file: &Vec<u8>| {
+                        extractor.features_of_file(file).unwrap().iter().map(|v| f64::from(*v)).collect()
+                    };
+                    files.iter().map(row).collect::<Vec<Vec<f64>>>()
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    })
+}
+
+fn embedded() -> Extractor {
+    Extractor::embedded(FeatureRange::default()).unwrap()
+}
+
+/// The image of `tests/golden/pillow_pixels.py`.
+fn formula(width: usize, height: usize) -> Pixels {
+    let sample = |i: u64| match (i / 97) % 3 {
+        0 => 0,
+        1 => 255,
+        _ => (i.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 33) as u8,
+    };
+    Pixels { width, height, data: (0..(width * height * 3) as u64).map(sample).collect() }
+}
+
+#[test]
+fn resizing_gives_pillows_pixels_to_the_last_bit() {
+    let golden: serde_json::Value = serde_json::from_slice(&fs::read(golden("pillow/resize.json")).unwrap()).unwrap();
+    let images = golden["images"].as_array().unwrap();
+    assert!(images.len() >= 40);
+    for image in images {
+        let size = |name: &str| [0, 1].map(|i| image[name][i].as_u64().unwrap() as usize);
+        let ([width, height], [to_width, to_height]) = (size("from"), size("to"));
+        let resized = preprocess::resize(formula(width, height), to_width, to_height);
+        let sha: String = Sha256::digest(&resized.data).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sha, image["sha256"].as_str().unwrap(), "{width} x {height} to {to_width} x {to_height}");
+    }
+}
+
+#[test]
+fn every_format_is_decoded_as_pillow_decodes_it() {
+    let mut seen = 0;
+    for entry in fs::read_dir(golden("pillow/formats")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with(".expected.png") {
+            continue;
+        }
+        let decoded = preprocess::decode(&fs::read(&path).unwrap(), Limits::default());
+        let decoded = decoded.unwrap_or_else(|reject| panic!("{name}: {reject:?}"));
+        let expected = image::open(format!("{}.expected.png", path.display())).unwrap().into_rgb8();
+        assert_eq!((decoded.width as u32, decoded.height as u32), expected.dimensions(), "{name}");
+        let worst = decoded.data.iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        // Decoders of lossy formats may round differently and differ in how they enlarge halved chroma.
+        let allowed = match name.as_str() {
+            "444.jpg" | "grey.jpg" => 2,
+            "420.jpg" | "progressive.jpg" | "turned.jpg" => 13,
+            "cmyk.jpg" => 3,
+            "lossy.webp" => 6,
+            "cmyk.tiff" => 1,
+            _ => 0,
+        };
+        assert!(worst <= allowed, "{name}: {worst} levels off, {allowed} allowed");
+        seen += 1;
+    }
+    assert!(seen >= 26, "{seen} files");
+}
+
+#[test]
+fn samples_of_16_bits_keep_their_high_byte() {
+    let values = [0u16, 255, 256, 1_000, 40_000, 65_535];
+    let grey = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(6, 1, values.to_vec()).unwrap();
+    let mut file = std::io::Cursor::new(Vec::new());
+    image::DynamicImage::ImageLuma16(grey).write_to(&mut file, image::ImageFormat::Png).unwrap();
+    let decoded = preprocess::decode(file.get_ref(), Limits::default()).unwrap();
+    let expected: Vec<u8> = values.iter().flat_map(|v| [(v >> 8) as u8; 3]).collect();
+    assert_eq!(decoded.data, expected);
+}
+
+#[test]
+fn the_network_gives_keras_features_from_the_same_pixels() {
+    let extractor = embedded();
+    let (paths, keras) = read_lists(&golden("keras/features.parquet"), "features");
+    let mut worst = 0.0f64;
+    let mut compared = 0;
+    for (path, keras) in paths.iter().zip(&keras) {
+        let Ok(picture) = image::open(golden("keras/pixels").join(format!("{}.png", path.replace('/', "__")))) else {
+            continue;
+        };
+        let pixels = Pixels { width: 224, height: 224, data: picture.into_rgb8().into_raw() };
+        let ours = extractor.features(&pixels).unwrap();
+        worst = ours.iter().zip(keras).map(|(a, b)| (f64::from(*a) - b).abs()).fold(worst, f64::max);
+        compared += 1;
+    }
+    eprintln!("largest difference to Keras from the same pixels: {worst:.2e}, {compared} images");
+    assert_eq!(compared, 2 * VARIETIES.len());
+    assert!(worst <= 1e-4, "{worst}");
+}
+
+#[test]
+fn files_give_keras_features() {
+    let (paths, keras) = read_lists(&golden("keras/features.parquet"), "features");
+    assert_eq!(paths.len(), VARIETIES.len() * demo::DEFAULT_VIEWS as usize);
+    let files: Vec<Vec<u8>> = paths
+        .iter()
+        .map(|path| {
+            let (name, file) = path.split_once('/').unwrap();
+            let variety = VARIETIES.iter().find(|v| v.name == name).unwrap();
+            let view = file.strip_suffix("_100.jpg").unwrap().parse().unwrap();
+            demo::jpeg(variety, view, demo::DEFAULT_VIEWS).unwrap()
+        })
+        .collect();
+    let ours = features(&embedded(), &files);
+    let cosines: Vec<f64> = ours.iter().zip(&keras).map(|(a, b)| cosine(a, b)).collect();
+    let (worst, mean) =
+        (cosines.iter().copied().fold(1.0, f64::min), cosines.iter().sum::<f64>() / cosines.len() as f64);
+    eprintln!("cosine to Keras from the file: {worst:.6} at worst, {mean:.6} on average");
+    assert!(worst >= 0.997 && mean >= 0.9995, "{worst} {mean}");
+}

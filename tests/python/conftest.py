@@ -1,0 +1,64 @@
+"""The program under test, and runs that several tests look at."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pandas as pd
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ROOT / "tests/models/tiny.onnx"
+POMONA = os.environ.get("POMONA", str(ROOT / "target/release/pomona"))
+
+
+class Output:
+    """What a run has left, as a reader finds it: from the newest manifest."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        newest = max(self.folder.glob("versions/*.json"))
+        self.manifest = json.loads(newest.read_text())
+
+    @property
+    def pca(self):
+        return self.folder / f"pca/v={self.manifest['version']:08}"
+
+    def features(self):
+        shards = [self.folder / "shards" / s["id"] / "features.parquet" for s in self.manifest["shards"] if s["rows"]]
+        return pd.concat([pd.read_parquet(s) for s in shards], ignore_index=True)
+
+    def basis(self):
+        return pd.read_parquet(self.folder / self.manifest["basis"]["key"])
+
+
+def pomona(*args, **options):
+    """Runs the program; gives its standard output."""
+    done = subprocess.run([POMONA, *map(str, args)], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The demo: 560 images, fewer than the 1280 columns."""
+    folder = tmp_path_factory.mktemp("demo")
+    pomona("demo", folder, "--csv", "--shard-size", 100)
+    return Output(folder / "results")
+
+
+@pytest.fixture(scope="session")
+def centred(demo):
+    """The demo centred only, one folder per label; the shards are reused."""
+    images, results = demo.folder.parent / "images", demo.folder.parent / "centred"
+    pomona("run", images, results, "--no-standardize", "--partition-by-label", "--shard-size", 100, "-k", 20)
+    return Output(results)
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory):
+    """840 images through a model with 24 columns."""
+    folder = tmp_path_factory.mktemp("many")
+    pomona("demo", folder, "--views", 60, "--model", TINY, "--components", 24, "--shard-size", 64)
+    return Output(folder / "results")
