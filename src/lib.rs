@@ -18,6 +18,7 @@ pub mod partition;
 pub mod pca;
 pub mod pipeline;
 pub mod preprocess;
+pub mod request;
 pub mod settings;
 pub mod shard;
 pub mod stages;

@@ -10,7 +10,7 @@ use crate::{
     dataset::{self, Manifest, RunId},
     engine::Engine,
     settings::Settings,
-    stages::{self, Featurized, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput, Site, Stop},
+    stages::{self, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput, Site, Stop},
     store::Store,
 };
 
@@ -24,6 +24,7 @@ const SHARDS_AT_A_TIME: usize = 2;
 pub enum Phase {
     Plan,
     Featurize,
+    Merge,
     Reduce,
     Project,
     Publish,
@@ -34,6 +35,7 @@ impl Phase {
         match self {
             Phase::Plan => "plan",
             Phase::Featurize => "featurize",
+            Phase::Merge => "merge",
             Phase::Reduce => "reduce",
             Phase::Project => "project",
             Phase::Publish => "publish",
@@ -109,6 +111,14 @@ async fn once(
         .collect::<Vec<Result<Featurized>>>();
     let featurizing = async { shards.await.into_iter().collect::<Result<Vec<_>>>() };
     clock.time(Phase::Featurize, Some(planned.objects_to_featurize), featurizing).await?;
+    stop.check()?;
+
+    let groups = lines::<MergeWork>(output, &planned.merge_manifest).await?;
+    let merging = stream::iter(groups).map(|group| stages::merge(site, group)).buffer_unordered(SHARDS_AT_A_TIME);
+    let merging = merging.try_collect::<Vec<Merged>>();
+    if planned.groups > 0 {
+        clock.time(Phase::Merge, None, merging).await?;
+    }
     stop.check()?;
 
     let named = RunInput { run: run.clone() };

@@ -1,8 +1,8 @@
 //! Cutting the sorted listing into shards.
 //!
 //! A shard is a run of consecutive objects. Where it ends is decided by a hash of the key of its last object, so
-//! that adding or deleting an object moves no boundary but the nearest ones. Between a quarter and four times the
-//! target size a key ends its shard with a fixed chance; one key in eight targets always does. Those are fixed
+//! that adding or deleting an object moves no boundary but the nearest ones. Between a quarter of the target size
+//! and twice it a key ends its shard with a fixed chance; one key in eight targets always does. Those are fixed
 //! points: whatever happens before one of them, the shards behind it stay as they are.
 
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::{Error, ErrorKind, Result, extractor::ExtractorId, store::Object};
 
 /// Objects per shard that are aimed at unless the user says otherwise.
 pub const DEFAULT_SHARD_SIZE: u32 = 1_024;
-/// The sums of one shard are kept in 64 bits: see [`crate::moments`]. Four targets are the largest shard.
-pub const MAX_SHARD_SIZE: u32 = crate::moments::MAX_SHARD_ROWS as u32 / 4;
+/// The sums of one shard are kept in 64 bits: see [`crate::moments`]. Two targets are the largest shard.
+pub const MAX_SHARD_SIZE: u32 = crate::moments::MAX_SHARD_ROWS as u32 / 2;
 
 /// 128 bits of SHA-256 in hexadecimal, over the extractor and the shard's (key, etag) list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,7 +93,7 @@ impl Boundaries {
     }
 
     pub fn max(&self) -> u64 {
-        self.target * 4
+        self.target * 2
     }
 
     /// Whether a shard whose last object is `key`, of `len` objects by then, ends there.
@@ -107,8 +107,8 @@ impl Boundaries {
             u64::from_le_bytes(bytes)
         };
         let chance = |i: usize, one_in: u64| word(i) < u64::MAX / one_in;
-        // The smallest shard is skipped before the drawing starts; what is left of the target is its mean length.
-        chance(0, self.target * 8) || (len >= self.min() && chance(1, (self.target - self.min()).max(1)))
+        // Drawn often enough that few shards are cut at the largest size, where a boundary is not the content's.
+        chance(0, self.target * 8) || (len >= self.min() && chance(1, (self.target * 3 / 5).max(1)))
     }
 }
 
@@ -179,11 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn sizes_stay_below_four_targets_and_average_near_one() {
+    fn sizes_stay_below_two_targets_and_average_near_one() {
         let shards = cut(keys(100_000), 256);
         let mean = 100_000 / shards.len();
         assert!((192..=288).contains(&mean), "{mean}");
-        assert!(shards.iter().all(|s| s.objects.len() <= 1_024));
+        assert!(shards.iter().all(|s| s.objects.len() <= 512));
         let small = shards.iter().filter(|s| s.objects.len() < 64).count();
         assert!(small < shards.len() / 8, "{small} of {}", shards.len());
     }
@@ -213,7 +213,7 @@ mod tests {
             let shards = cut(keys(n), target);
             let joined: Vec<_> = shards.iter().flat_map(|s| &s.objects).map(|o| o.key.clone()).collect();
             prop_assert_eq!(joined, keys(n).collect::<Vec<_>>());
-            prop_assert!(shards.iter().all(|s| s.objects.len() <= 4 * target as usize));
+            prop_assert!(shards.iter().all(|s| s.objects.len() <= 2 * target as usize));
         }
 
         /// On average a change touches a shard or two; the fixed points bound it in every case.

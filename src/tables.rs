@@ -111,7 +111,8 @@ fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)]) -> Result<Byte
             properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
     }
-    let mut file = Vec::new();
+    // Grown by doubling, a large file would be in memory twice.
+    let mut file = Vec::with_capacity(batch.get_array_memory_size() + (64 << 10));
     let mut writer = ArrowWriter::try_new(&mut file, schema, Some(properties.build())).map_err(bug)?;
     writer.write(&batch).map_err(bug)?;
     writer.close().map_err(bug)?;
@@ -169,18 +170,19 @@ fn corrupt(key: &str) -> Error {
 }
 
 /// `shards/<id>/features.parquet`
-pub fn write_features(rows: &FeatureRows, columns: usize, extractor: &str) -> Result<Bytes> {
-    let features = list(Arc::new(Float32Array::from(rows.features.clone())), columns, rows.len())?;
+pub fn write_features(rows: FeatureRows, columns: usize, extractor: &str) -> Result<Bytes> {
+    let count = rows.len();
+    let features = list(Arc::new(Float32Array::from(rows.features)), columns, count)?;
     write(
         vec![
-            (Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths.clone()))),
-            (Field::new("label", DataType::Utf8, true), Arc::new(StringArray::from(rows.labels.clone()))),
+            (Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths))),
+            (Field::new("label", DataType::Utf8, true), Arc::new(StringArray::from(rows.labels))),
             (
                 Field::new("modified", timestamp(), false),
-                Arc::new(TimestampMicrosecondArray::from(rows.modified.clone()).with_timezone("UTC")),
+                Arc::new(TimestampMicrosecondArray::from(rows.modified).with_timezone("UTC")),
             ),
-            (Field::new("length", DataType::Int64, false), Arc::new(Int64Array::from(rows.lengths.clone()))),
-            (Field::new("etag", DataType::Utf8, false), Arc::new(StringArray::from(rows.etags.clone()))),
+            (Field::new("length", DataType::Int64, false), Arc::new(Int64Array::from(rows.lengths))),
+            (Field::new("etag", DataType::Utf8, false), Arc::new(StringArray::from(rows.etags))),
             (Field::new("features", list_of(DataType::Float32), false), features),
         ],
         &[(EXTRACTOR, extractor)],
@@ -427,7 +429,7 @@ mod tests {
             etags: vec!["a".into(), "b".into()],
             features: vec![0.5, 0.25, 3.0, 6.0],
         };
-        let file = write_features(&rows, 2, "x").unwrap();
+        let file = write_features(rows.clone(), 2, "x").unwrap();
         assert_eq!(read_features(file.clone(), 2, "k").unwrap(), rows);
         assert!(read_features(file.clone(), 3, "k").is_err());
         assert!(read_features(file.slice(..file.len() / 2), 2, "k").is_err());

@@ -185,6 +185,10 @@ impl Store for Failing {
         self.call()?;
         self.inner.get(key).await
     }
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        self.call()?;
+        self.inner.get_listed(object).await
+    }
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.call()?;
         self.inner.get_range(key, range).await
@@ -417,10 +421,13 @@ impl Store for Refusing {
         self.inner.list(prefix, after)
     }
     async fn get(&self, key: &str) -> Result<Bytes> {
-        if key == self.key {
+        self.inner.get(key).await
+    }
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        if object.key == self.key {
             return Err(Error::new(self.kind, "made to fail"));
         }
-        self.inner.get(key).await
+        self.inner.get_listed(object).await
     }
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.inner.get_range(key, range).await

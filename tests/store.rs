@@ -18,6 +18,7 @@ async fn suite<S: Store + 'static>(empty: impl Fn() -> S) {
     listings_are_in_byte_order_and_complete(&empty()).await;
     a_listing_goes_on_after_a_key(&empty()).await;
     etags_tell_contents_apart(&empty()).await;
+    what_was_listed_is_what_is_read(&empty()).await;
     streams_are_written_whole_or_not_at_all(&empty()).await;
     legal_characters_survive(&empty()).await;
     deleting_is_final_and_repeatable(&empty()).await;
@@ -99,6 +100,16 @@ async fn etags_tell_contents_apart(store: &dyn Store) {
     assert_eq!(etag().await, first);
     store.put("k", body("three")).await.unwrap();
     assert_ne!(etag().await, first);
+}
+
+async fn what_was_listed_is_what_is_read(store: &dyn Store) {
+    store.put("k", body("one")).await.unwrap();
+    let listed = list_all(store, "").await.unwrap().remove(0);
+    assert_eq!(store.get_listed(&listed).await.unwrap(), "one");
+    store.put("k", body("three")).await.unwrap();
+    assert_eq!(store.get_listed(&listed).await.unwrap_err().kind(), ErrorKind::StoreNotFound);
+    store.delete("k").await.unwrap();
+    assert_eq!(store.get_listed(&listed).await.unwrap_err().kind(), ErrorKind::StoreNotFound);
 }
 
 async fn streams_are_written_whole_or_not_at_all(store: &dyn Store) {
@@ -220,4 +231,28 @@ async fn keys_cannot_leave_the_folder() {
         assert!(store.get(key).await.is_err(), "{key:?}");
     }
     assert!(!root.path().join("outside").exists());
+}
+
+/// Runs where `POMONA_TEST_BUCKET` names a bucket of a local S3: `tests/aws/test_store.py` starts one.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_keeps_the_promises() {
+    let Ok(bucket) = std::env::var("POMONA_TEST_BUCKET") else {
+        eprintln!("no bucket to test on: see tests/aws/test_store.py");
+        return;
+    };
+    let client = pomona::store::s3_client().await;
+    let next = std::cell::Cell::new(0);
+    suite(|| {
+        next.set(next.get() + 1);
+        pomona::store::S3Store::new(client.clone(), &bucket, &format!("store {}/ä", next.get()))
+    })
+    .await;
+    // Larger than a part: uploaded in several.
+    let store = pomona::store::S3Store::new(client, &bucket, "parts");
+    let body = Bytes::from((0..40 << 20).map(|i: u32| (i ^ (i >> 11)) as u8).collect::<Vec<u8>>());
+    let pieces: Vec<_> = body.chunks(3 << 20).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    store.put_stream("large", stream::iter(pieces).boxed()).await.unwrap();
+    assert_eq!(store.get("large").await.unwrap(), body);
+    assert_eq!(store.get_range("large", 20_000_000..20_000_100).await.unwrap(), body.slice(20_000_000..20_000_100));
+    eprintln!("s3 suite ran");
 }

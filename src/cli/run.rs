@@ -25,7 +25,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
 
 pub async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
     let started = Instant::now();
-    let site = Site { input: store::open_input(images)?, output: store::open(output)? };
+    let site = Site { input: store::open_input(images).await?, output: store::open(output).await? };
     store::check_apart(images, output)?;
     let bars = Bars::new();
     let threads = options.threads.map_or_else(default_threads, usize::from);

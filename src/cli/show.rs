@@ -15,7 +15,7 @@ const BAR: f64 = 40.0;
 const SCORES: usize = 5;
 
 pub async fn show(args: ShowArgs) -> Result<()> {
-    let store = store::open(&args.output)?;
+    let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
     let mut manifests = Vec::new();
     for version in dataset::versions(store.as_ref()).await?.decided {

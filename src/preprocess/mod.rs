@@ -80,6 +80,11 @@ impl Reason {
         }
     }
 
+    /// What stands for the etag of an object that was not read, in the id of its shard.
+    pub fn placeholder(self) -> String {
+        format!("!{}", self.name())
+    }
+
     /// Whether the same (key, etag) may be read after all the next time: the next run looks at it again.
     pub fn may_pass(self) -> bool {
         matches!(self, Reason::NoPermission | Reason::Unreadable)

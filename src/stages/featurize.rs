@@ -75,18 +75,18 @@ pub async fn featurize(
     let objects = read_objects(output, &range).await?;
     let known = known_rows(output, &shard, &sources, engine.extractor().columns()).await?;
 
-    let rows = rows_of(site, engine, &objects, known, monitor, stop).await?;
-    if rows.len() < objects.len() {
-        keep_partial(output, engine, &shard, &objects, rows).await?;
+    let made = make_rows(site, engine, &objects, known, monitor, stop).await?;
+    if made.objects < objects.len() {
+        keep_partial(output, engine, &shard, made.table).await?;
         return Err(Error::new(ErrorKind::RunInterrupted, "the run was stopped").context("shard", &shard));
     }
-    let featurized = finish(output, engine, &shard, &objects, rows, started).await?;
+    let featurized = finish(output, engine, &shard, &objects, made, started).await?;
     output.put(&keys::featurized(&run, &shard), dataset::to_json(&featurized)?).await?;
     output.delete(&keys::partial(&shard)).await?;
     Ok(featurized)
 }
 
-async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Result<Vec<Object>> {
+pub(super) async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Result<Vec<Object>> {
     let lines = output.get_range(&range.key, range.offset..range.offset + range.length).await?;
     lines.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(|l| dataset::from_json(l, &range.key)).collect()
 }
@@ -110,27 +110,80 @@ async fn known_rows(
     Ok(known)
 }
 
-/// The rows of as many objects, from the first, as were done before a stop.
-async fn rows_of(
+/// The tables of a shard as they grow.
+struct Made {
+    table: FeatureRows,
+    rejects: Vec<RejectedObject>,
+    hasher: ShardHasher,
+    objects: usize,
+    inferred: u64,
+    copied: u64,
+}
+
+impl Made {
+    fn push(&mut self, object: &Object, row: Row) {
+        let mut etag = object.etag.0.clone();
+        let features = match row {
+            Row::Copied(features) => {
+                self.copied += 1;
+                Some(features)
+            }
+            Row::Inferred(features) => {
+                self.inferred += 1;
+                Some(features)
+            }
+            Row::Rejected(reject) => {
+                if reject.reason.may_pass() {
+                    etag = reject.reason.placeholder();
+                }
+                self.rejects.push(RejectedObject { path: object.key.clone(), reject });
+                None
+            }
+        };
+        self.hasher.push(&object.key, &etag);
+        self.objects += 1;
+        if let Some(features) = features {
+            self.table.paths.push(object.key.clone());
+            self.table.labels.push(label_of(&object.key).map(str::to_owned));
+            self.table.modified.push(object.modified);
+            self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
+            self.table.etags.push(object.etag.0.clone());
+            self.table.features.extend(features);
+        }
+    }
+}
+
+/// The rows of the objects, in their order; of the first few only when a stop was requested.
+async fn make_rows(
     site: &Site,
     engine: &Engine,
     objects: &[Object],
     known: HashMap<(String, String), Vec<f32>>,
     monitor: &dyn Monitor,
     stop: &Stop,
-) -> Result<Vec<Row>> {
+) -> Result<Made> {
+    let info = engine.extractor().info();
+    let mut made = Made {
+        table: FeatureRows::default(),
+        rejects: Vec::new(),
+        hasher: ShardHasher::new(&info.id),
+        objects: 0,
+        inferred: 0,
+        copied: 0,
+    };
+    // Grown by doubling, the largest part of a shard's memory would be taken twice.
+    made.table.features.reserve_exact(objects.len() * info.columns);
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
     let maker = RowMaker { input: site.input.as_ref(), engine, known, memory, monitor, stop };
     let making: Vec<_> = objects.iter().map(|object| maker.row(object)).collect();
     let mut answers = stream::iter(making).buffered(engine.threads() * READ_AHEAD);
-    let mut rows = Vec::with_capacity(objects.len());
     while let Some(answer) = answers.next().await {
         match answer? {
-            Some(row) => rows.push(row),
+            Some(row) => made.push(&objects[made.objects], row),
             None => break,
         }
     }
-    Ok(rows)
+    Ok(made)
 }
 
 struct RowMaker<'a> {
@@ -177,7 +230,7 @@ async fn read_image(input: &dyn Store, object: &Object) -> Result<std::result::R
         let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
         return Ok(Err(Reject::new(Reason::TooLarge, detail)));
     }
-    match input.get(&object.key).await {
+    match input.get_listed(object).await {
         Ok(file) => Ok(Ok(file)),
         Err(e) if e.kind().retryable() => Err(e),
         Err(e) if e.is(ErrorKind::StoreDenied) => Ok(Err(Reject::new(Reason::NoPermission, e))),
@@ -190,49 +243,18 @@ fn label_of(key: &str) -> Option<&str> {
     folders.rsplit('/').next()
 }
 
-fn push(rows: &mut FeatureRows, object: &Object, features: Vec<f32>) {
-    rows.paths.push(object.key.clone());
-    rows.labels.push(label_of(&object.key).map(str::to_owned));
-    rows.modified.push(object.modified);
-    rows.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
-    rows.etags.push(object.etag.0.clone());
-    rows.features.extend(features);
-}
-
 async fn finish(
     output: &dyn Store,
     engine: &Engine,
     planned: &ShardId,
     objects: &[Object],
-    rows: Vec<Row>,
+    made: Made,
     started: Instant,
 ) -> Result<Featurized> {
+    let _turn = engine.finishing().await;
     let info = engine.extractor().info();
-    let mut table = FeatureRows::default();
-    let mut rejects = Vec::new();
-    let (mut inferred, mut copied) = (0, 0);
-    let mut hasher = ShardHasher::new(&info.id);
+    let Made { table, rejects, hasher, inferred, copied, .. } = made;
     let mut labels: BTreeMap<Option<String>, u64> = BTreeMap::new();
-    for (object, row) in objects.iter().zip(rows) {
-        let mut etag = object.etag.0.clone();
-        match row {
-            Row::Rejected(reject) => {
-                if reject.reason.may_pass() {
-                    etag = format!("!{}", reject.reason);
-                }
-                rejects.push(RejectedObject { path: object.key.clone(), reject });
-            }
-            Row::Copied(features) => {
-                copied += 1;
-                push(&mut table, object, features);
-            }
-            Row::Inferred(features) => {
-                inferred += 1;
-                push(&mut table, object, features);
-            }
-        }
-        hasher.push(&object.key, &etag);
-    }
     for label in &table.labels {
         *labels.entry(label.clone()).or_default() += 1;
     }
@@ -249,7 +271,7 @@ async fn finish(
     let (features, moments) = tokio::task::spawn_blocking(move || {
         let id = extractor.id.as_str();
         let moments = ShardMoments::of(&table.features, extractor.columns, extractor.feature_range.per_unit())?;
-        Ok((tables::write_features(&table, extractor.columns, id)?, tables::write_shard_moments(&moments, id)?))
+        Ok((tables::write_features(table, extractor.columns, id)?, tables::write_shard_moments(&moments, id)?))
     })
     .await
     .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the sums were not made").source(e)))?;
@@ -268,25 +290,12 @@ async fn finish(
 }
 
 /// Writes the features made so far where [`known_rows`] of the next run finds them.
-async fn keep_partial(
-    output: &dyn Store,
-    engine: &Engine,
-    shard: &ShardId,
-    objects: &[Object],
-    rows: Vec<Row>,
-) -> Result<()> {
-    let mut table = FeatureRows::default();
-    for (object, row) in objects.iter().zip(rows) {
-        match row {
-            Row::Copied(features) | Row::Inferred(features) => push(&mut table, object, features),
-            Row::Rejected(_) => {}
-        }
-    }
+async fn keep_partial(output: &dyn Store, engine: &Engine, shard: &ShardId, table: FeatureRows) -> Result<()> {
     if table.is_empty() {
         return Ok(());
     }
     let info = engine.extractor().info();
-    output.put(&keys::partial(shard), tables::write_features(&table, info.columns, info.id.as_str())?).await
+    output.put(&keys::partial(shard), tables::write_features(table, info.columns, info.id.as_str())?).await
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The five stages of a run.
+//! The stages of a run.
 //!
 //! Each is an async function from a small input to a small output; everything large goes through the store. The
 //! command line calls them one after the other in one process, the Lambdas one per invocation. They find each
@@ -8,11 +8,13 @@
 //! | --- | --- | --- |
 //! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `featurize.jsonl` |
 //! | [`featurize()`] | its lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
+//! | [`merge()`] | the moments of a group of shards, when there are many | `merged/<group>.parquet` |
 //! | [`reduce()`] | `plan.json`, `featurized/`, the shards' moments | the basis, `reduced.json`, `project.jsonl` |
 //! | [`project()`] | the basis, one shard's features | a part of `pca/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | rejects, CSV, the version |
 
 mod featurize;
+mod merge;
 mod plan;
 mod project;
 mod publish;
@@ -27,6 +29,7 @@ use std::{
 };
 
 pub use featurize::{Featurized, ShardWork, featurize};
+pub use merge::{GROUP as MERGE_GROUP, MergeWork, Merged, merge};
 pub use plan::{ObjectRange, Plan, PlanInput, Planned, PlannedShard, plan};
 pub use project::{PartWork, Projected, project};
 pub use publish::{Published, publish};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::{Monitor, ShardWork, Site, Stop, milliseconds};
+use super::{MERGE_GROUP, MergeWork, Monitor, ShardWork, Site, Stop, milliseconds};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, Manifest, RunId, Version, keys},
@@ -41,6 +41,10 @@ pub struct Planned {
     pub shards_to_featurize: u64,
     /// JSON lines, one [`ShardWork`] each.
     pub manifest: String,
+    /// Groups of shards whose sums are added beforehand; none when one reducer can add them all.
+    pub groups: u64,
+    /// JSON lines, one [`MergeWork`] each.
+    pub merge_manifest: String,
 }
 
 /// Where a shard's objects are listed: bytes of a JSONL file.
@@ -55,8 +59,15 @@ pub struct ObjectRange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedShard {
     pub id: ShardId,
-    /// It was finished by an earlier run.
-    pub ready: bool,
+    /// Where its objects are listed; none when it was finished by an earlier run.
+    pub objects: Option<ObjectRange>,
+}
+
+impl PlannedShard {
+    /// Whether it was finished by an earlier run.
+    pub fn ready(&self) -> bool {
+        self.objects.is_none()
+    }
 }
 
 /// `runs/<run>/plan.json`
@@ -71,6 +82,10 @@ pub struct Plan {
     pub base: Option<Version>,
     pub objects: u64,
     pub ignored: u64,
+    /// The sums of the base version are the start; otherwise zero is.
+    pub from_base: bool,
+    /// Files of sums that were added beforehand.
+    pub groups: u64,
     pub shards: Vec<PlannedShard>,
     pub milliseconds: u64,
 }
@@ -134,7 +149,9 @@ pub async fn plan(
     }
     planner.flush().await?;
 
-    let Planner { work, shards, objects_to_featurize, .. } = planner;
+    let Planner { work, shards, objects_to_featurize, base: comparable, .. } = planner;
+    let (from_base, to_add) = sums_to_add(&shards, comparable);
+    let merge = groups(&run, extractor, &to_add);
     let plan = Plan {
         created: jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default().to_string(),
         input: site.input.location(),
@@ -142,12 +159,15 @@ pub async fn plan(
         base: base.as_ref().map(|base| base.version),
         objects,
         ignored,
+        from_base,
+        groups: merge.len() as u64,
         milliseconds: milliseconds(started),
         run,
         settings,
         shards,
     };
     let manifest = keys::run(&plan.run, "featurize.jsonl");
+    let merge_manifest = keys::run(&plan.run, "merge.jsonl");
     let planned = Planned {
         up_to_date: base.is_some_and(|base| is_up_to_date(&base, &plan)),
         base: plan.base,
@@ -156,13 +176,41 @@ pub async fn plan(
         shards: plan.shards.len() as u64,
         shards_to_featurize: work.len() as u64,
         manifest: manifest.clone(),
+        groups: plan.groups,
+        merge_manifest: merge_manifest.clone(),
         run: plan.run.clone(),
     };
     if !planned.up_to_date {
         output.put(&manifest, json_lines(&work)?).await?;
+        output.put(&merge_manifest, json_lines(&merge)?).await?;
         output.put(&Plan::key(&plan.run), dataset::to_json(&plan)?).await?;
     }
     Ok(planned)
+}
+
+/// Whether to start from the base version's sums, and the shards whose sums are added to that start: what changed
+/// where most has stayed, everything otherwise.
+fn sums_to_add(shards: &[PlannedShard], base: Option<&Manifest>) -> (bool, Vec<PlannedShard>) {
+    let Some(base) = base else { return (false, shards.to_vec()) };
+    let old: HashSet<&ShardId> = base.shards.iter().map(|shard| &shard.id).collect();
+    let added: Vec<PlannedShard> = shards.iter().filter(|shard| !old.contains(&shard.id)).cloned().collect();
+    let dropped = old.len() - (shards.len() - added.len()).min(old.len());
+    if added.len() + dropped < shards.len() { (true, added) } else { (false, shards.to_vec()) }
+}
+
+/// Groups for [`stages::merge`](super::merge()), where there are more shards than one reducer should add.
+fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Vec<MergeWork> {
+    if to_add.len() <= MERGE_GROUP {
+        return Vec::new();
+    }
+    let work = to_add.chunks(MERGE_GROUP).enumerate().map(|(group, shards)| MergeWork {
+        run: run.clone(),
+        group: group as u64,
+        shards: shards.to_vec(),
+        columns: extractor.columns,
+        extractor: extractor.id.clone(),
+    });
+    work.collect()
 }
 
 /// Hidden files and folder markers are no images; whatever else lies there either is one or ends among the rejects.
@@ -228,24 +276,21 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     async fn add(&mut self, cut: Cut) -> Result<()> {
-        let ready = self.ready.contains(&cut.id);
-        self.shards.push(PlannedShard { id: cut.id.clone(), ready });
-        if ready {
+        let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
+        if self.ready.contains(&cut.id) {
+            self.shards.push(PlannedShard { id: cut.id, objects: None });
             return Ok(());
         }
-        let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
         let sources = self.sources(&first.key, &last.key);
         let offset = self.segment.len() as u64;
         for object in &cut.objects {
             push_line(&mut self.segment, object)?;
         }
+        let length = self.segment.len() as u64 - offset;
+        let objects = ObjectRange { key: self.segment_key(), offset, length };
         self.objects_to_featurize += cut.objects.len() as u64;
-        self.work.push(ShardWork {
-            run: self.run.clone(),
-            shard: cut.id,
-            objects: ObjectRange { key: self.segment_key(), offset, length: self.segment.len() as u64 - offset },
-            sources,
-        });
+        self.shards.push(PlannedShard { id: cut.id.clone(), objects: Some(objects.clone()) });
+        self.work.push(ShardWork { run: self.run.clone(), shard: cut.id, objects, sources });
         if self.segment.len() >= SEGMENT_BYTES {
             self.flush().await?;
         }

@@ -1,12 +1,15 @@
 //! Adds the sums up and fits the PCA.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, milliseconds};
+use super::{Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, featurize, merge, milliseconds};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
@@ -15,10 +18,10 @@ use crate::{
     },
     moments::TotalMoments,
     pca::{self, Basis},
+    preprocess::{Reason, Reject},
     settings::Settings,
-    shard::{ShardId, short_hex},
-    stages::Featurized,
-    store::{self, Store},
+    shard::{ShardHasher, ShardId, short_hex},
+    store::{Object, Store},
     tables,
 };
 
@@ -60,10 +63,10 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
     let Gathered { shards, labels, rejects, mut figures } = gather(output, &plan).await?;
     check_rejects(output, &plan, &rejects).await?;
 
-    let base = match plan.base {
+    let base = match plan.base.filter(|_| plan.from_base) {
         Some(version) => match dataset::fate(output, version).await? {
-            Fate::Published(base) if base.extractor.id == plan.extractor.id => Some(*base),
-            _ => None,
+            Fate::Published(base) => Some(*base),
+            Fate::Abandoned { .. } => None,
         },
         None => None,
     };
@@ -137,12 +140,13 @@ pub(super) async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> 
         rejects: Vec::new(),
         figures: RunFigures { plan_ms: plan.milliseconds, ..RunFigures::default() },
     };
-    let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, &plan.run, planned)).collect();
+    let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, plan, planned)).collect();
     let mut records = stream::iter(reads).buffered(STORE_CONCURRENCY);
     while let Some((record, made)) = records.try_next().await? {
         let figures = &mut gathered.figures;
         match made {
-            None => figures.shards_reused += 1,
+            // Reused; or failed, which counts for nothing.
+            None => figures.shards_reused += u64::from(record.rows > 0),
             Some(made) => {
                 figures.shards_computed += 1;
                 figures.inferred += made.inferred;
@@ -166,14 +170,36 @@ pub(super) async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> 
 /// The record of a shard, and what it took to make it when this run did.
 async fn read_record(
     output: &dyn Store,
-    run: &RunId,
+    plan: &Plan,
     planned: &PlannedShard,
 ) -> Result<(ShardRecord, Option<Featurized>)> {
-    if planned.ready {
+    let Some(objects) = &planned.objects else {
         return Ok((dataset::read_json(output, &keys::shard(&planned.id)).await?, None));
+    };
+    match merge::featurized(output, &plan.run, planned).await? {
+        Some(made) => Ok((dataset::read_json(output, &keys::shard(&made.shard)).await?, Some(made))),
+        None => Ok((record_of_failed(plan, &featurize::read_objects(output, objects).await?), None)),
     }
-    let made: Featurized = dataset::read_json(output, &keys::featurized(run, &planned.id)).await?;
-    Ok((dataset::read_json(output, &keys::shard(&made.shard)).await?, Some(made)))
+}
+
+/// A shard that could not be made, and whose failure was tolerated: all of its objects are rejects this time. Its id
+/// is not that of the planned shard, so the next run makes it again.
+fn record_of_failed(plan: &Plan, objects: &[Object]) -> ShardRecord {
+    let reason = Reason::Unreadable;
+    let reject = Reject::new(reason, "the function that worked on this shard failed; the execution tells why");
+    let mut hasher = ShardHasher::new(&plan.extractor.id);
+    for object in objects {
+        hasher.push(&object.key, &reason.placeholder());
+    }
+    let path = |object: Option<&Object>| object.map(|o| o.key.clone()).unwrap_or_default();
+    ShardRecord {
+        id: hasher.finish(),
+        rows: 0,
+        first: path(objects.first()),
+        last: path(objects.last()),
+        labels: Vec::new(),
+        rejects: objects.iter().map(|o| RejectedObject { path: o.key.clone(), reject: reject.clone() }).collect(),
+    }
 }
 
 async fn check_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
@@ -199,36 +225,31 @@ async fn total(
     base: Option<&Manifest>,
 ) -> Result<TotalMoments> {
     let columns = plan.extractor.columns;
-    // How often each shard is to be added; ids repeat when nothing but their key ranges is equal, which cannot be,
-    // but costs nothing to count.
-    let mut change: HashMap<&ShardId, i64> = HashMap::new();
-    for shard in shards {
-        *change.entry(&shard.id).or_default() += 1;
-    }
     let mut totals = TotalMoments::zero(columns);
-    if let Some(base) = base
-        && let Some(file) = store::get_opt(output, &base.moments).await?
-    {
-        totals = tables::read_total_moments(file, columns, &base.moments)?;
-        for shard in &base.shards {
-            *change.entry(&shard.id).or_default() -= 1;
+    // How often each shard is to be added.
+    let mut change: HashMap<&ShardId, i64> = HashMap::new();
+    if plan.groups == 0 {
+        // A shard without rows adds nothing, and one whose making failed has no file of sums.
+        for shard in shards.iter().filter(|shard| shard.rows > 0) {
+            *change.entry(&shard.id).or_default() += 1;
         }
     }
-    let reads: Vec<_> = change
-        .into_iter()
-        .filter(|(_, times)| *times != 0)
-        .map(|(id, times)| async move {
-            let key = keys::moments(id);
-            Ok::<_, Error>((tables::read_shard_moments(output.get(&key).await?, columns, &key)?, times))
-        })
-        .collect();
-    // Few at a time: each is megabytes.
-    let mut read = stream::iter(reads).buffer_unordered(4);
-    while let Some((moments, times)) = read.try_next().await? {
-        for _ in 0..times.unsigned_abs() {
-            if times > 0 { totals.add(&moments)? } else { totals.subtract(&moments)? }
+    for group in 0..plan.groups {
+        let key = keys::merged(&plan.run, group);
+        totals.add(&tables::read_total_moments(output.get(&key).await?, columns, &key)?)?;
+    }
+    if let Some(base) = base {
+        totals.add(&tables::read_total_moments(output.get(&base.moments).await?, columns, &base.moments)?)?;
+        let kept: HashSet<&ShardId> = plan.shards.iter().map(|shard| &shard.id).collect();
+        for shard in base.shards.iter().filter(|shard| shard.rows > 0) {
+            // What was added beforehand left out the shards that stay; there only the others are taken away.
+            if plan.groups == 0 || !kept.contains(&shard.id) {
+                *change.entry(&shard.id).or_default() -= 1;
+            }
         }
     }
+    let changed = change.into_iter().map(|(id, times)| (id.clone(), times)).collect();
+    merge::add(output, &mut totals, changed).await?;
     Ok(totals)
 }
 

@@ -173,18 +173,19 @@ fn object(root: &Path, entry: &DirEntry) -> Result<Option<Object>> {
         Err(e) if e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => return Ok(None),
         Err(e) => return Err(walk_error(e)),
     };
-    let modified = metadata.modified().map_err(|e| at(e, entry.path()))?;
+    let (etag, modified) = stamp(&metadata, entry.path())?;
+    Ok(Some(Object { key: key(root, entry), etag, size: metadata.len(), modified }))
+}
+
+/// Etag (modification time and size, exact) and modification time (microseconds).
+fn stamp(metadata: &fs::Metadata, path: &Path) -> Result<(Etag, i64)> {
+    let modified = metadata.modified().map_err(|e| at(e, path))?;
     let nanos = match modified.duration_since(UNIX_EPOCH) {
         Ok(after) => after.as_nanos() as i128,
         Err(before) => -(before.duration().as_nanos() as i128),
     };
-    let size = metadata.len();
-    Ok(Some(Object {
-        key: key(root, entry),
-        etag: Etag(format!("{nanos:x}-{size:x}")),
-        size,
-        modified: nanos.div_euclid(1_000) as i64,
-    }))
+    let etag = Etag(format!("{nanos:x}-{:x}", metadata.len()));
+    Ok((etag, nanos.div_euclid(1_000) as i64))
 }
 
 fn walk_error(error: walkdir::Error) -> Error {
@@ -249,6 +250,21 @@ impl Store for FolderStore {
     async fn get(&self, key: &str) -> Result<Bytes> {
         let path = self.path(key)?;
         Self::blocking(move || fs::read(&path).map(Bytes::from).map_err(|e| at(e, &path))).await
+    }
+
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        let (path, listed) = (self.path(&object.key)?, object.etag.clone());
+        Self::blocking(move || {
+            let body = fs::read(&path).map_err(|e| at(e, &path))?;
+            // Read first, then looked at: a file that was replaced meanwhile has another etag by now.
+            let (etag, _) = stamp(&fs::metadata(&path).map_err(|e| at(e, &path))?, &path)?;
+            if etag == listed {
+                return Ok(body.into());
+            }
+            Err(Error::new(ErrorKind::StoreNotFound, "the file has been replaced since it was listed")
+                .context("path", path.display()))
+        })
+        .await
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

@@ -51,6 +51,10 @@ impl MemoryStore {
     }
 }
 
+fn etag(write: i64) -> Etag {
+    Etag(format!("{write:x}"))
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     fn location(&self) -> String {
@@ -72,7 +76,7 @@ impl Store for MemoryStore {
                 .take(PAGE)
                 .map(|(key, (body, write))| Object {
                     key: key.clone(),
-                    etag: Etag(format!("{write:x}")),
+                    etag: etag(*write),
                     size: body.len() as u64,
                     modified: *write,
                 })
@@ -86,6 +90,15 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &str) -> Result<Bytes> {
         self.read(key)
+    }
+
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        let state = self.state();
+        let found = state.objects.get(&object.key).filter(|(_, write)| etag(*write) == object.etag);
+        found.map(|(body, _)| body.clone()).ok_or_else(|| {
+            Error::new(ErrorKind::StoreNotFound, "the object has been replaced since it was listed")
+                .context("key", &object.key)
+        })
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

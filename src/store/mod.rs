@@ -1,4 +1,4 @@
-//! Where bytes are kept: a folder, memory, or (on AWS) a bucket.
+//! Where bytes are kept: a folder, a bucket, or memory.
 //!
 //! [`Store`] is the little that Pomona needs of an object store. What every backend has to keep:
 //!
@@ -9,25 +9,24 @@
 //!
 //! `tests/store.rs` holds the suite that proves this for each backend.
 
-use std::{
-    fmt,
-    ops::Range,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, ops::Range};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{ErrorKind, Result};
 
 mod folder;
+mod location;
 mod memory;
+mod s3;
 
 pub use folder::FolderStore;
+pub use location::{bucket_and_prefix, check_apart, open, open_input};
 pub use memory::MemoryStore;
+pub use s3::{S3Store, client as s3_client};
 
 /// What a store says to tell one content of a key from another.
 ///
@@ -66,6 +65,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Fails with `Store.NotFound` when there is no such key.
     async fn get(&self, key: &str) -> Result<Bytes>;
 
+    /// The content that was listed. Fails with `Store.NotFound` when it has been replaced or deleted since.
+    async fn get_listed(&self, object: &Object) -> Result<Bytes>;
+
     /// The bytes of `range`, which must lie inside the object.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
 
@@ -97,52 +99,4 @@ pub async fn get_opt(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
         Err(e) if e.is(ErrorKind::StoreNotFound) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// Opens the store at a location as a user writes it: a path (S3 locations are refused for now).
-pub fn open(location: &str) -> Result<Arc<dyn Store>> {
-    if location.is_empty() {
-        return Err(Error::new(ErrorKind::InputInvalid, "a location is empty"));
-    }
-    if let Some((scheme, _)) = location.split_once("://") {
-        return Err(Error::new(ErrorKind::InputInvalid, format!("this build cannot open {scheme}:// locations"))
-            .context("location", location));
-    }
-    Ok(Arc::new(FolderStore::new(location)))
-}
-
-/// Opens a location to read images from. Fails with `Input.NotFound` when it is no folder.
-pub fn open_input(location: &str) -> Result<Arc<dyn Store>> {
-    let store = open(location)?;
-    let not_found = |what: &str| Err(Error::new(ErrorKind::InputNotFound, what.to_owned()).context("input", location));
-    match std::fs::metadata(location) {
-        Ok(metadata) if metadata.is_dir() => Ok(store),
-        Ok(_) => not_found("the input is a file, not a folder"),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(Error::new(ErrorKind::StoreDenied, "access was refused").context("input", location).source(e))
-        }
-        Err(_) => not_found("there is no such folder"),
-    }
-}
-
-/// Fails with `Input.Overlap` when one location lies inside the other.
-pub fn check_apart(input: &str, output: &str) -> Result<()> {
-    let (input_path, output_path) = (resolved(input), resolved(output));
-    if input_path.starts_with(&output_path) || output_path.starts_with(&input_path) {
-        return Err(Error::new(ErrorKind::InputOverlap, "input and output overlap")
-            .context("input", input)
-            .context("output", output));
-    }
-    Ok(())
-}
-
-/// An absolute path without links and dots, as far as it exists.
-fn resolved(location: &str) -> PathBuf {
-    let absolute = std::path::absolute(location).unwrap_or_else(|_| location.into());
-    for ancestor in absolute.ancestors() {
-        if let Ok(real) = ancestor.canonicalize() {
-            return real.join(absolute.strip_prefix(ancestor).unwrap_or(Path::new("")));
-        }
-    }
-    absolute
 }

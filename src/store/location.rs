@@ -1,0 +1,136 @@
+//! Locations as users write them: `photos/`, `/data/photos`, `s3://bucket/prefix/`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::OnceCell;
+
+use super::{FolderStore, S3Store, Store, s3_client};
+use crate::{Error, ErrorKind, Result};
+
+/// A location, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Location<'a> {
+    Folder(&'a Path),
+    S3 { bucket: &'a str, prefix: &'a str },
+}
+
+fn parse(location: &str) -> Result<Location<'_>> {
+    let invalid = |message: String| Err(Error::new(ErrorKind::InputInvalid, message).context("location", location));
+    if location.is_empty() {
+        return invalid("a location is empty".to_owned());
+    }
+    match location.split_once("://") {
+        None => Ok(Location::Folder(Path::new(location))),
+        Some(("s3", rest)) => {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            if bucket.len() < 3 || !bucket.chars().all(legal) {
+                return invalid(format!("{bucket:?} is no name of a bucket; write s3://BUCKET/PREFIX/"));
+            }
+            Ok(Location::S3 { bucket, prefix: prefix.trim_matches('/') })
+        }
+        Some((scheme, _)) => invalid(format!("{scheme}:// is not supported; use a folder or s3://BUCKET/PREFIX/")),
+    }
+}
+
+/// Bucket and prefix of an S3 location; the prefix is empty or ends with `/`.
+pub fn bucket_and_prefix(location: &str) -> Result<(String, String)> {
+    match parse(location)? {
+        Location::S3 { bucket, prefix: "" } => Ok((bucket.to_owned(), String::new())),
+        Location::S3 { bucket, prefix } => Ok((bucket.to_owned(), format!("{prefix}/"))),
+        Location::Folder(_) => {
+            Err(Error::new(ErrorKind::InputInvalid, "this is no S3 location").context("location", location))
+        }
+    }
+}
+
+/// One client for the whole process: its connections are kept open between requests.
+async fn shared_client() -> aws_sdk_s3::Client {
+    static CLIENT: OnceCell<aws_sdk_s3::Client> = OnceCell::const_new();
+    CLIENT.get_or_init(s3_client).await.clone()
+}
+
+/// Opens the store at a location. A folder need not exist yet.
+pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
+    Ok(match parse(location)? {
+        Location::Folder(path) => Arc::new(FolderStore::new(path)),
+        Location::S3 { bucket, prefix } => Arc::new(S3Store::new(shared_client().await, bucket, prefix)),
+    })
+}
+
+/// Opens a location to read images from. Fails with `Input.NotFound` when it is a path but no folder.
+pub async fn open_input(location: &str) -> Result<Arc<dyn Store>> {
+    if let Location::Folder(path) = parse(location)? {
+        let error = |kind, message: &str| Error::new(kind, message.to_owned()).context("input", location);
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(error(ErrorKind::InputNotFound, "the input is a file, not a folder")),
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(error(ErrorKind::StoreDenied, "access was refused").source(e));
+            }
+            Err(_) => return Err(error(ErrorKind::InputNotFound, "there is no such folder")),
+        }
+    }
+    open(location).await
+}
+
+/// Fails with `Input.Overlap` when one location lies inside the other.
+pub fn check_apart(input: &str, output: &str) -> Result<()> {
+    let inside = |a: &str, b: &str| a == b || b.is_empty() || a.starts_with(&format!("{b}/"));
+    let overlap = match (parse(input)?, parse(output)?) {
+        (Location::Folder(a), Location::Folder(b)) => {
+            let (a, b) = (resolved(a), resolved(b));
+            a.starts_with(&b) || b.starts_with(&a)
+        }
+        (Location::S3 { bucket: a, prefix: p }, Location::S3 { bucket: b, prefix: q }) => {
+            a == b && (inside(p, q) || inside(q, p))
+        }
+        _ => false,
+    };
+    if overlap {
+        return Err(Error::new(ErrorKind::InputOverlap, "input and output overlap")
+            .context("input", input)
+            .context("output", output));
+    }
+    Ok(())
+}
+
+/// An absolute path without links and dots, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for ancestor in absolute.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return real.join(absolute.strip_prefix(ancestor).unwrap_or(Path::new("")));
+        }
+    }
+    absolute
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_folders_or_buckets() {
+        assert_eq!(parse("photos/").unwrap(), Location::Folder(Path::new("photos/")));
+        assert_eq!(parse("s3://fruit/a/b/").unwrap(), Location::S3 { bucket: "fruit", prefix: "a/b" });
+        assert_eq!(parse("s3://fruit").unwrap(), Location::S3 { bucket: "fruit", prefix: "" });
+        for bad in ["", "s3://", "s3:///x", "s3://b@d/x", "gs://fruit/", "http://x/y"] {
+            assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InputInvalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_overlap_by_whole_names() {
+        let apart = |a: &str, b: &str| check_apart(a, b).is_ok();
+        assert!(apart("s3://one/images/", "s3://two/images/"));
+        assert!(apart("s3://one/images/", "s3://one/images-out/"));
+        assert!(!apart("s3://one/images/", "s3://one/images/out/"));
+        assert!(!apart("s3://one/", "s3://one/out/"));
+        assert!(!apart("s3://one/a", "s3://one/a/"));
+        assert!(apart("s3://one/a", "a"));
+    }
+}

@@ -1,0 +1,349 @@
+//! A store in an S3 bucket.
+//!
+//! Credentials, region, profile and endpoint are found as every AWS tool finds them (`AWS_PROFILE`, `AWS_ENDPOINT_URL`,
+//! the role of a Lambda, ...). The SDK repeats requests that were throttled or lost; a download that breaks off
+//! half-way is begun again here.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use aws_sdk_s3::{
+    Client,
+    config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    operation::get_object::builders::GetObjectFluentBuilder,
+    primitives::ByteStream,
+    types::{CompletedMultipartUpload, CompletedPart, EncodingType},
+};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{Etag, Object, Store};
+use crate::{Error, ErrorKind, Result};
+
+/// Objects from this size on are uploaded in parts of this size. S3 takes 10,000 parts, so up to 160 GB.
+const PART_BYTES: usize = 16 << 20;
+/// Requests that one store keeps under way.
+const CONCURRENCY: usize = 64;
+/// Attempts of a request that is throttled or lost, with the SDK's growing, jittered pauses.
+const ATTEMPTS: u32 = 6;
+/// Attempts of a download that breaks off.
+const DOWNLOAD_ATTEMPTS: u32 = 4;
+/// Attempts of a conditional put that S3 answers with "another one is under way".
+const CONFLICT_ATTEMPTS: u32 = 8;
+
+/// Objects are those of `bucket` below `prefix`.
+#[derive(Debug)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    /// Empty, or ends with `/`.
+    prefix: String,
+    permits: Arc<Semaphore>,
+}
+
+/// A client with Pomona's way of trying again, for the endpoint and the credentials of the environment.
+pub async fn client() -> Client {
+    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let environment = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(5))
+                .read_timeout(Duration::from_secs(30))
+                .build(),
+        )
+        .load()
+        .await;
+    let mut config = aws_sdk_s3::config::Builder::from(&environment);
+    if environment.region().is_none() {
+        config = config.region(Region::from_static("us-east-1"));
+    }
+    Client::from_conf(config.build())
+}
+
+impl S3Store {
+    pub fn new(client: Client, bucket: &str, prefix: &str) -> Self {
+        let prefix = prefix.trim_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        S3Store { client, bucket: bucket.to_owned(), prefix, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.permits.acquire().await.ok()
+    }
+
+    fn fail<E>(&self, error: SdkError<E>, key: &str) -> Error
+    where
+        E: ProvideErrorMetadata + fmt::Debug + std::error::Error + Send + Sync + 'static,
+    {
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let code = error.as_service_error().and_then(|e| e.code()).map(str::to_owned);
+        let (kind, message) = kind_of(&error, code.as_deref(), status);
+        Error::new(kind, message)
+            .context("location", format!("s3://{}/{}", self.bucket, self.full(key)))
+            .source(DisplayErrorContext(&error).to_string())
+    }
+
+    /// Sends a download and reads it to its end, again from the start when it breaks off.
+    async fn download(&self, request: GetObjectFluentBuilder, key: &str) -> Result<Bytes> {
+        let _permit = self.permit().await;
+        let mut attempt = 1;
+        loop {
+            let response = request.clone().send().await.map_err(|e| self.fail(e, key))?;
+            match response.body.collect().await {
+                Ok(body) => return Ok(body.into_bytes()),
+                Err(e) if attempt == DOWNLOAD_ATTEMPTS => {
+                    return Err(Error::new(ErrorKind::StoreUnavailable, "the download broke off again and again")
+                        .context("location", format!("s3://{}/{}", self.bucket, self.full(key)))
+                        .source(e));
+                }
+                Err(_) => pause(attempt).await,
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn put_object(&self, key: &str, body: Bytes) -> Result<()> {
+        let _permit = self.permit().await;
+        let request = self.client.put_object().bucket(&self.bucket).key(self.full(key));
+        request.body(ByteStream::from(body)).send().await.map(drop).map_err(|e| self.fail(e, key))
+    }
+
+    /// Uploads in parts; what was uploaded is given up when a part fails.
+    async fn put_parts(&self, key: &str, first: Bytes, rest: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        let full = self.full(key);
+        let create = self.client.create_multipart_upload().bucket(&self.bucket).key(&full);
+        let created = create.send().await.map_err(|e| self.fail(e, key))?;
+        let id = created.upload_id.unwrap_or_default();
+        let outcome = async {
+            let parts = self.upload_parts(key, &id, first, rest).await?;
+            let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+            let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(&full).upload_id(&id);
+            complete.multipart_upload(parts).send().await.map(drop).map_err(|e| self.fail(e, key))
+        };
+        let outcome = outcome.await;
+        if outcome.is_err() {
+            // Best effort: the bucket's lifecycle rule removes what stays.
+            let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(&full).upload_id(&id);
+            let _ = abort.send().await;
+        }
+        outcome
+    }
+
+    async fn upload_parts(
+        &self,
+        key: &str,
+        id: &str,
+        first: Bytes,
+        mut rest: BoxStream<'_, Result<Bytes>>,
+    ) -> Result<Vec<CompletedPart>> {
+        let mut parts = Vec::new();
+        let mut next = Some(first);
+        while let Some(body) = next {
+            let number = parts.len() as i32 + 1;
+            let _permit = self.permit().await;
+            let upload = self.client.upload_part().bucket(&self.bucket).key(self.full(key)).upload_id(id);
+            let sent = upload.part_number(number).body(ByteStream::from(body)).send().await;
+            let sent = sent.map_err(|e| self.fail(e, key))?;
+            parts.push(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build());
+            next = next_part(&mut rest).await?;
+        }
+        Ok(parts)
+    }
+}
+
+/// Gathers pieces up to the size of a part; none when there are no more.
+async fn next_part(body: &mut BoxStream<'_, Result<Bytes>>) -> Result<Option<Bytes>> {
+    let mut part = BytesMut::new();
+    while part.len() < PART_BYTES {
+        match body.next().await {
+            Some(piece) => part.extend_from_slice(&piece?),
+            None => break,
+        }
+    }
+    Ok((!part.is_empty()).then(|| part.freeze()))
+}
+
+async fn pause(attempt: u32) {
+    // 0.1, 0.2, 0.4 s, ... and a little that differs from caller to caller.
+    let millis = 100u64 << attempt.min(6);
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    let spread = u64::from(clock) % (millis / 2 + 1);
+    tokio::time::sleep(Duration::from_millis(millis / 2 + spread)).await;
+}
+
+fn kind_of<E: fmt::Debug>(
+    error: &SdkError<E>,
+    code: Option<&str>,
+    status: Option<u16>,
+) -> (ErrorKind, &'static str) {
+    let denied = (ErrorKind::StoreDenied, "S3 refused access");
+    match (code, status) {
+        (Some("NoSuchBucket"), _) => (ErrorKind::StoreNotFound, "there is no such bucket"),
+        (Some("NoSuchKey" | "NotFound"), _) => (ErrorKind::StoreNotFound, "there is no such object"),
+        (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
+        | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 asked for fewer requests"),
+        (Some("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied"), _) => denied,
+        (Some("PreconditionFailed"), _) | (_, Some(412)) => {
+            (ErrorKind::StoreNotFound, "the object has been replaced since it was listed")
+        }
+        (_, Some(404)) => (ErrorKind::StoreNotFound, "there is no such object"),
+        (_, Some(401 | 403)) => denied,
+        (_, Some(503)) => (ErrorKind::StoreThrottled, "S3 asked for fewer requests"),
+        (_, Some(500..)) => (ErrorKind::StoreUnavailable, "S3 failed"),
+        (None, None) => match error {
+            SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
+                (ErrorKind::StoreDenied, "the request could not be signed or sent; are there AWS credentials?")
+            }
+            SdkError::ConstructionFailure(_) => (ErrorKind::StoreFailed, "the request could not be made"),
+            _ => (ErrorKind::StoreUnavailable, "S3 could not be reached"),
+        },
+        _ => (ErrorKind::StoreFailed, "S3 refused the request"),
+    }
+}
+
+/// Undoes the listing's `encoding-type=url`, which keeps control characters out of the XML.
+fn decoded(key: &str) -> String {
+    let bytes = key.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (bytes[i], hex(i + 1), hex(i + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                i += 3;
+            }
+            (b'+', ..) => {
+                out.push(b' ');
+                i += 1;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn location(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.prefix)
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(self.full(prefix))
+            .encoding_type(EncodingType::Url)
+            .set_start_after(after.map(|key| self.full(key)));
+        let pages = stream::try_unfold(Some(request), move |request| async move {
+            let Some(request) = request else { return Ok(None) };
+            let _permit = self.permit().await;
+            let page = request.clone().send().await.map_err(|e| self.fail(e, prefix))?;
+            let encoded = page.encoding_type == Some(EncodingType::Url);
+            let objects = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
+                let key = object.key.unwrap_or_default();
+                let key = if encoded { decoded(&key) } else { key };
+                // The marker of the root folder itself has no relative key.
+                let key = key.strip_prefix(&self.prefix).filter(|key| !key.is_empty())?.to_owned();
+                Some(Object {
+                    key,
+                    etag: Etag(object.e_tag.unwrap_or_default().trim_matches('"').to_owned()),
+                    size: object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                    modified: object
+                        .last_modified
+                        .map_or(0, |t| t.secs() * 1_000_000 + i64::from(t.subsec_nanos() / 1_000)),
+                })
+            });
+            let objects: Vec<Object> = objects.collect();
+            let next = page.next_continuation_token.map(|token| request.continuation_token(token));
+            Ok(Some((objects, next)))
+        });
+        // An empty page in the middle would look like the end to a reader who counts.
+        pages.filter(|page| futures::future::ready(!matches!(page, Ok(page) if page.is_empty()))).boxed()
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        self.download(self.client.get_object().bucket(&self.bucket).key(self.full(key)), key).await
+    }
+
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        let request = self.client.get_object().bucket(&self.bucket).key(self.full(&object.key));
+        self.download(request.if_match(format!("\"{}\"", object.etag)), &object.key).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let length = range.end.saturating_sub(range.start);
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let request = self.client.get_object().bucket(&self.bucket).key(self.full(key));
+        let body = self.download(request.range(format!("bytes={}-{}", range.start, range.end - 1)), key).await?;
+        if body.len() as u64 != length {
+            return Err(Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key));
+        }
+        Ok(body)
+    }
+
+    async fn put_stream(&self, key: &str, mut body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        let first = next_part(&mut body).await?.unwrap_or_default();
+        if first.len() < PART_BYTES { self.put_object(key, first).await } else { self.put_parts(key, first, body).await }
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
+        let mut attempt = 1;
+        loop {
+            let permit = self.permit().await;
+            let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).if_none_match("*");
+            let outcome = request.body(ByteStream::from(body.clone())).send().await;
+            drop(permit);
+            match outcome {
+                Ok(_) => return Ok(true),
+                Err(e) => match e.raw_response().map(|response| response.status().as_u16()) {
+                    Some(412) => return Ok(false),
+                    // Another put of this key is under way: ask again how it ended.
+                    Some(409) if attempt < CONFLICT_ATTEMPTS => pause(attempt).await,
+                    _ => return Err(self.fail(e, key)),
+                },
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let _permit = self.permit().await;
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key));
+        request.send().await.map(drop).map_err(|e| self.fail(e, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_encoded_keys_are_decoded() {
+        assert_eq!(decoded("a%2Fb+c%2B%C3%84%01"), "a/b c+Ä\u{1}");
+        assert_eq!(decoded("100%"), "100%");
+        assert_eq!(decoded("%zz"), "%zz");
+    }
+}

@@ -1,0 +1,101 @@
+"""A local AWS for tests: ministack as a process of its own, SAM and cargo-lambda beside it.
+
+Everything comes from the virtual environments that the Makefile makes (.venv/ministack, .venv/sam, .venv/cargo-lambda).
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+import boto3
+from botocore.config import Config
+
+ROOT = pathlib.Path(__file__).parents[2]
+VENVS = pathlib.Path(os.environ.get("POMONA_VENVS", ROOT / ".venv"))
+POMONA = ROOT / "target/release/pomona"
+REGION = "us-east-1"
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class LocalAws:
+    """Starts ministack on a free port of 127.0.0.1 and stops it, and what it started, at the end."""
+
+    def __init__(self, endpoint_for_functions=None):
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pomona-aws-"))
+        self.log = open(self.folder / "ministack.log", "w")
+        # Functions inherit this environment; nothing of the caller's gets in.
+        env = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8", "GATEWAY_PORT": str(self.port),
+            "BIND_HOST": "127.0.0.1", "LAMBDA_EXECUTOR": "local",
+            "AWS_ENDPOINT_URL": endpoint_for_functions or self.endpoint,
+        }
+        self.process = subprocess.Popen([VENVS / "ministack/bin/ministack"], env=env, cwd=self.folder, stdout=self.log,
+                                        stderr=self.log, start_new_session=True)
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        for _ in range(200):
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(self.endpoint + "/_ministack/health", timeout=2)
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"ministack did not start; see {self.log.name}")
+
+    def environment(self):
+        """For commands that talk to it."""
+        keep = ("PATH", "HOME", "LANG", "CARGO_HOME", "RUSTUP_HOME", "TMPDIR", "SSL_CERT_FILE", "CARGO_NET_OFFLINE")
+        env = {name: os.environ[name] for name in keep if name in os.environ}
+        env |= {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0", "SAM_CLI_BETA_RUST_CARGO_LAMBDA": "1",
+                "AWS_EC2_METADATA_DISABLED": "true"}
+        env["PATH"] = f"{VENVS / 'cargo-lambda/bin'}:{env['PATH']}"
+        return env
+
+    def client(self, service):
+        return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="test",
+                            aws_secret_access_key="test", config=Config(retries={"max_attempts": 3}))
+
+    def sam(self, *args):
+        done = subprocess.run([VENVS / "sam/bin/sam", *args], cwd=ROOT, env=self.environment(), capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"sam {args[0]} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        return done.stdout + done.stderr
+
+    def pomona(self, *args, check=True):
+        done = subprocess.run([POMONA, *map(str, args)], env=self.environment(), capture_output=True, text=True)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"pomona {args} failed: {done.stderr}")
+        return done
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()

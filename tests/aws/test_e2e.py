@@ -1,0 +1,284 @@
+"""The whole of it on a local AWS: `sam build`, `sam deploy` of the unchanged template, uploads, executions, faults.
+
+The functions run as processes of their own and reach S3 through a proxy that can be told to fail.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from fault_proxy import FaultProxy
+from local_aws import ROOT, LocalAws
+
+STACK = "pomona-e2e"
+# One shard of about 40 images: 560 images are enough for a map with many items.
+SHARD_SIZE = 40
+
+
+class Stack:
+    """A deployed stack, its buckets and its state machine."""
+
+    def __init__(self, aws, proxy):
+        self.aws, self.proxy = aws, proxy
+        self.s3, self.sfn = aws.client("s3"), aws.client("stepfunctions")
+
+    def deploy(self, **parameters):
+        overrides = [f"{name}={value}" for name, value in parameters.items()]
+        self.aws.sam("deploy", "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
+                     "--no-fail-on-empty-changeset", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND",
+                     *(["--parameter-overrides", *overrides] if overrides else []))
+        outputs = self.aws.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
+        outputs = {o["OutputKey"]: o["OutputValue"] for o in outputs}
+        self.images, self.results, self.arn = outputs["Images"], outputs["Results"], outputs["Pipeline"]
+
+    def upload(self, folder, prefix):
+        """Puts a folder's files below images/<prefix>/; gives the location."""
+        bucket, base = self.images.removeprefix("s3://").split("/", 1)
+        for path in sorted(pathlib.Path(folder).rglob("*")):
+            if path.is_file():
+                self.s3.put_object(Bucket=bucket, Key=f"{base}{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
+        return f"s3://{bucket}/{base}{prefix}/"
+
+    def start(self, source, output, **settings):
+        request = {"input": source, "output": f"{self.results}{output}/", "shard_size": SHARD_SIZE, **settings}
+        return self.sfn.start_execution(stateMachineArn=self.arn, input=json.dumps(request))["executionArn"]
+
+    def wait(self, arn, seconds=240):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            execution = self.sfn.describe_execution(executionArn=arn)
+            if execution["status"] != "RUNNING":
+                return execution
+            time.sleep(0.3)
+        raise AssertionError(f"still running after {seconds} s: {self.history(arn)}")
+
+    def history(self, arn):
+        events = self.sfn.get_execution_history(executionArn=arn, reverseOrder=True, maxResults=6)["events"]
+        return json.dumps(events, default=str)[:3000]
+
+    def run(self, source, output, **settings):
+        execution = self.wait(self.start(source, output, **settings))
+        assert execution["status"] == "SUCCEEDED", self.explain(execution)
+        return json.loads(execution["output"])
+
+    def explain(self, execution):
+        return f"{execution['status']} {execution.get('error')}: {execution.get('cause')}\n{self.history(execution['executionArn'])}"
+
+    def keys(self, output):
+        bucket, prefix = self.results.removeprefix("s3://").split("/", 1)
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}{output}/")
+        return {o["Key"].removeprefix(f"{prefix}{output}/"): o["ETag"] for page in pages for o in page.get("Contents", [])}
+
+    def read(self, output, key):
+        bucket, prefix = self.results.removeprefix("s3://").split("/", 1)
+        return self.s3.get_object(Bucket=bucket, Key=f"{prefix}{output}/{key}")["Body"].read()
+
+    def manifest(self, output):
+        published = [k for k in self.keys(output) if k.startswith("versions/") and k.endswith(".json")]
+        records = [json.loads(self.read(output, key)) for key in sorted(published)]
+        return [record for record in records if record["state"] == "published"][-1]
+
+    def functions(self):
+        """Processes that serve featurize."""
+        found = []
+        for environ in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if b"AWS_LAMBDA_FUNCTION_NAME=" in (text := environ.read_bytes()) and b"Featurize" in text:
+                    found.append(int(environ.parent.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def stack():
+    proxy = FaultProxy()
+    with LocalAws(endpoint_for_functions=proxy.endpoint) as aws:
+        proxy.target = aws.port
+        aws.sam("build")
+        stack = Stack(aws, proxy)
+        stack.deploy()
+        yield stack
+        aws.sam("delete", "--stack-name", STACK, "--no-prompts")
+    proxy.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(stack):
+    stack.proxy.rule = lambda method, path: None
+    stack.proxy.faults = 0
+    yield
+    stack.proxy.rule = lambda method, path: None
+
+
+@pytest.fixture(scope="module")
+def demo(stack, tmp_path_factory):
+    """The demo's images in a folder and in the bucket, and the folder's results."""
+    folder = tmp_path_factory.mktemp("demo")
+    stack.aws.pomona("demo", folder, "--images-only", "--views", 12)
+    stack.aws.pomona("run", folder / "images", folder / "results", "--shard-size", SHARD_SIZE, "--csv")
+    return folder, stack.upload(folder / "images", "demo")
+
+
+def tables_of(manifest, read):
+    """Values of features, sums, basis and scores, without paths, etags and times."""
+    digest = hashlib.sha256()
+    for shard in manifest["shards"]:
+        frame = pd.read_parquet(io.BytesIO(read(f"shards/{shard['id']}/features.parquet")))
+        digest.update(repr([(row.path, row.label, row.length, row.features.tobytes()) for row in frame.itertuples()]).encode())
+        digest.update(read(f"shards/{shard['id']}/moments.parquet"))
+    digest.update(read(manifest["basis"]["key"]))
+    for part in manifest["outputs"]["parts"]:
+        digest.update(read(part))
+    if manifest["outputs"]["csv"]:
+        digest.update(read(manifest["outputs"]["csv"]))
+    return digest.hexdigest()
+
+
+def test_a_run_on_aws_gives_the_bits_of_a_run_on_a_folder(stack, demo):
+    folder, source = demo
+    arn = stack.start(source, "same", csv=True)
+    most = 0
+    while stack.sfn.describe_execution(executionArn=arn)["status"] == "RUNNING":
+        most = max(most, len(stack.functions()))
+        time.sleep(0.05)
+    execution = stack.wait(arn)
+    assert execution["status"] == "SUCCEEDED", stack.explain(execution)
+    output = json.loads(execution["output"])
+    assert (output["images"], output["rejects"], output["version"], output["components"]) == (168, 0, 1, 50)
+    assert most >= 2, f"{most} featurize processes at most"
+    manifest = stack.manifest("same")
+    local = json.loads((folder / "results/versions/00000001.json").read_text())
+    in_folder = tables_of(local, lambda key: (folder / "results" / key).read_bytes())
+    assert tables_of(manifest, lambda key: stack.read("same", key)) == in_folder
+    assert "pca/v=00000001/_SUCCESS" in stack.keys("same")
+
+    again = stack.wait(stack.start(source, "same", csv=True))
+    assert again["status"] == "SUCCEEDED" and json.loads(again["output"])["up_to_date"] is True
+    assert stack.manifest("same")["version"] == 1
+
+
+def test_a_function_killed_in_mid_shard_is_tried_again(stack, demo):
+    killed = []
+
+    def rule(method, path):
+        # The first writer of sums is killed before its shard is finished.
+        if method == "PUT" and path.split("?")[0].endswith("moments.parquet") and not killed:
+            for pid in stack.functions():
+                killed.append(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return "cut"
+        return None
+
+    stack.proxy.rule = rule
+    stack.run(demo[1], "killed")
+    assert killed
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    stack.proxy.rule = lambda method, path: None
+    stack.run(demo[1], "killed", csv=True)
+    assert tables_of(stack.manifest("killed"), lambda key: stack.read("killed", key)) == same
+
+
+def test_a_throttled_and_failing_s3_changes_nothing(stack, demo):
+    chance = random.Random(7)
+    lock = threading.Lock()
+
+    def rule(method, path):
+        with lock:
+            drawn = chance.random()
+        if drawn > 0.06:
+            return None
+        return "throttle" if drawn < 0.02 else "fail" if drawn < 0.04 else "cut" if drawn < 0.05 else "cut half"
+
+    stack.proxy.rule = rule
+    stack.run(demo[1], "shaky", csv=True)
+    assert stack.proxy.faults >= 10
+    stack.proxy.rule = lambda method, path: None
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest("shaky"), lambda key: stack.read("shaky", key)) == same
+
+
+def test_an_undecodable_image_is_a_reject(stack, tmp_path):
+    stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
+    (tmp_path / "images/Kiwi/broken.jpg").write_bytes(b"this is no image")
+    source = stack.upload(tmp_path / "images", "reject")
+    output = stack.run(source, "reject")
+    assert (output["images"], output["rejects"]) == (56, 1)
+    rejects = pd.read_parquet(io.BytesIO(stack.read("reject", output["rejects_table"])))
+    assert rejects[["path", "reason"]].values.tolist() == [["Kiwi/broken.jpg", "not_an_image"]]
+
+    for i in range(6):
+        (tmp_path / f"images/Kiwi/broken-{i}.jpg").write_bytes(b"")
+    stack.upload(tmp_path / "images/Kiwi", "reject/Kiwi")
+    failed = stack.wait(stack.start(source, "reject"))
+    assert failed["status"] == "FAILED" and failed["error"] == "Dataset.TooManyRejects", stack.explain(failed)
+    assert "7 of 63 images were rejected" in failed["cause"]
+    table = next(key for key in stack.keys("reject") if key.endswith("/rejects.parquet") and key.startswith("runs/"))
+    assert pq.read_table(io.BytesIO(stack.read("reject", table))).num_rows == 7
+    assert stack.manifest("reject")["version"] == 1
+
+
+def test_wrong_inputs_are_explained_to_the_console(stack):
+    start = lambda request: stack.sfn.start_execution(stateMachineArn=stack.arn, input=json.dumps(request))["executionArn"]  # noqa: E731
+    for request, error, words in [
+        ({}, "Input.Invalid", '"input\\" is missing'),
+        ({"input": stack.images, "output": stack.results, "componets": 3}, "Input.Invalid", "componets"),
+        ({"input": stack.images, "output": stack.images}, "Input.Overlap", "overlap"),
+        ({"input": stack.images + "nothing/", "output": stack.results + "nothing/"}, "Input.Empty", "no images"),
+    ]:
+        execution = stack.wait(start(request))
+        assert execution["status"] == "FAILED" and execution["error"] == error, stack.explain(execution)
+        assert words.replace("\\", "") in execution["cause"].replace("\\", ""), execution["cause"]
+
+
+def test_two_executions_at_once_end_in_one_right_state(stack, demo):
+    arns = [stack.start(demo[1], "race", csv=True, pca={"components": k}) for k in (10, 20)]
+    executions = [stack.wait(arn) for arn in arns]
+    assert [e["status"] for e in executions] == ["SUCCEEDED"] * 2, [stack.explain(e) for e in executions]
+    versions = [json.loads(e["output"])["version"] for e in executions]
+    assert len(set(versions)) == 2
+    newest = stack.manifest("race")
+    assert newest["version"] == max(versions) and newest["parent"] == min(versions)
+    k = newest["basis"]["components"]
+    expected = stack.run(demo[1], f"alone-{k}", csv=True, pca={"components": k})
+    assert expected["components"] == k
+    alone = tables_of(stack.manifest(f"alone-{k}"), lambda key: stack.read(f"alone-{k}", key))
+    assert tables_of(newest, lambda key: stack.read("race", key)) == alone
+
+
+def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
+    poisoned = []
+
+    def rule(method, path):
+        # One shard can never be written; S3 says so in a way that is not tried again.
+        if method == "PUT" and "/shards/" in path and path.split("?")[0].endswith("features.parquet"):
+            shard = path.split("/shards/")[1].split("/")[0]
+            if not poisoned:
+                poisoned.append(shard)
+            if shard == poisoned[0]:
+                return "refuse"
+        return None
+
+    stack.proxy.rule = rule
+    failed = stack.wait(stack.start(demo[1], "poisoned"))
+    assert failed["status"] == "FAILED" and failed["error"] == "States.ExceedToleratedFailureThreshold", stack.explain(failed)
+    assert not [key for key in stack.keys("poisoned") if key.startswith("versions/")]
+
+    stack.deploy(ToleratedShardFailurePercent=50)
+    output = stack.run(demo[1], "poisoned", max_reject_percent=60)
+    assert output["rejects"] > 0 and output["images"] + output["rejects"] == 168
+    stack.proxy.rule = lambda method, path: None
+    healed = stack.run(demo[1], "poisoned", csv=True)
+    assert (healed["images"], healed["rejects"]) == (168, 0)
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest("poisoned"), lambda key: stack.read("poisoned", key)) == same
