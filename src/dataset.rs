@@ -342,6 +342,10 @@ pub async fn open_output(store: &dyn Store) -> Result<()> {
     use futures::TryStreamExt;
     let first = store.list("", None).try_next().await?;
     if let Some(object) = first.and_then(|page| page.into_iter().next()) {
+        // The marker is the first thing that a run writes: another run may have begun since it was looked for.
+        if let Some(marker) = store::get_opt(store, MARKER).await? {
+            return check_marker(&marker, store);
+        }
         return Err(Error::new(ErrorKind::OutputOccupied, "the output holds something that Pomona did not write")
             .context("output", store.location())
             .context("found", object.key));

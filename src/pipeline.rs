@@ -10,7 +10,10 @@ use crate::{
     dataset::{self, Manifest, RunId},
     engine::Engine,
     settings::Settings,
-    stages::{self, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput, Site, Stop},
+    stages::{
+        self, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput,
+        Site, Stop,
+    },
     store::Store,
 };
 

@@ -21,13 +21,17 @@ impl Request {
         };
         let mut location = |name: &'static str| match fields.remove(name) {
             Some(Value::String(location)) if location.starts_with("s3://") => Ok(location),
-            Some(other) => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} must be a location like \"s3://BUCKET/PREFIX/\""))
-                .context("found", other)),
+            Some(other) => Err(Error::new(
+                ErrorKind::InputInvalid,
+                format!("{name:?} must be a location like \"s3://BUCKET/PREFIX/\""),
+            )
+            .context("found", other)),
             None => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} is missing; {EXAMPLE}"))),
         };
         let (input, output) = (location("input")?, location("output")?);
-        let settings: Settings = serde_json::from_value(Value::Object(fields))
-            .map_err(|e| Error::new(ErrorKind::InputInvalid, "a setting of the execution's input is wrong").source(e))?;
+        let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(|e| {
+            Error::new(ErrorKind::InputInvalid, "a setting of the execution's input is wrong").source(e)
+        })?;
         settings.check()?;
         Ok(Request { input, output, settings })
     }
@@ -47,7 +51,10 @@ mod tests {
         }));
         let request = request.unwrap();
         assert_eq!((request.input.as_str(), request.output.as_str()), ("s3://b/images/", "s3://b/out/"));
-        assert_eq!(request.settings, Settings { pca: Some(Keep::Variance(0.9)), standardize: false, ..Settings::default() });
+        assert_eq!(
+            request.settings,
+            Settings { pca: Some(Keep::Variance(0.9)), standardize: false, ..Settings::default() }
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -154,11 +154,13 @@ struct Failing {
     inner: Arc<MemoryStore>,
     left: AtomicI64,
     calls: AtomicU64,
+    /// The next look for the marker finds none, as if it had been a moment earlier.
+    marker_is_late: AtomicBool,
 }
 
 impl Failing {
     fn after(inner: Arc<MemoryStore>, calls: i64) -> Self {
-        Failing { inner, left: AtomicI64::new(calls), calls: AtomicU64::new(0) }
+        Failing { inner, left: AtomicI64::new(calls), calls: AtomicU64::new(0), marker_is_late: AtomicBool::new(false) }
     }
 
     fn call(&self) -> Result<()> {
@@ -183,6 +185,9 @@ impl Store for Failing {
     }
     async fn get(&self, key: &str) -> Result<Bytes> {
         self.call()?;
+        if key == dataset::MARKER && self.marker_is_late.swap(false, Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::StoreNotFound, "not yet"));
+        }
         self.inner.get(key).await
     }
     async fn get_listed(&self, object: &Object) -> Result<Bytes> {
@@ -315,6 +320,16 @@ async fn runs_that_race_all_end_and_agree() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_another_one_overtakes_at_its_first_step_goes_on() {
+    let (input, output, engine) = (images(0..20).await, Arc::new(MemoryStore::new()), engine("tiny", 1));
+    run(&site(&input, &output), &engine, &small_shards(), "first").await.unwrap();
+    let late = Failing::after(output, i64::MAX);
+    late.marker_is_late.store(true, Ordering::Relaxed);
+    let site = Site { input, output: Arc::new(late) };
+    assert!(run(&site, &engine, &small_shards(), "second").await.unwrap().up_to_date);
 }
 
 #[tokio::test(flavor = "multi_thread")]

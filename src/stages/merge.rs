@@ -64,11 +64,7 @@ async fn final_id(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Re
 }
 
 /// What became of a planned shard in this run; none when making it failed.
-pub(super) async fn featurized(
-    output: &dyn Store,
-    run: &RunId,
-    planned: &PlannedShard,
-) -> Result<Option<Featurized>> {
+pub(super) async fn featurized(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Result<Option<Featurized>> {
     let key = keys::featurized(run, &planned.id);
     store::get_opt(output, &key).await?.map(|record| dataset::from_json(&record, &key)).transpose()
 }

@@ -9,7 +9,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, featurize, merge, milliseconds};
+use super::{
+    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, featurize, merge, milliseconds,
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{

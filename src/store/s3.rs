@@ -186,11 +186,7 @@ async fn pause(attempt: u32) {
     tokio::time::sleep(Duration::from_millis(millis / 2 + spread)).await;
 }
 
-fn kind_of<E: fmt::Debug>(
-    error: &SdkError<E>,
-    code: Option<&str>,
-    status: Option<u16>,
-) -> (ErrorKind, &'static str) {
+fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Option<u16>) -> (ErrorKind, &'static str) {
     let denied = (ErrorKind::StoreDenied, "S3 refused access");
     match (code, status) {
         (Some("NoSuchBucket"), _) => (ErrorKind::StoreNotFound, "there is no such bucket"),
@@ -306,7 +302,11 @@ impl Store for S3Store {
 
     async fn put_stream(&self, key: &str, mut body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
         let first = next_part(&mut body).await?.unwrap_or_default();
-        if first.len() < PART_BYTES { self.put_object(key, first).await } else { self.put_parts(key, first, body).await }
+        if first.len() < PART_BYTES {
+            self.put_object(key, first).await
+        } else {
+            self.put_parts(key, first, body).await
+        }
     }
 
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
