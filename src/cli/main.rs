@@ -18,6 +18,7 @@ use args::{Args, Command};
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    share_heaps();
     let args = Args::parse();
     match dispatch(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -29,6 +30,19 @@ fn main() -> ExitCode {
                 ErrorKind::RunInterrupted => ExitCode::from(INTERRUPTED),
                 _ => ExitCode::FAILURE,
             }
+        }
+    }
+}
+
+/// Makes glibc share few heaps among all threads. By default each of many threads gets one that keeps what it has
+/// freed, and memory grows with the number of shards. Whoever has set `MALLOC_ARENA_MAX` knows better.
+#[allow(unsafe_code)]
+fn share_heaps() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+        // SAFETY: no other thread exists yet, and the parameter only limits the number of heaps.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }
