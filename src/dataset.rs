@@ -122,9 +122,15 @@ pub mod keys {
     pub fn rejects(version: Version) -> String {
         format!("rejects/v={version}.parquet")
     }
+    pub const RUNS: &str = "runs/";
     pub fn run(run: &RunId, name: &str) -> String {
-        format!("runs/{run}/{name}")
+        format!("{RUNS}{run}/{name}")
     }
+    /// There while a run goes on.
+    pub fn started(run: &RunId) -> String {
+        format!("{RUNS}{run}/{STARTED}")
+    }
+    pub const STARTED: &str = "started.json";
     pub fn featurized(run: &RunId, shard: &ShardId) -> String {
         format!("runs/{run}/featurized/{shard}.json")
     }
@@ -210,6 +216,11 @@ pub struct RunFigures {
     pub inferred: u64,
     /// Images whose features were copied from earlier work.
     pub copied: u64,
+    /// Images with features, beside those of the parent version: keys that it has not, or has with another etag, and
+    /// keys that only it has.
+    pub added: u64,
+    pub changed: u64,
+    pub removed: u64,
     pub shards_reused: u64,
     pub shards_computed: u64,
     /// Milliseconds of work by stage, added over shards and parts.
@@ -217,6 +228,11 @@ pub struct RunFigures {
     pub featurize_ms: u64,
     pub reduce_ms: u64,
     pub project_ms: u64,
+}
+
+/// The time, to the millisecond, in UTC, as RFC 3339.
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default().to_string()
 }
 
 /// `versions/<number>.json` of a published version.
@@ -227,8 +243,9 @@ pub struct Manifest {
     /// The version that this one replaced.
     pub parent: Option<Version>,
     pub run: RunId,
-    /// UTC, RFC 3339.
+    /// When the run began and when it published: UTC, RFC 3339.
     pub created: String,
+    pub finished: String,
     pub pomona: String,
     pub input: String,
     pub settings: Settings,
@@ -236,8 +253,8 @@ pub struct Manifest {
     /// Rows of features and scores.
     pub images: u64,
     pub rejects: u64,
-    /// Objects that were passed over: hidden files and folder markers.
-    pub ignored: u64,
+    /// Objects that were passed over, hidden files and folder markers; not known when only parts were listed.
+    pub ignored: Option<u64>,
     pub labels: Vec<LabelCount>,
     pub basis: BasisSummary,
     /// Key of the total moments.
@@ -245,6 +262,35 @@ pub struct Manifest {
     pub outputs: Outputs,
     pub shards: Vec<ShardEntry>,
     pub figures: RunFigures,
+}
+
+impl Manifest {
+    /// The name of the total moments: a hash of them.
+    pub fn moments_id(&self) -> &str {
+        self.moments.trim_start_matches("moments/").trim_end_matches(".parquet")
+    }
+
+    /// Shards whose range of keys meets `first..=last`.
+    pub fn shards_between(&self, first: &str, last: &str) -> impl Iterator<Item = &ShardEntry> {
+        let start = self.shards.partition_point(|shard| shard.last.as_str() < first);
+        self.shards[start..].iter().take_while(move |shard| shard.first.as_str() <= last)
+    }
+
+    /// Seconds from the start of its run to its publication.
+    pub fn seconds(&self) -> Option<f64> {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().ok();
+        Some((at(&self.finished)? - at(&self.created)?).total(jiff::Unit::Second).ok()?.max(0.0))
+    }
+
+    /// Every file that this version consists of, the manifest itself left out.
+    pub fn files(&self) -> impl Iterator<Item = String> {
+        let shards = self.shards.iter().flat_map(|shard| {
+            [keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)]
+        });
+        let tables = [self.basis.key.clone(), self.moments.clone(), self.outputs.rejects.clone()];
+        let scores = self.outputs.parts.iter().chain(&self.outputs.csv).cloned();
+        shards.chain(tables).chain(scores).chain([keys::success(self.version)])
+    }
 }
 
 /// Keys of what a version consists of, for readers.
@@ -264,6 +310,11 @@ pub enum Fate {
     Abandoned {
         version: Version,
         by: RunId,
+    },
+    /// Was published, and has been cleaned away since. The number stays taken: a slow run that started from an older
+    /// version must not publish below the current one.
+    Removed {
+        version: Version,
     },
 }
 
@@ -326,6 +377,41 @@ pub async fn current(store: &dyn Store) -> Result<Option<Manifest>> {
         }
     }
     Ok(None)
+}
+
+/// All published versions that have not been cleaned away, rising.
+pub async fn published(store: &dyn Store) -> Result<Vec<Manifest>> {
+    let mut manifests = Vec::new();
+    for version in versions(store).await?.decided {
+        if let Fate::Published(manifest) = fate(store, version).await? {
+            manifests.push(*manifest);
+        }
+    }
+    Ok(manifests)
+}
+
+/// A published version; the current one when no number is given. Fails with `Output.NoVersion`, saying which there are.
+pub async fn version(store: &dyn Store, wanted: Option<u64>) -> Result<Manifest> {
+    let missing = |message: String| {
+        Err(Error::new(ErrorKind::OutputNoVersion, message).context("output", store.location()))
+    };
+    let Some(number) = wanted else {
+        return match current(store).await? {
+            Some(manifest) => Ok(manifest),
+            None => missing("no run has been finished here".to_owned()),
+        };
+    };
+    let decided = versions(store).await?.decided;
+    let fate = if decided.contains(&Version(number)) { Some(fate(store, Version(number)).await?) } else { None };
+    match fate {
+        Some(Fate::Published(manifest)) => Ok(*manifest),
+        Some(Fate::Removed { .. }) => missing(format!("version {number} has been cleaned away")),
+        Some(Fate::Abandoned { .. }) => missing(format!("number {number} was given up by its run; there is no such version")),
+        None => {
+            let numbers: Vec<String> = published(store).await?.iter().map(|m| m.version.0.to_string()).collect();
+            missing(format!("there is no version {number}; there are: {}", numbers.join(", ")))
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -403,7 +489,7 @@ pub async fn commit(store: &dyn Store, manifest: Manifest) -> Result<()> {
         let number = Version(number);
         let given_up = to_json(&Fate::Abandoned { version: number, by: run.clone() })?;
         if !store.put_if_absent(&keys::version(number), given_up).await?
-            && matches!(fate(store, number).await?, Fate::Published(_))
+            && !matches!(fate(store, number).await?, Fate::Abandoned { .. })
         {
             return Err(conflict(number));
         }

@@ -67,7 +67,7 @@ kinds! {
         "Use the release of Pomona that wrote this output, or a newer one.";
     /// There is no published version in the output.
     OutputNoVersion = "Output.NoVersion", retry: false,
-        "Run `pomona run IMAGES OUTPUT` first; a run that was stopped can be run again.";
+        "`pomona log OUTPUT` lists the versions; without any, `pomona run IMAGES OUTPUT` makes the first.";
     /// The model cannot be used.
     ModelInvalid = "Model.Invalid", retry: false,
         "Export a float32 ONNX model with one image input of fixed size (1x3xHxW or 1xHxWx3) and one output vector.";
@@ -89,6 +89,12 @@ kinds! {
     /// Another run published first.
     DatasetConflict = "Dataset.Conflict", retry: false,
         "Run again: nothing that was computed is lost, finished shards are reused.";
+    /// The extractor or the settings are not those of the current version.
+    DatasetSettingsChanged = "Dataset.SettingsChanged", retry: false,
+        "Give the settings of the last version, choose another output, or say `--rebuild` (\"rebuild\": true).";
+    /// A run and a vacuum exclude each other.
+    DatasetBusy = "Dataset.Busy", retry: true,
+        "Try again when it is done, which takes minutes.";
     /// A file that Pomona wrote cannot be read back.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
         "Restore the file named in the message from a backup, or delete its shard folder and run again.";

@@ -8,11 +8,15 @@
 //! each owns and what must hold.
 
 pub mod dataset;
+pub mod diff;
+mod eigen;
 #[cfg(feature = "cli")]
 pub mod demo;
 pub mod engine;
+pub mod erase;
 mod error;
 pub mod extractor;
+pub mod inbox;
 pub mod moments;
 pub mod partition;
 pub mod pca;
@@ -24,5 +28,6 @@ pub mod shard;
 pub mod stages;
 pub mod store;
 pub mod tables;
+pub mod vacuum;
 
 pub use error::{Error, ErrorKind, Result};

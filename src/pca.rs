@@ -4,10 +4,9 @@
 //! is the correlation matrix. Columns that are constant take no part. The sign of a component makes its loading of
 //! largest absolute value positive (the first of them on a tie).
 
-use faer::{Mat, Side};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, moments::TotalMoments};
+use crate::{Error, ErrorKind, Result, eigen, moments::TotalMoments};
 
 /// Components when the user does not say, or as many as there can be.
 pub const DEFAULT_COMPONENTS: usize = 50;
@@ -135,31 +134,30 @@ pub fn fit(moments: &TotalMoments, per_unit: f64, standardize: bool, keep: Optio
 
     let deviation: Vec<f64> = varying.iter().map(|i| (scatter(*i, *i) as f64).sqrt()).collect();
     let size = varying.len();
-    let matrix = Mat::from_fn(size, size, |a, b| {
-        let (low, high) = (a.min(b), a.max(b));
-        if standardize {
-            if a == b { 1.0 } else { scatter(varying[low], varying[high]) as f64 / (deviation[low] * deviation[high]) }
-        } else {
-            scatter(varying[low], varying[high]) as f64 / divisor
+    let mut matrix = vec![0.0; size * size];
+    for (a, row) in matrix.chunks_exact_mut(size).enumerate() {
+        for (b, entry) in row.iter_mut().enumerate().take(a + 1) {
+            *entry = if !standardize {
+                scatter(varying[b], varying[a]) as f64 / divisor
+            } else if a == b {
+                1.0
+            } else {
+                scatter(varying[b], varying[a]) as f64 / (deviation[b] * deviation[a])
+            };
         }
-    });
-    let total_variance = (0..size).map(|i| matrix[(i, i)]).sum();
-    let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(|e| {
-        Error::new(ErrorKind::PcaNotConverged, "the eigenvalues could not be found").source(format!("{e:?}"))
-    })?;
-    // faer sorts them rising. Rounding leaves tiny negative ones where the true value is zero.
-    let values = eigen.S().column_vector();
-    let spectrum: Vec<f64> = (0..size).rev().map(|i| values[i].max(0.0)).collect();
-    let kept = match keep {
+    }
+    let total_variance = (0..size).map(|i| matrix[i * size + i]).sum();
+    let eigen = eigen::decompose(matrix, size, |values| match keep {
         None => DEFAULT_COMPONENTS.min(possible),
         Some(Keep::Components(k)) => k,
-        Some(Keep::Variance(share)) => components_for(&spectrum, total_variance, share).min(possible),
-    };
+        Some(Keep::Variance(share)) => components_for(values, total_variance, share).min(possible),
+    })?;
+    // Rounding leaves tiny negative ones where the true value is zero.
+    let spectrum: Vec<f64> = eigen.values.iter().map(|value| value.max(0.0)).collect();
+    let kept = eigen.vectors.len() / size;
 
-    let vectors = eigen.U();
     let mut components = vec![0.0; kept * columns];
-    for (component, row) in components.chunks_exact_mut(columns).enumerate() {
-        let vector = vectors.col(size - 1 - component);
+    for (row, vector) in components.chunks_exact_mut(columns).zip(eigen.vectors.chunks_exact(size)) {
         let mut largest = 0.0f64;
         for i in 0..size {
             if vector[i].abs() > largest.abs() {

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     ErrorKind, Result,
-    dataset::{self, Manifest, RunId},
+    dataset::{self, Manifest},
     engine::Engine,
-    settings::Settings,
     stages::{
         self, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput,
         Site, Stop,
     },
     store::Store,
+    vacuum,
 };
 
 /// A run that loses to another one plans again this often before it gives up.
@@ -71,15 +71,21 @@ pub struct Summary {
 pub async fn run(
     site: &Site,
     engine: &Engine,
-    settings: &Settings,
-    run: &RunId,
+    input: &PlanInput,
     watcher: &dyn Watcher,
     stop: &Stop,
 ) -> Result<Summary> {
     let mut attempt = 1;
     loop {
-        match once(site, engine, settings, &run.attempt(attempt)?, watcher, stop).await {
+        let run = input.run.attempt(attempt)?;
+        let outcome = once(site, engine, PlanInput { run: run.clone(), ..input.clone() }, watcher, stop).await;
+        match outcome {
             Err(e) if e.is(ErrorKind::DatasetConflict) && attempt < ATTEMPTS => attempt += 1,
+            Err(e) => {
+                // Whether or not the mark can be taken away, the first error is the one to tell.
+                let _ = vacuum::leave(site.output.as_ref(), &run).await;
+                return Err(e);
+            }
             outcome => return outcome,
         }
     }
@@ -88,15 +94,14 @@ pub async fn run(
 async fn once(
     site: &Site,
     engine: &Engine,
-    settings: &Settings,
-    run: &RunId,
+    input: PlanInput,
     watcher: &dyn Watcher,
     stop: &Stop,
 ) -> Result<Summary> {
     let output = site.output.as_ref();
+    let run = input.run.clone();
     let mut clock = Clock { watcher, seconds: Vec::new() };
 
-    let input = PlanInput { run: run.clone(), settings: settings.clone() };
     let info = engine.extractor().info();
     let planning = stages::plan(site, info, input, watcher, stop);
     let planned: Planned = clock.time(Phase::Plan, None, planning).await?;
@@ -116,10 +121,10 @@ async fn once(
     clock.time(Phase::Featurize, Some(planned.objects_to_featurize), featurizing).await?;
     stop.check()?;
 
-    let groups = lines::<MergeWork>(output, &planned.merge_manifest).await?;
-    let merging = stream::iter(groups).map(|group| stages::merge(site, group)).buffer_unordered(SHARDS_AT_A_TIME);
-    let merging = merging.try_collect::<Vec<Merged>>();
     if planned.groups > 0 {
+        let groups = lines::<MergeWork>(output, &planned.merge_manifest).await?;
+        let merging = stream::iter(groups).map(|group| stages::merge(site, group)).buffer_unordered(SHARDS_AT_A_TIME);
+        let merging = merging.try_collect::<Vec<Merged>>();
         clock.time(Phase::Merge, None, merging).await?;
     }
     stop.check()?;
@@ -137,13 +142,13 @@ async fn once(
         })
         .buffer_unordered(engine.threads())
         .try_collect::<Vec<Projected>>();
-    clock.time(Phase::Project, Some(reduced.parts), parts).await?;
+    clock.time(Phase::Project, Some(reduced.parts_to_project), parts).await?;
     stop.check()?;
 
     let published: Published = clock.time(Phase::Publish, None, stages::publish(site, named)).await?;
     let manifest = match dataset::fate(output, published.version).await? {
         dataset::Fate::Published(manifest) => *manifest,
-        dataset::Fate::Abandoned { version, .. } => {
+        dataset::Fate::Abandoned { version, .. } | dataset::Fate::Removed { version } => {
             return Err(crate::Error::new(ErrorKind::InternalBug, "the version that was published is gone")
                 .context("version", version));
         }

@@ -2,14 +2,18 @@
 
 use serde_json::Value;
 
-use crate::{Error, ErrorKind, Result, settings::Settings};
+use crate::{
+    Error, ErrorKind, Result,
+    settings::{Mode, Settings},
+};
 
-/// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/", ...settings}`
+/// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/", ...mode and settings}`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     pub input: String,
     pub output: String,
     pub settings: Settings,
+    pub mode: Mode,
 }
 
 impl Request {
@@ -29,11 +33,15 @@ impl Request {
             None => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} is missing; {EXAMPLE}"))),
         };
         let (input, output) = (location("input")?, location("output")?);
-        let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(|e| {
+        let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting of the execution's input is wrong").source(e)
-        })?;
+        };
+        let of_mode = ["refit", "rebuild", "listing"];
+        let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
+        let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
+        let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(wrong)?;
         settings.check()?;
-        Ok(Request { input, output, settings })
+        Ok(Request { input, output, settings, mode })
     }
 }
 
@@ -42,7 +50,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pca::Keep;
+    use crate::{
+        pca::Keep,
+        settings::{Listing, Refit},
+    };
 
     #[test]
     fn settings_stand_beside_the_locations() {
@@ -55,6 +66,19 @@ mod tests {
             request.settings,
             Settings { pca: Some(Keep::Variance(0.9)), standardize: false, ..Settings::default() }
         );
+    }
+
+    #[test]
+    fn how_to_go_about_it_stands_there_too() {
+        let request = |more: Value| {
+            let mut value = json!({"input": "s3://b/images/", "output": "s3://b/out/"});
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Request::parse(value)
+        };
+        assert_eq!(request(json!({})).unwrap().mode, Mode::default());
+        let mode = request(json!({"refit": "never", "listing": "changed", "rebuild": true, "csv": true})).unwrap().mode;
+        assert_eq!(mode, Mode { refit: Refit::Never, rebuild: true, listing: Listing::Changed });
+        assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
     }
 
     #[test]

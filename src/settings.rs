@@ -26,6 +26,38 @@ pub struct Settings {
     pub shard_size: u32,
 }
 
+/// How a run goes about its work. With the defaults, its result depends on the images and the [`Settings`] alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mode {
+    pub refit: Refit,
+    /// Go on although the extractor or the settings are not those of the current version.
+    pub rebuild: bool,
+    pub listing: Listing,
+}
+
+/// Whether a run that finds other images fits the PCA again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refit {
+    /// Fit it to the images as they are, and project all of them.
+    #[default]
+    Always,
+    /// Keep the basis of the current version, and project what is new: scores stay comparable between versions.
+    Never,
+}
+
+/// What a run looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listing {
+    /// Every key of the input.
+    #[default]
+    All,
+    /// The shards that the notices in the inbox fall into (see [`crate::inbox`]), and those that had rejects.
+    Changed,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -50,6 +82,22 @@ impl Settings {
             );
         }
         Boundaries::new(self.shard_size).map(drop)
+    }
+
+    /// What the result depends on and `other` has differently, as `name: other's -> ours`.
+    pub fn differences(&self, other: &Settings) -> Vec<String> {
+        let json = |settings: &Settings| {
+            serde_json::json!({
+                "pca": settings.pca,
+                "standardize": settings.standardize,
+                "partition_by_label": settings.partition_by_label,
+                "shard_size": settings.shard_size,
+            })
+        };
+        let (ours, theirs) = (json(self), json(other));
+        let differs = |name: &&String| ours[*name] != theirs[*name];
+        let names = ours.as_object().into_iter().flat_map(|fields| fields.keys());
+        names.filter(differs).map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
     }
 
     /// How many of `objects` may be rejected.
@@ -79,6 +127,15 @@ mod tests {
         let settings: Settings = serde_json::from_str(r#"{"pca": {"variance": 0.9}, "csv": true}"#).unwrap();
         assert_eq!(settings, Settings { pca: Some(Keep::Variance(0.9)), csv: true, ..Settings::default() });
         assert!(serde_json::from_str::<Settings>(r#"{"pcs": 3}"#).is_err());
+    }
+
+    #[test]
+    fn only_what_changes_the_result_counts_as_a_difference() {
+        let last = Settings::default();
+        let now = Settings { csv: true, max_reject_percent: 5.0, ..Settings::default() };
+        assert_eq!(now.differences(&last), Vec::<String>::new());
+        let now = Settings { pca: Some(Keep::Components(7)), standardize: false, ..Settings::default() };
+        assert_eq!(now.differences(&last), ["pca: null -> {\"components\":7}", "standardize: true -> false"]);
     }
 
     #[test]

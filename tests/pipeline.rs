@@ -5,34 +5,30 @@ mod common;
 
 use std::{
     collections::HashSet,
-    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use common::*;
-use futures::stream::BoxStream;
+use common::{
+    stores::{Failing, Refuses, Refusing},
+    *,
+};
 use pomona::{
-    Error, ErrorKind, Result,
+    ErrorKind,
     dataset::{self, keys},
     engine::Engine,
     pca::Keep,
     pipeline::{self, Watcher},
     preprocess::Reason,
-    settings::Settings,
+    settings::{Mode, Settings},
     stages::{Monitor, Site, Stop},
-    store::{MemoryStore, Object, Store, list_all},
+    store::{MemoryStore, Store, list_all},
     tables,
 };
 use proptest::prelude::*;
-
-fn site(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Site {
-    Site { input: input.clone(), output: output.clone() }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_result_does_not_depend_on_the_number_of_threads() {
@@ -69,12 +65,16 @@ async fn nothing_new_makes_no_new_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_settings_make_a_new_version_without_inferring_again() {
+async fn other_settings_need_a_rebuild_which_infers_nothing_again() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let site = site(&input, &output);
     run(&site, &engine, &small_shards(), "a").await.unwrap();
     let settings = Settings { pca: Some(Keep::Components(3)), csv: true, partition_by_label: true, ..small_shards() };
-    let summary = run(&site, &engine, &settings, "b").await.unwrap();
+    let error = run(&site, &engine, &settings, "b").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
+    assert!(error.to_string().contains("pca: null -> {\"components\":3}; partition_by_label: false -> true"), "{error}");
+    let rebuild = Mode { rebuild: true, ..Mode::default() };
+    let summary = run_as(&site, &engine, &settings, rebuild, "c").await.unwrap();
     assert_eq!((summary.manifest.version.0, summary.manifest.parent.unwrap().0), (2, 1));
     assert_eq!((summary.manifest.figures.inferred, summary.manifest.figures.shards_computed), (0, 0));
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
@@ -148,70 +148,6 @@ async fn only_new_and_changed_images_go_through_the_model() {
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
 }
 
-/// Passes calls on, fails one of them, and all later ones: a process that dies there.
-#[derive(Debug)]
-struct Failing {
-    inner: Arc<MemoryStore>,
-    left: AtomicI64,
-    calls: AtomicU64,
-    /// The next look for the marker finds none, as if it had been a moment earlier.
-    marker_is_late: AtomicBool,
-}
-
-impl Failing {
-    fn after(inner: Arc<MemoryStore>, calls: i64) -> Self {
-        Failing { inner, left: AtomicI64::new(calls), calls: AtomicU64::new(0), marker_is_late: AtomicBool::new(false) }
-    }
-
-    fn call(&self) -> Result<()> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if self.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
-            return Err(Error::new(ErrorKind::StoreUnavailable, "made to fail"));
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Store for Failing {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
-        match self.call() {
-            Ok(()) => self.inner.list(prefix, after),
-            Err(e) => Box::pin(futures::stream::iter([Err(e)])),
-        }
-    }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.call()?;
-        if key == dataset::MARKER && self.marker_is_late.swap(false, Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::StoreNotFound, "not yet"));
-        }
-        self.inner.get(key).await
-    }
-    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
-        self.call()?;
-        self.inner.get_listed(object).await
-    }
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.call()?;
-        self.inner.get_range(key, range).await
-    }
-    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        self.call()?;
-        self.inner.put_stream(key, body).await
-    }
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
-        self.call()?;
-        self.inner.put_if_absent(key, body).await
-    }
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.call()?;
-        self.inner.delete(key).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
     let (input, engine) = (images(0..60).await, engine("tiny", 2));
@@ -220,7 +156,7 @@ async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
     let counter = Arc::new(Failing::after(Arc::new(MemoryStore::new()), i64::MAX));
     let all = Site { input: input.clone(), output: counter.clone() };
     run(&all, &engine, &settings, "count").await.unwrap();
-    let calls = counter.calls.load(Ordering::Relaxed) as i64;
+    let calls = counter.gate.calls.load(Ordering::Relaxed) as i64;
     assert!(calls > 30);
     for fail_at in 0..calls {
         let output = Arc::new(MemoryStore::new());
@@ -279,7 +215,7 @@ async fn a_stop_loses_no_image_that_was_done() {
     let stop = Stop::default();
     let watcher = StopAfter { left: AtomicI64::new(90), stop: stop.clone() };
     let settings = Settings { shard_size: 64, ..Settings::default() };
-    let error = pipeline::run(&site, &engine, &settings, &run_id("a"), &watcher, &stop).await.unwrap_err();
+    let error = pipeline::run(&site, &engine, &order(&settings, Mode::default(), "a"), &watcher, &stop).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RunInterrupted);
     assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
     let done = 90 - watcher.left.load(Ordering::Relaxed);
@@ -327,7 +263,7 @@ async fn a_run_that_another_one_overtakes_at_its_first_step_goes_on() {
     let (input, output, engine) = (images(0..20).await, Arc::new(MemoryStore::new()), engine("tiny", 1));
     run(&site(&input, &output), &engine, &small_shards(), "first").await.unwrap();
     let late = Failing::after(output, i64::MAX);
-    late.marker_is_late.store(true, Ordering::Relaxed);
+    late.gate.marker_is_late.store(true, Ordering::Relaxed);
     let site = Site { input, output: Arc::new(late) };
     assert!(run(&site, &engine, &small_shards(), "second").await.unwrap().up_to_date);
 }
@@ -419,50 +355,11 @@ async fn too_many_rejects_fail_the_run_with_the_table_written() {
     assert_eq!((summary.manifest.figures.inferred, summary.manifest.rejects), (0, 3));
 }
 
-/// An input that refuses or loses single objects.
-#[derive(Debug)]
-struct Refusing {
-    inner: Arc<MemoryStore>,
-    key: String,
-    kind: ErrorKind,
-}
-
-#[async_trait]
-impl Store for Refusing {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
-        self.inner.list(prefix, after)
-    }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key).await
-    }
-    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
-        if object.key == self.key {
-            return Err(Error::new(self.kind, "made to fail"));
-        }
-        self.inner.get_listed(object).await
-    }
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(key, range).await
-    }
-    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        self.inner.put_stream(key, body).await
-    }
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
-        self.inner.put_if_absent(key, body).await
-    }
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_could_not_be_read_is_tried_again_by_the_next_run() {
     for (kind, reason) in [(ErrorKind::StoreDenied, "no_permission"), (ErrorKind::StoreNotFound, "unreadable")] {
         let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-        let refusing = Arc::new(Refusing { inner: input.clone(), key: key(7), kind });
+        let refusing = Arc::new(Refusing { inner: input.clone(), gate: Refuses { key: key(7), kind } });
         let refused = Site { input: refusing, output: output.clone() };
         let summary = run(&refused, &engine, &small_shards(), "a").await.unwrap();
         assert_eq!((summary.manifest.images, summary.manifest.rejects), (39, 1));
@@ -528,7 +425,7 @@ async fn hidden_files_and_folder_markers_are_no_images() {
         input.put(key, "x".into()).await.unwrap();
     }
     let manifest = run(&site(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap().manifest;
-    assert_eq!((manifest.images, manifest.rejects, manifest.ignored), (20, 0, 4));
+    assert_eq!((manifest.images, manifest.rejects, manifest.ignored), (20, 0, Some(4)));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
-use pomona::{demo::DEFAULT_VIEWS, extractor::FeatureRange, pca::Keep, settings::Settings, shard::DEFAULT_SHARD_SIZE};
+use pomona::{demo::DEFAULT_VIEWS, extractor::FeatureRange, pca::Keep, settings::{Listing, Mode, Refit, Settings}, shard::DEFAULT_SHARD_SIZE};
 
 /// Image features and PCA at any scale, without a cluster
 ///
@@ -26,8 +26,13 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(RunArgs),
+    Watch(WatchArgs),
     Demo(DemoArgs),
     Show(ShowArgs),
+    Log(LogArgs),
+    Diff(DiffArgs),
+    Vacuum(VacuumArgs),
+    Erase(EraseArgs),
 }
 
 /// Features, PCA and tables of a folder of images
@@ -73,6 +78,22 @@ pub struct RunOptions {
     /// Images per shard that are aimed at: what a stopped run redoes at most, and one Lambda's share
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE)]
     pub shard_size: u32,
+    /// Fit the PCA to the images as they are, or keep the basis of the last version and project only what has changed
+    #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
+    pub refit: RefitArg,
+    /// Go on although the last version was made with another model or other settings
+    #[arg(long)]
+    pub rebuild: bool,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    /// Print the summary as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What makes the features.
+#[derive(Debug, clap::Args)]
+pub struct EngineOptions {
     /// Images worked on at a time [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -82,12 +103,23 @@ pub struct RunOptions {
     /// Power of two that no feature's absolute value reaches; larger ones are stored less finely
     #[arg(long, value_name = "N", default_value = "8", value_parser = feature_range)]
     pub feature_range: FeatureRange,
-    /// Print the summary as JSON on standard output
-    #[arg(long)]
-    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RefitArg {
+    Always,
+    Never,
 }
 
 impl RunOptions {
+    pub fn mode(&self) -> Mode {
+        let refit = match self.refit {
+            RefitArg::Always => Refit::Always,
+            RefitArg::Never => Refit::Never,
+        };
+        Mode { refit, rebuild: self.rebuild, listing: Listing::All }
+    }
+
     pub fn settings(&self) -> Settings {
         let components = self.components.map(|k| Keep::Components(k as usize));
         Settings {
@@ -121,17 +153,120 @@ pub struct DemoArgs {
     pub options: RunOptions,
 }
 
+/// Run again whenever images are added, changed or deleted
+///
+/// Runs once, then waits for changes below IMAGES and runs again when none has come for a moment. A run that fails is
+/// told of, and the watch goes on. Ctrl-C ends it. For a bucket, let its upload events start runs: docs/deploy.md.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("keep").args(["components", "variance"]))]
+pub struct WatchArgs {
+    /// Folder with images
+    pub images: PathBuf,
+    /// Folder or s3:// location for the results
+    pub output: String,
+    /// Seconds without a change before a run begins
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    pub debounce: f64,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
 /// Versions, labels, explained variance, first rows and rejects of an output
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// Folder that `pomona run` wrote
+    /// Folder or s3:// location that `pomona run` wrote
     pub output: String,
+    /// Show this version instead of the newest
+    #[arg(long, value_name = "N")]
+    pub version: Option<u64>,
     /// Rows of each table to show
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub rows: usize,
-    /// Print the newest version's manifest as JSON on standard output
+    /// Print the version's manifest as JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// The versions of an output: when, what was new, how long it took
+#[derive(Debug, clap::Args)]
+pub struct LogArgs {
+    /// Folder or s3:// location that `pomona run` wrote
+    pub output: String,
+    /// Print one JSON object per version on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What lies between two versions: images, explained variance, angle between the subspaces
+///
+/// Scores of two versions can be compared where the angles are small. 0 degrees: the components span the same space;
+/// 90 degrees: one has a direction that the other knows nothing of.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// Folder or s3:// location that `pomona run` wrote
+    pub output: String,
+    /// The older version
+    pub from: u64,
+    /// The newer version
+    pub to: u64,
+    /// Keys of each kind to print
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub rows: usize,
+    /// Print everything as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Delete old versions, and files that no version names
+///
+/// Never touches a file of a version that is kept or of a run in progress; runs and vacuums exclude each other. On S3 a
+/// versioned bucket keeps deleted objects until its lifecycle rule removes them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona vacuum results/ --dry-run                                what would be deleted
+  pomona vacuum results/ --keep-versions 5 --older-than 30        keep five, and a month")]
+pub struct VacuumArgs {
+    /// Folder or s3:// location that `pomona run` wrote
+    pub output: String,
+    /// Versions to keep, whatever their age; the newest always is
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub keep_versions: usize,
+    /// Days that older versions, and what interrupted runs have left, are kept
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub older_than: u32,
+    /// Only tell what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Name every file
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print the counts as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Take images out of an output and out of every version of it (GDPR, article 17)
+///
+/// Delete the images from the input first. This makes a version without them, removes every version that holds one of
+/// them with all that only it names, the records of runs and what was left half done, then reads the tables that are
+/// left and tells which. Sums, basis and scores of the new version are those of a data set that never had the images.
+#[derive(Debug, clap::Args)]
+pub struct EraseArgs {
+    /// Folder or s3:// location that `pomona run` wrote
+    pub output: String,
+    /// Paths of the images as the tables have them, relative to the input
+    #[arg(required = true)]
+    pub keys: Vec<String>,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    /// Print the record as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    number(text, |v| (0.05..=86_400.0).contains(&v), "a number of seconds lies between 0.05 and 86400")
 }
 
 fn number(text: &str, legal: impl Fn(f64) -> bool, what: &str) -> Result<f64, String> {

@@ -9,7 +9,7 @@ use crate::{args::DemoArgs, progress::Bars, run};
 
 pub async fn demo(args: DemoArgs) -> Result<()> {
     let (images, results) = (args.dir.join("images"), args.dir.join("results"));
-    let threads = args.options.threads.map_or_else(run::default_threads, usize::from);
+    let threads = run::threads(&args.options.engine);
     let bars = Bars::new();
     bars.start("render", Some(VARIETIES.len() as u64 * u64::from(args.views)), None);
     let outcome = demo::write(&images, args.views, threads, &|| bars.step());

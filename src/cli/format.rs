@@ -18,6 +18,19 @@ pub fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
+/// In the largest unit that leaves a number of at least 1.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (n as f64, "bytes");
+    for larger in UNITS {
+        if value < 1_000.0 {
+            break;
+        }
+        (value, unit) = (value / 1_000.0, larger);
+    }
+    if unit == "bytes" { format!("{n} bytes") } else { format!("{value:.1} {unit}") }
+}
+
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
@@ -67,6 +80,7 @@ mod tests {
     #[test]
     fn numbers_have_separators() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 999, 1_500, 2_340_000].map(bytes), ["0 bytes", "999 bytes", "1.5 kB", "2.3 MB"]);
         assert_eq!([counted(1, "image"), counted(2, "image")], ["1 image", "2 images"]);
     }
 

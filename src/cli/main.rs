@@ -2,15 +2,21 @@
 
 mod args;
 mod demo;
+mod diff;
+mod erase;
 mod format;
+mod log;
 mod progress;
 mod run;
 mod show;
+mod vacuum;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use pomona::{Error, ErrorKind, Result};
+use serde::Serialize;
 
 use args::{Args, Command};
 
@@ -23,8 +29,7 @@ fn main() -> ExitCode {
     match dispatch(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error[{}]: {error}", error.kind());
-            eprintln!("  help: {}", error.kind().advice());
+            report(&error);
             match error.kind() {
                 ErrorKind::InputInvalid => ExitCode::from(2),
                 ErrorKind::RunInterrupted => ExitCode::from(INTERRUPTED),
@@ -32,6 +37,20 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Tells of an error: its stable name, what happened, where, and what to do.
+fn report(error: &Error) {
+    eprintln!("error[{}]: {error}", error.kind());
+    eprintln!("  help: {}", error.kind().advice());
+}
+
+/// Writes a result for other programs.
+fn print_json<T: Serialize>(value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::new(ErrorKind::InternalBug, "the result could not be written as JSON").source(e))?;
+    println!("{text}");
+    Ok(())
 }
 
 /// Makes glibc share few heaps among all threads. By default each of many threads gets one that keeps what it has
@@ -58,6 +77,11 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Run(args) => run::run(args).await,
             Command::Demo(args) => demo::demo(args).await,
             Command::Show(args) => show::show(args).await,
+            Command::Watch(args) => watch::watch(args).await,
+            Command::Log(args) => log::log(args).await,
+            Command::Diff(args) => diff::diff(args).await,
+            Command::Vacuum(args) => vacuum::vacuum(args).await,
+            Command::Erase(args) => erase::erase(args).await,
         }
     })
 }

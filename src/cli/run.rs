@@ -8,13 +8,13 @@ use pomona::{
     engine::Engine,
     extractor::Extractor,
     pipeline::{self, Summary},
-    stages::{Site, Stop},
+    stages::{PlanInput, Site, Stop},
     store,
 };
 use serde::Serialize;
 
 use crate::{
-    args::{RunArgs, RunOptions},
+    args::{EngineOptions, RunArgs, RunOptions},
     format,
     progress::Bars,
 };
@@ -25,32 +25,57 @@ pub async fn run(args: RunArgs) -> Result<()> {
 
 pub async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
     let started = Instant::now();
-    let site = Site { input: store::open_input(images).await?, output: store::open(output).await? };
-    store::check_apart(images, output)?;
-    let bars = Bars::new();
-    let threads = options.threads.map_or_else(default_threads, usize::from);
-    bars.start("model", None, None);
-    let engine = Engine::new(Arc::new(extractor(options)?), threads)?;
-    bars.clear();
+    let site = open(images, output).await?;
+    let engine = engine(&options.engine)?;
     let stop = Stop::default();
     listen(stop.clone());
-    let outcome = pipeline::run(&site, &engine, &options.settings(), &run_id()?, &bars, &stop).await;
+    once(&site, &engine, output, options, &stop, started).await
+}
+
+/// Both ends of a run.
+pub async fn open(images: &str, output: &str) -> Result<Site> {
+    let site = Site { input: store::open_input(images).await?, output: store::open(output).await? };
+    store::check_apart(images, output)?;
+    Ok(site)
+}
+
+/// One run and its summary.
+pub async fn once(
+    site: &Site,
+    engine: &Engine,
+    output: &str,
+    options: &RunOptions,
+    stop: &Stop,
+    started: Instant,
+) -> Result<()> {
+    let bars = Bars::new();
+    let input = PlanInput { run: run_id()?, settings: options.settings(), mode: options.mode() };
+    let outcome = pipeline::run(site, engine, &input, &bars, stop).await;
     bars.clear();
     let summary = outcome?;
     let seconds = started.elapsed().as_secs_f64();
     if options.json {
-        print_json(&summary, output, seconds)
+        print_summary(&summary, output, seconds)
     } else {
         print!("{}", text(&summary, output, seconds, options));
         Ok(())
     }
 }
 
-pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+pub fn threads(options: &EngineOptions) -> usize {
+    options.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
-fn extractor(options: &RunOptions) -> Result<Extractor> {
+/// Loads the model, behind a spinner.
+pub fn engine(options: &EngineOptions) -> Result<Engine> {
+    let bars = Bars::new();
+    bars.start("model", None, None);
+    let extractor = extractor(options);
+    bars.clear();
+    Engine::new(Arc::new(extractor?), threads(options))
+}
+
+fn extractor(options: &EngineOptions) -> Result<Extractor> {
     let Some(path) = &options.model else { return Extractor::embedded(options.feature_range) };
     let name = path.display().to_string();
     let onnx = std::fs::read(path).map_err(|e| {
@@ -61,14 +86,14 @@ fn extractor(options: &RunOptions) -> Result<Extractor> {
 }
 
 /// The time, to the second, and a few letters that keep two runs of the same second apart.
-fn run_id() -> Result<RunId> {
+pub fn run_id() -> Result<RunId> {
     let now = jiff::Timestamp::now();
     let mark = now.subsec_nanosecond() as u32 ^ std::process::id().rotate_left(16);
     format!("{}-{mark:08x}", now.strftime("%Y%m%dT%H%M%SZ")).try_into()
 }
 
 /// The first Ctrl-C (or SIGTERM) asks the run to stop and keep what it has; the second ends the process at once.
-fn listen(stop: Stop) {
+pub fn listen(stop: Stop) {
     tokio::spawn(async move {
         interrupted().await;
         stop.request();
@@ -101,6 +126,9 @@ struct Json<'a> {
     labels: usize,
     inferred: u64,
     copied: u64,
+    added: u64,
+    changed: u64,
+    removed: u64,
     shards: usize,
     shards_reused: u64,
     components: usize,
@@ -137,7 +165,7 @@ impl Files {
     }
 }
 
-fn print_json(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
+fn print_summary(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
     let manifest = &summary.manifest;
     // An up-to-date run did nothing itself: the figures in the manifest are those of the run that made it.
     let figures = if summary.up_to_date { Default::default() } else { manifest.figures.clone() };
@@ -152,6 +180,9 @@ fn print_json(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
         labels: manifest.labels.len(),
         inferred: figures.inferred,
         copied: figures.copied,
+        added: figures.added,
+        changed: figures.changed,
+        removed: figures.removed,
         shards: manifest.shards.len(),
         shards_reused: figures.shards_reused,
         components: manifest.basis.components,
@@ -162,10 +193,7 @@ fn print_json(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
         images_per_second: figures.inferred as f64 / seconds,
         files: Files::of(manifest, output),
     };
-    let text = serde_json::to_string_pretty(&json)
-        .map_err(|e| Error::new(ErrorKind::InternalBug, "the summary could not be written").source(e))?;
-    println!("{text}");
-    Ok(())
+    crate::print_json(&json)
 }
 
 fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> String {
@@ -195,7 +223,17 @@ fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> 
     if copied > 0 {
         text.push_str(&format!(", {} from earlier runs", format::count(copied)));
     }
-    text.push_str("\n\n");
+    text.push('\n');
+    if manifest.parent.is_some() {
+        text.push_str(&format!(
+            "Since version {}: {} added, {} changed, {} removed\n",
+            manifest.parent.map_or(0, |parent| parent.0),
+            format::count(figures.added),
+            format::count(figures.changed),
+            format::count(figures.removed),
+        ));
+    }
+    text.push('\n');
 
     let featurize = summary.seconds.iter().find(|(stage, _)| stage == "featurize").map_or(0.0, |(_, s)| *s);
     let mut rows: Vec<Vec<String>> =

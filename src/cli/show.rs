@@ -1,8 +1,8 @@
 //! `pomona show`
 
 use pomona::{
-    Error, ErrorKind, Result,
-    dataset::{self, Fate, Manifest},
+    Result,
+    dataset::{self, Manifest},
     store::{self, Store},
     tables,
 };
@@ -17,27 +17,17 @@ const SCORES: usize = 5;
 pub async fn show(args: ShowArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
-    let mut manifests = Vec::new();
-    for version in dataset::versions(store.as_ref()).await?.decided {
-        if let Fate::Published(manifest) = dataset::fate(store.as_ref(), version).await? {
-            manifests.push(*manifest);
-        }
-    }
-    let Some(newest) = manifests.last() else {
-        return Err(
-            Error::new(ErrorKind::OutputNoVersion, "no run has been finished here").context("output", args.output)
-        );
-    };
-    if args.json {
-        print!("{}", String::from_utf8_lossy(&dataset::to_json(newest)?));
+    let shown = dataset::version(store.as_ref(), args.version).await?;
+        if args.json {
+        print!("{}", String::from_utf8_lossy(&dataset::to_json(&shown)?));
         return Ok(());
     }
-    print!("{}", versions(&manifests));
-    print!("{}", settings(newest));
-    print!("{}", labels(newest, args.rows.max(20)));
-    print!("{}", variance(newest, args.rows.max(10)));
-    print!("{}", first_rows(store.as_ref(), newest, args.rows).await?);
-    print!("{}", rejects(store.as_ref(), newest, args.rows).await?);
+    print!("{}", versions(&dataset::published(store.as_ref()).await?));
+    print!("{}", settings(&shown));
+    print!("{}", labels(&shown, args.rows.max(20)));
+    print!("{}", variance(&shown, args.rows.max(10)));
+    print!("{}", first_rows(store.as_ref(), &shown, args.rows).await?);
+    print!("{}", rejects(store.as_ref(), &shown, args.rows).await?);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{Monitor, ObjectRange, Site, Stop, milliseconds};
+use super::{Monitor, ObjectRange, Site, Stop, compute, milliseconds};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, LabelCount, RejectedObject, RunId, ShardRecord, keys},
@@ -51,6 +51,9 @@ pub struct Featurized {
     pub inferred: u64,
     /// Images whose rows were copied.
     pub copied: u64,
+    /// Rows whose key the base version has not, or has with another etag.
+    pub added: u64,
+    pub changed: u64,
     pub milliseconds: u64,
 }
 
@@ -91,21 +94,28 @@ pub(super) async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Res
     lines.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(|l| dataset::from_json(l, &range.key)).collect()
 }
 
-/// Features by (key, etag) from shards of the last version and from the shard itself, had it been begun.
-async fn known_rows(
-    output: &dyn Store,
-    shard: &ShardId,
-    sources: &[ShardId],
-    columns: usize,
-) -> Result<HashMap<(String, String), Vec<f32>>> {
-    let files = sources.iter().map(keys::features).chain([keys::partial(shard)]);
-    let mut known = HashMap::new();
-    for key in files {
+/// What earlier work knows of a shard's objects.
+#[derive(Default)]
+struct Known {
+    /// Features by (key, etag).
+    rows: HashMap<(String, String), Vec<f32>>,
+    /// Etags of the base version's rows.
+    base: HashMap<String, String>,
+}
+
+/// Rows from shards of the last version and from the shard itself, had it been begun.
+async fn known_rows(output: &dyn Store, shard: &ShardId, sources: &[ShardId], columns: usize) -> Result<Known> {
+    let files = sources.iter().map(|source| (keys::features(source), true));
+    let mut known = Known::default();
+    for (key, of_base) in files.chain([(keys::partial(shard), false)]) {
         // A source that was cleaned away, or cannot be read, costs time and nothing else.
         let Some(file) = store::get_opt(output, &key).await? else { continue };
         let Ok(rows) = tables::read_features(file, columns, &key) else { continue };
+        if of_base {
+            known.base.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
+        }
         let features = rows.features.chunks_exact(columns).map(<[f32]>::to_vec);
-        known.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
+        known.rows.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
     }
     Ok(known)
 }
@@ -118,10 +128,12 @@ struct Made {
     objects: usize,
     inferred: u64,
     copied: u64,
+    added: u64,
+    changed: u64,
 }
 
 impl Made {
-    fn push(&mut self, object: &Object, row: Row) {
+    fn push(&mut self, object: &Object, row: Row, etag_in_base: Option<&String>) {
         let mut etag = object.etag.0.clone();
         let features = match row {
             Row::Copied(features) => {
@@ -143,6 +155,8 @@ impl Made {
         self.hasher.push(&object.key, &etag);
         self.objects += 1;
         if let Some(features) = features {
+            self.added += u64::from(etag_in_base.is_none());
+            self.changed += u64::from(etag_in_base.is_some_and(|base| *base != object.etag.0));
             self.table.paths.push(object.key.clone());
             self.table.labels.push(label_of(&object.key).map(str::to_owned));
             self.table.modified.push(object.modified);
@@ -158,7 +172,7 @@ async fn make_rows(
     site: &Site,
     engine: &Engine,
     objects: &[Object],
-    known: HashMap<(String, String), Vec<f32>>,
+    known: Known,
     monitor: &dyn Monitor,
     stop: &Stop,
 ) -> Result<Made> {
@@ -170,16 +184,22 @@ async fn make_rows(
         objects: 0,
         inferred: 0,
         copied: 0,
+        added: 0,
+        changed: 0,
     };
     // Grown by doubling, the largest part of a shard's memory would be taken twice.
     made.table.features.reserve_exact(objects.len() * info.columns);
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
+    let Known { rows: known, base } = known;
     let maker = RowMaker { input: site.input.as_ref(), engine, known, memory, monitor, stop };
     let making: Vec<_> = objects.iter().map(|object| maker.row(object)).collect();
     let mut answers = stream::iter(making).buffered(engine.threads() * READ_AHEAD);
     while let Some(answer) = answers.next().await {
         match answer? {
-            Some(row) => made.push(&objects[made.objects], row),
+            Some(row) => {
+                let object = &objects[made.objects];
+                made.push(object, row, base.get(&object.key));
+            }
             None => break,
         }
     }
@@ -253,7 +273,7 @@ async fn finish(
 ) -> Result<Featurized> {
     let _turn = engine.finishing().await;
     let info = engine.extractor().info();
-    let Made { table, rejects, hasher, inferred, copied, .. } = made;
+    let Made { table, rejects, hasher, inferred, copied, added, changed, .. } = made;
     let mut labels: BTreeMap<Option<String>, u64> = BTreeMap::new();
     for label in &table.labels {
         *labels.entry(label.clone()).or_default() += 1;
@@ -268,13 +288,12 @@ async fn finish(
         rejects,
     };
     let extractor = info.clone();
-    let (features, moments) = tokio::task::spawn_blocking(move || {
+    let (features, moments) = compute(move || {
         let id = extractor.id.as_str();
         let moments = ShardMoments::of(&table.features, extractor.columns, extractor.feature_range.per_unit())?;
         Ok((tables::write_features(table, extractor.columns, id)?, tables::write_shard_moments(&moments, id)?))
     })
-    .await
-    .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the sums were not made").source(e)))?;
+    .await?;
     output.put(&keys::features(&shard), features).await?;
     output.put(&keys::moments(&shard), moments).await?;
     output.put(&keys::shard(&shard), dataset::to_json(&record)?).await?;
@@ -285,6 +304,8 @@ async fn finish(
         rejects: record.rejects.len() as u64,
         inferred,
         copied,
+        added,
+        changed,
         milliseconds: milliseconds(started),
     })
 }

@@ -13,12 +13,15 @@
 //! | [`project()`] | the basis, one shard's features | a part of `pca/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | rejects, CSV, the version |
 
+mod changes;
 mod featurize;
+mod kept_parts;
 mod merge;
 mod plan;
 mod project;
 mod publish;
 mod reduce;
+mod walk;
 
 use std::{
     sync::{
@@ -34,6 +37,8 @@ pub use plan::{ObjectRange, Plan, PlanInput, Planned, PlannedShard, plan};
 pub use project::{PartWork, Projected, project};
 pub use publish::{Published, publish};
 pub use reduce::{Reduced, reduce};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{Error, ErrorKind, Result, dataset::RunId, store::Store};
 
@@ -85,6 +90,18 @@ impl Stop {
 
 /// Requests to the store that one stage keeps under way.
 const STORE_CONCURRENCY: usize = 32;
+
+/// Runs work that takes long where it holds up nothing else. Where there is no runtime with more than one thread, there
+/// is nothing to hold up.
+async fn compute<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => runtime
+            .spawn_blocking(work)
+            .await
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "a computation did not end").source(e))),
+        _ => work(),
+    }
+}
 
 fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)

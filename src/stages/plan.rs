@@ -6,14 +6,20 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::{MERGE_GROUP, MergeWork, Monitor, ShardWork, Site, Stop, milliseconds};
+use super::{
+    MERGE_GROUP, MergeWork, Monitor, ShardWork, Site, Stop, milliseconds,
+    reduce::basis_id,
+    walk::{Listed, Walk},
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, Manifest, RunId, Version, keys},
     extractor::ExtractorInfo,
-    settings::Settings,
-    shard::{Boundaries, Cut, ShardId, Sharder},
-    store::{Object, Store},
+    inbox::{self, Inbox},
+    settings::{Listing, Mode, Refit, Settings},
+    shard::{Cut, ShardId},
+    store::Store,
+    vacuum,
 };
 
 /// Object lists are written in pieces of about this many bytes, so that the listing is never in memory whole.
@@ -25,6 +31,8 @@ pub struct PlanInput {
     pub run: RunId,
     #[serde(default)]
     pub settings: Settings,
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 /// What the plan stage answers; keys and counts only.
@@ -80,10 +88,17 @@ pub struct Plan {
     pub settings: Settings,
     pub extractor: ExtractorInfo,
     pub base: Option<Version>,
+    /// Images of the base version.
+    pub base_images: u64,
     pub objects: u64,
-    pub ignored: u64,
+    /// Objects that were passed over; not known when only parts of the input were listed.
+    pub ignored: Option<u64>,
     /// The sums of the base version are the start; otherwise zero is.
     pub from_base: bool,
+    /// The basis of the base version is kept.
+    pub keep_basis: bool,
+    /// Notes of the inbox that this run takes care of.
+    pub notes: Vec<String>,
     /// Files of sums that were added beforehand.
     pub groups: u64,
     pub shards: Vec<PlannedShard>,
@@ -96,7 +111,9 @@ impl Plan {
     }
 }
 
-/// Plans a run. Fails with `Input.Empty` when there is nothing, `Output.Occupied` when the output is not ours.
+/// Plans a run. Fails with `Input.Empty` when there is nothing, `Output.Occupied` when the output is not ours,
+/// `Dataset.SettingsChanged` when the current version was made otherwise and no rebuild was asked for, and
+/// `Dataset.Busy` during a vacuum.
 pub async fn plan(
     site: &Site,
     extractor: &ExtractorInfo,
@@ -104,74 +121,103 @@ pub async fn plan(
     monitor: &dyn Monitor,
     stop: &Stop,
 ) -> Result<Planned> {
-    let started = Instant::now();
-    let PlanInput { run, settings } = input;
-    settings.check()?;
+    input.settings.check()?;
     let output = site.output.as_ref();
     dataset::open_output(output).await?;
+    let run = input.run.clone();
+    vacuum::enter(output, &run).await?;
+    let outcome = plan_within(site, extractor, input, monitor, stop).await;
+    if outcome.as_ref().map_or(true, |planned| planned.up_to_date) {
+        // The first error is the one to tell.
+        let left = vacuum::leave(output, &run).await;
+        return outcome.and_then(|planned| left.map(|()| planned));
+    }
+    outcome
+}
+
+async fn plan_within(
+    site: &Site,
+    extractor: &ExtractorInfo,
+    input: PlanInput,
+    monitor: &dyn Monitor,
+    stop: &Stop,
+) -> Result<Planned> {
+    let started = Instant::now();
+    let PlanInput { run, settings, mode } = input;
+    let output = site.output.as_ref();
     let base = dataset::current(output).await?;
+    if let Some(base) = base.as_ref().filter(|_| !mode.rebuild) {
+        check_same(base, extractor, &settings)?;
+    }
     mend_success(output, base.as_ref()).await?;
+    // Before the listing: what comes in after this is the next run's.
+    let inbox = inbox::read(output).await?;
     let ready = finished_shards(output).await?;
 
+    let comparable = base.as_ref().filter(|base| base.extractor.id == extractor.id);
     let mut planner = Planner {
         output,
         run: &run,
         ready,
-        base: base.as_ref().filter(|base| base.extractor.id == extractor.id),
+        base: comparable,
         segment: Vec::new(),
         segments: 0,
         work: Vec::new(),
         shards: Vec::new(),
         objects_to_featurize: 0,
     };
-    let mut sharder = Sharder::new(Boundaries::new(settings.shard_size)?, extractor.id.clone());
-    let (mut objects, mut ignored) = (0, 0);
-    let mut pages = site.input.list("", None);
-    while let Some(page) = pages.try_next().await? {
-        stop.check()?;
-        for object in page {
-            if !is_image_candidate(&object) {
-                ignored += 1;
-                continue;
-            }
-            objects += 1;
-            if let Some(cut) = sharder.push(object) {
-                planner.add(cut).await?;
-            }
-        }
-        monitor.listed(objects);
-    }
-    if let Some(cut) = sharder.finish() {
-        planner.add(cut).await?;
-    }
-    if objects == 0 {
+    let walk = Walk::new(site.input.as_ref(), settings.shard_size, &extractor.id, monitor, stop)?;
+    let unchanged = comparable.filter(|base| base.settings.shard_size == settings.shard_size);
+    let listed = match unchanged.filter(|_| mode.listing == Listing::Changed) {
+        Some(base) => walk.changed(&mut planner, base, &inbox.keys).await?,
+        None => walk.all(&mut planner).await?,
+    };
+    if listed.objects == 0 {
         return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", site.input.location()));
     }
     planner.flush().await?;
+    write_plan(planner, site, extractor, base.as_ref(), settings, mode, inbox, listed, started).await
+}
 
-    let Planner { work, shards, objects_to_featurize, base: comparable, .. } = planner;
+/// Turns what was found into the plan and the work lists of the maps.
+#[allow(clippy::too_many_arguments)] // each is one line of the plan
+async fn write_plan(
+    planner: Planner<'_>,
+    site: &Site,
+    extractor: &ExtractorInfo,
+    base: Option<&Manifest>,
+    settings: Settings,
+    mode: Mode,
+    inbox: Inbox,
+    listed: Listed,
+    started: Instant,
+) -> Result<Planned> {
+    let Planner { output, run, work, shards, objects_to_featurize, base: comparable, .. } = planner;
     let (from_base, to_add) = sums_to_add(&shards, comparable);
-    let merge = groups(&run, extractor, &to_add);
+    let merge = groups(run, extractor, &to_add);
     let plan = Plan {
-        created: jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default().to_string(),
+        created: dataset::now(),
         input: site.input.location(),
         extractor: extractor.clone(),
-        base: base.as_ref().map(|base| base.version),
-        objects,
-        ignored,
+        base: base.map(|base| base.version),
+        base_images: base.map_or(0, |base| base.images),
+        objects: listed.objects,
+        ignored: listed.ignored,
         from_base,
+        keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, &settings)),
+        notes: inbox.notes,
         groups: merge.len() as u64,
         milliseconds: milliseconds(started),
-        run,
+        run: run.clone(),
         settings,
         shards,
     };
-    let manifest = keys::run(&plan.run, "featurize.jsonl");
-    let merge_manifest = keys::run(&plan.run, "merge.jsonl");
+    let manifest = keys::run(run, "featurize.jsonl");
+    let merge_manifest = keys::run(run, "merge.jsonl");
     let planned = Planned {
-        up_to_date: base.is_some_and(|base| is_up_to_date(&base, &plan)),
+        up_to_date: base.is_some_and(|base| is_up_to_date(base, &plan)),
         base: plan.base,
-        objects,
+        objects: plan.objects,
         objects_to_featurize,
         shards: plan.shards.len() as u64,
         shards_to_featurize: work.len() as u64,
@@ -180,12 +226,34 @@ pub async fn plan(
         merge_manifest: merge_manifest.clone(),
         run: plan.run.clone(),
     };
-    if !planned.up_to_date {
+    if planned.up_to_date {
+        inbox::clear(output, &plan.notes).await?;
+    } else {
         output.put(&manifest, json_lines(&work)?).await?;
-        output.put(&merge_manifest, json_lines(&merge)?).await?;
-        output.put(&Plan::key(&plan.run), dataset::to_json(&plan)?).await?;
+        if plan.groups > 0 {
+            output.put(&merge_manifest, json_lines(&merge)?).await?;
+        }
+        output.put(&Plan::key(run), dataset::to_json(&plan)?).await?;
     }
     Ok(planned)
+}
+
+/// A data set is never changed in kind by a forgotten option.
+fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings) -> Result<()> {
+    let mut differences = settings.differences(&base.settings);
+    if base.extractor != *extractor {
+        let name = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
+        differences.insert(0, format!("extractor: {} -> {}", name(&base.extractor), name(extractor)));
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the current version was made with other settings: {}", differences.join("; "));
+    Err(Error::new(ErrorKind::DatasetSettingsChanged, message).context("version", base.version))
+}
+
+fn same_fit(a: &Settings, b: &Settings) -> bool {
+    a.pca == b.pca && a.standardize == b.standardize
 }
 
 /// Whether to start from the base version's sums, and the shards whose sums are added to that start: what changed
@@ -213,16 +281,15 @@ fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Ve
     work.collect()
 }
 
-/// Hidden files and folder markers are no images; whatever else lies there either is one or ends among the rejects.
-fn is_image_candidate(object: &Object) -> bool {
-    !object.key.ends_with('/') && !object.key.split('/').any(|part| part.starts_with('.'))
-}
-
+/// Whether the run would make the version that there is: the same shards, in the same form, and the basis fitted to
+/// just these images, unless that is to be kept.
 fn is_up_to_date(base: &Manifest, plan: &Plan) -> bool {
+    let fitted = || basis_id(&base.extractor.id, &base.settings, base.moments_id()).is_ok_and(|id| id == base.basis.id);
     base.extractor == plan.extractor
         && base.settings == plan.settings
         && base.shards.len() == plan.shards.len()
         && base.shards.iter().zip(&plan.shards).all(|(old, new)| old.id == new.id)
+        && (plan.keep_basis || fitted())
 }
 
 /// A run that was killed right after it published may not have left `_SUCCESS`.
@@ -261,7 +328,8 @@ fn push_line<T: Serialize>(text: &mut Vec<u8>, line: &T) -> Result<()> {
     Ok(())
 }
 
-struct Planner<'a> {
+/// Gathers the shards of a run and the work that they need.
+pub(super) struct Planner<'a> {
     output: &'a dyn Store,
     run: &'a RunId,
     ready: HashSet<ShardId>,
@@ -275,10 +343,19 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    async fn add(&mut self, cut: Cut) -> Result<()> {
+    pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
+        self.ready.contains(shard)
+    }
+
+    /// A shard that needs no work.
+    pub(super) fn add_ready(&mut self, id: ShardId) {
+        self.shards.push(PlannedShard { id, objects: None });
+    }
+
+    pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
         let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
         if self.ready.contains(&cut.id) {
-            self.shards.push(PlannedShard { id: cut.id, objects: None });
+            self.add_ready(cut.id);
             return Ok(());
         }
         let sources = self.sources(&first.key, &last.key);
@@ -297,11 +374,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Shards of the current version that may hold rows of the same objects.
     fn sources(&self, first: &str, last: &str) -> Vec<ShardId> {
-        let shards = self.base.map_or(&[][..], |base| &base.shards);
-        let start = shards.partition_point(|shard| shard.last.as_str() < first);
-        shards[start..].iter().take_while(|shard| shard.first.as_str() <= last).map(|s| s.id.clone()).collect()
+        self.base.map_or(Vec::new(), |base| base.shards_between(first, last).map(|s| s.id.clone()).collect())
     }
 
     fn segment_key(&self) -> String {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Site, milliseconds};
+use super::{Site, compute, milliseconds};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, RunId, Version, keys},
@@ -49,13 +49,12 @@ pub async fn project(site: &Site, work: PartWork) -> Result<Projected> {
     let features = tables::read_features(output.get(&features_key).await?, work.columns, &features_key)?;
     let rows = features.len() as u64;
     let job = work.clone();
-    let files = tokio::task::spawn_blocking(move || {
+    let files = compute(move || {
         let scores = basis.project(&features.features);
         let rows = ScoreRows { paths: features.paths, labels: features.labels, scores };
         files(&job, &rows, basis.kept())
     })
-    .await
-    .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the scores were not made").source(e)))?;
+    .await?;
     let mut keys_written = Vec::new();
     for (key, body) in files {
         output.put(&key, body).await?;

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Projected, Reduced, RunInput, STORE_CONCURRENCY, Site, project::csv_header, reduce};
+use super::{Plan, Projected, Reduced, RunInput, STORE_CONCURRENCY, Site, project::csv_header, reduce::REJECTS};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, FORMAT, Manifest, Outputs, RunId, Version, keys},
+    inbox,
     store::Store,
-    tables,
+    vacuum,
 };
 
 /// What a run has made.
@@ -54,9 +55,8 @@ pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
     drop(projected);
 
     let csv = if plan.settings.csv { Some(join_csv(output, &run, &reduced).await?) } else { None };
-    let rejects = reduce::gather(output, &plan).await?.rejects;
     let rejects_table = keys::rejects(version);
-    output.put(&rejects_table, tables::write_rejects(&rejects, plan.extractor.id.as_str())?).await?;
+    output.put(&rejects_table, output.get(&keys::run(&run, REJECTS)).await?).await?;
 
     let published = Published {
         run: run.clone(),
@@ -75,8 +75,9 @@ pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
         format: FORMAT,
         version,
         parent: plan.base,
-        run,
+        run: run.clone(),
         created: plan.created,
+        finished: dataset::now(),
         pomona: env!("CARGO_PKG_VERSION").to_owned(),
         input: plan.input,
         settings: plan.settings,
@@ -102,12 +103,15 @@ pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
     match dataset::commit(output, manifest).await {
         Ok(()) => {
             output.put_if_absent(&keys::success(version), Bytes::new()).await?;
+            inbox::clear(output, &plan.notes).await?;
+            vacuum::leave(output, &run).await?;
             Ok(published)
         }
         Err(e) if e.is(ErrorKind::DatasetConflict) => {
             for key in written {
                 output.delete(&key).await?;
             }
+            vacuum::leave(output, &run).await?;
             Err(e)
         }
         Err(e) => Err(e),

@@ -10,14 +10,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, featurize, merge, milliseconds,
+    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, compute, featurize, kept_parts,
+    merge, milliseconds,
 };
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, Fate, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord,
+        self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord,
         Version, keys,
     },
+    extractor::ExtractorId,
     moments::TotalMoments,
     pca::{self, Basis},
     preprocess::{Reason, Reject},
@@ -26,6 +28,9 @@ use crate::{
     store::{Object, Store},
     tables,
 };
+
+/// The rejects table of a run, below `runs/<run>/`.
+pub(super) const REJECTS: &str = "rejects.parquet";
 
 /// `runs/<run>/reduced.json`, and (without the lists) what the stage answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +45,8 @@ pub struct Reduced {
     pub moments: String,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
+    /// Those of them that are not there yet.
+    pub parts_to_project: u64,
     /// JSON lines, one [`PartWork`] each.
     pub manifest: String,
     pub labels: Vec<LabelCount>,
@@ -62,32 +69,37 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
     let output = site.output.as_ref();
     let run = input.run;
     let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
-    let Gathered { shards, labels, rejects, mut figures } = gather(output, &plan).await?;
-    check_rejects(output, &plan, &rejects).await?;
+    let Gathered { shards, labels, rejects, found, mut figures } = gather(output, &plan).await?;
+    keep_rejects(output, &plan, &rejects).await?;
 
-    let base = match plan.base.filter(|_| plan.from_base) {
-        Some(version) => match dataset::fate(output, version).await? {
-            Fate::Published(base) => Some(*base),
-            Fate::Abandoned { .. } => None,
-        },
+    let base = match plan.base {
+        Some(version) => Some(dataset::version(output, Some(version.0)).await?),
         None => None,
     };
-    let totals = total(output, &plan, &shards, base.as_ref()).await?;
+    let base = base.as_ref();
+    changes::count(output, &plan, base, &found, &mut figures).await?;
+    let images: u64 = shards.iter().map(|shard| shard.rows).sum();
+    figures.removed = (plan.base_images + figures.added).saturating_sub(images);
+    let totals = total(output, &plan, &shards, base.filter(|_| plan.from_base)).await?;
+    let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
     let extractor = plan.extractor.clone();
     let settings = plan.settings.clone();
-    let fitted = tokio::task::spawn_blocking(move || {
-        let basis = pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca)?;
+    let fitted = compute(move || {
         let totals_id = totals_id(&totals);
-        let id = basis_id(extractor.id.as_str(), &settings, &totals_id)?;
         let totals_file = tables::write_total_moments(&totals, extractor.id.as_str())?;
+        if let Some(kept) = kept {
+            return Ok((kept, None, totals_id, totals_file));
+        }
+        let basis = pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca)?;
+        let id = basis_id(&extractor.id, &settings, &totals_id)?;
         let basis_file = tables::write_basis(&basis, extractor.id.as_str(), &id)?;
-        Ok((basis, id, basis_file, totals_id, totals_file))
+        Ok((summary(&basis, id), Some(basis_file), totals_id, totals_file))
     });
-    let (basis, id, basis_file, totals_id, totals_file) =
-        fitted.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "the PCA was not made").source(e)))?;
-    let summary = summary(&basis, id);
+    let (summary, basis_file, totals_id, totals_file) = fitted.await?;
     output.put(&keys::totals(&totals_id), totals_file).await?;
-    output.put(&summary.key, basis_file).await?;
+    if let Some(file) = basis_file {
+        output.put(&summary.key, file).await?;
+    }
 
     // The number is claimed as late as can be: a run that fails before leaves none behind.
     let version = dataset::claim(output, &run).await?;
@@ -108,15 +120,21 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
             csv: plan.settings.csv,
         })
         .collect();
+    let parts = work.len() as u64;
+    let work = match base.filter(|base| base.basis.id == summary.id) {
+        Some(base) => kept_parts::copy(output, &plan, base, work).await?,
+        None => work,
+    };
     output.put(&manifest, super::plan::json_lines(&work)?).await?;
     figures.reduce_ms = milliseconds(started);
     let reduced = Reduced {
         version,
-        images: shards.iter().map(|shard| shard.rows).sum(),
+        images,
         rejects: rejects.len() as u64,
         basis: summary,
         moments: keys::totals(&totals_id),
-        parts: work.len() as u64,
+        parts,
+        parts_to_project: work.len() as u64,
         manifest,
         labels,
         shards,
@@ -127,43 +145,53 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
     Ok(reduced)
 }
 
-pub(super) struct Gathered {
-    pub shards: Vec<ShardEntry>,
-    pub labels: Vec<LabelCount>,
-    pub rejects: Vec<RejectedObject>,
-    pub figures: RunFigures,
+struct Gathered {
+    shards: Vec<ShardEntry>,
+    labels: Vec<LabelCount>,
+    rejects: Vec<RejectedObject>,
+    /// Shards with rows that were there when the run was planned.
+    found: Vec<ShardEntry>,
+    figures: RunFigures,
 }
 
 /// Reads the records of all shards, in their order.
-pub(super) async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
+async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
     let mut gathered = Gathered {
         shards: Vec::with_capacity(plan.shards.len()),
         labels: Vec::new(),
         rejects: Vec::new(),
+        found: Vec::new(),
         figures: RunFigures { plan_ms: plan.milliseconds, ..RunFigures::default() },
     };
     let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, plan, planned)).collect();
     let mut records = stream::iter(reads).buffered(STORE_CONCURRENCY);
     while let Some((record, made)) = records.try_next().await? {
         let figures = &mut gathered.figures;
-        match made {
-            // Reused; or failed, which counts for nothing.
-            None => figures.shards_reused += u64::from(record.rows > 0),
-            Some(made) => {
-                figures.shards_computed += 1;
-                figures.inferred += made.inferred;
-                figures.copied += made.copied;
-                figures.featurize_ms += made.milliseconds;
-            }
-        }
-        dataset::add_labels(&mut gathered.labels, &record.labels);
-        gathered.shards.push(ShardEntry {
+        let entry = ShardEntry {
             id: record.id,
             rows: record.rows,
             rejects: record.rejects.len() as u64,
             first: record.first,
             last: record.last,
-        });
+        };
+        match made {
+            // Reused; or failed, which counts for nothing.
+            None if record.rows > 0 => {
+                figures.shards_reused += 1;
+                gathered.found.push(entry.clone());
+            }
+            None => {}
+            Some(made) => {
+                figures.shards_computed += 1;
+                figures.inferred += made.inferred;
+                figures.copied += made.copied;
+                figures.added += made.added;
+                figures.changed += made.changed;
+                figures.featurize_ms += made.milliseconds;
+            }
+        }
+        dataset::add_labels(&mut gathered.labels, &record.labels);
+        gathered.shards.push(entry);
         gathered.rejects.extend(record.rejects);
     }
     Ok(gathered)
@@ -204,13 +232,14 @@ fn record_of_failed(plan: &Plan, objects: &[Object]) -> ShardRecord {
     }
 }
 
-async fn check_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
+/// Writes the rejects table of the run; fails when there are too many.
+async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
+    let key = keys::run(&plan.run, REJECTS);
+    output.put(&key, tables::write_rejects(rejects, plan.extractor.id.as_str())?).await?;
     let allowed = plan.settings.allowed_rejects(plan.objects);
     if rejects.len() as u64 <= allowed {
         return Ok(());
     }
-    let key = keys::run(&plan.run, "rejects.parquet");
-    output.put(&key, tables::write_rejects(rejects, plan.extractor.id.as_str())?).await?;
     let message = format!("{} of {} images were rejected; {allowed} are allowed", rejects.len(), plan.objects);
     let mut error = Error::new(ErrorKind::DatasetTooManyRejects, message).context("rejects table", key);
     if let Some(first) = rejects.first() {
@@ -265,7 +294,7 @@ fn totals_id(totals: &TotalMoments) -> String {
 }
 
 /// A basis is told by what it was fitted on and how.
-fn basis_id(extractor: &str, settings: &Settings, totals_id: &str) -> Result<String> {
+pub(super) fn basis_id(extractor: &ExtractorId, settings: &Settings, totals_id: &str) -> Result<String> {
     let how = dataset::to_json(&(extractor, totals_id, settings.pca, settings.standardize))?;
     Ok(short_hex(&Sha256::digest(&how)))
 }

@@ -1,17 +1,19 @@
 //! What several test files need: a small model, small images, and the bytes of a data set.
 #![allow(dead_code)]
 
+pub mod stores;
+
 use std::{collections::BTreeMap, io::Cursor, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use pomona::{
     Result,
-    dataset::{self, Manifest, RunId, keys},
+    dataset::{self, Manifest, RunId},
     engine::Engine,
     extractor::{Extractor, FeatureRange},
     pipeline::{self, Summary},
-    settings::Settings,
-    stages::{Silent, Site, Stop},
+    settings::{Mode, Settings},
+    stages::{PlanInput, Silent, Site, Stop},
     store::{MemoryStore, Store},
 };
 
@@ -57,7 +59,19 @@ pub fn run_id(name: &str) -> RunId {
 }
 
 pub async fn run(site: &Site, engine: &Engine, settings: &Settings, name: &str) -> Result<Summary> {
-    pipeline::run(site, engine, settings, &run_id(name), &Silent, &Stop::default()).await
+    run_as(site, engine, settings, Mode::default(), name).await
+}
+
+pub async fn run_as(site: &Site, engine: &Engine, settings: &Settings, mode: Mode, name: &str) -> Result<Summary> {
+    pipeline::run(site, engine, &order(settings, mode, name), &Silent, &Stop::default()).await
+}
+
+pub fn order(settings: &Settings, mode: Mode, name: &str) -> PlanInput {
+    PlanInput { run: run_id(name), settings: settings.clone(), mode }
+}
+
+pub fn site(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Site {
+    Site { input: input.clone(), output: output.clone() }
 }
 
 /// A run of its own on an empty output.
@@ -75,15 +89,8 @@ pub async fn data_set(output: &dyn Store) -> BTreeMap<String, Bytes> {
 }
 
 pub async fn data_set_of(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Bytes> {
-    let mut wanted = vec![manifest.basis.key.clone(), manifest.moments.clone(), manifest.outputs.rejects.clone()];
-    wanted.extend(manifest.outputs.parts.clone());
-    wanted.extend(manifest.outputs.csv.clone());
-    wanted.push(keys::success(manifest.version));
-    for shard in &manifest.shards {
-        wanted.extend([keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)]);
-    }
     let mut files = BTreeMap::new();
-    for key in wanted {
+    for key in manifest.files() {
         let body = output.get(&key).await.unwrap();
         files.insert(key.replace(&format!("v={}", manifest.version), "v=*"), body);
     }

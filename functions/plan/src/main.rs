@@ -34,12 +34,12 @@ struct Answer {
 }
 
 async fn handle(event: Event) -> Result<Answer> {
-    let Request { input, output, settings } = Request::parse(event.request)?;
+    let Request { input, output, settings, mode } = Request::parse(event.request)?;
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
     let place = Place { input, output };
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
     let info = extractor::embedded_info(FeatureRange::default());
-    let input = PlanInput { run, settings };
+    let input = PlanInput { run, settings, mode };
     let planned = stages::plan(&place.open().await?, &info, input, &Silent, &Stop::default()).await?;
     Ok(Answer {
         featurize_key: format!("{prefix}{}", planned.manifest),

@@ -32,7 +32,7 @@ struct ReducedKeys {
     images: u64,
     rejects: u64,
     components: usize,
-    parts: u64,
+    parts_to_project: u64,
     basis: String,
     /// Where the next map finds its list.
     project_key: String,
@@ -50,7 +50,7 @@ async fn handle(event: Event) -> Result<Answer> {
                 images: reduced.images,
                 rejects: reduced.rejects,
                 components: reduced.basis.components,
-                parts: reduced.parts,
+                parts_to_project: reduced.parts_to_project,
                 basis: reduced.basis.key,
                 project_key: format!("{prefix}{}", reduced.manifest),
             }))

@@ -1,0 +1,482 @@
+//! Eigenvalues and eigenvectors of a real symmetric matrix, with the same bits on every processor.
+//!
+//! Libraries choose instructions at run time (fused multiplications, wider sums), and with them the last bits. Here
+//! every sum has one order and no product is fused. The method is LAPACK's `dsyevx`: Householder reflections make the
+//! matrix tridiagonal, implicit QL finds all eigenvalues, inverse iteration the eigenvectors that are asked for only,
+//! which is what makes it fast where few are kept (Golub and Van Loan, *Matrix Computations*, 8.3 and 8.4; Dhillon
+//! 1998 on inverse iteration).
+
+use crate::{Error, ErrorKind, Result};
+
+/// QL steps for one eigenvalue; three are usual.
+const QL_STEPS: usize = 60;
+/// Solutions of inverse iteration for one vector; two are usual.
+const INVERSE_STEPS: usize = 8;
+/// Eigenvalues closer than this share of the matrix's norm have their vectors made orthogonal to each other.
+const CLOSE: f64 = 1e-3;
+/// Partial sums of a scalar product.
+const LANES: usize = 8;
+
+/// Eigenvalues, falling, and vectors of the largest of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eigen {
+    /// `[size]`
+    pub values: Vec<f64>,
+    /// `[kept, size]` row-major, rows of unit length.
+    pub vectors: Vec<f64>,
+}
+
+/// All eigenvalues of a symmetric `[size, size]` matrix, falling. Only its lower triangle is read.
+pub fn values(matrix: Vec<f64>, size: usize) -> Result<Vec<f64>> {
+    decompose(matrix, size, |_| 0).map(|eigen| eigen.values)
+}
+
+/// Eigenvalues of a symmetric `[size, size]` matrix, and as many vectors as `keep` answers when it sees the values.
+/// Only the lower triangle is read. Fails with `Pca.NotConverged` on a matrix that has no finite answer.
+pub fn decompose(matrix: Vec<f64>, size: usize, keep: impl FnOnce(&[f64]) -> usize) -> Result<Eigen> {
+    if matrix.len() != size * size || matrix.iter().any(|value| !value.is_finite()) {
+        return Err(failed("the matrix is not square and finite"));
+    }
+    let (tridiagonal, reflectors) = tridiagonalize(matrix, size);
+    let values = tridiagonal.values()?;
+    let kept = keep(&values).min(size);
+    let mut vectors = tridiagonal.vectors(&values[..kept])?;
+    // The last reflection was the innermost.
+    for reflector in reflectors.iter().rev() {
+        for vector in vectors.chunks_exact_mut(size) {
+            reflector.apply(vector);
+        }
+    }
+    Ok(Eigen { values, vectors })
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(ErrorKind::PcaNotConverged, message)
+}
+
+/// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y);
+    let tail = tail.fold(0.0, |sum, product| sum + product);
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])) + tail
+}
+
+fn norm(vector: &[f64]) -> f64 {
+    let largest = vector.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    if largest == 0.0 {
+        return 0.0;
+    }
+    // Squares of very small numbers would vanish.
+    let scaled: Vec<f64> = vector.iter().map(|x| x / largest).collect();
+    largest * dot(&scaled, &scaled).sqrt()
+}
+
+/// `I - scale v v'` on the coordinates from `start` on.
+struct Reflector {
+    start: usize,
+    v: Vec<f64>,
+    scale: f64,
+}
+
+impl Reflector {
+    /// The one that turns `x` into a multiple of the first axis, and that multiple.
+    fn of(x: &[f64], start: usize) -> (Self, f64) {
+        let mut v = x.to_vec();
+        let length = norm(&v);
+        if length == 0.0 || v[1..].iter().all(|value| *value == 0.0) {
+            let first = v[0];
+            v.fill(0.0);
+            return (Reflector { start, v, scale: 0.0 }, first);
+        }
+        for value in &mut v {
+            *value /= length;
+        }
+        let sign = if v[0] < 0.0 { -1.0 } else { 1.0 };
+        // |v + sign e|^2 is 2 (1 + |v0|), as v has unit length: no difference is formed that could cancel.
+        let scale = 1.0 / (1.0 + v[0].abs());
+        v[0] += sign;
+        (Reflector { start, v, scale }, -sign * length)
+    }
+
+    fn apply(&self, vector: &mut [f64]) {
+        let part = &mut vector[self.start..];
+        let along = self.scale * dot(&self.v, part);
+        for (x, v) in part.iter_mut().zip(&self.v) {
+            *x -= along * v;
+        }
+    }
+}
+
+/// `matrix += x w' + w x'` row by row on the lower triangle, then `product = matrix v`, in one pass over memory.
+fn update_and_multiply(matrix: &mut [f64], size: usize, from: usize, update: Option<(&[f64], &[f64])>, v: &[f64]) -> Vec<f64> {
+    let count = size - from;
+    let mut product = vec![0.0; count];
+    for i in 0..count {
+        let row = &mut matrix[(from + i) * size + from..][..=i];
+        if let Some((x, w)) = update {
+            let (xi, wi) = (x[i], w[i]);
+            for ((a, x), w) in row.iter_mut().zip(x).zip(w) {
+                *a -= xi * w + wi * x;
+            }
+        }
+        let (row, diagonal) = (&row[..i], row[i]);
+        let vi = v[i];
+        for (p, a) in product[..i].iter_mut().zip(row) {
+            *p += a * vi;
+        }
+        product[i] += dot(row, &v[..i]) + diagonal * vi;
+    }
+    product
+}
+
+struct Tridiagonal {
+    diagonal: Vec<f64>,
+    /// One shorter.
+    beside: Vec<f64>,
+}
+
+fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflector>) {
+    let mut diagonal = Vec::with_capacity(size);
+    let mut beside = Vec::with_capacity(size.saturating_sub(1));
+    let mut reflectors = Vec::with_capacity(size.saturating_sub(2));
+    // What the last reflection still has to change: rows and columns from `column` on, less x w' + w x'.
+    let mut pending: Option<(Vec<f64>, Vec<f64>)> = None;
+    for column in 0..size {
+        // This column as it is after the pending change.
+        let mut below: Vec<f64> = (column..size).map(|row| matrix[row * size + column]).collect();
+        if let Some((x, w)) = &pending {
+            let (x0, w0) = (x[0], w[0]);
+            for ((value, x), w) in below.iter_mut().zip(x).zip(w) {
+                *value -= x * w0 + w * x0;
+            }
+        }
+        diagonal.push(below[0]);
+        let below = &below[1..];
+        let Some(first) = below.first() else { break };
+        let rest = pending.as_ref().map(|(x, w)| (&x[1..], &w[1..]));
+        if below.len() == 1 {
+            beside.push(*first);
+            if let Some((x, w)) = rest {
+                let last = &mut matrix[size * size - 1];
+                *last -= 2.0 * x[0] * w[0];
+            }
+            pending = None;
+            continue;
+        }
+        let (reflector, turned) = Reflector::of(below, column + 1);
+        beside.push(turned);
+        // w = p - (scale / 2) (v . p) v with p = scale A v, so that the change is v w' + w v'.
+        let mut w = update_and_multiply(&mut matrix, size, column + 1, rest, &reflector.v);
+        for value in &mut w {
+            *value *= reflector.scale;
+        }
+        let half = 0.5 * reflector.scale * dot(&reflector.v, &w);
+        for (w, v) in w.iter_mut().zip(&reflector.v) {
+            *w -= half * v;
+        }
+        pending = Some((reflector.v.clone(), w));
+        reflectors.push(reflector);
+    }
+    (Tridiagonal { diagonal, beside }, reflectors)
+}
+
+impl Tridiagonal {
+    fn size(&self) -> usize {
+        self.diagonal.len()
+    }
+
+    /// The largest sum of absolute values in a row.
+    fn norm(&self) -> f64 {
+        let beside = |i: usize| self.beside.get(i).map_or(0.0, |e| e.abs());
+        (0..self.size())
+            .map(|i| self.diagonal[i].abs() + beside(i) + if i > 0 { beside(i - 1) } else { 0.0 })
+            .fold(0.0, f64::max)
+    }
+
+    /// Implicit QL with Wilkinson's shift, without vectors; falling.
+    fn values(&self) -> Result<Vec<f64>> {
+        let size = self.size();
+        let mut d = self.diagonal.clone();
+        let mut e = self.beside.clone();
+        e.push(0.0);
+        for l in 0..size {
+            let mut steps = 0;
+            loop {
+                let small = |m: usize| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs());
+                let m = (l..size - 1).find(|m| small(*m)).unwrap_or(size - 1);
+                if m == l {
+                    break;
+                }
+                steps += 1;
+                if steps > QL_STEPS {
+                    return Err(failed("the eigenvalues could not be found"));
+                }
+                let mut g = (d[l + 1] - d[l]) / (2.0 * e[l]);
+                let mut r = hypotenuse(g, 1.0);
+                g = d[m] - d[l] + e[l] / (g + if g < 0.0 { -r } else { r });
+                let (mut s, mut c, mut p) = (1.0, 1.0, 0.0);
+                let mut split = false;
+                for i in (l..m).rev() {
+                    let (f, b) = (s * e[i], c * e[i]);
+                    r = hypotenuse(f, g);
+                    e[i + 1] = r;
+                    if r == 0.0 {
+                        d[i + 1] -= p;
+                        e[m] = 0.0;
+                        split = true;
+                        break;
+                    }
+                    s = f / r;
+                    c = g / r;
+                    g = d[i + 1] - p;
+                    r = (d[i] - g) * s + 2.0 * c * b;
+                    p = s * r;
+                    d[i + 1] = g + p;
+                    g = c * r - b;
+                }
+                if !split {
+                    d[l] -= p;
+                    e[l] = g;
+                    e[m] = 0.0;
+                }
+            }
+        }
+        d.sort_by(|a, b| b.total_cmp(a));
+        Ok(d)
+    }
+
+    /// A unit vector for each of the largest eigenvalues, `[values, size]`.
+    fn vectors(&self, values: &[f64]) -> Result<Vec<f64>> {
+        let size = self.size();
+        let norm_of_all = self.norm();
+        let mut vectors: Vec<f64> = Vec::with_capacity(values.len() * size);
+        let mut random = Random(1);
+        let (mut group, mut last) = (0, f64::INFINITY);
+        for (i, value) in values.iter().enumerate() {
+            if i > 0 && values[i - 1] - value > CLOSE * norm_of_all {
+                group = i;
+            }
+            // Equal eigenvalues are set apart a little, or their vectors would come out alike.
+            let shift = value.min(last - 10.0 * f64::EPSILON * norm_of_all.max(f64::MIN_POSITIVE));
+            last = shift;
+            let solver = Shifted::of(self, shift, norm_of_all);
+            let mut vector: Vec<f64> = (0..size).map(|_| random.next()).collect();
+            let mut left = f64::INFINITY;
+            for _ in 0..INVERSE_STEPS {
+                solver.solve(&mut vector);
+                // Twice is enough (Parlett 1980).
+                for _ in 0..2 {
+                    for other in vectors[group * size..].chunks_exact(size) {
+                        let along = dot(other, &vector);
+                        for (x, o) in vector.iter_mut().zip(other) {
+                            *x -= along * o;
+                        }
+                    }
+                }
+                let length = norm(&vector);
+                if !(length.is_finite() && length > 0.0) {
+                    vector = (0..size).map(|_| random.next()).collect();
+                    continue;
+                }
+                for x in &mut vector {
+                    *x /= length;
+                }
+                let now = self.residual(&vector, *value);
+                if now <= 4.0 * f64::EPSILON * norm_of_all || now > 0.5 * left {
+                    left = left.min(now);
+                    break;
+                }
+                left = now;
+            }
+            if left > 1e-10 * norm_of_all {
+                return Err(failed("an eigenvector could not be found"));
+            }
+            vectors.extend(vector);
+        }
+        Ok(vectors)
+    }
+
+    /// Length of `T v - value v`.
+    fn residual(&self, v: &[f64], value: f64) -> f64 {
+        let row = |i: usize| {
+            let mut sum = (self.diagonal[i] - value) * v[i];
+            if i > 0 {
+                sum += self.beside[i - 1] * v[i - 1];
+            }
+            if i + 1 < v.len() {
+                sum += self.beside[i] * v[i + 1];
+            }
+            sum
+        };
+        norm(&(0..v.len()).map(row).collect::<Vec<_>>())
+    }
+}
+
+/// `hypot` of the C library differs between systems.
+fn hypotenuse(a: f64, b: f64) -> f64 {
+    let (a, b) = (a.abs(), b.abs());
+    let (large, small) = if a > b { (a, b) } else { (b, a) };
+    if large == 0.0 {
+        return 0.0;
+    }
+    let ratio = small / large;
+    large * (1.0 + ratio * ratio).sqrt()
+}
+
+/// Start vectors; Knuth's MMIX generator.
+struct Random(u64);
+
+impl Random {
+    /// In [-1, 1).
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
+
+/// `T - shift I` as L U with row exchanges.
+struct Shifted {
+    /// Diagonal of U and the two diagonals above it.
+    u0: Vec<f64>,
+    u1: Vec<f64>,
+    u2: Vec<f64>,
+    /// Multipliers, and whether row i was exchanged with row i + 1.
+    l: Vec<f64>,
+    swapped: Vec<bool>,
+}
+
+impl Shifted {
+    fn of(t: &Tridiagonal, shift: f64, norm: f64) -> Self {
+        let size = t.size();
+        let tiny = (f64::EPSILON * norm).max(f64::MIN_POSITIVE);
+        let beside = |i: usize| t.beside.get(i).copied().unwrap_or(0.0);
+        let mut lu = Shifted {
+            u0: vec![0.0; size],
+            u1: vec![0.0; size],
+            u2: vec![0.0; size],
+            l: vec![0.0; size],
+            swapped: vec![false; size],
+        };
+        let (mut pivot, mut right) = (t.diagonal[0] - shift, beside(0));
+        for i in 0..size {
+            if i + 1 == size {
+                lu.u0[i] = if pivot.abs() < tiny { tiny } else { pivot };
+                break;
+            }
+            let (below, diagonal, next) = (t.beside[i], t.diagonal[i + 1] - shift, beside(i + 1));
+            if below.abs() > pivot.abs() {
+                lu.swapped[i] = true;
+                lu.l[i] = pivot / below;
+                (lu.u0[i], lu.u1[i], lu.u2[i]) = (below, diagonal, next);
+                pivot = right - lu.l[i] * diagonal;
+                right = -lu.l[i] * next;
+            } else {
+                let safe = if pivot.abs() < tiny { tiny } else { pivot };
+                lu.l[i] = below / safe;
+                (lu.u0[i], lu.u1[i]) = (safe, right);
+                pivot = diagonal - lu.l[i] * right;
+                right = next;
+            }
+        }
+        lu
+    }
+
+    fn solve(&self, x: &mut [f64]) {
+        let size = x.len();
+        for i in 0..size - 1 {
+            if self.swapped[i] {
+                x.swap(i, i + 1);
+            }
+            x[i + 1] -= self.l[i] * x[i];
+        }
+        for i in (0..size).rev() {
+            let mut sum = x[i];
+            if i + 1 < size {
+                sum -= self.u1[i] * x[i + 1];
+            }
+            if i + 2 < size {
+                sum -= self.u2[i] * x[i + 2];
+            }
+            x[i] = sum / self.u0[i];
+            // Growth beyond measure is what shows the vector; only its direction is wanted.
+            if x[i].abs() > 1e200 {
+                x.iter_mut().for_each(|value| *value *= 1e-200);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Fails unless values and vectors are those of the matrix.
+    fn check(matrix: &[f64], size: usize) {
+        let eigen = decompose(matrix.to_vec(), size, |_| size).unwrap();
+        let scale = norm(matrix).max(1e-300);
+        assert!(eigen.values.windows(2).all(|pair| pair[0] >= pair[1]));
+        let trace: f64 = (0..size).map(|i| matrix[i * size + i]).sum();
+        assert!((eigen.values.iter().sum::<f64>() - trace).abs() <= 1e-12 * scale * size as f64);
+        for (i, (value, vector)) in eigen.values.iter().zip(eigen.vectors.chunks_exact(size)).enumerate() {
+            for row in 0..size {
+                let image = dot(&matrix[row * size..][..size], vector);
+                assert!((image - value * vector[row]).abs() <= 1e-11 * scale, "value {i} of {size}, row {row}");
+            }
+            for (j, other) in eigen.vectors.chunks_exact(size).enumerate().take(i + 1) {
+                let expected = f64::from(u8::from(i == j));
+                assert!((dot(vector, other) - expected).abs() < 1e-11, "vectors {i} and {j} of {size}");
+            }
+        }
+    }
+
+    fn symmetric(size: usize, entry: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+        (0..size * size).map(|at| entry((at / size).max(at % size), (at / size).min(at % size))).collect()
+    }
+
+    #[test]
+    fn matrices_with_many_equal_eigenvalues_have_orthogonal_vectors() {
+        for size in [1, 2, 3, 4, 9, 40] {
+            check(&symmetric(size, |i, j| f64::from(u8::from(i == j))), size);
+            check(&symmetric(size, |_, _| 0.0), size);
+            check(&symmetric(size, |_, _| 1.0), size);
+            check(&symmetric(size, |i, j| if i == j { i as f64 } else { 0.0 }), size);
+            check(&symmetric(size, |i, j| if i / 3 == j / 3 { 0.5 } else { 0.0 }), size);
+            check(&symmetric(size, |i, j| if i - j == 1 { 1.0 } else { 0.0 }), size);
+        }
+        // Wilkinson's matrix: pairs of eigenvalues that agree to many digits.
+        check(&symmetric(21, |i, j| if i == j { (i as f64 - 10.0).abs() } else { f64::from(u8::from(i - j == 1)) }), 21);
+    }
+
+    #[test]
+    fn what_has_no_answer_is_an_error() {
+        assert!(decompose(vec![f64::NAN], 1, |_| 1).is_err());
+        assert!(decompose(vec![1.0, f64::INFINITY, f64::INFINITY, 1.0], 2, |_| 1).is_err());
+        assert!(decompose(vec![1.0; 3], 2, |_| 1).is_err());
+        assert_eq!(decompose(Vec::new(), 0, |_| 1).unwrap(), Eigen { values: vec![], vectors: vec![] });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Gram matrices of few vectors, as those of a data set with fewer images than features are.
+        #[test]
+        fn values_and_vectors_are_those_of_the_matrix(
+            size in 1usize..40, rank in 1usize..40, seed in any::<u64>(), scale in -30i32..30,
+        ) {
+            let mut random = Random(seed);
+            let rows: Vec<f64> = (0..rank * size).map(|_| random.next()).collect();
+            let scale = 10f64.powi(scale);
+            let entry = |i: usize, j: usize| scale * rows.chunks_exact(size).map(|row| row[i] * row[j]).sum::<f64>();
+            check(&symmetric(size, entry), size);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Stores that fail, refuse or keep calls waiting.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{
+    TryStreamExt,
+    stream::{self, BoxStream, StreamExt},
+};
+use pomona::{
+    Error, ErrorKind, Result, dataset,
+    store::{MemoryStore, Object, Store},
+};
+
+/// What is asked before and after each call of a store.
+#[async_trait]
+pub trait Gate: fmt::Debug + Send + Sync {
+    /// Fails the call before it does anything.
+    async fn before(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+    /// Hears of each object that is taken from a listing.
+    fn listed(&self) {}
+    /// Fails the call although it did what it was to do.
+    async fn after(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A store in memory behind a gate.
+#[derive(Debug)]
+pub struct Gated<G> {
+    pub inner: Arc<MemoryStore>,
+    pub gate: G,
+}
+
+#[async_trait]
+impl<G: Gate> Store for Gated<G> {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        stream::once(async move {
+            self.gate.before(prefix).await?;
+            Ok::<_, Error>(self.inner.list(prefix, after))
+        })
+        .flat_map(move |pages| match pages {
+            Ok(pages) => pages.inspect_ok(|page| page.iter().for_each(|_| self.gate.listed())).boxed(),
+            Err(e) => stream::iter([Err(e)]).boxed(),
+        })
+        .boxed()
+    }
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        self.gate.before(key).await?;
+        self.inner.get(key).await
+    }
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        self.gate.before(&object.key).await?;
+        self.inner.get_listed(object).await
+    }
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.gate.before(key).await?;
+        self.inner.get_range(key, range).await
+    }
+    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        self.gate.before(key).await?;
+        self.inner.put_stream(key, body).await?;
+        self.gate.after(key).await
+    }
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
+        self.gate.before(key).await?;
+        let written = self.inner.put_if_absent(key, body).await?;
+        self.gate.after(key).await.map(|()| written)
+    }
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.gate.before(key).await?;
+        self.inner.delete(key).await?;
+        self.gate.after(key).await
+    }
+}
+
+/// Passes calls on, fails one of them, and all later ones: a process that dies there.
+pub type Failing = Gated<FailsAfter>;
+
+#[derive(Debug)]
+pub struct FailsAfter {
+    left: AtomicI64,
+    pub calls: AtomicU64,
+    /// The next look for the marker finds none, as if it had been a moment earlier.
+    pub marker_is_late: AtomicBool,
+}
+
+impl Failing {
+    pub fn after(inner: Arc<MemoryStore>, calls: i64) -> Self {
+        let gate = FailsAfter {
+            left: AtomicI64::new(calls),
+            calls: AtomicU64::new(0),
+            marker_is_late: AtomicBool::new(false),
+        };
+        Gated { inner, gate }
+    }
+}
+
+#[async_trait]
+impl Gate for FailsAfter {
+    async fn before(&self, key: &str) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            return Err(Error::new(ErrorKind::StoreUnavailable, "made to fail"));
+        }
+        if key == dataset::MARKER && self.marker_is_late.swap(false, Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::StoreNotFound, "not yet"));
+        }
+        Ok(())
+    }
+}
+
+/// An input that refuses or loses one object.
+pub type Refusing = Gated<Refuses>;
+
+#[derive(Debug)]
+pub struct Refuses {
+    pub key: String,
+    pub kind: ErrorKind,
+}
+
+#[async_trait]
+impl Gate for Refuses {
+    async fn before(&self, key: &str) -> Result<()> {
+        if key == self.key { Err(Error::new(self.kind, "made to fail")) } else { Ok(()) }
+    }
+}
+
+/// Counts the objects of listings, a page of few at a time, as a bucket of millions would give them.
+pub type Counting = Gated<Counts>;
+
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub listed: AtomicU64,
+}
+
+#[async_trait]
+impl Gate for Counts {
+    fn listed(&self) {
+        self.listed.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,406 @@
+//! What changes cost and what they leave: kept bases, partial listings, vacuum, erasure, differences.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use common::*;
+use pomona::{
+    ErrorKind,
+    dataset::{self, Fate, Manifest, Version, keys},
+    diff,
+    engine::Engine,
+    erase, inbox,
+    pca::Keep,
+    settings::{Listing, Mode, Refit, Settings},
+    stages::{self, PlanInput, Silent, Site, Stop},
+    store::{MemoryStore, Store, get_opt, list_all},
+    tables,
+    vacuum::{self, Policy},
+};
+use proptest::prelude::*;
+
+const NEVER: Mode = Mode { refit: Refit::Never, rebuild: false, listing: Listing::All };
+
+async fn two() -> (Arc<MemoryStore>, Arc<MemoryStore>, Site) {
+    let (input, output) = (images(0..200).await, Arc::new(MemoryStore::new()));
+    let site = site(&input, &output);
+    (input, output, site)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_shards() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let first = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest;
+    let before = scores(output.as_ref(), &first).await;
+    input.put(&key(300), png(300)).await.unwrap();
+    input.put(&key(17), png(9_999)).await.unwrap();
+    input.delete(&key(120)).await.unwrap();
+    let kept = run_as(&site, &engine, &small_shards(), NEVER, "b").await.unwrap().manifest;
+    assert_eq!((kept.version.0, &kept.basis), (2, &first.basis));
+    assert_eq!((kept.images, kept.figures.added, kept.figures.changed, kept.figures.removed), (200, 1, 1, 1));
+    let after = scores(output.as_ref(), &kept).await;
+    for (path, row) in &after {
+        if *path != key(300) && *path != key(17) {
+            assert_eq!(before.get(path), Some(row), "{path}");
+        }
+    }
+    assert!(after.contains_key(&key(300)) && !after.contains_key(&key(120)));
+    assert_ne!(before[&key(17)], after[&key(17)]);
+    let reduced: stages::Reduced =
+        dataset::read_json(output.as_ref(), &stages::Reduced::key(&run_id("b"))).await.unwrap();
+    assert!(reduced.parts_to_project < reduced.parts / 2, "{} of {}", reduced.parts_to_project, reduced.parts);
+
+    // Kept, there is nothing to do; fitted again, the data set is that of a fresh run.
+    assert!(run_as(&site, &engine, &small_shards(), NEVER, "c").await.unwrap().up_to_date);
+    let fitted = run(&site, &engine, &small_shards(), "d").await.unwrap();
+    assert!(!fitted.up_to_date);
+    assert_eq!((fitted.manifest.figures.inferred, fitted.manifest.figures.added), (0, 0));
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_in_folders_of_labels_are_kept_too() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let settings = Settings { partition_by_label: true, ..small_shards() };
+    let first = run(&site, &engine, &settings, "a").await.unwrap().manifest;
+    input.put(&key(300), png(300)).await.unwrap();
+    let kept = run_as(&site, &engine, &settings, NEVER, "b").await.unwrap().manifest;
+    assert_eq!(kept.basis, first.basis);
+    let before = scores(output.as_ref(), &first).await;
+    let mut after = scores(output.as_ref(), &kept).await;
+    after.remove(&key(300)).unwrap();
+    assert_eq!(before, after);
+    let labels = |m: &Manifest| m.outputs.parts.iter().filter_map(|k| k.split('/').nth(2).map(str::to_owned)).collect::<HashSet<_>>();
+    assert_eq!(labels(&first), labels(&kept));
+}
+
+async fn scores(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Vec<f32>> {
+    let mut all = BTreeMap::new();
+    for key in &manifest.outputs.parts {
+        assert!(key.starts_with(&keys::pca(manifest.version)), "{key}");
+        let rows = tables::read_scores(output.get(key).await.unwrap(), key).unwrap();
+        let each = rows.scores.chunks_exact(manifest.basis.components).map(<[f32]>::to_vec);
+        all.extend(rows.paths.into_iter().zip(each));
+    }
+    assert_eq!(all.len() as u64, manifest.images);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_model_needs_a_rebuild_and_then_replaces_everything() {
+    let (input, output, site) = two().await;
+    run(&site, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
+    let other = engine("nhwc", 2);
+    for mode in [Mode::default(), NEVER] {
+        let error = run_as(&site, &other, &small_shards(), mode, "b").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
+        assert!(error.to_string().contains("extractor: tiny (") && error.to_string().contains("-> nhwc ("), "{error}");
+    }
+    let mode = Mode { rebuild: true, ..NEVER };
+    let made = run_as(&site, &other, &small_shards(), mode, "c").await.unwrap().manifest;
+    assert_eq!((made.figures.inferred, made.figures.added, made.figures.removed), (200, 200, 200));
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &other, &small_shards()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_is_counted_also_when_an_earlier_run_died() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let first = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest.figures;
+    assert_eq!((first.added, first.changed, first.removed), (200, 0, 0));
+    for i in 300..310 {
+        input.put(&key(i), png(i)).await.unwrap();
+    }
+    input.put(&key(3), png(777)).await.unwrap();
+    input.delete(&key(99)).await.unwrap();
+    // All shards are finished, and then the process dies.
+    let dying = PlanInput { run: run_id("dying"), settings: small_shards(), mode: Mode::default() };
+    stages::plan(&site, engine.extractor().info(), dying, &Silent, &Stop::default()).await.unwrap();
+    let lines = output.get(&keys::run(&run_id("dying"), "featurize.jsonl")).await.unwrap();
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let work = serde_json::from_slice(line).unwrap();
+        stages::featurize(&site, &engine, work, &Silent, &Stop::default()).await.unwrap();
+    }
+    let figures = run(&site, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
+    assert_eq!((figures.inferred, figures.added, figures.changed, figures.removed), (0, 10, 1, 1));
+}
+
+/// What can happen to a bucket between two runs.
+#[derive(Clone, Debug)]
+enum Change {
+    Upload(u64),
+    Overwrite(u64),
+    Delete(u64),
+    Rename(u64, u64),
+    /// Deletes everything between two keys: whole shards vanish.
+    Clear(u64, u64),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (0u64..260).prop_map(Change::Upload),
+        2 => (0u64..260).prop_map(Change::Overwrite),
+        2 => (0u64..260).prop_map(Change::Delete),
+        2 => (0u64..260, 0u64..260).prop_map(|(a, b)| Change::Rename(a, b)),
+        1 => (0u64..200, 0u64..60).prop_map(|(a, b)| Change::Clear(a, a + b)),
+    ]
+}
+
+/// Makes the change; gives the keys that events would name.
+async fn apply(input: &MemoryStore, change: &Change) -> Vec<String> {
+    match change {
+        Change::Upload(i) => {
+            input.put(&key(*i), png(*i)).await.unwrap();
+            vec![key(*i)]
+        }
+        Change::Overwrite(i) => {
+            input.put(&key(*i), png(*i + 1_000)).await.unwrap();
+            vec![key(*i)]
+        }
+        Change::Delete(i) => {
+            input.delete(&key(*i)).await.unwrap();
+            vec![key(*i)]
+        }
+        Change::Rename(from, to) => {
+            if let Some(body) = get_opt(input, &key(*from)).await.unwrap() {
+                input.delete(&key(*from)).await.unwrap();
+                input.put(&key(*to), body).await.unwrap();
+            }
+            vec![key(*from), key(*to)]
+        }
+        Change::Clear(from, to) => {
+            let keys: Vec<_> = (*from..*to).map(key).collect();
+            for key in &keys {
+                input.delete(key).await.unwrap();
+            }
+            keys
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Listing only where notices tell of changes plans what listing everything plans, whatever the order of the
+    /// notices, and however often each comes.
+    #[test]
+    fn a_partial_listing_plans_what_a_whole_one_does(
+        rounds in prop::collection::vec(prop::collection::vec(change(), 1..12), 1..5),
+        shard_size in 2u32..24,
+        bad in 0u64..260,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+            let settings = Settings { shard_size, ..Settings::default() };
+            input.put(&key(bad), "no image".into()).await.unwrap();
+            let site = site(&input, &output);
+            run(&site, &engine, &settings, "first").await.unwrap();
+            for (i, round) in rounds.iter().enumerate() {
+                let mut told = BTreeSet::new();
+                for change in round {
+                    told.extend(apply(&input, change).await);
+                }
+                for key in &told {
+                    inbox::note(output.as_ref(), &BTreeSet::from([key.clone()])).await.unwrap();
+                }
+                inbox::note(output.as_ref(), &told).await.unwrap();
+                let plan = async |name: String, listing| {
+                    let mode = Mode { listing, ..Mode::default() };
+                    let input = order(&settings, mode, &name);
+                    stages::plan(&site, engine.extractor().info(), input, &Silent, &Stop::default()).await.unwrap();
+                    let plan: Option<stages::Plan> = match get_opt(output.as_ref(), &stages::Plan::key(&run_id(&name))).await.unwrap() {
+                        Some(plan) => Some(serde_json::from_slice(&plan).unwrap()),
+                        None => None,
+                    };
+                    // The mark of a run that will not go on.
+                    output.delete(&keys::started(&run_id(&name))).await.unwrap();
+                    plan.map(|plan| (plan.objects, plan.shards.into_iter().map(|s| s.id).collect::<Vec<_>>()))
+                };
+                let whole = plan(format!("whole-{i}"), Listing::All).await;
+                let partial = plan(format!("partial-{i}"), Listing::Changed).await;
+                assert_eq!(whole, partial);
+                let mode = Mode { listing: Listing::Changed, ..Mode::default() };
+                run_as(&site, &engine, &settings, mode, &format!("run-{i}")).await.unwrap();
+                assert!(list_all(output.as_ref(), inbox::NOTES).await.unwrap().is_empty());
+            }
+            assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partial_listing_looks_at_few_objects() {
+    let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    run(&site(&input, &output), &engine, &small_shards(), "a").await.unwrap();
+    input.put(&key(77), png(5_000)).await.unwrap();
+    inbox::note(output.as_ref(), &BTreeSet::from([key(77)])).await.unwrap();
+    let counting = Arc::new(stores::Counting { inner: input.clone(), gate: stores::Counts::default() });
+    let site = Site { input: counting.clone(), output: output.clone() };
+    let mode = Mode { listing: Listing::Changed, ..Mode::default() };
+    let figures = run_as(&site, &engine, &small_shards(), mode, "c").await.unwrap().manifest.figures;
+    assert_eq!((figures.inferred, figures.changed), (1, 1));
+    let listed = counting.gate.listed.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((1..80).contains(&listed), "{listed} of 200 objects were listed");
+}
+
+fn everything(keep_versions: usize) -> Policy {
+    Policy { keep_versions, older_than_days: 0 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    for round in 0..4 {
+        input.put(&key(400 + round), png(round)).await.unwrap();
+        input.delete(&key(round * 30)).await.unwrap();
+        run(&site, &engine, &small_shards(), &format!("r{round}")).await.unwrap();
+    }
+    output.put("partials/0123.parquet", "half".into()).await.unwrap();
+    output.put("notes-of-mine.txt", "not Pomona's".into()).await.unwrap();
+    let all = dataset::published(output.as_ref()).await.unwrap();
+    let kept: Vec<_> = [&all[2], &all[3]].into_iter().cloned().collect();
+    let mut before = Vec::new();
+    for manifest in &kept {
+        before.push(data_set_of(output.as_ref(), manifest).await);
+    }
+    let everything_there = list_all(output.as_ref(), "").await.unwrap();
+    let told = vacuum::vacuum(output.as_ref(), everything(2), true, &|_| {}).await.unwrap();
+    assert_eq!(list_all(output.as_ref(), "").await.unwrap(), everything_there, "a dry run deletes nothing");
+    let done = vacuum::vacuum(output.as_ref(), everything(2), false, &|_| {}).await.unwrap();
+    assert_eq!(told, done);
+    assert_eq!((done.kept.len(), done.removed.len()), (2, 2));
+    for (manifest, files) in kept.iter().zip(&before) {
+        assert_eq!(&data_set_of(output.as_ref(), manifest).await, files);
+    }
+    let mut named: HashSet<String> = kept.iter().flat_map(Manifest::files).collect();
+    named.extend(["pomona.json".to_owned(), "notes-of-mine.txt".to_owned()]);
+    for object in list_all(output.as_ref(), "").await.unwrap() {
+        let of_kept_run = kept.iter().any(|m| object.key.starts_with(&format!("runs/{}/", m.run)));
+        assert!(named.contains(&object.key) || object.key.starts_with("versions/") || of_kept_run, "{}", object.key);
+    }
+    assert_eq!(dataset::fate(output.as_ref(), Version(1)).await.unwrap(), Fate::Removed { version: Version(1) });
+    let error = dataset::version(output.as_ref(), Some(1)).await.unwrap_err();
+    assert!(error.to_string().contains("cleaned away"), "{error}");
+    // What is left is enough to go on from.
+    input.put(&key(500), png(500)).await.unwrap();
+    let figures = run(&site, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
+    assert_eq!(figures.inferred, 1);
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn young_versions_and_unfinished_work_are_kept() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    run(&site, &engine, &small_shards(), "a").await.unwrap();
+    input.put(&key(400), png(1)).await.unwrap();
+    run(&site, &engine, &small_shards(), "b").await.unwrap();
+    let policy = Policy { keep_versions: 1, older_than_days: 1 };
+    let done = vacuum::vacuum(output.as_ref(), policy, false, &|_| {}).await.unwrap();
+    assert_eq!((done.kept.len(), done.removed.len()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vacuum_and_a_run_exclude_each_other() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    run(&site, &engine, &small_shards(), "a").await.unwrap();
+    input.put(&key(400), png(1)).await.unwrap();
+    let planned = order(&small_shards(), Mode::default(), "going");
+    stages::plan(&site, engine.extractor().info(), planned, &Silent, &Stop::default()).await.unwrap();
+    let error = vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DatasetBusy);
+    assert!(error.to_string().contains("going"), "{error}");
+    assert!(get_opt(output.as_ref(), vacuum::LOCK).await.unwrap().is_none());
+
+    // A run that died long ago stands in nobody's way, nor does a vacuum that did.
+    let old = r#"{"at": "2020-01-01T00:00:00Z"}"#;
+    output.put(&keys::started(&run_id("going")), old.into()).await.unwrap();
+    output.put(vacuum::LOCK, old.into()).await.unwrap();
+    vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap();
+
+    let now = dataset::to_json(&serde_json::json!({"at": dataset::published(output.as_ref()).await.unwrap()[0].finished}));
+    output.put(vacuum::LOCK, now.unwrap()).await.unwrap();
+    assert_eq!(run(&site, &engine, &small_shards(), "b").await.unwrap_err().kind(), ErrorKind::DatasetBusy);
+    let error = vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DatasetBusy);
+    output.delete(vacuum::LOCK).await.unwrap();
+    run(&site, &engine, &small_shards(), "c").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_run_does_not_publish_below_versions_that_were_cleaned_away() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let first = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest;
+    let mut slow = first.clone();
+    slow.version = dataset::claim(output.as_ref(), &run_id("slow")).await.unwrap();
+    (slow.parent, slow.run) = (Some(first.version), run_id("slow"));
+    for i in 0..3 {
+        input.put(&key(400 + i), png(i)).await.unwrap();
+        run(&site, &engine, &small_shards(), &format!("fast-{i}")).await.unwrap();
+    }
+    vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap();
+    let error = dataset::commit(output.as_ref(), slow).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DatasetConflict);
+}
+
+async fn erase_keys(site: &Site, engine: &Engine, keys: &[String]) -> pomona::Result<erase::Erased> {
+    let keys = keys.iter().cloned().collect();
+    erase::erase(site, engine, &run_id("erase"), &keys, &Silent, &Stop::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_image_is_in_no_byte_of_the_output() {
+    let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    let settings = Settings { csv: true, ..small_shards() };
+    let site = site(&input, &output);
+    let person = "apple/00010-jane-doe.png".to_owned();
+    run(&site, &engine, &settings, "before").await.unwrap();
+    input.put(&person, png(4_711)).await.unwrap();
+    input.put("apple/00011-john.png", png(4_712)).await.unwrap();
+    run(&site, &engine, &settings, "with").await.unwrap();
+    output.put("partials/x.parquet", "apple/00010-jane-doe.png".into()).await.unwrap();
+
+    let error = erase_keys(&site, &engine, std::slice::from_ref(&person)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InputInvalid);
+    assert!(error.to_string().contains("still in the input"), "{error}");
+    input.delete(&person).await.unwrap();
+    inbox::note(output.as_ref(), &BTreeSet::from([person.clone()])).await.unwrap();
+    let erased = erase_keys(&site, &engine, std::slice::from_ref(&person)).await.unwrap();
+    assert_eq!((erased.version.0, erased.rewritten, erased.removed_versions), (3, true, vec![Version(2)]));
+    assert!(!erased.checked.is_empty() && !erased.deleted.is_empty());
+    for object in list_all(output.as_ref(), "").await.unwrap() {
+        let bytes = output.get(&object.key).await.unwrap();
+        let found = bytes.windows(8).any(|window| window == b"jane-doe");
+        assert!(!found, "{} still names the image", object.key);
+    }
+    let versions: Vec<u64> = dataset::published(output.as_ref()).await.unwrap().iter().map(|m| m.version.0).collect();
+    assert_eq!(versions, [1, 3], "a version that never held the image stays");
+    data_set_of(output.as_ref(), &dataset::version(output.as_ref(), Some(1)).await.unwrap()).await;
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
+
+    let again = erase_keys(&site, &engine, &[person]).await.unwrap();
+    assert_eq!((again.rewritten, again.removed_versions.len()), (false, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diff_names_keys_and_the_angle_between_the_subspaces() {
+    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let settings = Settings { pca: Some(Keep::Components(3)), ..small_shards() };
+    let one = run(&site, &engine, &settings, "a").await.unwrap().manifest;
+    input.put(&key(300), png(300)).await.unwrap();
+    input.put(&key(17), png(9_999)).await.unwrap();
+    input.delete(&key(120)).await.unwrap();
+    let two = run(&site, &engine, &settings, "b").await.unwrap().manifest;
+    let diff = diff::diff(output.as_ref(), &one, &two).await.unwrap();
+    assert_eq!((diff.added, diff.changed, diff.removed), (vec![key(300)], vec![key(17)], vec![key(120)]));
+    let angles = diff.angles.unwrap();
+    assert_eq!(angles.len(), 3);
+    assert!(angles[0] < 20.0 && angles[2] > 1e-3 && angles.is_sorted(), "{angles:?}");
+    let same = diff::diff(output.as_ref(), &two, &two).await.unwrap();
+    assert!(same.added.is_empty() && same.changed.is_empty() && same.removed.is_empty());
+    assert!(same.angles.unwrap().iter().all(|angle| *angle < 1e-4));
+}

@@ -1,0 +1,302 @@
+//! Runs and vacuums that race on one output, under schedules drawn from a seed.
+//!
+//! Everything happens on one thread. Each store call waits until the schedule lets it go on; then it may fail before it
+//! does anything, or after it has done it, as when the answer is lost. A schedule is its seed: a failure names it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+mod common;
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use async_trait::async_trait;
+use common::{
+    stores::{Gate, Gated},
+    *,
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use pomona::{
+    Error, ErrorKind, Result,
+    dataset::{self, Fate, Manifest},
+    engine::Engine,
+    settings::{Mode, Refit, Settings},
+    stages::Site,
+    store::{MemoryStore, Store, list_all},
+    vacuum::{self, Policy},
+};
+use tokio::sync::oneshot;
+
+/// Draws numbers from a seed; SplitMix64.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+}
+
+#[derive(Debug)]
+struct Schedule {
+    random: Random,
+    /// One call in so many fails; none when 0.
+    failures: usize,
+    waiting: VecDeque<oneshot::Sender<()>>,
+}
+
+/// The gate of one racer; all share the schedule.
+#[derive(Clone, Debug)]
+struct Turns(Arc<Mutex<Schedule>>);
+
+impl Turns {
+    fn new(seed: u64, failures: usize) -> Self {
+        Turns(Arc::new(Mutex::new(Schedule { random: Random(seed), failures, waiting: VecDeque::new() })))
+    }
+
+    fn fails(&self) -> bool {
+        let schedule = &mut *self.0.lock().unwrap();
+        schedule.failures > 0 && schedule.random.below(schedule.failures * 2) == 0
+    }
+
+    /// Lets one of the waiting calls go on; false when none waits.
+    fn release_one(&self) -> bool {
+        let schedule = &mut *self.0.lock().unwrap();
+        let waiting = schedule.waiting.len();
+        if waiting == 0 {
+            return false;
+        }
+        let at = schedule.random.below(waiting);
+        schedule.waiting.swap_remove_back(at).unwrap().send(()).ok();
+        true
+    }
+
+    fn made_to_fail(&self) -> Result<()> {
+        if self.fails() { Err(Error::new(ErrorKind::StoreUnavailable, "made to fail")) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Gate for Turns {
+    async fn before(&self, _key: &str) -> Result<()> {
+        let (go, wait) = oneshot::channel();
+        self.0.lock().unwrap().waiting.push_back(go);
+        wait.await.unwrap();
+        self.made_to_fail()
+    }
+    async fn after(&self, _key: &str) -> Result<()> {
+        self.made_to_fail()
+    }
+}
+
+/// Nothing here waits for anything but the schedule, so asking again is all there is to do.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return output;
+        }
+    }
+}
+
+type Racer<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// Polls all racers until none can go on, then lets one waiting call through, until all have ended.
+fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
+    let mut racers: FuturesUnordered<_> = racers.into_iter().collect();
+    let mut steps = 0u64;
+    block_on(poll_fn(|context| {
+        loop {
+            match racers.poll_next_unpin(context) {
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(Some(())) => {}
+                Poll::Pending => {
+                    steps += 1;
+                    assert!(steps < 200_000, "some racer goes on for ever");
+                    assert!(turns.release_one(), "everyone waits and nobody holds anything up");
+                }
+            }
+        }
+    }));
+}
+
+fn settings() -> Settings {
+    Settings { shard_size: 3, ..Settings::default() }
+}
+
+async fn gated_run(
+    input: Arc<MemoryStore>,
+    output: Arc<dyn Store>,
+    engine: &Engine,
+    name: String,
+    upload: u64,
+    mode: Mode,
+) -> Result<Manifest> {
+    input.put(&key(upload), png(upload)).await.unwrap();
+    let site = Site { input, output };
+    run_as(&site, engine, &settings(), mode, &name).await.map(|summary| summary.manifest)
+}
+
+/// What the current version consists of is there, and its rows are as many as it says.
+async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
+    let Some(manifest) = dataset::current(store).await? else { return Ok(None) };
+    for key in manifest.files().filter(|key| !key.ends_with("_SUCCESS")) {
+        match store.get(&key).await {
+            Ok(_) => {}
+            // A reader that is slower than a vacuum may find its version gone, and then it is told so.
+            Err(e) if e.is(ErrorKind::StoreNotFound) => {
+                let fate = dataset::fate(store, manifest.version).await?;
+                assert!(matches!(fate, Fate::Removed { .. }), "{key} is missing from {}", manifest.version);
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Some(manifest.images))
+}
+
+/// One schedule: `runs` runs, a reader and perhaps a vacuum on an output that has a version already.
+fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &Engine) {
+    let (input, output) = block_on(async {
+        let (input, output) = (images(0..6).await, Arc::new(MemoryStore::new()));
+        if seed % 3 > 0 {
+            run(&site(&input, &output), engine, &settings(), "first").await.unwrap();
+        }
+        (input, output)
+    });
+    let turns = Turns::new(seed, failures);
+    let gated = || -> Arc<dyn Store> { Arc::new(Gated { inner: output.clone(), gate: turns.clone() }) };
+    let outcomes = Mutex::new(Vec::new());
+    let mut racers: Vec<Racer<'_>> = Vec::new();
+    for racer in 0..runs {
+        let (input, store, outcomes) = (input.clone(), gated(), &outcomes);
+        let refit = if (seed + racer).is_multiple_of(4) { Refit::Never } else { Refit::Always };
+        let mode = Mode { refit, ..Mode::default() };
+        racers.push(Box::pin(async move {
+            let upload = 10 + racer;
+            let outcome = gated_run(input, store, engine, format!("racer-{racer}"), upload, mode).await;
+            outcomes.lock().unwrap().push((upload, outcome));
+        }));
+    }
+    if with_vacuum {
+        let store = gated();
+        racers.push(Box::pin(async move {
+            let policy = Policy { keep_versions: 1, older_than_days: 0 };
+            for _ in 0..3 {
+                match vacuum::vacuum(store.as_ref(), policy, false, &|_| {}).await {
+                    Ok(_) => {}
+                    Err(e) => assert!(
+                        e.kind().retryable() || e.is(ErrorKind::OutputNoVersion),
+                        "seed {seed}: {e}"
+                    ),
+                }
+            }
+        }));
+    }
+    let store = gated();
+    racers.push(Box::pin(async move {
+        for _ in 0..4 {
+            if let Err(e) = read_whole(store.as_ref()).await {
+                assert_eq!(e.kind(), ErrorKind::StoreUnavailable, "seed {seed}: {e}");
+            }
+        }
+    }));
+    race(&turns, racers);
+
+    block_on(async {
+        let current = dataset::current(output.as_ref()).await.unwrap();
+        for (upload, outcome) in outcomes.into_inner().unwrap() {
+            match outcome {
+                // No update is lost: what a run has published, or found published, is in the current version.
+                Ok(_) => {
+                    let rows = rows(output.as_ref(), current.as_ref().unwrap()).await;
+                    assert!(rows.contains(&key(upload)), "seed {seed}: the upload of {upload} is lost");
+                }
+                Err(e) => {
+                    let expected = [ErrorKind::DatasetConflict, ErrorKind::DatasetBusy, ErrorKind::StoreUnavailable];
+                    assert!(expected.contains(&e.kind()), "seed {seed}: {e}");
+                    assert!(failures > 0 || with_vacuum || runs > 5, "seed {seed}: {e}");
+                }
+            }
+        }
+        no_forks(output.as_ref(), seed).await;
+        // Marks and locks of those that died; a day later they would mean nothing.
+        for object in list_all(output.as_ref(), "").await.unwrap() {
+            if object.key.ends_with("started.json") || object.key == vacuum::LOCK {
+                output.delete(&object.key).await.unwrap();
+            }
+        }
+        run(&site(&input, &output), engine, &settings(), "last").await.unwrap();
+        assert_eq!(
+            data_set(output.as_ref()).await,
+            fresh(&input, engine, &settings()).await,
+            "seed {seed}: the data set is not that of the bucket"
+        );
+    });
+}
+
+async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::HashSet<String> {
+    let mut rows = std::collections::HashSet::new();
+    for shard in manifest.shards.iter().filter(|shard| shard.rows > 0) {
+        let key = dataset::keys::features(&shard.id);
+        let columns = manifest.extractor.columns;
+        rows.extend(pomona::tables::read_features(output.get(&key).await.unwrap(), columns, &key).unwrap().paths);
+    }
+    rows
+}
+
+/// Each version was made from the one before it.
+async fn no_forks(output: &dyn Store, seed: u64) {
+    let mut parent = None;
+    for version in dataset::versions(output).await.unwrap().decided {
+        match dataset::fate(output, version).await.unwrap() {
+            Fate::Published(manifest) => {
+                assert!(parent.is_none() || manifest.parent == parent, "seed {seed}: version {version} is a fork");
+                parent = Some(version);
+            }
+            Fate::Removed { .. } => parent = Some(version),
+            Fate::Abandoned { .. } => {}
+        }
+    }
+}
+
+fn schedules(seeds: std::ops::Range<u64>, runs: u64, failures: usize, with_vacuum: bool) {
+    // No threads of its own: the racers' thread does the work.
+    let engine = engine("tiny", 0);
+    for seed in seeds {
+        schedule(seed, runs, failures, with_vacuum, &engine);
+    }
+}
+
+#[test]
+fn two_runs_race() {
+    schedules(0..500, 2, 0, false);
+}
+
+#[test]
+fn two_runs_race_while_calls_fail() {
+    schedules(1_000..1_700, 2, 60, false);
+}
+
+#[test]
+fn two_runs_and_a_vacuum_race_while_calls_fail() {
+    schedules(2_000..2_500, 2, 100, true);
+}
+
+#[test]
+fn eight_runs_race() {
+    schedules(3_000..3_150, 8, 0, false);
+}
+
+#[test]
+fn eight_runs_and_a_vacuum_race_while_calls_fail() {
+    schedules(4_000..4_200, 8, 150, true);
+}
