@@ -284,9 +284,10 @@ impl Manifest {
 
     /// Every file that this version consists of, the manifest itself left out.
     pub fn files(&self) -> impl Iterator<Item = String> {
-        let shards = self.shards.iter().flat_map(|shard| {
-            [keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)]
-        });
+        let shards = self
+            .shards
+            .iter()
+            .flat_map(|shard| [keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)]);
         let tables = [self.basis.key.clone(), self.moments.clone(), self.outputs.rejects.clone()];
         let scores = self.outputs.parts.iter().chain(&self.outputs.csv).cloned();
         shards.chain(tables).chain(scores).chain([keys::success(self.version)])
@@ -392,9 +393,8 @@ pub async fn published(store: &dyn Store) -> Result<Vec<Manifest>> {
 
 /// A published version; the current one when no number is given. Fails with `Output.NoVersion`, saying which there are.
 pub async fn version(store: &dyn Store, wanted: Option<u64>) -> Result<Manifest> {
-    let missing = |message: String| {
-        Err(Error::new(ErrorKind::OutputNoVersion, message).context("output", store.location()))
-    };
+    let missing =
+        |message: String| Err(Error::new(ErrorKind::OutputNoVersion, message).context("output", store.location()));
     let Some(number) = wanted else {
         return match current(store).await? {
             Some(manifest) => Ok(manifest),
@@ -406,7 +406,9 @@ pub async fn version(store: &dyn Store, wanted: Option<u64>) -> Result<Manifest>
     match fate {
         Some(Fate::Published(manifest)) => Ok(*manifest),
         Some(Fate::Removed { .. }) => missing(format!("version {number} has been cleaned away")),
-        Some(Fate::Abandoned { .. }) => missing(format!("number {number} was given up by its run; there is no such version")),
+        Some(Fate::Abandoned { .. }) => {
+            missing(format!("number {number} was given up by its run; there is no such version"))
+        }
         None => {
             let numbers: Vec<String> = published(store).await?.iter().map(|m| m.version.0.to_string()).collect();
             missing(format!("there is no version {number}; there are: {}", numbers.join(", ")))

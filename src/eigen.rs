@@ -115,7 +115,13 @@ impl Reflector {
 }
 
 /// `matrix += x w' + w x'` row by row on the lower triangle, then `product = matrix v`, in one pass over memory.
-fn update_and_multiply(matrix: &mut [f64], size: usize, from: usize, update: Option<(&[f64], &[f64])>, v: &[f64]) -> Vec<f64> {
+fn update_and_multiply(
+    matrix: &mut [f64],
+    size: usize,
+    from: usize,
+    update: Option<(&[f64], &[f64])>,
+    v: &[f64],
+) -> Vec<f64> {
     let count = size - from;
     let mut product = vec![0.0; count];
     for i in 0..count {
@@ -453,7 +459,10 @@ mod tests {
             check(&symmetric(size, |i, j| if i - j == 1 { 1.0 } else { 0.0 }), size);
         }
         // Wilkinson's matrix: pairs of eigenvalues that agree to many digits.
-        check(&symmetric(21, |i, j| if i == j { (i as f64 - 10.0).abs() } else { f64::from(u8::from(i - j == 1)) }), 21);
+        check(
+            &symmetric(21, |i, j| if i == j { (i as f64 - 10.0).abs() } else { f64::from(u8::from(i - j == 1)) }),
+            21,
+        );
     }
 
     #[test]

@@ -160,10 +160,16 @@ pub enum Outcome {
     /// Nothing waits.
     Nothing,
     /// That run goes on; what waits is its successor's.
-    Waits { behind: String },
+    Waits {
+        behind: String,
+    },
     /// That run has failed, and nothing has come in since: another would fail too.
-    Failed { run: String },
-    Started { run: String },
+    Failed {
+        run: String,
+    },
+    Started {
+        run: String,
+    },
 }
 
 /// `turns/<number>.json`
@@ -250,10 +256,12 @@ mod tests {
         let parse = |body: &str| Message::parse(body, INPUT);
         let changed = parse(&event("fruit", "images/Äpfel rot/1 %2B.jpg")).unwrap();
         assert_eq!(changed, Message::Changed("Äpfel rot/1 %2B.jpg".to_owned()));
-        for elsewhere in [event("fruit", "other/1.jpg"), event("vegetables", "images/1.jpg"), event("fruit", "images/")] {
+        for elsewhere in [event("fruit", "other/1.jpg"), event("vegetables", "images/1.jpg"), event("fruit", "images/")]
+        {
             assert_eq!(parse(&elsewhere).unwrap(), Message::Elsewhere);
         }
-        let ended = r#"{"source": "aws.states", "detail-type": "Step Functions Execution Status Change", "detail": {}}"#;
+        let ended =
+            r#"{"source": "aws.states", "detail-type": "Step Functions Execution Status Change", "detail": {}}"#;
         assert_eq!(parse(ended).unwrap(), Message::Look);
         assert_eq!(parse(r#"{"source": "pomona", "detail-type": "Look"}"#).unwrap(), Message::Look);
         for bad in [

@@ -8,10 +8,10 @@
 //! each owns and what must hold.
 
 pub mod dataset;
-pub mod diff;
-mod eigen;
 #[cfg(feature = "cli")]
 pub mod demo;
+pub mod diff;
+mod eigen;
 pub mod engine;
 pub mod erase;
 mod error;

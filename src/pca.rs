@@ -159,9 +159,9 @@ pub fn fit(moments: &TotalMoments, per_unit: f64, standardize: bool, keep: Optio
     let mut components = vec![0.0; kept * columns];
     for (row, vector) in components.chunks_exact_mut(columns).zip(eigen.vectors.chunks_exact(size)) {
         let mut largest = 0.0f64;
-        for i in 0..size {
-            if vector[i].abs() > largest.abs() {
-                largest = vector[i];
+        for loading in vector {
+            if loading.abs() > largest.abs() {
+                largest = *loading;
             }
         }
         for (i, column) in varying.iter().enumerate() {

@@ -91,13 +91,7 @@ pub async fn run(
     }
 }
 
-async fn once(
-    site: &Site,
-    engine: &Engine,
-    input: PlanInput,
-    watcher: &dyn Watcher,
-    stop: &Stop,
-) -> Result<Summary> {
+async fn once(site: &Site, engine: &Engine, input: PlanInput, watcher: &dyn Watcher, stop: &Stop) -> Result<Summary> {
     let output = site.output.as_ref();
     let run = input.run.clone();
     let mut clock = Clock { watcher, seconds: Vec::new() };

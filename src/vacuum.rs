@@ -26,8 +26,7 @@ const LOCK_RENEWAL: SignedDuration = SignedDuration::from_mins(5);
 pub const RUN_LIFETIME: SignedDuration = SignedDuration::from_hours(72);
 const CONCURRENCY: usize = 32;
 /// Whatever lies elsewhere in an output is not touched.
-const SWEPT: [&str; 8] =
-    [keys::SHARDS, "partials/", "moments/", "basis/", "pca/", "csv/", "rejects/", keys::RUNS];
+const SWEPT: [&str; 8] = [keys::SHARDS, "partials/", "moments/", "basis/", "pca/", "csv/", "rejects/", keys::RUNS];
 
 /// What to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

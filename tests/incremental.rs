@@ -75,7 +75,9 @@ async fn parts_in_folders_of_labels_are_kept_too() {
     let mut after = scores(output.as_ref(), &kept).await;
     after.remove(&key(300)).unwrap();
     assert_eq!(before, after);
-    let labels = |m: &Manifest| m.outputs.parts.iter().filter_map(|k| k.split('/').nth(2).map(str::to_owned)).collect::<HashSet<_>>();
+    let labels = |m: &Manifest| {
+        m.outputs.parts.iter().filter_map(|k| k.split('/').nth(2).map(str::to_owned)).collect::<HashSet<_>>()
+    };
     assert_eq!(labels(&first), labels(&kept));
 }
 
@@ -213,10 +215,8 @@ proptest! {
                     let mode = Mode { listing, ..Mode::default() };
                     let input = order(&settings, mode, &name);
                     stages::plan(&site, engine.extractor().info(), input, &Silent, &Stop::default()).await.unwrap();
-                    let plan: Option<stages::Plan> = match get_opt(output.as_ref(), &stages::Plan::key(&run_id(&name))).await.unwrap() {
-                        Some(plan) => Some(serde_json::from_slice(&plan).unwrap()),
-                        None => None,
-                    };
+                    let plan = get_opt(output.as_ref(), &stages::Plan::key(&run_id(&name))).await.unwrap();
+                    let plan: Option<stages::Plan> = plan.map(|plan| serde_json::from_slice(&plan).unwrap());
                     // The mark of a run that will not go on.
                     output.delete(&keys::started(&run_id(&name))).await.unwrap();
                     plan.map(|plan| (plan.objects, plan.shards.into_iter().map(|s| s.id).collect::<Vec<_>>()))
@@ -322,7 +322,8 @@ async fn a_vacuum_and_a_run_exclude_each_other() {
     output.put(vacuum::LOCK, old.into()).await.unwrap();
     vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap();
 
-    let now = dataset::to_json(&serde_json::json!({"at": dataset::published(output.as_ref()).await.unwrap()[0].finished}));
+    let now =
+        dataset::to_json(&serde_json::json!({"at": dataset::published(output.as_ref()).await.unwrap()[0].finished}));
     output.put(vacuum::LOCK, now.unwrap()).await.unwrap();
     assert_eq!(run(&site, &engine, &small_shards(), "b").await.unwrap_err().kind(), ErrorKind::DatasetBusy);
     let error = vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap_err();

@@ -72,7 +72,10 @@ async fn other_settings_need_a_rebuild_which_infers_nothing_again() {
     let settings = Settings { pca: Some(Keep::Components(3)), csv: true, partition_by_label: true, ..small_shards() };
     let error = run(&site, &engine, &settings, "b").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
-    assert!(error.to_string().contains("pca: null -> {\"components\":3}; partition_by_label: false -> true"), "{error}");
+    assert!(
+        error.to_string().contains("pca: null -> {\"components\":3}; partition_by_label: false -> true"),
+        "{error}"
+    );
     let rebuild = Mode { rebuild: true, ..Mode::default() };
     let summary = run_as(&site, &engine, &settings, rebuild, "c").await.unwrap();
     assert_eq!((summary.manifest.version.0, summary.manifest.parent.unwrap().0), (2, 1));
@@ -215,7 +218,8 @@ async fn a_stop_loses_no_image_that_was_done() {
     let stop = Stop::default();
     let watcher = StopAfter { left: AtomicI64::new(90), stop: stop.clone() };
     let settings = Settings { shard_size: 64, ..Settings::default() };
-    let error = pipeline::run(&site, &engine, &order(&settings, Mode::default(), "a"), &watcher, &stop).await.unwrap_err();
+    let error =
+        pipeline::run(&site, &engine, &order(&settings, Mode::default(), "a"), &watcher, &stop).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RunInterrupted);
     assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
     let done = 90 - watcher.left.load(Ordering::Relaxed);

@@ -167,7 +167,7 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
 fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &Engine) {
     let (input, output) = block_on(async {
         let (input, output) = (images(0..6).await, Arc::new(MemoryStore::new()));
-        if seed % 3 > 0 {
+        if !seed.is_multiple_of(3) {
             run(&site(&input, &output), engine, &settings(), "first").await.unwrap();
         }
         (input, output)
@@ -193,10 +193,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &E
             for _ in 0..3 {
                 match vacuum::vacuum(store.as_ref(), policy, false, &|_| {}).await {
                     Ok(_) => {}
-                    Err(e) => assert!(
-                        e.kind().retryable() || e.is(ErrorKind::OutputNoVersion),
-                        "seed {seed}: {e}"
-                    ),
+                    Err(e) => assert!(e.kind().retryable() || e.is(ErrorKind::OutputNoVersion), "seed {seed}: {e}"),
                 }
             }
         }));

@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
-use pomona::{demo::DEFAULT_VIEWS, extractor::FeatureRange, pca::Keep, settings::{Listing, Mode, Refit, Settings}, shard::DEFAULT_SHARD_SIZE};
+use pomona::{
+    demo::DEFAULT_VIEWS,
+    extractor::FeatureRange,
+    pca::Keep,
+    settings::{Listing, Mode, Refit, Settings},
+    shard::DEFAULT_SHARD_SIZE,
+};
 
 /// Image features and PCA at any scale, without a cluster
 ///

@@ -25,7 +25,9 @@ pub async fn diff(args: DiffArgs) -> Result<()> {
         return print_json(&Json { from: args.from, to: args.to, explained_variance_ratio: ratios, diff: &diff });
     }
     println!("Images, from version {} to version {}", args.from, args.to);
-    for (name, sign, keys) in [("added", '+', &diff.added), ("changed", '~', &diff.changed), ("removed", '-', &diff.removed)] {
+    for (name, sign, keys) in
+        [("added", '+', &diff.added), ("changed", '~', &diff.changed), ("removed", '-', &diff.removed)]
+    {
         println!("  {} {name}", format::count(keys.len() as u64));
         for key in keys.iter().take(args.rows) {
             println!("    {sign} {}", format::shorten(key, 100));

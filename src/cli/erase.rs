@@ -38,12 +38,17 @@ pub async fn erase(args: EraseArgs) -> Result<()> {
     for key in &erased.deleted {
         println!("  {}", format::shorten(key, 200));
     }
-    println!("Read again to see that they hold none of them: {}", format::counted(erased.checked.len() as u64, "table"));
+    println!(
+        "Read again to see that they hold none of them: {}",
+        format::counted(erased.checked.len() as u64, "table")
+    );
     for key in &erased.checked {
         println!("  {}", format::shorten(key, 200));
     }
     if args.output.starts_with("s3://") {
-        println!("A versioned bucket keeps deleted objects until its lifecycle rule removes them (docs/operations.md).");
+        println!(
+            "A versioned bucket keeps deleted objects until its lifecycle rule removes them (docs/operations.md)."
+        );
     }
     Ok(())
 }

@@ -55,7 +55,8 @@ pub async fn log(args: LogArgs) -> Result<()> {
     if args.json {
         return print_json(&lines);
     }
-    let head = ["version", "finished", "images", "added", "changed", "removed", "reused", "rejects", "explained", "seconds"];
+    let head =
+        ["version", "finished", "images", "added", "changed", "removed", "reused", "rejects", "explained", "seconds"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(lines.iter().map(|line| {
         vec![

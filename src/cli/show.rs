@@ -18,7 +18,7 @@ pub async fn show(args: ShowArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
     let shown = dataset::version(store.as_ref(), args.version).await?;
-        if args.json {
+    if args.json {
         print!("{}", String::from_utf8_lossy(&dataset::to_json(&shown)?));
         return Ok(());
     }

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, compute, featurize, kept_parts,
-    merge, milliseconds,
+    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, compute, featurize,
+    kept_parts, merge, milliseconds,
 };
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord,
-        Version, keys,
+        self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord, Version,
+        keys,
     },
     extractor::ExtractorId,
     moments::TotalMoments,

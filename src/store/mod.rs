@@ -26,7 +26,7 @@ mod s3;
 pub use folder::FolderStore;
 pub use location::{bucket_and_prefix, check_apart, open, open_input};
 pub use memory::MemoryStore;
-pub use s3::{S3Store, client as s3_client};
+pub use s3::{S3Store, client as s3_client, environment as aws_environment};
 
 /// What a store says to tell one content of a key from another.
 ///

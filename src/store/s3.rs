@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use aws_config::{AppName, SdkConfig};
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
@@ -30,6 +31,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Objects from this size on are uploaded in parts of this size. S3 takes 10,000 parts, so up to 160 GB.
 const PART_BYTES: usize = 16 << 20;
+/// Longest application name that fits a user agent, bytes.
+const APP_NAME: usize = 50;
 /// Requests that one store keeps under way.
 const CONCURRENCY: usize = 64;
 /// Attempts of a request that is throttled or lost, with the SDK's growing, jittered pauses.
@@ -49,10 +52,22 @@ pub struct S3Store {
     permits: Arc<Semaphore>,
 }
 
-/// A client with Pomona's way of trying again, for the endpoint and the credentials of the environment.
+/// A client for the endpoint and the credentials of the environment.
 pub async fn client() -> Client {
+    Client::new(&environment().await)
+}
+
+/// What every client of AWS starts from: the environment, and Pomona's way of trying again.
+pub async fn environment() -> SdkConfig {
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let environment = aws_config::defaults(BehaviorVersion::latest())
+    // Access logs then tell which function a request came from.
+    let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok();
+    let name = function.and_then(|name| AppName::new(name.chars().take(APP_NAME).collect::<String>()).ok());
+    let mut builder = aws_config::defaults(BehaviorVersion::latest());
+    if let Some(name) = name {
+        builder = builder.app_name(name);
+    }
+    let environment = builder
         .http_client(http)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .timeout_config(
@@ -63,11 +78,10 @@ pub async fn client() -> Client {
         )
         .load()
         .await;
-    let mut config = aws_sdk_s3::config::Builder::from(&environment);
-    if environment.region().is_none() {
-        config = config.region(Region::from_static("us-east-1"));
+    if environment.region().is_some() {
+        return environment;
     }
-    Client::from_conf(config.build())
+    environment.into_builder().region(Region::from_static("us-east-1")).build()
 }
 
 impl S3Store {

@@ -2,9 +2,12 @@
 
 `rule(method, path)` is asked for every request and gives None (pass it on), "throttle" (503 SlowDown), "fail" (500),
 "refuse" (400), "cut" (the connection is closed) or "cut half" (half of the answer, then closed).
+
+`calls` gathers who asked for what: (function, method, path with query); the function is what the user agent names.
 """
 
 import http.client
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +21,7 @@ class FaultProxy:
         self.target = None
         self.rule = lambda method, path: None
         self.faults = 0
+        self.calls = set()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,6 +54,8 @@ class FaultProxy:
 
             def pass_on(self):
                 body = self.body()
+                if found := re.search(r"app/(\S+)", self.headers.get("User-Agent", "")):
+                    proxy.calls.add((found.group(1), self.command, self.path))
                 fault = proxy.rule(self.command, self.path)
                 if fault:
                     proxy.faults += 1

@@ -4,22 +4,26 @@ The functions run as processes of their own and reach S3 through a proxy that ca
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import io
 import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import threading
 import time
+import urllib.parse
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
 from local_aws import ROOT, LocalAws
+from test_template import STAGES, TEMPLATE
 
 STACK = "pomona-e2e"
 # One shard of about 40 images: 560 images are enough for a map with many items.
@@ -41,6 +45,7 @@ class Stack:
         outputs = self.aws.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
         outputs = {o["OutputKey"]: o["OutputValue"] for o in outputs}
         self.images, self.results, self.arn = outputs["Images"], outputs["Results"], outputs["Pipeline"]
+        self.queue, self.dead_letters = outputs["UploadQueue"], outputs["UploadDeadLetters"]
 
     def upload(self, folder, prefix):
         """Puts a folder's files below images/<prefix>/; gives the location."""
@@ -242,7 +247,7 @@ def test_wrong_inputs_are_explained_to_the_console(stack):
 
 
 def test_two_executions_at_once_end_in_one_right_state(stack, demo):
-    arns = [stack.start(demo[1], "race", csv=True, pca={"components": k}) for k in (10, 20)]
+    arns = [stack.start(demo[1], "race", csv=True, pca={"components": k}, rebuild=True) for k in (10, 20)]
     executions = [stack.wait(arn) for arn in arns]
     assert [e["status"] for e in executions] == ["SUCCEEDED"] * 2, [stack.explain(e) for e in executions]
     versions = [json.loads(e["output"])["version"] for e in executions]
@@ -283,3 +288,166 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert (healed["images"], healed["rejects"]) == (168, 0)
     same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
     assert tables_of(stack.manifest("tolerated"), lambda key: stack.read("tolerated", key)) == same
+
+
+@pytest.fixture(scope="module")
+def live(stack):
+    """The stack with uploads that start runs, on a prefix of its own."""
+    stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
+    # Minutes between two deliveries are right on AWS, and too long for a test.
+    stack.sqs = stack.aws.client("sqs")
+    stack.sqs.set_queue_attributes(QueueUrl=stack.queue, Attributes={"VisibilityTimeout": "1"})
+    return stack
+
+
+def upload_runs(stack, **status):
+    executions = stack.sfn.list_executions(stateMachineArn=stack.arn, maxResults=1000, **status)["executions"]
+    return [e for e in executions if e["name"].startswith("uploads-")]
+
+
+def messages_waiting(stack, url):
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    attributes = stack.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return sum(int(attributes[name]) for name in names)
+
+
+def settle(stack, keys, seconds=180):
+    """Waits until the uploads' output holds just these keys and nothing goes on; gives the manifest."""
+    deadline, most = time.monotonic() + seconds, 0
+    seen = None
+    while time.monotonic() < deadline:
+        most = max(most, len(upload_runs(stack, statusFilter="RUNNING")))
+        quiet = not messages_waiting(stack, stack.queue) and not upload_runs(stack, statusFilter="RUNNING")
+        if quiet and not [key for key in stack.keys("uploads") if key.startswith("inbox/")]:
+            manifest = stack.manifest("uploads")
+            frames = [pd.read_parquet(io.BytesIO(stack.read("uploads", f"shards/{s['id']}/features.parquet"))) for s in manifest["shards"]]
+            seen = {path for frame in frames for path in frame["path"]}
+            if seen == keys:
+                assert most <= 1, f"{most} upload runs at once"
+                return manifest
+        time.sleep(0.2)
+    raise AssertionError(f"not settled: {seen}, expected {keys}; runs {upload_runs(stack)}, keys {list(stack.keys('uploads'))}")
+
+
+def event(stack, key, kind="Object Created"):
+    bucket, prefix = stack.images.removeprefix("s3://").split("/", 1)
+    return json.dumps({"version": "0", "id": key, "source": "aws.s3", "detail-type": kind, "detail": {
+        "bucket": {"name": bucket}, "object": {"key": prefix + key, "size": 1, "etag": "0", "sequencer": "00"}}})
+
+
+def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
+    stack = live
+    stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 8)
+    files = sorted((tmp_path / "images").rglob("*.jpg"))
+    bucket, prefix = stack.images.removeprefix("s3://").split("/", 1)
+    key = lambda path: str(path.relative_to(tmp_path / "images"))  # noqa: E731
+    put = lambda path: stack.s3.put_object(Bucket=bucket, Key=prefix + key(path), Body=path.read_bytes())  # noqa: E731
+    first, burst = files[:30], files[30:90]
+    for path in first:
+        put(path)
+    settle(stack, {key(path) for path in first})
+
+    # A burst, with deletions and replacements in between.
+    for i, path in enumerate(burst):
+        put(path)
+        if i % 10 == 9:
+            gone = first.pop()
+            stack.s3.delete_object(Bucket=bucket, Key=prefix + key(gone))
+            gone.unlink()
+            first[i // 10].write_bytes(files[100 + i // 10].read_bytes())
+            put(first[i // 10])
+    manifest = settle(stack, {key(path) for path in first + burst})
+    for path in files[90:]:
+        path.unlink()
+    stack.aws.pomona("run", tmp_path / "images", tmp_path / "results", "--shard-size", SHARD_SIZE)
+    local = json.loads((tmp_path / "results/versions/00000001.json").read_text())
+    in_folder = tables_of(local, lambda k: (tmp_path / "results" / k).read_bytes())
+    assert tables_of(manifest, lambda k: stack.read("uploads", k)) == in_folder
+    assert not [run for run in upload_runs(stack) if run["status"] != "SUCCEEDED"]
+
+    # The same messages again, late, out of order, and one of an object that is gone: nothing changes.
+    runs = len(upload_runs(stack))
+    for path in [*reversed(burst[:5]), burst[0]]:
+        stack.sqs.send_message(QueueUrl=stack.queue, MessageBody=event(stack, key(path)))
+    stack.sqs.send_message(QueueUrl=stack.queue, MessageBody=event(stack, "never/was.jpg", "Object Deleted"))
+    deadline = time.monotonic() + 60
+    while len(upload_runs(stack)) == runs and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert settle(stack, {key(path) for path in first + burst}) == manifest
+
+    # What nobody understands is put aside, and holds nothing up.
+    stack.sqs.send_message(QueueUrl=stack.queue, MessageBody="no event")
+    put(files[0])
+    deadline = time.monotonic() + 60
+    while not messages_waiting(stack, stack.dead_letters) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (letter,) = stack.sqs.receive_message(QueueUrl=stack.dead_letters)["Messages"]
+    assert letter["Body"] == "no event"
+    settle(stack, {key(path) for path in first + burst})
+
+
+def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
+    stack = live
+    before = stack.manifest("uploads")
+    versions = [key for key in stack.keys("uploads") if key.endswith(".json") and key.startswith("versions/")]
+    assert len(versions) >= 2
+    function = next(f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"] if "Vacuum" in f["FunctionName"])
+    request = {"output": f"{stack.results}uploads/", "keep_versions": 1, "older_than_days": 0}
+    answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=json.dumps(request))
+    vacuumed = json.loads(answer["Payload"].read())
+    assert vacuumed["kept"] == [before["version"]] and vacuumed["objects"] > 0, vacuumed
+    assert stack.manifest("uploads") == before
+    tables_of(before, lambda key: stack.read("uploads", key))
+
+
+def policies(template):
+    """(function, action, resource pattern) of every S3 statement of every function's role."""
+    for name, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::IAM::Role" or name == "PipelineRole":
+            continue
+        for policy in resource["Properties"]["Policies"]:
+            for statement in policy["PolicyDocument"]["Statement"]:
+                resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+                for action in statement["Action"]:
+                    if action.startswith("s3:"):
+                        yield from ((name.removesuffix("Role"), action, json.dumps(r)) for r in resources)
+
+
+def action_of(method, query):
+    if method == "GET":
+        return "s3:ListBucket" if "list-type" in query else "s3:GetObject"
+    if method == "DELETE":
+        return "s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject"
+    return {"HEAD": "s3:GetObject", "PUT": "s3:PutObject", "POST": "s3:PutObject"}[method]
+
+
+def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
+    granted = set(policies(TEMPLATE))
+    images = {"demo": "images/", "live": "live/"}
+    used = set()
+    for function, method, path in stack.proxy.calls:
+        name = next(n for n in [*STAGES, "Trigger", "Vacuum"] if f"-{n}Function" in function)
+        place, _, query = path.partition("?")
+        bucket, _, key = urllib.parse.unquote(place).removeprefix("/").partition("/")
+        action = action_of(method, urllib.parse.parse_qs(query, keep_blank_values=True))
+        matching = set()
+        for grant in granted:
+            owner, allowed, pattern = grant
+            if owner != name or allowed != action:
+                continue
+            of_images = "ImageBucket" in pattern
+            if of_images != (bucket == stack.images.removeprefix("s3://").split("/")[0]):
+                continue
+            if action == "s3:ListBucket":
+                matching.add(grant)
+                continue
+            prefixes = images.values() if of_images else ["pomona/"]
+            ends = "*" if of_images else re.search(r"\$\{ResultPrefix\}(.*?)\"", pattern).group(1)
+            if any(fnmatch.fnmatchcase(key, prefix + ends) for prefix in prefixes):
+                matching.add(grant)
+        assert matching, f"{name} did {action} on {bucket}/{key}, which its role does not allow"
+        used |= matching
+    # Only what faults lead to may go unseen here.
+    rare = {("Publish", "s3:AbortMultipartUpload"), ("Featurize", "s3:ListBucket"), ("Reduce", "s3:ListBucket")}
+    never = {grant for grant in granted - used if grant[:2] not in rare}
+    assert not never, f"roles allow what no function was seen to do: {sorted(never)}"

@@ -1,0 +1,114 @@
+//! A plan of very many images: time, memory and the size of what the state machine carries.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+mod common;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::order;
+use futures::stream::BoxStream;
+use pomona::{
+    settings::{Mode, Settings},
+    stages::{self, Silent, Site, Stop},
+    store::{Etag, MemoryStore, Object, Store},
+};
+
+/// A listing of very many objects, made as it is read; nothing of it is kept.
+#[derive(Debug)]
+struct Endless {
+    objects: u64,
+}
+
+#[async_trait::async_trait]
+impl Store for Endless {
+    fn location(&self) -> String {
+        "s3://a-bucket-with-quite-a-long-name/and/a/prefix".to_owned()
+    }
+    fn list<'a>(&'a self, _: &'a str, after: Option<&'a str>) -> BoxStream<'a, pomona::Result<Vec<Object>>> {
+        assert!(after.is_none());
+        let pages = (0..self.objects.div_ceil(1_000)).map(|page| {
+            let keys = page * 1_000..((page + 1) * 1_000).min(self.objects);
+            Ok(keys
+                .map(|i| Object {
+                    key: format!("Training/Apple Golden {:03}/photo-{i:09}_100.jpg", i / 4_000),
+                    etag: Etag(format!("{i:032x}")),
+                    size: 4_000,
+                    modified: i as i64,
+                })
+                .collect())
+        });
+        Box::pin(futures::stream::iter(pages))
+    }
+    async fn get(&self, _: &str) -> pomona::Result<Bytes> {
+        unreachable!("a plan reads no image")
+    }
+    async fn get_listed(&self, _: &Object) -> pomona::Result<Bytes> {
+        unreachable!("a plan reads no image")
+    }
+    async fn get_range(&self, _: &str, _: std::ops::Range<u64>) -> pomona::Result<Bytes> {
+        unreachable!("a plan reads no image")
+    }
+    async fn put_stream(&self, _: &str, _: BoxStream<'_, pomona::Result<Bytes>>) -> pomona::Result<()> {
+        unreachable!("the input is never written")
+    }
+    async fn put_if_absent(&self, _: &str, _: Bytes) -> pomona::Result<bool> {
+        unreachable!("the input is never written")
+    }
+    async fn delete(&self, _: &str) -> pomona::Result<()> {
+        unreachable!("the input is never written")
+    }
+}
+
+/// Step Functions carries 256 KiB; a quarter of it is the most that any state of a run has.
+const PAYLOAD: usize = 64 << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_images_are_planned_with_small_payloads() {
+    let output = Arc::new(MemoryStore::new());
+    let site = Site { input: Arc::new(Endless { objects: 1_000_000 }), output: output.clone() };
+    let info = pomona::extractor::embedded_info(pomona::extractor::FeatureRange::default());
+    let input = order(&Settings::default(), Mode::default(), "million");
+    let started = std::time::Instant::now();
+    let planned = stages::plan(&site, &info, input, &Silent, &Stop::default()).await.unwrap();
+    println!("planned 1,000,000 images in {:.1} s", started.elapsed().as_secs_f64());
+    #[cfg(target_os = "linux")]
+    assert!(peak_memory() < 1 << 30, "{} bytes at most", peak_memory());
+    assert_eq!((planned.objects, planned.objects_to_featurize), (1_000_000, 1_000_000));
+    assert!((800..1_300).contains(&planned.shards), "{}", planned.shards);
+    assert!(serde_json::to_vec(&planned).unwrap().len() < PAYLOAD / 16);
+    let mut covered = 0;
+    let mut shards = 0;
+    for line in lines(output.as_ref(), &planned.manifest).await {
+        // The item, and the two locations that the map puts beside it.
+        assert!(line.len() + 2_048 < PAYLOAD, "{} bytes", line.len());
+        let work: stages::ShardWork = serde_json::from_slice(&line).unwrap();
+        let objects =
+            output.get_range(&work.objects.key, work.objects.offset..work.objects.offset + work.objects.length);
+        covered += objects.await.unwrap().iter().filter(|byte| **byte == b'\n').count();
+        shards += 1;
+    }
+    assert_eq!((shards, covered), (planned.shards, 1_000_000));
+    let mut added = 0;
+    for line in lines(output.as_ref(), &planned.merge_manifest).await {
+        assert!(line.len() + 2_048 < PAYLOAD, "{} bytes", line.len());
+        added += serde_json::from_slice::<stages::MergeWork>(&line).unwrap().shards.len();
+    }
+    assert_eq!((planned.groups, added as u64), (planned.shards.div_ceil(256), planned.shards));
+}
+
+async fn lines(store: &dyn Store, key: &str) -> Vec<Vec<u8>> {
+    let text = store.get(key).await.unwrap();
+    assert!(text.ends_with(b"\n") && !text.contains(&b'\r'));
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+/// Bytes of this process at their most; the lists of the plan, which are kept in memory here, are among them.
+#[cfg(target_os = "linux")]
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
+    println!("peak memory {} MB", kib / 1_000);
+    kib * 1_024
+}
