@@ -44,6 +44,10 @@ test-aws: build $(AWS_VENVS) # the S3 store, the template and the definition on 
 e2e: build $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete it
 	.venv/ministack/bin/python -m pytest -q -x tests/aws/test_e2e.py
 
+.PHONY: watch
+watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## The functions under cargo lambda watch, with a local S3
+	.venv/ministack/bin/python tests/aws/watch.py
+
 .PHONY: bench
 bench: build .venv/bench/ready ## Pomona beside its peers on the same images; writes bench/runs/
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA)

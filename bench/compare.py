@@ -56,7 +56,7 @@ def measure(command, log):
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
-    packages = ["numpy", "onnxruntime", "pillow", "pyarrow", "pyspark", "tensorflow-cpu"]
+    packages = ["numpy", "onnxruntime", "openvino", "pillow", "pyarrow", "pyspark", "tensorflow-cpu"]
     return {
         "cpu": cpu, "cores": len(os.sched_getaffinity(0)),
         "simd": [f for f in ("avx2", "fma", "avx512f", "amx_tile") if f" {f} " in flags + " "],

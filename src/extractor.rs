@@ -1,4 +1,4 @@
-//! The model, and what makes features comparable: model file, preprocessing and rounding.
+//! The model, and what makes features comparable: model file, preprocessing, arithmetic and rounding.
 //!
 //! An extractor turns pixels into features that are integers in units of a *quantum*. With the default range of 8
 //! the quantum is 2^-20, which leaves MobileNetV2's features (0 to 6) 23 bits, all that an `f32` holds. Everything
@@ -8,10 +8,11 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tract_onnx::{prelude::*, tract_core::internal::DimLike, tract_hir::infer::Factoid};
+use tract_onnx::{pb::ModelProto, prelude::*, tract_core::internal::DimLike, tract_hir::infer::Factoid};
 
 use crate::{
     Error, ErrorKind, Result,
+    kernels::Network,
     moments::FEATURE_BITS,
     preprocess::{self, Limits, Pixels, Reason, Reject},
     shard::short_hex,
@@ -30,7 +31,7 @@ pub const MAX_COLUMNS: usize = 4_096;
 /// Longest side of a model's input, pixels.
 const MAX_SIDE: usize = 2_048;
 
-/// 128 bits of SHA-256 over model file, preprocessing revision and feature range.
+/// 128 bits of SHA-256 over model file, preprocessing revision, arithmetic and feature range.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ExtractorId(String);
@@ -100,18 +101,46 @@ pub struct ExtractorInfo {
     pub feature_range: FeatureRange,
 }
 
+/// What a model is run with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// Pomona's kernels where the whole model is of a kind that they have, tract otherwise.
+    #[default]
+    Auto,
+    /// tract, whatever the model. Its last bits depend on the processor.
+    Tract,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
     Nchw,
     Nhwc,
 }
 
+#[derive(Debug)]
+enum Program {
+    Kernels(Box<Network>),
+    Tract { plan: Arc<TypedRunnableModel>, layout: Layout },
+}
+
+impl Program {
+    /// Part of the extractor's id: the two do not agree in the last bits.
+    fn name(&self) -> &'static str {
+        match self {
+            Program::Kernels(_) => KERNELS,
+            Program::Tract { .. } => "tract",
+        }
+    }
+}
+
+/// Changes whenever the kernels could give other bits.
+const KERNELS: &str = "kernels 1";
+
 /// A model that is ready to run. Cheap to share; every call works on its own buffers.
 #[derive(Debug)]
 pub struct Extractor {
     info: ExtractorInfo,
-    plan: Arc<TypedRunnableModel>,
-    layout: Layout,
+    program: Program,
     height: usize,
     width: usize,
 }
@@ -119,21 +148,36 @@ pub struct Extractor {
 impl Extractor {
     /// The model that is compiled into the binary.
     pub fn embedded(range: FeatureRange) -> Result<Self> {
-        Self::from_onnx(EMBEDDED, EMBEDDED_NAME, range)
+        Self::from_onnx(EMBEDDED, EMBEDDED_NAME, range, Runtime::Auto)
+    }
+
+    /// The model that is compiled into the binary, run by tract.
+    pub fn embedded_on_tract(range: FeatureRange) -> Result<Self> {
+        Self::from_onnx(EMBEDDED, EMBEDDED_NAME, range, Runtime::Tract)
     }
 
     /// Reads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
     /// output vector of at most [`MAX_COLUMNS`] numbers. Fails with `Model.Invalid`, saying what does not fit.
-    pub fn from_onnx(onnx: &[u8], name: &str, range: FeatureRange) -> Result<Self> {
+    pub fn from_onnx(onnx: &[u8], name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
         // tract asserts on some malformed graphs; a bad file must be an error here all the same.
-        let loaded = std::panic::catch_unwind(|| load(onnx));
-        let (plan, layout, height, width, columns) = loaded
+        let loaded = std::panic::catch_unwind(|| load(onnx, runtime));
+        let Loaded { program, height, width, columns } = loaded
             .unwrap_or_else(|_| Err(invalid("it contradicts itself, and the ONNX reader gave up")))
             .map_err(|e| e.context("model", name))?;
-        let info = info(onnx, name, columns, range);
-        let extractor = Extractor { info, plan, layout, height, width };
-        extractor.check(name)?;
+        let info = info(onnx, name, columns, range, program.name());
+        let extractor = Extractor { info, program, height, width };
+        if let Program::Tract { .. } = extractor.program {
+            extractor.check(name)?;
+        }
         Ok(extractor)
+    }
+
+    /// Whether the kernels run this model.
+    pub fn network(&self) -> Option<&Network> {
+        match &self.program {
+            Program::Kernels(network) => Some(network),
+            Program::Tract { .. } => None,
+        }
     }
 
     pub fn info(&self) -> &ExtractorInfo {
@@ -178,8 +222,12 @@ impl Extractor {
     fn infer(&self, pixels: &Pixels) -> TractResult<Vec<f32>> {
         let (h, w) = (self.height, self.width);
         anyhow_ensure(pixels.width == w && pixels.height == h)?;
+        let (plan, layout) = match &self.program {
+            Program::Kernels(network) => return Ok(network.run(&pixels.data)),
+            Program::Tract { plan, layout } => (plan, layout),
+        };
         let scale = |sample: u8| f32::from(sample) / 127.5 - 1.0;
-        let tensor: Tensor = match self.layout {
+        let tensor: Tensor = match layout {
             Layout::Nhwc => {
                 let data: Vec<f32> = pixels.data.iter().map(|s| scale(*s)).collect();
                 tract_ndarray::Array4::from_shape_vec((1, h, w, 3), data)?.into()
@@ -194,7 +242,7 @@ impl Extractor {
                 tract_ndarray::Array4::from_shape_vec((1, 3, h, w), data)?.into()
             }
         };
-        let outputs = self.plan.run(tvec!(tensor.into()))?;
+        let outputs = plan.run(tvec!(tensor.into()))?;
         let view = outputs[0].to_plain_array_view::<f32>()?;
         Ok(view.iter().copied().collect())
     }
@@ -217,32 +265,51 @@ fn anyhow_ensure(ok: bool) -> TractResult<()> {
     if ok { Ok(()) } else { Err(TractError::msg("the pixels do not have the model's size")) }
 }
 
-fn info(onnx: &[u8], name: &str, columns: usize, range: FeatureRange) -> ExtractorInfo {
+fn info(onnx: &[u8], name: &str, columns: usize, range: FeatureRange, program: &str) -> ExtractorInfo {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let model_sha256 = hex(&Sha256::digest(onnx));
     let mut sha = Sha256::new();
-    sha.update(format!("pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n", preprocess::REVISION, range.0));
+    sha.update(format!("pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n", preprocess::REVISION, range.0));
     let id = ExtractorId(short_hex(&sha.finalize()));
     ExtractorInfo { id, model: name.to_owned(), model_sha256, columns, feature_range: range }
 }
 
 /// What the embedded model's [`Extractor::info`] says, without loading the model.
 pub fn embedded_info(range: FeatureRange) -> ExtractorInfo {
-    info(EMBEDDED, EMBEDDED_NAME, EMBEDDED_COLUMNS, range)
+    info(EMBEDDED, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS)
 }
 
 fn invalid(message: impl fmt::Display) -> Error {
     Error::new(ErrorKind::ModelInvalid, format!("this model cannot be used: {message}"))
 }
 
-type Loaded = (Arc<TypedRunnableModel>, Layout, usize, usize, usize);
+struct Loaded {
+    program: Program,
+    height: usize,
+    width: usize,
+    columns: usize,
+}
 
-fn load(mut onnx: &[u8]) -> Result<Loaded> {
-    let refuse = |what: &str| {
-        let what = what.to_owned();
-        move |e: TractError| invalid(&what).source(format!("{e:#}"))
-    };
-    let model = tract_onnx::onnx().model_for_read(&mut onnx).map_err(refuse("it is no ONNX file that can be read"))?;
+fn refuse(what: &str) -> impl FnOnce(TractError) -> Error {
+    move |e| invalid(what).source(format!("{e:#}"))
+}
+
+fn load(mut onnx: &[u8], runtime: Runtime) -> Result<Loaded> {
+    let reader = tract_onnx::onnx();
+    let model = reader.proto_model_for_read(&mut onnx).map_err(refuse("it is no ONNX file that can be read"))?;
+    if runtime == Runtime::Auto
+        && let Some(network) = Network::of(&model)
+        && (1..=MAX_COLUMNS).contains(&network.columns())
+        && [network.size().0, network.size().1].iter().all(|side| (1..=MAX_SIDE).contains(side))
+    {
+        let ((height, width), columns) = (network.size(), network.columns());
+        return Ok(Loaded { program: Program::Kernels(Box::new(network)), height, width, columns });
+    }
+    load_with_tract(&reader, &model)
+}
+
+fn load_with_tract(reader: &tract_onnx::Onnx, model: &ModelProto) -> Result<Loaded> {
+    let model = reader.model_for_proto_model(model).map_err(refuse("it is no ONNX file that can be read"))?;
     let inputs = model.input_outlets().map_err(refuse("it has no inputs"))?.len();
     if inputs != 1 {
         return Err(invalid(format!("it has {inputs} inputs, not one image")));
@@ -300,5 +367,5 @@ fn load(mut onnx: &[u8]) -> Result<Loaded> {
         return Err(invalid(format!("its output has {columns} numbers; at most {MAX_COLUMNS} are supported")));
     }
     let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
-    Ok((plan, layout, height, width, columns))
+    Ok(Loaded { program: Program::Tract { plan, layout }, height, width, columns })
 }

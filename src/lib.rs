@@ -17,6 +17,7 @@ pub mod erase;
 mod error;
 pub mod extractor;
 pub mod inbox;
+pub mod kernels;
 pub mod moments;
 pub mod partition;
 pub mod pca;

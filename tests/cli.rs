@@ -11,72 +11,15 @@ use std::{
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{model_path, png};
+use common::{model_path, png, program::*};
 use serde_json::Value;
 
 /// An account that is not root, to which permissions apply.
 const NOBODY: u32 = 65_534;
-
-fn pomona() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pomona"));
-    command.stdin(Stdio::null());
-    command
-}
-
-/// `pomona run` with the small model.
-fn run(images: &Path, output: &Path, options: &[&str]) -> Command {
-    let mut command = pomona();
-    command.arg("run").arg(images).arg(output).arg("--model").arg(model_path("tiny")).args(options);
-    command
-}
-
-fn finish(command: &mut Command) -> Output {
-    command.output().unwrap()
-}
-
-fn json(command: &mut Command) -> Value {
-    let output = finish(command.arg("--json"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Fails with this exit code and error name; gives standard error.
-fn fails(command: &mut Command, code: i32, name: &str) -> String {
-    let output = finish(command);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.contains(name), "{name} is not in:\n{text}");
-    assert!(!text.contains("panicked"), "{text}");
-    assert!(output.stdout.is_empty());
-    text
-}
-
-fn write_images(folder: &Path, n: u64) {
-    for i in 0..n {
-        let path = folder.join(format!("label {}/{i:05}.png", i / 100));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, png(i)).unwrap();
-    }
-}
-
-/// All files below a folder that a reader of the data set looks at: no run records and no manifests, which hold times.
-fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    walkdir::WalkDir::new(output)
-        .into_iter()
-        .map(Result::unwrap)
-        .filter(|entry| entry.file_type().is_file())
-        .map(|entry| entry.path().strip_prefix(output).unwrap().to_owned())
-        .filter(|path| !["runs", "versions", ".tmp"].iter().any(|folder| path.starts_with(folder)))
-        .map(|path| {
-            let body = fs::read(output.join(&path)).unwrap();
-            (path, body)
-        })
-        .collect()
-}
 
 /// The same with version numbers taken out of the names.
 fn tables_of_any_version(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -122,7 +65,9 @@ fn a_folder_becomes_tables_and_the_summary_says_where_they_are() {
     for expected in ["label 0", "250", "pc_0", "No rejects", "label 0/00000.png", "tiny.onnx, 24 features"] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
-    let text = String::from_utf8(finish(&mut run(&images, &output, &["-k", "4"])).stdout).unwrap();
+    let refused = fails(&mut run(&images, &output, &["-k", "4"]), 1, "Dataset.SettingsChanged");
+    assert!(refused.contains("--rebuild"), "{refused}");
+    let text = String::from_utf8(finish(&mut run(&images, &output, &["-k", "4", "--rebuild"])).stdout).unwrap();
     for expected in [
         "Version 2",
         "4 components explain",
@@ -371,7 +316,7 @@ fn the_demo_is_the_same_everywhere() {
 /// The help is documentation: a change of it should be seen. `POMONA_BLESS=1 cargo test` writes it anew.
 #[test]
 fn the_help_is_the_one_on_record() {
-    for name in ["", "run", "demo", "show"] {
+    for name in ["", "run", "watch", "demo", "show", "log", "diff", "vacuum", "erase"] {
         let mut command = pomona();
         if !name.is_empty() {
             command.arg(name);

@@ -171,3 +171,30 @@ fn files_give_keras_features() {
     eprintln!("cosine to Keras from the file: {worst:.6} at worst, {mean:.6} on average");
     assert!(worst >= 0.997 && mean >= 0.9995, "{worst} {mean}");
 }
+
+#[test]
+fn the_kernels_agree_with_tract() {
+    let kernels = Extractor::embedded(FeatureRange::default()).unwrap();
+    let tract = Extractor::embedded_on_tract(FeatureRange::default()).unwrap();
+    assert!(kernels.network().is_some() && tract.network().is_none());
+    assert_ne!(kernels.info().id, tract.info().id);
+    assert_eq!(*kernels.info(), pomona::extractor::embedded_info(FeatureRange::default()));
+    let mut largest = 0.0f32;
+    for seed in 0..6u32 {
+        let sample = |i: u32| match seed {
+            0 => 0,
+            1 => 255,
+            // Noise, and noise on a slope.
+            2..=3 => (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 24) as u8,
+            _ => ((i / 672) as u8 / 2).wrapping_add((i.wrapping_mul(seed * 40_503) >> 28) as u8),
+        };
+        let pixels = Pixels { width: 224, height: 224, data: (0..224 * 224 * 3).map(sample).collect() };
+        let (ours, theirs) = (kernels.features(&pixels).unwrap(), tract.features(&pixels).unwrap());
+        assert!(ours.iter().any(|value| *value > 0.1));
+        for (a, b) in ours.iter().zip(&theirs) {
+            largest = largest.max((a - b).abs());
+        }
+    }
+    println!("largest difference to tract: {largest:e}");
+    assert!(largest < 1e-4, "{largest}");
+}

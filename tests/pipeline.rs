@@ -434,8 +434,8 @@ async fn hidden_files_and_folder_markers_are_no_images() {
 
 #[tokio::test]
 async fn a_model_of_another_shape_is_used_or_refused_with_the_reason() {
-    use pomona::extractor::{Extractor, FeatureRange};
-    let load = |onnx: &[u8]| Extractor::from_onnx(onnx, "test", FeatureRange::default());
+    use pomona::extractor::{Extractor, FeatureRange, Runtime};
+    let load = |onnx: &[u8]| Extractor::from_onnx(onnx, "test", FeatureRange::default(), Runtime::Auto);
     assert_eq!(engine("nhwc", 1).extractor().columns(), 24);
     for (name, expected) in [
         ("two-inputs", "2 inputs"),

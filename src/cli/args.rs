@@ -106,9 +106,18 @@ pub struct EngineOptions {
     /// Another ONNX model: one float32 image input (1x3xHxW or 1xHxWx3), one output vector up to 4096
     #[arg(long, value_name = "FILE.onnx")]
     pub model: Option<PathBuf>,
+    /// What runs the model: Pomona's kernels where they know all of it, or tract always
+    #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
     /// Power of two that no feature's absolute value reaches; larger ones are stored less finely
     #[arg(long, value_name = "N", default_value = "8", value_parser = feature_range)]
     pub feature_range: FeatureRange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineArg {
+    Auto,
+    Tract,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -6,7 +6,7 @@ use pomona::{
     Error, ErrorKind, Result,
     dataset::{Manifest, RunId},
     engine::Engine,
-    extractor::Extractor,
+    extractor::{Extractor, Runtime},
     pipeline::{self, Summary},
     stages::{PlanInput, Site, Stop},
     store,
@@ -14,7 +14,7 @@ use pomona::{
 use serde::Serialize;
 
 use crate::{
-    args::{EngineOptions, RunArgs, RunOptions},
+    args::{EngineArg, EngineOptions, RunArgs, RunOptions},
     format,
     progress::Bars,
 };
@@ -76,13 +76,22 @@ pub fn engine(options: &EngineOptions) -> Result<Engine> {
 }
 
 fn extractor(options: &EngineOptions) -> Result<Extractor> {
-    let Some(path) = &options.model else { return Extractor::embedded(options.feature_range) };
+    let runtime = match options.engine {
+        EngineArg::Auto => Runtime::Auto,
+        EngineArg::Tract => Runtime::Tract,
+    };
+    let Some(path) = &options.model else {
+        return match runtime {
+            Runtime::Auto => Extractor::embedded(options.feature_range),
+            Runtime::Tract => Extractor::embedded_on_tract(options.feature_range),
+        };
+    };
     let name = path.display().to_string();
     let onnx = std::fs::read(path).map_err(|e| {
         Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", &name).source(e)
     })?;
     let name = path.file_name().map_or(name, |file| file.to_string_lossy().into_owned());
-    Extractor::from_onnx(&onnx, &name, options.feature_range)
+    Extractor::from_onnx(&onnx, &name, options.feature_range, runtime)
 }
 
 /// The time, to the second, and a few letters that keep two runs of the same second apart.

@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
+import zipfile
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -147,6 +148,49 @@ def tables_of(manifest, read):
     if manifest["outputs"]["csv"]:
         digest.update(read(manifest["outputs"]["csv"]))
     return digest.hexdigest()
+
+
+def test_packages_are_small(stack):
+    for bootstrap in (ROOT / ".aws-sam/build").glob("*/bootstrap"):
+        with zipfile.ZipFile(io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(bootstrap)
+            size = archive.infolist()[0].compress_size
+        assert size < 25_000_000, f"{bootstrap.parent.name}: {size} bytes"
+
+
+def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
+    """Each function, called with the event beside its code, as `cargo lambda invoke --data-file` does."""
+    for bucket in ("pomona-images", "pomona-results"):
+        stack.s3.create_bucket(Bucket=bucket)
+    stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
+    for path in (tmp_path / "images").rglob("*.jpg"):
+        stack.s3.put_object(Bucket="pomona-images", Key=f"images/{path.relative_to(tmp_path / 'images')}", Body=path.read_bytes())
+    functions = {f["FunctionName"]: f for f in stack.aws.client("lambda").list_functions()["Functions"]}
+
+    def call(name, event):
+        function = next(f for f in functions if f"-{name.title()}Function" in f)
+        body = (ROOT / f"functions/{name}/events/{event}.json").read_bytes()
+        answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
+        payload = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, f"{name}: {payload}"
+        return payload
+
+    planned = call("plan", "first")
+    assert planned["objects"] == 56 and planned["shards"] == 1
+    listed = stack.s3.get_object(Bucket="pomona-results", Key="pomona/first/runs/sample/featurize.jsonl")["Body"].read()
+    sample = json.loads((ROOT / "functions/featurize/events/shard.json").read_text())
+    assert json.loads(listed) == sample["work"], "the sample's shard is not the planned one"
+    assert call("featurize", "shard")["rows"] == 56
+    reduced = call("reduce", "run")
+    lines = stack.s3.get_object(Bucket="pomona-results", Key="pomona/first/runs/sample/project.jsonl")["Body"].read()
+    sample = json.loads((ROOT / "functions/project/events/part.json").read_text())
+    assert json.loads(lines) == sample["work"], f"the sample's part is not the planned one: {reduced}"
+    call("project", "part")
+    assert call("publish", "run")["version"] == 1
+    assert call("plan", "first")["up_to_date"] is True
+    assert call("vacuum", "weekly")["kept"] == [1]
+    shown = stack.aws.pomona("show", "s3://pomona-results/pomona/first/").stdout
+    assert "56" in shown
 
 
 def test_a_run_on_aws_gives_the_bits_of_a_run_on_a_folder(stack, demo):

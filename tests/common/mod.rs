@@ -1,6 +1,7 @@
 //! What several test files need: a small model, small images, and the bytes of a data set.
 #![allow(dead_code)]
 
+pub mod program;
 pub mod stores;
 
 use std::{collections::BTreeMap, io::Cursor, path::PathBuf, sync::Arc};
@@ -10,7 +11,7 @@ use pomona::{
     Result,
     dataset::{self, Manifest, RunId},
     engine::Engine,
-    extractor::{Extractor, FeatureRange},
+    extractor::{Extractor, FeatureRange, Runtime},
     pipeline::{self, Summary},
     settings::{Mode, Settings},
     stages::{PlanInput, Silent, Site, Stop},
@@ -23,7 +24,7 @@ pub fn model_path(name: &str) -> PathBuf {
 
 pub fn engine(name: &str, threads: usize) -> Engine {
     let onnx = std::fs::read(model_path(name)).unwrap();
-    let extractor = Extractor::from_onnx(&onnx, name, FeatureRange::default()).unwrap();
+    let extractor = Extractor::from_onnx(&onnx, name, FeatureRange::default(), Runtime::Auto).unwrap();
     Engine::new(Arc::new(extractor), threads).unwrap()
 }
 

@@ -1,0 +1,91 @@
+"""The model alone: milliseconds per image, one thread, batch 1, of Pomona's kernels, tract, ONNX Runtime and OpenVINO.
+
+    make bench-kernels              (or: kernels.py --example target/release/examples/kernel_time --rounds 5)
+
+The programs take turns, one process each, pinned to one processor; each round gives one median per program and the
+ratio to Pomona's in the same round. Also the machine's own sgemm (NumPy's BLAS, one thread) for scale. Raw runs go to
+bench/runs/.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+from compare import HERE, MODEL, machine
+
+PEER = """
+import json, sys, time
+import numpy as np
+name, model, images = sys.argv[1], sys.argv[2], int(sys.argv[3])
+x = np.random.default_rng(1).random((8, 1, 3, 224, 224), np.float32) * 2 - 1
+if name == "sgemm":
+    a, b = (np.random.default_rng(2).random((1024, 1024), np.float32) for _ in range(2))
+    run = lambda i: a @ b
+    images //= 2
+elif name == "onnxruntime":
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    run = lambda i: session.run(None, {"input": x[i % 8]})
+else:
+    import openvino
+    core = openvino.Core()
+    ready = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})
+    request = ready.create_infer_request()
+    run = lambda i: request.infer({0: x[i % 8]})
+times = []
+for i in range(images + 5):
+    started = time.perf_counter()
+    run(i)
+    times.append((time.perf_counter() - started) * 1e3)
+print(json.dumps(sorted(times[5:])[images // 2]))
+"""
+
+
+def pinned(command):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(["taskset", "-c", str(os.sched_getaffinity(0) and max(os.sched_getaffinity(0))), *map(str, command)],
+                          env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--example", type=pathlib.Path, required=True)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    rounds = []
+    for i in range(args.rounds):
+        ours = pinned([args.example.resolve(), args.images])
+        row = {"pomona": ours["ms_per_image"], "tract": ours["tract_ms_per_image"], "load_ms": ours["load_ms"], "tract_load_ms": ours["tract_load_ms"]}
+        for name in ("onnxruntime", "openvino", "sgemm"):
+            row[name] = pinned([sys.executable, "-c", PEER, name, MODEL, args.images])
+        row["sgemm_gflop_per_s"] = 2 * 1.024**3 / (row.pop("sgemm") / 1e3)
+        row["pomona_gflop_per_s"] = ours["gflop_per_s"]
+        rounds.append({k: round(v, 3) for k, v in row.items()})
+        print(f"round {i + 1}: {rounds[-1]}", flush=True)
+    median = lambda f: round(statistics.median(map(f, rounds)), 3)  # noqa: E731
+    summary = {name: {"ms_per_image": median(lambda r: r[name]), "ratio_to_pomona": median(lambda r: r[name] / r["pomona"])}
+               for name in ("pomona", "onnxruntime", "openvino", "tract")}
+    summary["share_of_sgemm"] = median(lambda r: r["pomona_gflop_per_s"] / r["sgemm_gflop_per_s"])
+    for name, row in summary.items():
+        print(f"{name:16} {row}")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    out = HERE / "runs" / f"{now:%Y-%m-%dT%H%M%SZ}-kernels.json"
+    record = {"command": f"bench/kernels.py --images {args.images} --rounds {args.rounds}", "when": now.isoformat(timespec="seconds"),
+              "machine": machine(), "rounds": rounds, "summary": summary}
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"raw runs: {out.relative_to(HERE.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+//! Milliseconds per image of the embedded model, one thread, batch 1; JSON on standard output.
+//!
+//!     cargo run --release --example kernel_time [IMAGES]
+//!
+//! Beside it: what tract takes, what starting takes, and how near the kernels come to the processor's peak. The peak is
+//! measured, as the time of independent fused multiplications and additions in registers.
+#![allow(clippy::unwrap_used)] // a benchmark that cannot run has nothing to say
+
+use std::time::Instant;
+
+use pomona::{
+    extractor::{Extractor, FeatureRange},
+    preprocess::Pixels,
+};
+
+/// Multiplications and additions of MobileNetV2 1.00 at 224 x 224, without its classifier.
+const FLOP: f64 = 2.0 * 299.5e6;
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn time(extractor: &Extractor, images: usize) -> Vec<f64> {
+    let pixels = |seed: usize| Pixels {
+        width: 224,
+        height: 224,
+        data: (0..224 * 224 * 3).map(|i| ((i + seed) * 2_654_435_761 >> 13) as u8).collect(),
+    };
+    let all: Vec<Pixels> = (0..8).map(pixels).collect();
+    (0..images + 3)
+        .map(|i| {
+            let started = Instant::now();
+            std::hint::black_box(extractor.features(&all[i % all.len()]).unwrap());
+            started.elapsed().as_secs_f64() * 1e3
+        })
+        .skip(3)
+        .collect()
+}
+
+fn main() {
+    let images = std::env::args().nth(1).map_or(60, |n| n.parse().unwrap());
+    let started = Instant::now();
+    let kernels = Extractor::embedded(FeatureRange::default()).unwrap();
+    let load = started.elapsed().as_secs_f64() * 1e3;
+    let times = time(&kernels, images);
+    let started = Instant::now();
+    let tract = Extractor::embedded_on_tract(FeatureRange::default()).unwrap();
+    let tract_load = started.elapsed().as_secs_f64() * 1e3;
+    let tract_times = time(&tract, images.div_ceil(4));
+    let ms = median(times.clone());
+    println!(
+        "{}",
+        serde_json::json!({
+            "load_ms": load,
+            "ms_per_image": ms,
+            "ms_fastest": times.iter().copied().fold(f64::INFINITY, f64::min),
+            "gflop_per_s": FLOP / ms / 1e6,
+            "tract_load_ms": tract_load,
+            "tract_ms_per_image": median(tract_times),
+        })
+    );
+}

@@ -1,0 +1,184 @@
+//! Vectors of eight numbers, on each kind of processor.
+//!
+//! The kernels are written once, for any [`Simd`]. Lanes never meet, and the one operation that could round differently,
+//! the fused multiplication and addition, rounds once everywhere: the same bits come out of every implementation.
+
+/// Numbers in a vector, whatever the processor's registers hold.
+pub const LANES: usize = 8;
+
+/// Eight `f32`, lane by lane.
+///
+/// # Safety
+///
+/// Functions may only be called on a processor that has the instructions of the implementation. Pointers must be valid
+/// for eight numbers, or one for [`Simd::splat`]; they need no alignment.
+pub unsafe trait Simd: Copy {
+    type V: Copy;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    unsafe fn splat(from: *const f32) -> Self::V;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// The value moved into 0..=6.
+    unsafe fn relu6(v: Self::V) -> Self::V;
+}
+
+/// No vector instructions; the reference for all others.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+// SAFETY: plain arithmetic, on every processor.
+unsafe impl Simd for Scalar {
+    type V = [f32; LANES];
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: valid for eight numbers, says the caller.
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: valid for eight numbers, says the caller.
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> Self::V {
+        // SAFETY: valid for one number, says the caller.
+        unsafe { [*from; LANES] }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn relu6(v: Self::V) -> Self::V {
+        // Written as the comparisons that `maxps`, `minps`, `fmaxnm` and `fminnm` agree on.
+        v.map(|x| if x > 0.0 { if x < 6.0 { x } else { 6.0 } } else { 0.0 })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::Avx2;
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Simd;
+
+    /// AVX2 with fused multiplication: Haswell and Zen, and everything since.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Avx2;
+
+    // SAFETY: each function is one instruction; the caller has made sure that the processor has it.
+    unsafe impl Simd for Avx2 {
+        type V = __m256;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_broadcast_ss(&*from) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn relu6(v: __m256) -> __m256 {
+            // SAFETY: as above. The second operand is what comes out when the first is no number, or both are zero.
+            unsafe { _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(6.0)) }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub use arm::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+
+    use super::Simd;
+
+    /// NEON, which every 64-bit ARM has; two registers make one vector.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Neon;
+
+    // SAFETY: NEON is part of the architecture.
+    unsafe impl Simd for Neon {
+        type V = [float32x4_t; 2];
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self::V {
+            // SAFETY: valid for eight numbers, says the caller.
+            unsafe { [vld1q_f32(from), vld1q_f32(from.add(4))] }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: Self::V) {
+            // SAFETY: valid for eight numbers, says the caller.
+            unsafe {
+                vst1q_f32(to, v[0]);
+                vst1q_f32(to.add(4), v[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> Self::V {
+            // SAFETY: valid for one number, says the caller.
+            unsafe { [vld1q_dup_f32(from); 2] }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: NEON is there.
+            unsafe { [vfmaq_f32(c[0], a[0], b[0]), vfmaq_f32(c[1], a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: NEON is there.
+            unsafe { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: NEON is there.
+            unsafe { [vdivq_f32(a[0], b[0]), vdivq_f32(a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn relu6(v: Self::V) -> Self::V {
+            // SAFETY: NEON is there. `maxnm` gives the number where one operand is none.
+            unsafe {
+                let (zero, six) = (vdupq_n_f32(0.0), vdupq_n_f32(6.0));
+                v.map(|half| vminnmq_f32(vmaxnmq_f32(half, zero), six))
+            }
+        }
+    }
+}

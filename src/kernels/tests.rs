@@ -1,0 +1,209 @@
+use proptest::prelude::*;
+use tract_onnx::prelude::Framework;
+
+use super::*;
+
+/// Draws numbers between -1 and 1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+    }
+    fn many(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+/// The map's pixels without border, as an image in memory with border zeros.
+fn bordered(map: Map, random: &mut Random) -> Vec<f32> {
+    let mut data = random.many(map.len());
+    map.clear_border(&mut data);
+    data
+}
+
+fn relu6(x: f32) -> f32 {
+    if x > 0.0 { x.min(6.0) } else { 0.0 }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Runs one layer with all instructions that there are; they must agree bit for bit.
+fn on_all(layer: &Layer, inputs: &[Vec<f32>]) -> Vec<f32> {
+    let mut buffers: Vec<Aligned> = inputs
+        .iter()
+        .map(|data| {
+            let mut buffer = Aligned::zeros(data.len());
+            buffer.slice_mut().copy_from_slice(data);
+            buffer
+        })
+        .collect();
+    buffers.push(Aligned::zeros(layer.to().map.len()));
+    let network = |instructions| Network {
+        layers: Vec::new(),
+        buffers: Vec::new(),
+        image: Map::dense(1, 1, 3),
+        columns: 0,
+        samples: [0.0; 256],
+        instructions,
+        spare: Mutex::new(Vec::new()),
+    };
+    let outputs: Vec<Vec<f32>> = Instructions::available()
+        .into_iter()
+        .map(|instructions| {
+            let last = buffers.len() - 1;
+            // What lay there before must not show.
+            buffers[last].slice_mut().fill(f32::NAN);
+            network(instructions).step(layer, &mut buffers);
+            buffers[last].slice().to_vec()
+        })
+        .collect();
+    for output in &outputs {
+        assert_eq!(bits(output), bits(&outputs[outputs.len() - 1]));
+    }
+    outputs[outputs.len() - 1].clone()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn dense_convolutions_are_the_sums_in_order(
+        height in 1usize..9, width in 1usize..17, inner in 1usize..40, groups in 1usize..7, kernel in 1usize..4,
+        stride in 1usize..3, border in prop::array::uniform4(0usize..2), to_border in prop::array::uniform4(0usize..2),
+        relu in any::<bool>(), with_residual in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let outer = groups * 8;
+        let from = Map { height, width, channels: inner, border };
+        let (h, w) = (height + border[0] + border[2], width + border[1] + border[3]);
+        prop_assume!(h >= kernel && w >= kernel);
+        let to = Map { height: (h - kernel) / stride + 1, width: (w - kernel) / stride + 1, channels: outer, border: to_border };
+        let (input, bias) = (bordered(from, &mut random), random.many(outer));
+        let weights = random.many(kernel * kernel * inner * outer);
+        let residual = with_residual.then(|| random.many(to.height * to.width * outer));
+        let layer = Layer::Dense {
+            packed: Packed::new(kernel * kernel * inner, &bias, |k, o| weights[k * outer + o]).unwrap(),
+            taps: Taps { rows: kernel, run: kernel * inner, stride },
+            relu6: relu,
+            from: Place { buffer: 0, map: from },
+            residual: with_residual.then_some(Place { buffer: 1, map: Map::dense(to.height, to.width, outer) }),
+            to: Place { buffer: 1 + usize::from(with_residual), map: to },
+        };
+        let inputs: Vec<_> = [Some(input.clone()), residual.clone()].into_iter().flatten().collect();
+        let output = on_all(&layer, &inputs);
+        let mut expected = vec![0.0f32; to.len()];
+        for y in 0..to.height {
+            for x in 0..to.width {
+                for o in 0..outer {
+                    let mut sum = bias[o];
+                    for ky in 0..kernel {
+                        for k in 0..kernel * inner {
+                            let at = (y * stride + ky) * from.row() + x * stride * inner + k;
+                            sum = input[at].mul_add(weights[(ky * kernel * inner + k) * outer + o], sum);
+                        }
+                    }
+                    if let Some(residual) = &residual {
+                        sum += residual[(y * to.width + x) * outer + o];
+                    }
+                    expected[to.at(y, x) + o] = if relu { relu6(sum) } else { sum };
+                }
+            }
+        }
+        prop_assert_eq!(bits(&output), bits(&expected));
+    }
+
+    #[test]
+    fn depthwise_convolutions_are_the_sums_in_order(
+        height in 1usize..9, width in 1usize..17, groups in 1usize..7, stride in 1usize..3,
+        border in prop::array::uniform4(0usize..2), relu in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let channels = groups * 8;
+        let from = Map { height, width, channels, border };
+        let (h, w) = (height + border[0] + border[2], width + border[1] + border[3]);
+        prop_assume!(h >= 3 && w >= 3);
+        let to = Map::dense((h - 3) / stride + 1, (w - 3) / stride + 1, channels);
+        let (input, bias, weights) = (bordered(from, &mut random), random.many(channels), random.many(9 * channels));
+        let layer = Layer::Depthwise {
+            kernel: Depthwise::new(&bias, stride, relu, |tap, c| weights[tap * channels + c]).unwrap(),
+            from: Place { buffer: 0, map: from },
+            to: Place { buffer: 1, map: to },
+        };
+        let output = on_all(&layer, std::slice::from_ref(&input));
+        let mut expected = vec![0.0f32; to.len()];
+        for y in 0..to.height {
+            for x in 0..to.width {
+                for c in 0..channels {
+                    let mut sum = bias[c];
+                    for tap in 0..9 {
+                        let at = (y * stride + tap / 3) * from.row() + (x * stride + tap % 3) * channels + c;
+                        sum = input[at].mul_add(weights[tap * channels + c], sum);
+                    }
+                    expected[to.at(y, x) + c] = if relu { relu6(sum) } else { sum };
+                }
+            }
+        }
+        prop_assert_eq!(bits(&output), bits(&expected));
+    }
+
+    #[test]
+    fn means_are_the_sums_in_order(pixels in 1usize..60, groups in 1usize..7, seed in any::<u64>()) {
+        let channels = groups * 8;
+        let input = Random(seed).many(pixels * channels);
+        let layer = Layer::Mean {
+            from: Place { buffer: 0, map: Map::dense(1, pixels, channels) },
+            to: Place { buffer: 1, map: Map::dense(1, 1, channels) },
+        };
+        let output = on_all(&layer, std::slice::from_ref(&input));
+        let sum = |c: usize| input.chunks_exact(channels).fold(0.0f32, |sum, pixel| sum + pixel[c]);
+        let expected: Vec<f32> = (0..channels).map(|c| sum(c) / pixels as f32).collect();
+        prop_assert_eq!(bits(&output), bits(&expected));
+    }
+}
+
+#[test]
+fn numbers_that_are_none_and_zeros_come_out_alike() {
+    let special = [f32::NAN, -f32::NAN, 0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 6.0, 6.000_000_5];
+    let identity = |k: usize, o: usize| f32::from(u8::from(k == o));
+    for value in special {
+        let layer = Layer::Dense {
+            packed: Packed::new(8, &[-0.0; 8], identity).unwrap(),
+            taps: Taps { rows: 1, run: 8, stride: 1 },
+            relu6: true,
+            from: Place { buffer: 0, map: Map::dense(1, 1, 8) },
+            residual: None,
+            to: Place { buffer: 1, map: Map::dense(1, 1, 8) },
+        };
+        let mut input = vec![0.0; 8];
+        input[3] = value;
+        on_all(&layer, &[input]);
+    }
+}
+
+fn embedded() -> Network {
+    let onnx = include_bytes!("../../models/mobilenetv2_1.00_224.onnx");
+    Network::of(&tract_onnx::onnx().proto_model_for_read(&mut &onnx[..]).unwrap()).unwrap()
+}
+
+#[test]
+fn the_whole_model_gives_the_same_bits_with_all_instructions() {
+    let mut random = Random(5);
+    let pixels: Vec<u8> = (0..224 * 224 * 3).map(|_| (random.next() * 127.0 + 128.0) as u8).collect();
+    let outputs: Vec<_> = Instructions::available().into_iter().map(|i| bits(&embedded().with(i).run(&pixels))).collect();
+    assert_eq!(outputs[0].len(), 1_280);
+    assert!(outputs.iter().all(|output| *output == outputs[0]));
+}
+
+#[test]
+fn buffers_are_used_again_and_hold_nothing_of_the_last_image() {
+    let network = embedded();
+    let images: Vec<Vec<u8>> = (0..3u8).map(|i| vec![i * 100; 224 * 224 * 3]).collect();
+    let first: Vec<_> = images.iter().map(|image| bits(&network.run(image))).collect();
+    let again: Vec<_> = images.iter().rev().map(|image| bits(&network.run(image))).collect();
+    assert_eq!(first, again.into_iter().rev().collect::<Vec<_>>());
+    assert_eq!(network.spare.lock().unwrap().len(), 1);
+}

@@ -1,0 +1,69 @@
+//! The program as a process.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{model_path, png};
+
+pub fn pomona() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pomona"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// `pomona run` with the small model.
+pub fn run(images: &Path, output: &Path, options: &[&str]) -> Command {
+    let mut command = pomona();
+    command.arg("run").arg(images).arg(output).arg("--model").arg(model_path("tiny")).args(options);
+    command
+}
+
+pub fn finish(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+pub fn json(command: &mut Command) -> Value {
+    let output = finish(command.arg("--json"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Fails with this exit code and error name; gives standard error.
+pub fn fails(command: &mut Command, code: i32, name: &str) -> String {
+    let output = finish(command);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(name), "{name} is not in:\n{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    assert!(output.stdout.is_empty());
+    text
+}
+
+pub fn write_images(folder: &Path, n: u64) {
+    for i in 0..n {
+        let path = folder.join(format!("label {}/{i:05}.png", i / 100));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, png(i)).unwrap();
+    }
+}
+
+/// All files below a folder that a reader of the data set looks at: no run records and no manifests, which hold times.
+pub fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    walkdir::WalkDir::new(output)
+        .into_iter()
+        .map(Result::unwrap)
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| entry.path().strip_prefix(output).unwrap().to_owned())
+        .filter(|path| !["runs", "versions", ".tmp"].iter().any(|folder| path.starts_with(folder)))
+        .map(|path| {
+            let body = fs::read(output.join(&path)).unwrap();
+            (path, body)
+        })
+        .collect()
+}
