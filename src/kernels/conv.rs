@@ -100,6 +100,11 @@ impl Map {
         (y + self.border[0]) * self.row() + (x + self.border[1]) * self.channels
     }
 
+    /// Where each pixel lies, row by row.
+    pub fn offsets(&self) -> Vec<u32> {
+        (0..self.height).flat_map(|y| (0..self.width).map(move |x| self.at(y, x) as u32)).collect()
+    }
+
     /// Writes the zeros of the border.
     pub fn clear_border(&self, data: &mut [f32]) {
         if self.border == [0; 4] {
@@ -131,6 +136,8 @@ pub struct Dense<'a> {
     pub taps: Taps,
     pub packed: &'a Packed,
     pub to: Map,
+    /// Where each pixel of the output lies: see [`Map::offsets`].
+    pub offsets: &'a [u32],
     pub residual: Option<&'a [f32]>,
     pub relu6: bool,
 }
@@ -145,6 +152,7 @@ impl Dense<'_> {
         let (outer, inner) = (packed.outer, packed.inner);
         assert!(inner == taps.rows * taps.run && input.len() == from.len() && output.len() == to.len());
         assert!(to.channels == outer && self.residual.is_none_or(|r| r.len() == to.height * to.width * outer));
+        assert!(self.offsets.len() == to.height * to.width && to.at(to.height - 1, to.width - 1) + outer <= output.len());
         let last = (to.height - 1) * taps.stride * from.row() + (to.width - 1) * taps.stride * from.channels;
         assert!(last + (taps.rows - 1) * from.row() + taps.run <= input.len());
         // Without kernel rows and strides, all pixels are one long row.
@@ -240,7 +248,8 @@ impl Block<'_> {
         let Block { input, step, kernel_row, taps, panel, bias, first, channel } = *self;
         debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
         debug_assert!(panel.len() == taps.rows * taps.run * N * LANES && bias.len() == N * LANES);
-        // SAFETY: the panel holds rows * run * N vectors, each read once; the input's extent is checked by `Dense::run`.
+        // SAFETY: the panel holds rows * run * N vectors, each read once. `Dense::run` has checked the extents of input,
+        // residual and output, and that there is an offset for each pixel; offsets are those of the output's map.
         unsafe {
             let mut sums = [[S::load(bias.as_ptr()); N]; M];
             for sum in &mut sums {
@@ -266,32 +275,27 @@ impl Block<'_> {
                     tap = tap.add(1);
                 }
             }
-            // By way of memory: indexed in the loop below, the sums would be kept there all the time.
+            // By way of memory: indexed in the loops below, the sums would be kept there all the time.
             let mut done = [[[0.0f32; LANES]; N]; M];
             for (sums, done) in sums.iter().zip(&mut done) {
                 for (sum, done) in sums.iter().zip(done) {
                     S::store(done.as_mut_ptr(), *sum);
                 }
             }
-            let to = dense.to;
+            let offsets = dense.offsets.as_ptr().add(first);
+            let target = output.as_mut_ptr().add(channel);
+            let residual = dense.residual.map(|residual| residual.as_ptr().add(first * dense.to.channels + channel));
             for (m, done) in done.iter().enumerate() {
-                let pixel = first + m;
-                let at = if to.border == [0; 4] {
-                    pixel * to.channels
-                } else {
-                    to.at(pixel / to.width, pixel % to.width)
-                } + channel;
-                let residual = dense.residual.map(|residual| &residual[pixel * to.channels + channel..][..N * LANES]);
-                let target = &mut output[at..at + N * LANES];
+                let target = target.add(*offsets.add(m) as usize);
                 for (n, done) in done.iter().enumerate() {
                     let mut value = S::load(done.as_ptr());
                     if let Some(residual) = residual {
-                        value = S::add(value, S::load(residual.as_ptr().add(n * LANES)));
+                        value = S::add(value, S::load(residual.add(m * dense.to.channels + n * LANES)));
                     }
                     if dense.relu6 {
                         value = S::relu6(value);
                     }
-                    S::store(target.as_mut_ptr().add(n * LANES), value);
+                    S::store(target.add(n * LANES), value);
                 }
             }
         }

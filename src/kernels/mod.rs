@@ -71,7 +71,16 @@ struct Place {
 
 #[derive(Debug)]
 enum Layer {
-    Dense { packed: Packed, taps: Taps, relu6: bool, from: Place, residual: Option<Place>, to: Place },
+    Dense {
+        packed: Packed,
+        taps: Taps,
+        relu6: bool,
+        from: Place,
+        residual: Option<Place>,
+        to: Place,
+        /// Those of the map of `to`.
+        offsets: Vec<u32>,
+    },
     Depthwise { kernel: Depthwise, from: Place, to: Place },
     Mean { from: Place, to: Place },
 }
@@ -180,7 +189,7 @@ unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], output: &mut [f32]) {
 unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], output: &mut [f32]) {
     let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
     match layer {
-        Layer::Dense { packed, taps, relu6, from, residual, to } => {
+        Layer::Dense { packed, taps, relu6, from, residual, to, offsets } => {
             to.map.clear_border(output);
             let dense = Dense {
                 input: read(from),
@@ -188,6 +197,7 @@ unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], output: &mut [f32]) 
                 taps: *taps,
                 packed,
                 to: to.map,
+                offsets,
                 residual: residual.as_ref().map(read),
                 relu6: *relu6,
             };

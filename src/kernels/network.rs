@@ -275,6 +275,7 @@ impl<'a> Builder<'a> {
                 relu6,
                 from: place(from),
                 residual: residual.map(place),
+                offsets: place(to).map.offsets(),
                 to: place(to),
             },
             Step::Depthwise { kernel, from, to } => Layer::Depthwise { kernel, from: place(from), to: place(to) },

@@ -92,6 +92,7 @@ proptest! {
             from: Place { buffer: 0, map: from },
             residual: with_residual.then_some(Place { buffer: 1, map: Map::dense(to.height, to.width, outer) }),
             to: Place { buffer: 1 + usize::from(with_residual), map: to },
+            offsets: to.offsets(),
         };
         let inputs: Vec<_> = [Some(input.clone()), residual.clone()].into_iter().flatten().collect();
         let output = on_all(&layer, &inputs);
@@ -177,6 +178,7 @@ fn numbers_that_are_none_and_zeros_come_out_alike() {
             from: Place { buffer: 0, map: Map::dense(1, 1, 8) },
             residual: None,
             to: Place { buffer: 1, map: Map::dense(1, 1, 8) },
+            offsets: vec![0],
         };
         let mut input = vec![0.0; 8];
         input[3] = value;
