@@ -52,6 +52,15 @@ watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## The functions und
 bench: build .venv/bench/ready ## Pomona beside its peers on the same images; writes bench/runs/
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA)
 
+.PHONY: bench-kernels
+bench-kernels: .venv/bench/ready ## The model alone: our kernels, ONNX Runtime, OpenVINO, tract; milliseconds per image
+	$(CARGO) build --release --example kernel_time
+	.venv/bench/bin/python bench/kernels.py --example target/release/examples/kernel_time
+
+.PHONY: bench-incremental
+bench-incremental: build .venv/bench/ready ## One new image among 10,000
+	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
+
 .PHONY: model
 model: .venv/model/ready ## Make the embedded ONNX file again, byte for byte
 	.venv/model/bin/python models/export.py models/mobilenetv2_1.00_224.onnx

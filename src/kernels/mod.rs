@@ -16,7 +16,7 @@ mod tests;
 
 use std::sync::{Mutex, PoisonError};
 
-use conv::{Aligned, Dense, Depthwise, Map, Packed, Taps};
+use conv::{Aligned, Dense, Depthwise, Map, Packed, Strips, Taps};
 use simd::{Scalar, Simd};
 
 /// The kind of instructions that the kernels use.
@@ -82,6 +82,7 @@ enum Layer {
         offsets: Vec<u32>,
     },
     Depthwise { kernel: Depthwise, from: Place, to: Place },
+    Strips { strips: Box<Strips>, from: Place, strip: usize, to: Place },
     Mean { from: Place, to: Place },
 }
 
@@ -148,24 +149,35 @@ impl Network {
         // The output's buffer is none of the inputs', says `network`.
         let mut taken = std::mem::take(&mut buffers[to.buffer]);
         let output = &mut taken.slice_mut()[..to.map.len()];
+        let scratch = match layer {
+            Layer::Strips { strip, .. } => Some(*strip),
+            _ => None,
+        };
+        let mut strip = scratch.map(|buffer| std::mem::take(&mut buffers[buffer])).unwrap_or_default();
         match self.instructions {
             // SAFETY: chosen from those that the processor has.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { step_avx2(layer, buffers, output) },
+            Instructions::Avx2 => unsafe { step_avx2(layer, buffers, &mut strip, output) },
             // SAFETY: every 64-bit ARM has NEON.
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon => unsafe { step::<simd::Neon>(layer, buffers, output) },
+            Instructions::Neon => unsafe { step::<simd::Neon>(layer, buffers, &mut strip, output) },
             // SAFETY: needs no special instructions.
-            Instructions::Scalar => unsafe { step::<Scalar>(layer, buffers, output) },
+            Instructions::Scalar => unsafe { step::<Scalar>(layer, buffers, &mut strip, output) },
         }
         buffers[to.buffer] = taken;
+        if let Some(buffer) = scratch {
+            buffers[buffer] = strip;
+        }
     }
 }
 
 impl Layer {
     fn to(&self) -> Place {
         match self {
-            Layer::Dense { to, .. } | Layer::Depthwise { to, .. } | Layer::Mean { to, .. } => *to,
+            Layer::Dense { to, .. }
+            | Layer::Depthwise { to, .. }
+            | Layer::Strips { to, .. }
+            | Layer::Mean { to, .. } => *to,
         }
     }
 }
@@ -177,16 +189,16 @@ impl Layer {
 /// The processor has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], output: &mut [f32]) {
+unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     // SAFETY: says the caller.
-    unsafe { step::<simd::Avx2>(layer, buffers, output) }
+    unsafe { step::<simd::Avx2>(layer, buffers, strip, output) }
 }
 
 /// # Safety
 ///
 /// The processor has the instructions of `S`.
 #[inline(always)]
-unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], output: &mut [f32]) {
+unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
     match layer {
         Layer::Dense { packed, taps, relu6, from, residual, to, offsets } => {
@@ -206,6 +218,11 @@ unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], output: &mut [f32]) 
         }
         // SAFETY: says the caller.
         Layer::Depthwise { kernel, from, to } => unsafe { kernel.run::<S>(read(from), from.map, output, to.map) },
+        Layer::Strips { strips, from, to, .. } => {
+            let strip = &mut strip.slice_mut()[..strips.buffer()];
+            // SAFETY: says the caller.
+            unsafe { strips.run::<S>(read(from), from.map, strip, output, to.map) }
+        }
         // SAFETY: says the caller.
         Layer::Mean { from, to } => unsafe { conv::mean::<S>(read(from), to.map.channels, output) },
     }

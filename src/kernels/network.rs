@@ -9,7 +9,7 @@ use tract_onnx::pb::{ModelProto, NodeProto, TensorProto, tensor_shape_proto::dim
 
 use super::{
     Instructions, Layer, Network, Place,
-    conv::{Depthwise, Map, Packed, Taps},
+    conv::{Depthwise, Map, Packed, Strips, Taps},
 };
 
 const FLOAT: i32 = 1;
@@ -25,7 +25,7 @@ impl Network {
 #[derive(Clone, Copy)]
 struct Value {
     map: Map,
-    /// Whether its map may still get a border.
+    /// Nodes that take it; the output of the graph counts as one.
     consumers: usize,
 }
 
@@ -45,6 +45,7 @@ struct Builder<'a> {
 enum Step {
     Dense { packed: Packed, taps: Taps, relu6: bool, from: usize, residual: Option<usize>, to: usize },
     Depthwise { kernel: Depthwise, from: usize, to: usize },
+    Strips { strips: Box<Strips>, from: usize, to: usize },
     Mean { from: usize, to: usize },
 }
 
@@ -237,8 +238,34 @@ impl<'a> Builder<'a> {
         Constant::of(self.constants.get(name)?)
     }
 
+    /// Joins pairs of layers where what lies between them is large and nothing else needs it.
+    fn go_in_strips(&mut self) {
+        let mut joined: Vec<Step> = Vec::new();
+        for layer in std::mem::take(&mut self.layers) {
+            let Step::Depthwise { kernel, from, to } = layer else {
+                joined.push(layer);
+                continue;
+            };
+            let Value { map, consumers } = self.values[from];
+            match joined.pop() {
+                Some(Step::Dense { packed, taps, relu6, from: source, residual: None, to: between })
+                    if between == from && consumers == 1 && Strips::pays(map) =>
+                {
+                    let strips = Box::new(Strips::new(packed, taps, relu6, kernel, map));
+                    joined.push(Step::Strips { strips, from: source, to });
+                }
+                other => {
+                    joined.extend(other);
+                    joined.push(Step::Depthwise { kernel, from, to });
+                }
+            }
+        }
+        self.layers = joined;
+    }
+
     /// Gives buffers to values: one is used again as soon as nothing needs what is in it.
-    fn finish(self) -> Option<Network> {
+    fn finish(mut self) -> Option<Network> {
+        self.go_in_strips();
         let result = *self.names.get(self.output)?;
         let image = self.values.first()?.map;
         let mut last_use = vec![0; self.values.len()];
@@ -266,6 +293,12 @@ impl<'a> Builder<'a> {
             // The image's buffer stays the image's.
             free.extend(inputs.into_iter().filter(|v| last_use[*v] == at && *v != 0).map(|v| buffer_of[v]));
         }
+        let strip = self.layers.iter().filter_map(|layer| match layer {
+            Step::Strips { strips, .. } => Some(strips.buffer()),
+            _ => None,
+        });
+        sizes.push(strip.max().unwrap_or(0));
+        let strip = sizes.len() - 1;
         let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value].map };
         let columns = self.values[result].map.channels;
         let layers = self.layers.into_iter().map(|layer| match layer {
@@ -279,6 +312,7 @@ impl<'a> Builder<'a> {
                 to: place(to),
             },
             Step::Depthwise { kernel, from, to } => Layer::Depthwise { kernel, from: place(from), to: place(to) },
+            Step::Strips { strips, from, to } => Layer::Strips { strips, from: place(from), strip, to: place(to) },
             Step::Mean { from, to } => Layer::Mean { from: place(from), to: place(to) },
         });
         Some(Network {
@@ -297,13 +331,13 @@ impl Step {
     fn inputs(&self) -> Vec<usize> {
         match self {
             Step::Dense { from, residual, .. } => [*from].into_iter().chain(*residual).collect(),
-            Step::Depthwise { from, .. } | Step::Mean { from, .. } => vec![*from],
+            Step::Depthwise { from, .. } | Step::Strips { from, .. } | Step::Mean { from, .. } => vec![*from],
         }
     }
 
     fn to(&self) -> usize {
         match self {
-            Step::Dense { to, .. } | Step::Depthwise { to, .. } | Step::Mean { to, .. } => *to,
+            Step::Dense { to, .. } | Step::Depthwise { to, .. } | Step::Strips { to, .. } | Step::Mean { to, .. } => *to,
         }
     }
 }

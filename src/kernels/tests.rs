@@ -151,6 +151,43 @@ proptest! {
         prop_assert_eq!(bits(&output), bits(&expected));
     }
 
+    /// A strip at a time gives what the two layers give one after the other.
+    #[test]
+    fn strips_give_what_their_layers_give(
+        height in 3usize..40, width in 3usize..20, inner in 1usize..20, groups in 1usize..16, stride in 1usize..3,
+        first in 1usize..3, wide in 1usize..40, seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let (channels, width) = (groups * 8, width * wide);
+        // A 3 x 3 convolution of stride 2, or a pointwise one.
+        let (taps, from) = if first == 2 {
+            let from = Map { height: height * 2, width: width * 2, channels: inner, border: [0, 0, 1, 1] };
+            (Taps { rows: 3, run: 3 * inner, stride: 2 }, from)
+        } else {
+            (Taps { rows: 1, run: inner, stride: 1 }, Map::dense(height, width, inner))
+        };
+        let border = if stride == 1 { [1; 4] } else { [0, 0, 1, 1] };
+        let between = Map { height, width, channels, border };
+        let size = |n: usize| if stride == 1 { n } else { (n + 1 - 3) / 2 + 1 };
+        let to = Map::dense(size(height), size(width), channels);
+        let (input, weights) = (bordered(from, &mut random), random.many(taps.rows * taps.run * channels));
+        let (bias, second_bias, second) = (random.many(channels), random.many(channels), random.many(9 * channels));
+        let packed = || Packed::new(taps.rows * taps.run, &bias, |k, o| weights[k * channels + o]).unwrap();
+        let kernel = || Depthwise::new(&second_bias, stride, true, |tap, c| second[tap * channels + c]).unwrap();
+        let strips = Box::new(Strips::new(packed(), taps, true, kernel(), between));
+        let scratch = vec![f32::NAN; strips.buffer()];
+        let place = |buffer, map| Place { buffer, map };
+        let together = Layer::Strips { strips, from: place(0, from), strip: 1, to: place(2, to) };
+        let output = on_all(&together, &[input.clone(), scratch]);
+        let offsets = between.offsets();
+        let (from, to) = (place(0, from), place(1, between));
+        let one = Layer::Dense { packed: packed(), taps, relu6: true, from, residual: None, to, offsets };
+        let middle = on_all(&one, std::slice::from_ref(&input));
+        let map = Map::dense(size(height), size(width), channels);
+        let two = Layer::Depthwise { kernel: kernel(), from: place(0, between), to: place(1, map) };
+        prop_assert_eq!(bits(&output), bits(&on_all(&two, std::slice::from_ref(&middle))));
+    }
+
     #[test]
     fn means_are_the_sums_in_order(pixels in 1usize..60, groups in 1usize..7, seed in any::<u64>()) {
         let channels = groups * 8;

@@ -86,6 +86,11 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
         "RunOnUpload": on, "Vacuum": on, "AlarmEmail": "" if on == "false" else "someone@example.com"}
     translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(template, parameters)
     assert not any(r["Type"].startswith("AWS::Serverless") for r in translated["Resources"].values())
+    # A condition that SAM takes for a plain "yes" would start things that nobody asked for.
+    schedule = translated["Resources"]["VacuumFunctionWeekly"]["Properties"]
+    assert schedule["State"] == {"Fn::If": ["Vacuum", "ENABLED", "DISABLED"]}
+    mapping = translated["Resources"]["TriggerFunctionQueue"]["Properties"]
+    assert mapping["Enabled"] == {"Fn::If": ["RunOnUpload", True, False]}
     cfn_lint(translated, tmp_path / "translated.json")
 
 
