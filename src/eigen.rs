@@ -212,10 +212,13 @@ impl Tridiagonal {
         let mut d = self.diagonal.clone();
         let mut e = self.beside.clone();
         e.push(0.0);
+        // Where the eigenvalues are all but zero, their neighbours are no measure: what is small beside the whole matrix
+        // is small enough, as it has been rounded at that scale before.
+        let floor = f64::EPSILON * self.norm();
         for l in 0..size {
             let mut steps = 0;
             loop {
-                let small = |m: usize| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs());
+                let small = |m: usize| e[m].abs() <= (f64::EPSILON * (d[m].abs() + d[m + 1].abs())).max(floor);
                 let m = (l..size - 1).find(|m| small(*m)).unwrap_or(size - 1);
                 if m == l {
                     break;
@@ -432,6 +435,11 @@ mod tests {
         assert!(eigen.values.windows(2).all(|pair| pair[0] >= pair[1]));
         let trace: f64 = (0..size).map(|i| matrix[i * size + i]).sum();
         assert!((eigen.values.iter().sum::<f64>() - trace).abs() <= 1e-12 * scale * size as f64);
+        check_vectors(matrix, size, &eigen);
+    }
+
+    fn check_vectors(matrix: &[f64], size: usize, eigen: &Eigen) {
+        let scale = norm(matrix).max(1e-300);
         for (i, (value, vector)) in eigen.values.iter().zip(eigen.vectors.chunks_exact(size)).enumerate() {
             for row in 0..size {
                 let image = dot(&matrix[row * size..][..size], vector);
@@ -463,6 +471,18 @@ mod tests {
             &symmetric(21, |i, j| if i == j { (i as f64 - 10.0).abs() } else { f64::from(u8::from(i - j == 1)) }),
             21,
         );
+    }
+
+    #[test]
+    fn far_more_columns_than_rows_leave_many_eigenvalues_at_zero() {
+        let (size, rank) = (400, 23);
+        let mut random = Random(9);
+        let rows: Vec<f64> = (0..rank * size).map(|_| random.next().max(0.0)).collect();
+        let entry = |i: usize, j: usize| rows.chunks_exact(size).map(|row| row[i] * row[j]).sum::<f64>();
+        let matrix = symmetric(size, entry);
+        let eigen = decompose(matrix.clone(), size, |_| rank + 5).unwrap();
+        assert!(eigen.values[rank - 1] > 1.0 && eigen.values[rank..].iter().all(|value| value.abs() < 1e-10));
+        check_vectors(&matrix, size, &eigen);
     }
 
     #[test]
