@@ -20,6 +20,8 @@ use crate::{
 
 /// Keras MobileNetV2 1.00/224 without its head: see `models/README.md`.
 static EMBEDDED: &[u8] = include_bytes!("../models/mobilenetv2_1.00_224.onnx");
+/// Its SHA-256, which would take a good part of the program's start to compute.
+const EMBEDDED_SHA256: &str = "2ea09923f95706ed89903ed20ecec9b46d7c737ad2d2e56e1b859cb012578bfd";
 /// Name of the model inside the binary.
 pub const EMBEDDED_NAME: &str = "MobileNetV2 1.00 224 ImageNet";
 /// Features of the embedded model.
@@ -148,23 +150,27 @@ pub struct Extractor {
 impl Extractor {
     /// The model that is compiled into the binary.
     pub fn embedded(range: FeatureRange) -> Result<Self> {
-        Self::from_onnx(EMBEDDED, EMBEDDED_NAME, range, Runtime::Auto)
+        Self::read(EMBEDDED, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto)
     }
 
     /// The model that is compiled into the binary, run by tract.
     pub fn embedded_on_tract(range: FeatureRange) -> Result<Self> {
-        Self::from_onnx(EMBEDDED, EMBEDDED_NAME, range, Runtime::Tract)
+        Self::read(EMBEDDED, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract)
     }
 
     /// Reads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
     /// output vector of at most [`MAX_COLUMNS`] numbers. Fails with `Model.Invalid`, saying what does not fit.
     pub fn from_onnx(onnx: &[u8], name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
+        Self::read(onnx, &sha256(onnx), name, range, runtime)
+    }
+
+    fn read(onnx: &[u8], sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
         // tract asserts on some malformed graphs; a bad file must be an error here all the same.
         let loaded = std::panic::catch_unwind(|| load(onnx, runtime));
         let Loaded { program, height, width, columns } = loaded
             .unwrap_or_else(|_| Err(invalid("it contradicts itself, and the ONNX reader gave up")))
             .map_err(|e| e.context("model", name))?;
-        let info = info(onnx, name, columns, range, program.name());
+        let info = info(sha256, name, columns, range, program.name());
         let extractor = Extractor { info, program, height, width };
         if let Program::Tract { .. } = extractor.program {
             extractor.check(name)?;
@@ -265,18 +271,24 @@ fn anyhow_ensure(ok: bool) -> TractResult<()> {
     if ok { Ok(()) } else { Err(TractError::msg("the pixels do not have the model's size")) }
 }
 
-fn info(onnx: &[u8], name: &str, columns: usize, range: FeatureRange, program: &str) -> ExtractorInfo {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let model_sha256 = hex(&Sha256::digest(onnx));
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn info(model_sha256: &str, name: &str, columns: usize, range: FeatureRange, program: &str) -> ExtractorInfo {
     let mut sha = Sha256::new();
-    sha.update(format!("pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n", preprocess::REVISION, range.0));
+    sha.update(format!(
+        "pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n",
+        preprocess::REVISION,
+        range.0
+    ));
     let id = ExtractorId(short_hex(&sha.finalize()));
-    ExtractorInfo { id, model: name.to_owned(), model_sha256, columns, feature_range: range }
+    ExtractorInfo { id, model: name.to_owned(), model_sha256: model_sha256.to_owned(), columns, feature_range: range }
 }
 
 /// What the embedded model's [`Extractor::info`] says, without loading the model.
 pub fn embedded_info(range: FeatureRange) -> ExtractorInfo {
-    info(EMBEDDED, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS)
+    info(EMBEDDED_SHA256, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS)
 }
 
 fn invalid(message: impl fmt::Display) -> Error {
@@ -368,4 +380,14 @@ fn load_with_tract(reader: &tract_onnx::Onnx, model: &ModelProto) -> Result<Load
     }
     let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
     Ok(Loaded { program: Program::Tract { plan, layout }, height, width, columns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_the_one_that_its_hash_names() {
+        assert_eq!(sha256(EMBEDDED), EMBEDDED_SHA256);
+    }
 }

@@ -95,9 +95,9 @@ impl Settings {
             })
         };
         let (ours, theirs) = (json(self), json(other));
-        let differs = |name: &&String| ours[*name] != theirs[*name];
-        let names = ours.as_object().into_iter().flat_map(|fields| fields.keys());
-        names.filter(differs).map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
+        let names = ["pca", "standardize", "partition_by_label", "shard_size"].into_iter();
+        let differing = names.filter(|name| ours[*name] != theirs[*name]);
+        differing.map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
     }
 
     /// How many of `objects` may be rejected.

@@ -39,12 +39,24 @@ fn log_and_diff_tell_what_each_version_brought() {
     let (_, output) = two_versions(dir.path());
     let log = text(pomona().arg("log").arg(&output));
     let lines: Vec<Vec<&str>> = log.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["version", "finished", "images", "added", "changed", "removed", "reused", "rejects", "explained", "seconds"]);
+    assert_eq!(
+        lines[0],
+        ["version", "finished", "images", "added", "changed", "removed", "reused", "rejects", "explained", "seconds"]
+    );
     // Version, date, time, images, added, changed, removed, reused, rejects.
-    assert_eq!([lines[1][0], lines[1][3], lines[1][4], lines[1][5], lines[1][6], lines[1][7]], ["1", "120", "120", "0", "0", "0"]);
-    assert_eq!([lines[2][0], lines[2][3], lines[2][4], lines[2][5], lines[2][6], lines[2][7]], ["2", "120", "1", "1", "1", "118"]);
+    assert_eq!(
+        [lines[1][0], lines[1][3], lines[1][4], lines[1][5], lines[1][6], lines[1][7]],
+        ["1", "120", "120", "0", "0", "0"]
+    );
+    assert_eq!(
+        [lines[2][0], lines[2][3], lines[2][4], lines[2][5], lines[2][6], lines[2][7]],
+        ["2", "120", "1", "1", "1", "118"]
+    );
     let json_log = json(pomona().arg("log").arg(&output));
-    assert_eq!((&json_log[1]["version"], &json_log[1]["parent"], &json_log[1]["inferred"]), (&2.into(), &1.into(), &2.into()));
+    assert_eq!(
+        (&json_log[1]["version"], &json_log[1]["parent"], &json_log[1]["inferred"]),
+        (&2.into(), &1.into(), &2.into())
+    );
 
     let shown = text(pomona().arg("diff").arg(&output).args(["1", "2"]));
     for expected in ["+ label 0/new.png", "~ label 0/00003.png", "- label 1/00110.png", "degrees at most", "pc_0"] {
@@ -52,11 +64,15 @@ fn log_and_diff_tell_what_each_version_brought() {
     }
     let diff = json(pomona().arg("diff").arg(&output).args(["2", "1"]));
     assert_eq!((&diff["added"], &diff["removed"]), (&value!(["label 1/00110.png"]), &value!(["label 0/new.png"])));
-    assert!(fails(pomona().arg("diff").arg(&output).args(["1", "7"]), 1, "Output.NoVersion").contains("there are: 1, 2"));
+    assert!(
+        fails(pomona().arg("diff").arg(&output).args(["1", "7"]), 1, "Output.NoVersion").contains("there are: 1, 2")
+    );
 
     let old = json(pomona().arg("show").arg(&output).args(["--version", "1"]));
     assert_eq!((&old["version"], &old["images"]), (&1.into(), &120.into()));
-    assert!(text(pomona().arg("show").arg(&output).args(["--version", "1"])).contains("pca/v=00000001/part-00000.parquet"));
+    assert!(
+        text(pomona().arg("show").arg(&output).args(["--version", "1"])).contains("pca/v=00000001/part-00000.parquet")
+    );
 }
 
 #[test]
@@ -77,7 +93,10 @@ fn vacuum_tells_first_and_deletes_then() {
     let done = json(&mut vacuum(&[]));
     assert_eq!((&done["kept"], &done["removed"]), (&value!([2]), &value!([1])));
     assert!(!output.join("pca/v=00000001").exists() && output.join("pca/v=00000002/_SUCCESS").exists());
-    assert!(fails(pomona().arg("show").arg(&output).args(["--version", "1"]), 1, "Output.NoVersion").contains("cleaned away"));
+    assert!(
+        fails(pomona().arg("show").arg(&output).args(["--version", "1"]), 1, "Output.NoVersion")
+            .contains("cleaned away")
+    );
     fs::write(images.join("label 0/later.png"), png(600)).unwrap();
     assert_eq!(json(&mut run(&images, &output, &["--shard-size", "20"]))["inferred"], 1);
 }
@@ -88,13 +107,21 @@ fn erase_names_what_it_deleted_and_what_it_read_again() {
     let (images, output) = two_versions(dir.path());
     let erase = |more: &[&str]| {
         let mut command = pomona();
-        command.arg("erase").arg(&output).args(["label 0/00050.png", "--model"]).arg(common::model_path("tiny")).args(more);
+        command
+            .arg("erase")
+            .arg(&output)
+            .args(["label 0/00050.png", "--model"])
+            .arg(common::model_path("tiny"))
+            .args(more);
         command
     };
     assert!(fails(&mut erase(&[]), 2, "Input.Invalid").contains("still in the input"));
     fs::remove_file(images.join("label 0/00050.png")).unwrap();
     let erased = json(&mut erase(&[]));
-    assert_eq!((&erased["version"], &erased["removed_versions"], &erased["rewritten"]), (&3.into(), &value!([1, 2]), &true.into()));
+    assert_eq!(
+        (&erased["version"], &erased["removed_versions"], &erased["rewritten"]),
+        (&3.into(), &value!([1, 2]), &true.into())
+    );
     assert!(!erased["checked"].as_array().unwrap().is_empty());
     for file in erased["deleted"].as_array().unwrap() {
         assert!(!output.join(file.as_str().unwrap()).exists(), "{file}");

@@ -43,7 +43,6 @@ impl Packed {
         aligned.slice_mut().copy_from_slice(bias);
         Some(Packed { weights, bias: aligned, inner, outer })
     }
-
 }
 
 /// Numbers that begin with a cache line.
@@ -152,7 +151,9 @@ impl Dense<'_> {
         let (outer, inner) = (packed.outer, packed.inner);
         assert!(inner == taps.rows * taps.run && to.channels == outer);
         assert!(self.residual.is_none_or(|r| r.len() == to.height * to.width * outer));
-        assert!(self.offsets.len() >= to.height * to.width && to.at(to.height - 1, to.width - 1) + outer <= output.len());
+        assert!(
+            self.offsets.len() >= to.height * to.width && to.at(to.height - 1, to.width - 1) + outer <= output.len()
+        );
         let last = (to.height - 1) * taps.stride * from.row() + (to.width - 1) * taps.stride * from.channels;
         assert!(last + (taps.rows - 1) * from.row() + taps.run <= input.len());
         // Without kernel rows and strides, all pixels are one long row.

@@ -81,9 +81,21 @@ enum Layer {
         /// Those of the map of `to`.
         offsets: Vec<u32>,
     },
-    Depthwise { kernel: Depthwise, from: Place, to: Place },
-    Strips { strips: Box<Strips>, from: Place, strip: usize, to: Place },
-    Mean { from: Place, to: Place },
+    Depthwise {
+        kernel: Depthwise,
+        from: Place,
+        to: Place,
+    },
+    Strips {
+        strips: Box<Strips>,
+        from: Place,
+        strip: usize,
+        to: Place,
+    },
+    Mean {
+        from: Place,
+        to: Place,
+    },
 }
 
 /// A model that is run by these kernels. Cheap to share: each call takes buffers of its own.

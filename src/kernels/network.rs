@@ -163,12 +163,15 @@ impl<'a> Builder<'a> {
         let plain = |name| integers(node, name).is_none_or(|values| values.iter().all(|v| *v == 1));
         let automatic = node.attribute.iter().any(|a| a.name == "auto_pad" && a.s.as_slice() != b"NOTSET");
         let group = node.attribute.iter().find(|a| a.name == "group").map_or(1, |a| a.i) as usize;
-        if !plain("dilations") || automatic || stride == 0 || pads.iter().any(|pad| *pad > 8) || bias.data.len() != outer {
+        if !plain("dilations")
+            || automatic
+            || stride == 0
+            || pads.iter().any(|pad| *pad > 8)
+            || bias.data.len() != outer
+        {
             return None;
         }
-        let size = |length: usize, pad: usize, kernel: usize| {
-            Some((length + pad).checked_sub(kernel)? / stride + 1)
-        };
+        let size = |length: usize, pad: usize, kernel: usize| Some((length + pad).checked_sub(kernel)? / stride + 1);
         let (height, width) = (size(input.height, pads[0] + pads[2], kh)?, size(input.width, pads[1] + pads[3], kw)?);
         self.pad(from, pads)?;
 
@@ -195,11 +198,15 @@ impl<'a> Builder<'a> {
                 self.done.insert(add);
                 output = self.nodes[add].output.first()?;
             }
-            let at = |k: usize, o: usize| {
-                let (c, rest) = (k % inner, k / inner);
-                weight.data[((o * inner + c) * kh + rest / kw) * kw + rest % kw]
+            let packed = if (kh, kw) == (1, 1) {
+                // Most weights of a network are here, and divisions would take longer than anything else at its start.
+                Packed::new(inner, &bias.data, |k, o| weight.data[o * inner + k])?
+            } else {
+                Packed::new(inner * kh * kw, &bias.data, |k, o| {
+                    let (c, rest) = (k % inner, k / inner);
+                    weight.data[((o * inner + c) * kh + rest / kw) * kw + rest % kw]
+                })?
             };
-            let packed = Packed::new(inner * kh * kw, &bias.data, at)?;
             let taps = Taps { rows: kh, run: kw * inner, stride };
             let to = self.name(output, map);
             self.layers.push(Step::Dense { packed, taps, relu6, from, residual, to });
@@ -337,7 +344,9 @@ impl Step {
 
     fn to(&self) -> usize {
         match self {
-            Step::Dense { to, .. } | Step::Depthwise { to, .. } | Step::Strips { to, .. } | Step::Mean { to, .. } => *to,
+            Step::Dense { to, .. } | Step::Depthwise { to, .. } | Step::Strips { to, .. } | Step::Mean { to, .. } => {
+                *to
+            }
         }
     }
 }

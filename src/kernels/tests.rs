@@ -232,7 +232,8 @@ fn embedded() -> Network {
 fn the_whole_model_gives_the_same_bits_with_all_instructions() {
     let mut random = Random(5);
     let pixels: Vec<u8> = (0..224 * 224 * 3).map(|_| (random.next() * 127.0 + 128.0) as u8).collect();
-    let outputs: Vec<_> = Instructions::available().into_iter().map(|i| bits(&embedded().with(i).run(&pixels))).collect();
+    let outputs: Vec<_> =
+        Instructions::available().into_iter().map(|i| bits(&embedded().with(i).run(&pixels))).collect();
     assert_eq!(outputs[0].len(), 1_280);
     assert!(outputs.iter().all(|output| *output == outputs[0]));
 }

@@ -128,15 +128,25 @@ fn at(error: io::Error, path: &Path) -> Error {
     Error::new(kind, message).context("path", path.display()).source(error)
 }
 
-fn publish(file: NamedTempFile, target: &Path, replace: bool) -> Result<bool> {
+/// Attempts to put a file into a folder that others remove.
+const PUBLISH_ATTEMPTS: u32 = 16;
+
+fn publish(mut file: NamedTempFile, target: &Path, replace: bool) -> Result<bool> {
     file.as_file().sync_all().map_err(|e| at(e, target))?;
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(|e| at(e, parent))?;
-    }
-    if replace {
-        file.persist(target).map_err(|e| at(e.error, target))?;
-    } else if let Err(e) = file.persist_noclobber(target) {
-        return if e.error.kind() == io::ErrorKind::AlreadyExists { Ok(false) } else { Err(at(e.error, target)) };
+    let mut attempt = 1;
+    loop {
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|e| at(e, parent))?;
+        }
+        let persisted = if replace { file.persist(target) } else { file.persist_noclobber(target) };
+        match persisted {
+            Ok(_) => break,
+            Err(e) if !replace && e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            // The last file of the folder was deleted just now, and the folder with it.
+            Err(e) if e.error.kind() == io::ErrorKind::NotFound && attempt < PUBLISH_ATTEMPTS => file = e.file,
+            Err(e) => return Err(at(e.error, target)),
+        }
+        attempt += 1;
     }
     // The name itself must survive a power cut; not every file system lets a folder be synced.
     if let Some(folder) = target.parent().and_then(|p| File::open(p).ok()) {
@@ -302,10 +312,19 @@ impl Store for FolderStore {
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
-        let path = self.path(key)?;
+        let (path, root) = (self.path(key)?, self.root.clone());
         Self::blocking(move || match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(e, &path)),
-            _ => Ok(()),
+            _ => {
+                // A folder that holds nothing any more says nothing; one that does is not removed.
+                let folders = path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
+                for folder in folders {
+                    if fs::remove_dir(folder).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            }
         })
         .await
     }

@@ -272,7 +272,8 @@ def test_an_undecodable_image_is_a_reject(stack, tmp_path):
     failed = stack.wait(stack.start(source, "reject"))
     assert failed["status"] == "FAILED" and failed["error"] == "Dataset.TooManyRejects", stack.explain(failed)
     assert "7 of 63 images were rejected" in failed["cause"]
-    table = next(key for key in stack.keys("reject") if key.endswith("/rejects.parquet") and key.startswith("runs/"))
+    table = f"runs/{failed['name']}/rejects.parquet"
+    assert table in failed["cause"]
     assert pq.read_table(io.BytesIO(stack.read("reject", table))).num_rows == 7
     assert stack.manifest("reject")["version"] == 1
 
@@ -468,11 +469,15 @@ def action_of(method, query):
 def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
     granted = set(policies(TEMPLATE))
     images = {"demo": "images/", "live": "live/"}
+    # The sample events use buckets of their own.
+    buckets = [place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results)]
     used = set()
     for function, method, path in stack.proxy.calls:
         name = next(n for n in [*STAGES, "Trigger", "Vacuum"] if f"-{n}Function" in function)
         place, _, query = path.partition("?")
         bucket, _, key = urllib.parse.unquote(place).removeprefix("/").partition("/")
+        if bucket not in buckets:
+            continue
         action = action_of(method, urllib.parse.parse_qs(query, keep_blank_values=True))
         matching = set()
         for grant in granted:
