@@ -317,7 +317,8 @@ impl Store for FolderStore {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(e, &path)),
             _ => {
                 // A folder that holds nothing any more says nothing; one that does is not removed.
-                let folders = path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
+                let folders =
+                    path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
                 for folder in folders {
                     if fs::remove_dir(folder).is_err() {
                         break;

@@ -28,7 +28,7 @@ def shapes(tmp_path_factory):
 ])
 def test_fruit_shapes_have_numpys_principal_components(shapes, name, options, cumulative, needed):
     images = SHARED / "samples/fruit-shapes"
-    pomona("run", images, shapes / "results", "-k", 50, *options)
+    pomona("run", images, shapes / "results", "-k", 50, "--rebuild", *options)
     output = Output(shapes / "results")
     assert (output.manifest["images"], output.manifest["rejects"]) == (600, 0)
     ratio = sum(output.manifest["basis"]["explained_variance_ratio"])
@@ -37,7 +37,7 @@ def test_fruit_shapes_have_numpys_principal_components(shapes, name, options, cu
     # A column that is zero but for a rounding of the JPEG decoder in one image may count as varying.
     assert abs(output.manifest["basis"]["constant_columns"] - figures["zero_variance_columns"]) <= 1
     assert cosines(output.features(), pd.read_parquet(SHARED / "golden/fruit-shapes.features.parquet")).min() >= 0.997
-    pomona("run", images, shapes / "results", "--variance", 0.9, *options)
+    pomona("run", images, shapes / "results", "--variance", 0.9, "--rebuild", *options)
     assert abs(Output(shapes / "results").manifest["basis"]["components"] - needed) <= 1
 
 
