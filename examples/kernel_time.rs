@@ -25,7 +25,7 @@ fn time(extractor: &Extractor, images: usize) -> Vec<f64> {
     let pixels = |seed: usize| Pixels {
         width: 224,
         height: 224,
-        data: (0..224 * 224 * 3).map(|i| ((i + seed) * 2_654_435_761 >> 13) as u8).collect(),
+        data: (0..224 * 224 * 3).map(|i| (((i + seed) * 2_654_435_761) >> 13) as u8).collect(),
     };
     let all: Vec<Pixels> = (0..8).map(pixels).collect();
     (0..images + 3)
