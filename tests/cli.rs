@@ -177,7 +177,8 @@ fn ctrl_c_keeps_what_is_done() {
     let summary = json(&mut run(&images, &output, &[]));
     assert!(summary["copied"].as_u64().unwrap() > 0, "{summary}");
     assert!(summary["inferred"].as_u64().unwrap() < 3_000);
-    assert_eq!(fs::read_dir(output.join("partials")).unwrap().count(), 0);
+    // The store takes an empty folder away with its last file.
+    assert!(!output.join("partials").exists());
 }
 
 #[test]
