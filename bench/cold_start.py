@@ -3,11 +3,11 @@ phase: program and model), and from there to the features of the first image, wi
 
     make e2e && .venv/ministack/bin/python bench/cold_start.py
 
-Stands in for Lambda's runtime interface, which a function asks for its events.
+Stands in for Lambda's runtime interface, which a function asks for its events. Raw runs go to bench/runs/.
 """
 
+import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/aws"))
+import record  # noqa: E402
 from local_aws import LocalAws  # noqa: E402
 
 BOOTSTRAP = ROOT / ".aws-sam/build/FeaturizeFunction/bootstrap"
@@ -71,6 +72,9 @@ def start(aws, event):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
     with LocalAws() as aws:
         s3 = aws.client("s3")
         for bucket in ("in", "out"):
@@ -84,18 +88,17 @@ def main():
         line = json.dumps({"key": key, "etag": listed["ETag"].strip('"'), "size": listed["Size"], "modified": 0}).encode() + b"\n"
         s3.put_object(Bucket="cold-out", Key="runs/cold/objects-00000.jsonl", Body=line)
         inits, firsts = [], []
-        for i in range(int(os.environ.get("ROUNDS", "9"))):
+        for i in range(args.rounds):
             event = {"input": "s3://cold-in/", "output": "s3://cold-out/", "work": {
                 "run": "cold", "shard": f"{i:032x}", "sources": [],
                 "objects": {"key": "runs/cold/objects-00000.jsonl", "offset": 0, "length": len(line)}}}
             init, first = start(aws, event)
             inits.append(init)
             firsts.append(first)
-        print(json.dumps({
-            "init_ms": round(statistics.median(inits), 1), "first_image_ms": round(statistics.median(firsts), 1),
-            "init_ms_all": [round(x, 1) for x in inits], "first_image_ms_all": [round(x, 1) for x in firsts],
-            "bootstrap_bytes": BOOTSTRAP.stat().st_size,
-        }))
+    medians = {"init_ms": round(statistics.median(inits), 1), "first_image_ms": round(statistics.median(firsts), 1)}
+    print(json.dumps(medians))
+    record.write("cold-start", f"bench/cold_start.py --rounds {args.rounds}", **medians, init_ms_all=[round(x, 1) for x in inits],
+                 first_image_ms_all=[round(x, 1) for x in firsts], bootstrap_bytes=BOOTSTRAP.stat().st_size)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ rounds). The raw runs go to bench/runs/ with the machine described. PySpark take
 """
 
 import argparse
-import datetime
-import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
+
+import record
 
 HERE = pathlib.Path(__file__).parent
 MODEL = HERE.parent / "models/mobilenetv2_1.00_224.onnx"
@@ -51,19 +49,6 @@ def measure(command, log):
     if process.returncode != 0:
         sys.exit(f"{command[0]} failed with {process.returncode}; see {log.name}")
     return {"seconds": round(seconds, 3), "peak_mb": round(peak / 2**20)}
-
-
-def machine():
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
-    packages = ["numpy", "onnxruntime", "openvino", "pillow", "pyarrow", "pyspark", "tensorflow-cpu"]
-    return {
-        "cpu": cpu, "cores": len(os.sched_getaffinity(0)),
-        "simd": [f for f in ("avx2", "fma", "avx512f", "amx_tile") if f" {f} " in flags + " "],
-        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
-        "system": platform.platform(), "python": platform.python_version(),
-        "packages": {p: metadata.version(p) for p in packages},
-    }
 
 
 def write_images(pomona, folder, count):
@@ -132,14 +117,8 @@ def main():
                          "ratio_to_pomona": round(ratio, 3)}
         print(f"{name:12} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
 
-    now = datetime.datetime.now(datetime.timezone.utc)
-    out = HERE / "runs" / f"{now:%Y-%m-%dT%H%M%SZ}-compare.json"
-    out.parent.mkdir(exist_ok=True)
-    record = {"command": " ".join(["bench/compare.py", *sys.argv[3:]]), "when": now.isoformat(timespec="seconds"), "machine": machine(),
-              "images": args.images, "components": args.components, "runs": runs, "summary": summary,
-              "memory": growth}
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\nraw runs: {out.relative_to(HERE.parent)}")
+    record.write("compare", " ".join(["bench/compare.py", *sys.argv[3:]]), images=args.images, components=args.components,
+                 runs=runs, summary=summary, memory=growth)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Raw runs go to bench/runs/.
 """
 
 import argparse
-import datetime
 import json
 import pathlib
 import shutil
@@ -16,7 +15,8 @@ import subprocess
 import tempfile
 import time
 
-from compare import HERE, machine, write_images
+import record
+from compare import write_images
 
 
 def run(pomona, images, output, *options):
@@ -56,12 +56,7 @@ def main():
         seconds = statistics.median(r["seconds"] for r in rows)
         summary[kind] = {"seconds": seconds, "times_faster": round(first["seconds"] / seconds, 1)}
         print(f"{kind}: {seconds:.2f} s, {first['seconds'] / seconds:.0f} times faster than the first run")
-    now = datetime.datetime.now(datetime.timezone.utc)
-    out = HERE / "runs" / f"{now:%Y-%m-%dT%H%M%SZ}-incremental.json"
-    record = {"command": f"bench/incremental.py --images {args.images} --rounds {args.rounds}", "when": now.isoformat(timespec="seconds"),
-              "machine": machine(), "first": first, "rounds": rounds, "summary": summary}
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"raw runs: {out.relative_to(HERE.parent)}")
+    record.write("incremental", f"bench/incremental.py --images {args.images} --rounds {args.rounds}", first=first, rounds=rounds, summary=summary)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ bench/runs/.
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -16,7 +15,8 @@ import statistics
 import subprocess
 import sys
 
-from compare import HERE, MODEL, machine
+import record
+from compare import MODEL
 
 PEER = """
 import json, sys, time
@@ -79,12 +79,7 @@ def main():
     summary["share_of_sgemm"] = median(lambda r: r["pomona_gflop_per_s"] / r["sgemm_gflop_per_s"])
     for name, row in summary.items():
         print(f"{name:16} {row}")
-    now = datetime.datetime.now(datetime.timezone.utc)
-    out = HERE / "runs" / f"{now:%Y-%m-%dT%H%M%SZ}-kernels.json"
-    record = {"command": f"bench/kernels.py --images {args.images} --rounds {args.rounds}", "when": now.isoformat(timespec="seconds"),
-              "machine": machine(), "rounds": rounds, "summary": summary}
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"raw runs: {out.relative_to(HERE.parent)}")
+    record.write("kernels", f"bench/kernels.py --images {args.images} --rounds {args.rounds}", rounds=rounds, summary=summary)
 
 
 if __name__ == "__main__":
