@@ -9,6 +9,7 @@ use crate::{
     dataset::{Manifest, keys},
     eigen,
     pca::Basis,
+    shard::ShardId,
     store::Store,
     tables,
 };
@@ -48,11 +49,16 @@ async fn rows_beside(output: &dyn Store, version: &Manifest, other: &Manifest) -
     let shared: HashSet<_> = other.shards.iter().map(|shard| &shard.id).collect();
     let mut rows = BTreeMap::new();
     for shard in version.shards.iter().filter(|shard| shard.rows > 0 && !shared.contains(&shard.id)) {
-        let key = keys::features(&shard.id);
-        let table = tables::read_features(output.get(&key).await?, version.extractor.columns, &key)?;
-        rows.extend(table.paths.into_iter().zip(table.etags));
+        rows.extend(etags(output, &shard.id, version.extractor.columns).await?);
     }
     Ok(rows)
+}
+
+/// Key and etag of each row of a shard.
+pub(crate) async fn etags(output: &dyn Store, shard: &ShardId, columns: usize) -> Result<Vec<(String, String)>> {
+    let key = keys::features(shard);
+    let rows = tables::read_features(output.get(&key).await?, columns, &key)?;
+    Ok(rows.paths.into_iter().zip(rows.etags).collect())
 }
 
 async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {

@@ -11,13 +11,15 @@
 mod conv;
 mod network;
 mod simd;
+mod strips;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Mutex, PoisonError};
 
-use conv::{Aligned, Dense, Depthwise, Map, Packed, Strips, Taps};
+use conv::{Aligned, Dense, Depthwise, Map, Packed, Taps};
 use simd::{Scalar, Simd};
+use strips::Strips;
 
 /// The kind of instructions that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,8 @@ impl Network {
     }
 
     /// The same network with other instructions.
-    pub fn with(mut self, instructions: Instructions) -> Self {
+    #[cfg(test)]
+    fn with(mut self, instructions: Instructions) -> Self {
         self.instructions = instructions;
         self
     }

@@ -9,7 +9,8 @@ use tract_onnx::pb::{ModelProto, NodeProto, TensorProto, tensor_shape_proto::dim
 
 use super::{
     Instructions, Layer, Network, Place,
-    conv::{Depthwise, Map, Packed, Strips, Taps},
+    conv::{Depthwise, Map, Packed, Taps},
+    strips::Strips,
 };
 
 const FLOAT: i32 = 1;

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use super::Plan;
 use crate::{
     Result,
-    dataset::{Manifest, RunFigures, ShardEntry, keys},
+    dataset::{Manifest, RunFigures, ShardEntry},
+    diff,
     shard::ShardId,
     store::Store,
-    tables,
 };
 
 /// Adds the rows of shards that an earlier run, which never published, has made.
@@ -23,13 +23,14 @@ pub(super) async fn count(
         figures.added += found.iter().map(|shard| shard.rows).sum::<u64>();
         return Ok(());
     };
+    let columns = plan.extractor.columns;
     let of_base: HashSet<&ShardId> = base.shards.iter().map(|shard| &shard.id).collect();
     for shard in found.iter().filter(|shard| !of_base.contains(&shard.id)) {
         let mut before = HashMap::new();
         for old in base.shards_between(&shard.first, &shard.last) {
-            before.extend(etags(output, plan, &old.id).await?);
+            before.extend(diff::etags(output, &old.id, columns).await?);
         }
-        for (path, etag) in etags(output, plan, &shard.id).await? {
+        for (path, etag) in diff::etags(output, &shard.id, columns).await? {
             match before.get(&path) {
                 None => figures.added += 1,
                 Some(old) => figures.changed += u64::from(*old != etag),
@@ -37,10 +38,4 @@ pub(super) async fn count(
         }
     }
     Ok(())
-}
-
-async fn etags(output: &dyn Store, plan: &Plan, shard: &ShardId) -> Result<Vec<(String, String)>> {
-    let key = keys::features(shard);
-    let rows = tables::read_features(output.get(&key).await?, plan.extractor.columns, &key)?;
-    Ok(rows.paths.into_iter().zip(rows.etags).collect())
 }

@@ -143,11 +143,11 @@ async fn plan_within(
     stop: &Stop,
 ) -> Result<Planned> {
     let started = Instant::now();
-    let PlanInput { run, settings, mode } = input;
+    let PlanInput { run, settings, mode } = &input;
     let output = site.output.as_ref();
     let base = dataset::current(output).await?;
     if let Some(base) = base.as_ref().filter(|_| !mode.rebuild) {
-        check_same(base, extractor, &settings)?;
+        check_same(base, extractor, settings)?;
     }
     mend_success(output, base.as_ref()).await?;
     // Before the listing: what comes in after this is the next run's.
@@ -157,7 +157,7 @@ async fn plan_within(
     let comparable = base.as_ref().filter(|base| base.extractor.id == extractor.id);
     let mut planner = Planner {
         output,
-        run: &run,
+        run,
         ready,
         base: comparable,
         segment: Vec::new(),
@@ -165,34 +165,33 @@ async fn plan_within(
         work: Vec::new(),
         shards: Vec::new(),
         objects_to_featurize: 0,
+        listed: Listed::default(),
     };
     let walk = Walk::new(site.input.as_ref(), settings.shard_size, &extractor.id, monitor, stop)?;
     let unchanged = comparable.filter(|base| base.settings.shard_size == settings.shard_size);
-    let listed = match unchanged.filter(|_| mode.listing == Listing::Changed) {
+    planner.listed = match unchanged.filter(|_| mode.listing == Listing::Changed) {
         Some(base) => walk.changed(&mut planner, base, &inbox.keys).await?,
         None => walk.all(&mut planner).await?,
     };
-    if listed.objects == 0 {
+    if planner.listed.objects == 0 {
         return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", site.input.location()));
     }
     planner.flush().await?;
-    write_plan(planner, site, extractor, base.as_ref(), settings, mode, inbox, listed, started).await
+    write_plan(planner, site, extractor, base.as_ref(), &input, inbox, started).await
 }
 
 /// Turns what was found into the plan and the work lists of the maps.
-#[allow(clippy::too_many_arguments)] // each is one line of the plan
 async fn write_plan(
     planner: Planner<'_>,
     site: &Site,
     extractor: &ExtractorInfo,
     base: Option<&Manifest>,
-    settings: Settings,
-    mode: Mode,
+    input: &PlanInput,
     inbox: Inbox,
-    listed: Listed,
     started: Instant,
 ) -> Result<Planned> {
-    let Planner { output, run, work, shards, objects_to_featurize, base: comparable, .. } = planner;
+    let Planner { output, run, work, shards, objects_to_featurize, listed, base: comparable, .. } = planner;
+    let PlanInput { settings, mode, .. } = input;
     let (from_base, to_add) = sums_to_add(&shards, comparable);
     let merge = groups(run, extractor, &to_add);
     let plan = Plan {
@@ -204,12 +203,12 @@ async fn write_plan(
         objects: listed.objects,
         ignored: listed.ignored,
         from_base,
-        keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, &settings)),
+        keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, settings)),
         notes: inbox.notes,
         groups: merge.len() as u64,
         milliseconds: milliseconds(started),
         run: run.clone(),
-        settings,
+        settings: settings.clone(),
         shards,
     };
     let manifest = keys::run(run, "featurize.jsonl");
@@ -340,6 +339,7 @@ pub(super) struct Planner<'a> {
     work: Vec<ShardWork>,
     shards: Vec<PlannedShard>,
     objects_to_featurize: u64,
+    listed: Listed,
 }
 
 impl Planner<'_> {
