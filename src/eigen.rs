@@ -6,7 +6,10 @@
 //! which is what makes it fast where few are kept (Golub and Van Loan, *Matrix Computations*, 8.3 and 8.4; Dhillon
 //! 1998 on inverse iteration).
 
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    kernels::linear::{self, RankTwo, dot},
+};
 
 /// QL steps for one eigenvalue; three are usual.
 const QL_STEPS: usize = 60;
@@ -14,8 +17,8 @@ const QL_STEPS: usize = 60;
 const INVERSE_STEPS: usize = 8;
 /// Eigenvalues closer than this share of the matrix's norm have their vectors made orthogonal to each other.
 const CLOSE: f64 = 1e-3;
-/// Partial sums of a scalar product.
-const LANES: usize = 8;
+/// Reflections that are applied together.
+const PANEL: usize = 16;
 
 /// Eigenvalues, falling, and vectors of the largest of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,20 +55,6 @@ pub fn decompose(matrix: Vec<f64>, size: usize, keep: impl FnOnce(&[f64]) -> usi
 
 fn failed(message: &str) -> Error {
     Error::new(ErrorKind::PcaNotConverged, message)
-}
-
-/// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y);
-    let tail = tail.fold(0.0, |sum, product| sum + product);
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])) + tail
 }
 
 fn norm(vector: &[f64]) -> f64 {
@@ -114,83 +103,71 @@ impl Reflector {
     }
 }
 
-/// `matrix += x w' + w x'` row by row on the lower triangle, then `product = matrix v`, in one pass over memory.
-fn update_and_multiply(
-    matrix: &mut [f64],
-    size: usize,
-    from: usize,
-    update: Option<(&[f64], &[f64])>,
-    v: &[f64],
-) -> Vec<f64> {
-    let count = size - from;
-    let mut product = vec![0.0; count];
-    for i in 0..count {
-        let row = &mut matrix[(from + i) * size + from..][..=i];
-        if let Some((x, w)) = update {
-            let (xi, wi) = (x[i], w[i]);
-            for ((a, x), w) in row.iter_mut().zip(x).zip(w) {
-                *a -= xi * w + wi * x;
-            }
-        }
-        let (row, diagonal) = (&row[..i], row[i]);
-        let vi = v[i];
-        for (p, a) in product[..i].iter_mut().zip(row) {
-            *p += a * vi;
-        }
-        product[i] += dot(row, &v[..i]) + diagonal * vi;
-    }
-    product
-}
-
 struct Tridiagonal {
     diagonal: Vec<f64>,
     /// One shorter.
     beside: Vec<f64>,
 }
 
+/// Reflections are gathered, and the matrix changed by [`PANEL`] of them in one pass over memory, as LAPACK's `dsytrd`
+/// does; a column, and a product with the matrix, take the gathered changes into account.
 fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflector>) {
     let mut diagonal = Vec::with_capacity(size);
     let mut beside = Vec::with_capacity(size.saturating_sub(1));
     let mut reflectors = Vec::with_capacity(size.saturating_sub(2));
-    // What the last reflection still has to change: rows and columns from `column` on, less x w' + w x'.
-    let mut pending: Option<(Vec<f64>, Vec<f64>)> = None;
+    let mut pending: Vec<RankTwo> = Vec::with_capacity(PANEL);
     for column in 0..size {
-        // This column as it is after the pending change.
         let mut below: Vec<f64> = (column..size).map(|row| matrix[row * size + column]).collect();
-        if let Some((x, w)) = &pending {
-            let (x0, w0) = (x[0], w[0]);
-            for ((value, x), w) in below.iter_mut().zip(x).zip(w) {
-                *value -= x * w0 + w * x0;
+        for RankTwo { v, w } in &pending {
+            let (v0, w0) = (v[column], w[column]);
+            for ((value, v), w) in below.iter_mut().zip(&v[column..]).zip(&w[column..]) {
+                *value -= v * w0 + w * v0;
             }
         }
         diagonal.push(below[0]);
-        let below = &below[1..];
-        let Some(first) = below.first() else { break };
-        let rest = pending.as_ref().map(|(x, w)| (&x[1..], &w[1..]));
-        if below.len() == 1 {
-            beside.push(*first);
-            if let Some((x, w)) = rest {
-                let last = &mut matrix[size * size - 1];
-                *last -= 2.0 * x[0] * w[0];
+        let from = column + 1;
+        match &below[1..] {
+            [] => break,
+            [last] => {
+                beside.push(*last);
+                continue;
             }
-            pending = None;
-            continue;
+            below => {
+                let (reflector, turned) = Reflector::of(below, from);
+                beside.push(turned);
+                let w = companion(&matrix, size, &reflector, &pending);
+                let padded = |part: &[f64]| [&vec![0.0; from][..], part].concat();
+                pending.push(RankTwo { v: padded(&reflector.v), w: padded(&w) });
+                reflectors.push(reflector);
+            }
         }
-        let (reflector, turned) = Reflector::of(below, column + 1);
-        beside.push(turned);
-        // w = p - (scale / 2) (v . p) v with p = scale A v, so that the change is v w' + w v'.
-        let mut w = update_and_multiply(&mut matrix, size, column + 1, rest, &reflector.v);
-        for value in &mut w {
-            *value *= reflector.scale;
+        if pending.len() == PANEL {
+            linear::update(&mut matrix, size, from, &pending);
+            pending.clear();
         }
-        let half = 0.5 * reflector.scale * dot(&reflector.v, &w);
-        for (w, v) in w.iter_mut().zip(&reflector.v) {
-            *w -= half * v;
-        }
-        pending = Some((reflector.v.clone(), w));
-        reflectors.push(reflector);
     }
     (Tridiagonal { diagonal, beside }, reflectors)
+}
+
+/// `w` such that the reflection takes `v w' + w v'` off the matrix A: `p - (scale / 2) (v . p) v` with `p = scale A v`.
+fn companion(matrix: &[f64], size: usize, reflector: &Reflector, pending: &[RankTwo]) -> Vec<f64> {
+    let Reflector { start, v, scale } = reflector;
+    let mut p = linear::multiply(matrix, size, *start, v);
+    for change in pending {
+        let (before_v, before_w) = (&change.v[*start..], &change.w[*start..]);
+        let (along_v, along_w) = (dot(before_v, v), dot(before_w, v));
+        for ((p, v), w) in p.iter_mut().zip(before_v).zip(before_w) {
+            *p -= v * along_w + w * along_v;
+        }
+    }
+    for value in &mut p {
+        *value *= scale;
+    }
+    let half = 0.5 * scale * dot(v, &p);
+    for (p, v) in p.iter_mut().zip(v) {
+        *p -= half * v;
+    }
+    p
 }
 
 impl Tridiagonal {

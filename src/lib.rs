@@ -7,14 +7,17 @@
 //! [`tables`], [`pca`], [`moments`], [`shard`], [`extractor`], [`kernels`], [`preprocess`] -> [`store`], [`error`](crate::Error). `docs/architecture.md` tells what
 //! each owns and what must hold.
 
+mod compute;
 pub mod dataset;
 #[cfg(feature = "cli")]
 pub mod demo;
 pub mod diff;
+pub mod effort;
 mod eigen;
 pub mod engine;
 pub mod erase;
 mod error;
+pub mod estimate;
 pub mod extractor;
 pub mod inbox;
 pub mod kernels;
@@ -23,12 +26,16 @@ pub mod partition;
 pub mod pca;
 pub mod pipeline;
 pub mod preprocess;
+pub mod prices;
+pub mod receipt;
+pub mod report;
 pub mod request;
 pub mod settings;
 pub mod shard;
 pub mod stages;
 pub mod store;
 pub mod tables;
+pub mod text;
 pub mod vacuum;
 
 pub use error::{Error, ErrorKind, Result};

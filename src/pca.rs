@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, eigen, moments::TotalMoments};
+use crate::{Error, ErrorKind, Result, eigen, kernels::linear, moments::TotalMoments};
 
 /// Components when the user does not say, or as many as there can be.
 pub const DEFAULT_COMPONENTS: usize = 50;
@@ -74,7 +74,7 @@ impl Basis {
     /// the columns in their order, in `f64`.
     pub fn project(&self, features: &[f32]) -> Vec<f32> {
         let (c, k) = (self.columns(), self.kept());
-        // Transposed, so that the inner loop runs over components: no sum is ever reordered, and it still vectorises.
+        // Transposed, so that the inner loop runs over components: no sum is reordered, and it still vectorises.
         let mut loadings = vec![0.0; c * k];
         for (component, row) in self.components.chunks_exact(c).enumerate() {
             for (column, loading) in row.iter().enumerate() {
@@ -83,18 +83,13 @@ impl Basis {
         }
         let mut scores = Vec::with_capacity(features.len() / c.max(1) * k);
         let mut sums = vec![0.0f64; k];
+        let mut scaled = vec![0.0f64; c];
         for row in features.chunks_exact(c) {
-            sums.fill(0.0);
-            for (column, value) in row.iter().enumerate() {
+            for (column, (z, value)) in scaled.iter_mut().zip(row).enumerate() {
                 let scale = self.scale[column];
-                if scale == 0.0 {
-                    continue;
-                }
-                let z = (f64::from(*value) - self.mean[column]) / scale;
-                for (sum, loading) in sums.iter_mut().zip(&loadings[column * k..(column + 1) * k]) {
-                    *sum += z * loading;
-                }
+                *z = if scale == 0.0 { 0.0 } else { (f64::from(*value) - self.mean[column]) / scale };
             }
+            linear::project(&scaled, &loadings, &mut sums);
             scores.extend(sums.iter().map(|sum| *sum as f32));
         }
         scores

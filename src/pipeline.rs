@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     ErrorKind, Result,
     dataset::{self, Manifest},
+    effort::{Effort, Timer},
     engine::Engine,
     stages::{
-        self, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published, Reduced, RunInput,
-        Site, Stop,
+        self, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published, Reduced, ReportInput,
+        Reported, RunInput, Site, Stop,
     },
     store::Store,
     vacuum,
@@ -31,6 +32,7 @@ pub enum Phase {
     Reduce,
     Project,
     Publish,
+    Report,
 }
 
 impl Phase {
@@ -42,6 +44,7 @@ impl Phase {
             Phase::Reduce => "reduce",
             Phase::Project => "project",
             Phase::Publish => "publish",
+            Phase::Report => "report",
         }
     }
 }
@@ -63,6 +66,8 @@ pub struct Summary {
     /// The current version was up to date, and no new one was made.
     pub up_to_date: bool,
     pub manifest: Manifest,
+    /// What publishing took; none when the version was there.
+    pub published: Option<Effort>,
     /// Seconds by stage, in order; wall clock.
     pub seconds: Vec<(String, f64)>,
 }
@@ -102,7 +107,7 @@ async fn once(site: &Site, engine: &Engine, input: PlanInput, watcher: &dyn Watc
     if planned.up_to_date
         && let Some(manifest) = dataset::current(output).await?
     {
-        return Ok(Summary { up_to_date: true, manifest, seconds: clock.seconds });
+        return Ok(Summary { up_to_date: true, manifest, published: None, seconds: clock.seconds });
     }
 
     let work = lines(output, &planned.manifest).await?;
@@ -139,7 +144,9 @@ async fn once(site: &Site, engine: &Engine, input: PlanInput, watcher: &dyn Watc
     clock.time(Phase::Project, Some(reduced.parts_to_project), parts).await?;
     stop.check()?;
 
+    let timer = Timer::start();
     let published: Published = clock.time(Phase::Publish, None, stages::publish(site, named)).await?;
+    let effort = timer.read();
     let manifest = match dataset::fate(output, published.version).await? {
         dataset::Fate::Published(manifest) => *manifest,
         dataset::Fate::Abandoned { version, .. } | dataset::Fate::Removed { version } => {
@@ -147,7 +154,17 @@ async fn once(site: &Site, engine: &Engine, input: PlanInput, watcher: &dyn Watc
                 .context("version", version));
         }
     };
-    Ok(Summary { up_to_date: false, manifest, seconds: clock.seconds })
+    Ok(Summary { up_to_date: false, manifest, published: Some(effort), seconds: clock.seconds })
+}
+
+/// Writes the report of a run that has published; none when it made nothing new. The version stays, whatever fails.
+pub async fn report(site: &Site, summary: &mut Summary, watcher: &dyn Watcher) -> Result<Option<Reported>> {
+    let Some(publish) = summary.published.clone() else { return Ok(None) };
+    let mut clock = Clock { watcher, seconds: Vec::new() };
+    let input = ReportInput { run: summary.manifest.run.clone(), publish };
+    let reported = clock.time(Phase::Report, None, stages::report(site, input)).await;
+    summary.seconds.append(&mut clock.seconds);
+    reported.map(Some)
 }
 
 struct Clock<'a> {

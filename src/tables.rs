@@ -5,18 +5,14 @@
 
 use std::sync::Arc;
 
-use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, ListArray,
-        StringArray, TimestampMicrosecondArray,
-    },
-    buffer::OffsetBuffer,
-    datatypes::{
-        DataType, Decimal128Type, Field, Float32Type, Float64Type, Int64Type, Schema, TimeUnit,
-        TimestampMicrosecondType,
-    },
-    record_batch::RecordBatch,
+use arrow_array::{
+    Array, ArrayRef, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
+    cast::AsArray,
+    types::{Decimal128Type, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType},
 };
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},

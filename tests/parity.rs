@@ -9,8 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Float32Type;
+use arrow_array::{Array, cast::AsArray, types::Float32Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pomona::{
     demo::{self, VARIETIES},

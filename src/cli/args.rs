@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Parser, Subcommand};
 use pomona::{
     demo::DEFAULT_VIEWS,
+    estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE},
     extractor::FeatureRange,
     pca::Keep,
+    receipt::USUAL_REGION,
     settings::{Listing, Mode, Refit, Settings},
     shard::DEFAULT_SHARD_SIZE,
 };
@@ -39,6 +41,7 @@ pub enum Command {
     Diff(DiffArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),
+    Estimate(EstimateArgs),
 }
 
 /// Features, PCA and tables of a folder of images
@@ -278,6 +281,60 @@ pub struct EraseArgs {
     /// Print the record as JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// Seconds and dollars of a run on AWS, before it is made
+///
+/// From times per image that were measured, the stack's parameters, the account's quotas and a dated table of prices,
+/// beside the same work on an EMR cluster. Nothing is sent anywhere.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona estimate --images 22688                          the first run on a small collection
+  pomona estimate --images 100000000 --concurrency 1000   what limits a large one
+  pomona estimate --images 1000000 --ms-per-image 60 --bytes-per-image 120000    photos of 500 x 400")]
+pub struct EstimateArgs {
+    /// Images that go through the model
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub images: u64,
+    /// Region whose prices are taken
+    #[arg(long, value_name = "REGION", default_value = USUAL_REGION)]
+    pub region: String,
+    /// Processor of the functions
+    #[arg(long, value_enum, default_value = "x86_64", value_name = "ARCH")]
+    pub architecture: ArchitectureArg,
+    /// Milliseconds per image on one processor of a Lambda, from file to features
+    #[arg(long, value_name = "MS", default_value_t = MS_PER_IMAGE, value_parser = milliseconds)]
+    pub ms_per_image: f64,
+    /// Size of an image file
+    #[arg(long, value_name = "BYTES", default_value_t = BYTES_PER_IMAGE)]
+    pub bytes_per_image: u64,
+    /// FeaturizeMemory of the stack, MB; 1769 is one processor
+    #[arg(long, value_name = "MB", default_value_t = Deployment::default().memory, value_parser = clap::value_parser!(u32).range(512..=10_240))]
+    pub memory: u32,
+    /// MaxConcurrency of the stack
+    #[arg(long, value_name = "N", default_value_t = Deployment::default().concurrency, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: u32,
+    /// Functions that the account may run at once
+    #[arg(long, value_name = "N", default_value_t = Deployment::default().account_concurrency, value_parser = clap::value_parser!(u32).range(1..))]
+    pub account_concurrency: u32,
+    /// Images per shard
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
+    pub shard_size: u32,
+    /// Print everything as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ArchitectureArg {
+    #[value(name = "x86_64")]
+    X86_64,
+    Arm64,
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    number(text, |v| (0.01..=60_000.0).contains(&v), "a number of milliseconds lies between 0.01 and 60000")
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,39 +1,6 @@
 //! How numbers and tables look in a terminal.
 
-/// 12345 as "12,345".
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A count and its noun, with an s where there is not exactly one.
-pub fn counted(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
-}
-
-/// In the largest unit that leaves a number of at least 1.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (n as f64, "bytes");
-    for larger in UNITS {
-        if value < 1_000.0 {
-            break;
-        }
-        (value, unit) = (value / 1_000.0, larger);
-    }
-    if unit == "bytes" { format!("{n} bytes") } else { format!("{value:.1} {unit}") }
-}
-
-pub fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
+pub use pomona::text::{bytes, count, counted, dollars, duration, percent};
 
 /// At most `width` characters, the middle left out. Control characters, which could move the cursor, are shown.
 pub fn shorten(text: &str, width: usize) -> String {
@@ -76,13 +43,6 @@ pub fn table(rows: &[Vec<String>], left: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_have_separators() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0, 999, 1_500, 2_340_000].map(bytes), ["0 bytes", "999 bytes", "1.5 kB", "2.3 MB"]);
-        assert_eq!([counted(1, "image"), counted(2, "image")], ["1 image", "2 images"]);
-    }
 
     #[test]
     fn long_texts_lose_their_middle_and_control_characters_their_power() {

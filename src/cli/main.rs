@@ -4,6 +4,7 @@ mod args;
 mod demo;
 mod diff;
 mod erase;
+mod estimate;
 mod format;
 mod log;
 mod progress;
@@ -82,6 +83,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Diff(args) => diff::diff(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,
+            Command::Estimate(args) => estimate::estimate(&args),
         }
     })
 }

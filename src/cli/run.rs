@@ -8,7 +8,7 @@ use pomona::{
     engine::Engine,
     extractor::{Extractor, Runtime},
     pipeline::{self, Summary},
-    stages::{PlanInput, Site, Stop},
+    stages::{PlanInput, Reported, Site, Stop},
     store,
 };
 use serde::Serialize;
@@ -52,12 +52,19 @@ pub async fn once(
     let input = PlanInput { run: run_id()?, settings: options.settings(), mode: options.mode() };
     let outcome = pipeline::run(site, engine, &input, &bars, stop).await;
     bars.clear();
-    let summary = outcome?;
+    let mut summary = outcome?;
+    let reported = pipeline::report(site, &mut summary, &bars).await;
+    bars.clear();
+    // The version stands; it only lacks its picture.
+    let reported = reported.unwrap_or_else(|error| {
+        eprintln!("warning: no report could be written: {error}");
+        None
+    });
     let seconds = started.elapsed().as_secs_f64();
     if options.json {
-        print_summary(&summary, output, seconds)
+        print_summary(&summary, reported.as_ref(), output, seconds)
     } else {
-        print!("{}", text(&summary, output, seconds, options));
+        print!("{}", text(&summary, reported.as_ref(), output, seconds, options));
         Ok(())
     }
 }
@@ -146,6 +153,8 @@ struct Json<'a> {
     seconds: f64,
     seconds_by_stage: serde_json::Map<String, serde_json::Value>,
     images_per_second: f64,
+    /// What the run would have cost on AWS; none when nothing was done.
+    dollars_on_aws: Option<f64>,
     files: Files,
 }
 
@@ -158,10 +167,11 @@ struct Files {
     pca: String,
     csv: Option<String>,
     rejects: String,
+    report: Option<String>,
 }
 
 impl Files {
-    fn of(manifest: &Manifest, output: &str) -> Self {
+    fn of(manifest: &Manifest, reported: Option<&Reported>, output: &str) -> Self {
         let at = |key: &str| format!("{}/{key}", output.trim_end_matches('/'));
         Files {
             manifest: at(&pomona::dataset::keys::version(manifest.version)),
@@ -170,11 +180,12 @@ impl Files {
             pca: at(pomona::dataset::keys::pca(manifest.version).trim_end_matches('/')),
             csv: manifest.outputs.csv.as_deref().map(at),
             rejects: at(&manifest.outputs.rejects),
+            report: reported.map(|reported| at(&reported.report)),
         }
     }
 }
 
-fn print_summary(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
+fn print_summary(summary: &Summary, reported: Option<&Reported>, output: &str, seconds: f64) -> Result<()> {
     let manifest = &summary.manifest;
     // An up-to-date run did nothing itself: the figures in the manifest are those of the run that made it.
     let figures = if summary.up_to_date { Default::default() } else { manifest.figures.clone() };
@@ -200,14 +211,15 @@ fn print_summary(summary: &Summary, output: &str, seconds: f64) -> Result<()> {
         seconds,
         seconds_by_stage: by_stage,
         images_per_second: figures.inferred as f64 / seconds,
-        files: Files::of(manifest, output),
+        dollars_on_aws: reported.map(|reported| reported.dollars),
+        files: Files::of(manifest, reported, output),
     };
     crate::print_json(&json)
 }
 
-fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> String {
+fn text(summary: &Summary, reported: Option<&Reported>, output: &str, seconds: f64, options: &RunOptions) -> String {
     let manifest = &summary.manifest;
-    let files = Files::of(manifest, output);
+    let files = Files::of(manifest, reported, output);
     let mut text = format!(
         "Version {} of {output}: {} in {}, {}\n",
         manifest.version.0,
@@ -253,7 +265,9 @@ fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> 
     {
         row.push(format!("{:.1} images/s", figures.inferred as f64 / featurize));
     }
-    rows.push(vec!["total".to_owned(), format!("{seconds:.2} s")]);
+    let mut total = vec!["total".to_owned(), format!("{seconds:.2} s")];
+    total.extend(reported.map(|reported| format!("on AWS: {}", format::dollars(reported.dollars))));
+    rows.push(total);
     text.push_str(&format::table(&rows, 1));
     text.push('\n');
 
@@ -263,6 +277,7 @@ fn text(summary: &Summary, output: &str, seconds: f64, options: &RunOptions) -> 
         places.push(("rejects", &files.rejects));
     }
     places.push(("manifest", &files.manifest));
+    places.extend(files.report.as_ref().map(|report| ("report", report)));
     let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();
     text.push_str(&format::table(&rows, 2));
     let (glob, hive) =

@@ -66,6 +66,9 @@ pub fn featurized(run: &RunId, shard: &ShardId) -> String {
 pub fn merged(run: &RunId, group: u64) -> String {
     format!("runs/{run}/merged/{group:05}.parquet")
 }
+pub fn merge_record(run: &RunId, group: u64) -> String {
+    format!("runs/{run}/merged/{group:05}.json")
+}
 pub fn projected(run: &RunId, part: u64) -> String {
     format!("runs/{run}/projected/{part:05}.json")
 }

@@ -9,13 +9,14 @@
 #![allow(unsafe_code, unsafe_op_in_unsafe_fn)]
 
 mod conv;
+pub(crate) mod linear;
 mod network;
 mod simd;
 mod strips;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use conv::{Aligned, Dense, Depthwise, Map, Packed, Taps};
 use simd::{Scalar, Simd};
@@ -58,9 +59,13 @@ impl Instructions {
 
     /// The fastest, unless the variable `POMONA_INSTRUCTIONS` names another one that the processor has.
     fn chosen() -> Self {
-        let named = std::env::var("POMONA_INSTRUCTIONS").unwrap_or_default();
-        let available = Self::available();
-        available.iter().find(|i| i.name() == named).or(available.first()).copied().unwrap_or(Instructions::Scalar)
+        static CHOSEN: LazyLock<Instructions> = LazyLock::new(|| {
+            let named = std::env::var("POMONA_INSTRUCTIONS").unwrap_or_default();
+            let available = Instructions::available();
+            let chosen = available.iter().find(|i| i.name() == named).or(available.first());
+            chosen.copied().unwrap_or(Instructions::Scalar)
+        });
+        *CHOSEN
     }
 }
 

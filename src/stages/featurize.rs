@@ -1,19 +1,18 @@
 //! Features and moments of one shard.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Instant,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{Monitor, ObjectRange, Site, Stop, compute, milliseconds};
+use super::{Monitor, ObjectRange, Site, Stop};
 use crate::{
     Error, ErrorKind, Result,
+    compute::compute,
     dataset::{self, LabelCount, RejectedObject, RunId, ShardRecord, keys},
+    effort::{Effort, Timer},
     engine::Engine,
     moments::ShardMoments,
     preprocess::{MAX_FILE_BYTES, Reason, Reject},
@@ -54,7 +53,7 @@ pub struct Featurized {
     /// Rows whose key the base version has not, or has with another etag.
     pub added: u64,
     pub changed: u64,
-    pub milliseconds: u64,
+    pub effort: Effort,
 }
 
 enum Row {
@@ -72,7 +71,7 @@ pub async fn featurize(
     monitor: &dyn Monitor,
     stop: &Stop,
 ) -> Result<Featurized> {
-    let started = Instant::now();
+    let timer = Timer::start();
     let output = site.output.as_ref();
     let ShardWork { run, shard, objects: range, sources } = work;
     let objects = read_objects(output, &range).await?;
@@ -83,7 +82,7 @@ pub async fn featurize(
         keep_partial(output, engine, &shard, made.table).await?;
         return Err(Error::new(ErrorKind::RunInterrupted, "the run was stopped").context("shard", &shard));
     }
-    let featurized = finish(output, engine, &shard, &objects, made, started).await?;
+    let featurized = finish(output, engine, &shard, &objects, made, &timer).await?;
     output.put(&keys::featurized(&run, &shard), dataset::to_json(&featurized)?).await?;
     output.delete(&keys::partial(&shard)).await?;
     Ok(featurized)
@@ -269,7 +268,7 @@ async fn finish(
     planned: &ShardId,
     objects: &[Object],
     made: Made,
-    started: Instant,
+    timer: &Timer,
 ) -> Result<Featurized> {
     let _turn = engine.finishing().await;
     let info = engine.extractor().info();
@@ -306,7 +305,7 @@ async fn finish(
         copied,
         added,
         changed,
-        milliseconds: milliseconds(started),
+        effort: timer.read(),
     })
 }
 

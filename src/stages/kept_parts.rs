@@ -8,6 +8,7 @@ use super::{PartWork, Plan, Projected, STORE_CONCURRENCY};
 use crate::{
     ErrorKind, Result,
     dataset::{self, Manifest, keys},
+    effort::Effort,
     shard::ShardId,
     store::Store,
 };
@@ -69,7 +70,7 @@ async fn copy_part(output: &dyn Store, base: &Manifest, part: &PartWork, rows: u
         output.put(&key, body).await?;
         written.push(key);
     }
-    let projected = Projected { part: part.part, rows, keys: written, milliseconds: 0 };
+    let projected = Projected { part: part.part, rows, keys: written, effort: Effort::default() };
     output.put(&keys::projected(&part.run, part.part), dataset::to_json(&projected)?).await?;
     Ok(true)
 }

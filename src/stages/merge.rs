@@ -1,14 +1,13 @@
 //! Adds the sums of a group of shards, where there are too many for one reducer.
 
-use std::time::Instant;
-
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::{Featurized, PlannedShard, Site, milliseconds};
+use super::{Featurized, PlannedShard, Site};
 use crate::{
     Error, Result,
     dataset::{self, RunId, keys},
+    effort::{Effort, Timer},
     extractor::ExtractorId,
     moments::TotalMoments,
     shard::ShardId,
@@ -16,8 +15,6 @@ use crate::{
     tables,
 };
 
-/// Shards whose sums one reducer adds: 1.7 GB of reading for 1,280 features.
-pub const GROUP: usize = 256;
 /// Sums read at a time; each is megabytes.
 const READ_AT_A_TIME: usize = 4;
 
@@ -32,17 +29,17 @@ pub struct MergeWork {
     pub extractor: ExtractorId,
 }
 
-/// What was added.
+/// What was added; also kept as `runs/<run>/merged/<group>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merged {
     pub group: u64,
     pub rows: u64,
-    pub milliseconds: u64,
+    pub effort: Effort,
 }
 
 /// Adds the sums of one group and keeps them as `runs/<run>/merged/<group>.parquet`.
 pub async fn merge(site: &Site, work: MergeWork) -> Result<Merged> {
-    let started = Instant::now();
+    let timer = Timer::start();
     let output = site.output.as_ref();
     let mut ids = Vec::with_capacity(work.shards.len());
     for shard in &work.shards {
@@ -52,7 +49,9 @@ pub async fn merge(site: &Site, work: MergeWork) -> Result<Merged> {
     add(output, &mut totals, ids).await?;
     let file = tables::write_total_moments(&totals, work.extractor.as_str())?;
     output.put(&keys::merged(&work.run, work.group), file).await?;
-    Ok(Merged { group: work.group, rows: totals.rows(), milliseconds: milliseconds(started) })
+    let merged = Merged { group: work.group, rows: totals.rows(), effort: timer.read() };
+    output.put(&keys::merge_record(&work.run, work.group), dataset::to_json(&merged)?).await?;
+    Ok(merged)
 }
 
 /// The shard that was made for a planned one; none when making it failed and the map tolerated that.

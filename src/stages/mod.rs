@@ -12,6 +12,7 @@
 //! | [`reduce()`] | `plan.json`, `featurized/`, the shards' moments | the basis, `reduced.json`, `project.jsonl` |
 //! | [`project()`] | the basis, one shard's features | a part of `pca/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | rejects, CSV, the version |
+//! | [`report()`] | the records of all stages, a sample of the scores and images | `report.html`, `receipt.json` |
 
 mod changes;
 mod featurize;
@@ -21,24 +22,23 @@ mod plan;
 mod project;
 mod publish;
 mod reduce;
+mod report;
 mod walk;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 pub use featurize::{Featurized, ShardWork, featurize};
-pub use merge::{GROUP as MERGE_GROUP, MergeWork, Merged, merge};
+pub use merge::{MergeWork, Merged, merge};
 pub use plan::{ObjectRange, Plan, PlanInput, Planned, PlannedShard, plan};
 pub use project::{PartWork, Projected, project};
 pub use publish::{Published, publish};
 pub use reduce::{Reduced, reduce};
+pub use report::{ReportInput, Reported, report};
 
-use tokio::runtime::{Handle, RuntimeFlavor};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Result, dataset::RunId, store::Store};
 
@@ -50,7 +50,7 @@ pub struct Site {
 }
 
 /// Input of the stages that need no more than the run's name.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunInput {
     pub run: RunId,
@@ -90,19 +90,3 @@ impl Stop {
 
 /// Requests to the store that one stage keeps under way.
 const STORE_CONCURRENCY: usize = 32;
-
-/// Runs work that takes long where it holds up nothing else. Where there is no runtime with more than one thread, there
-/// is nothing to hold up.
-async fn compute<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match Handle::try_current() {
-        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => runtime
-            .spawn_blocking(work)
-            .await
-            .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "a computation did not end").source(e))),
-        _ => work(),
-    }
-}
-
-fn milliseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}

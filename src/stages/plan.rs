@@ -1,21 +1,23 @@
 //! Lists the objects, cuts them into shards and finds which of those are there already.
 
-use std::{collections::HashSet, time::Instant};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MERGE_GROUP, MergeWork, Monitor, ShardWork, Site, Stop, milliseconds,
+    MergeWork, Monitor, ShardWork, Site, Stop,
     reduce::basis_id,
     walk::{Listed, Walk},
 };
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, Manifest, RunId, Version, keys},
+    effort::{Effort, Timer},
     extractor::ExtractorInfo,
     inbox::{self, Inbox},
+    moments::MERGE_GROUP,
     settings::{Listing, Mode, Refit, Settings},
     shard::{Cut, ShardId},
     store::Store,
@@ -82,8 +84,6 @@ impl PlannedShard {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub run: RunId,
-    /// UTC, RFC 3339.
-    pub created: String,
     pub input: String,
     pub settings: Settings,
     pub extractor: ExtractorInfo,
@@ -102,7 +102,7 @@ pub struct Plan {
     /// Files of sums that were added beforehand.
     pub groups: u64,
     pub shards: Vec<PlannedShard>,
-    pub milliseconds: u64,
+    pub effort: Effort,
 }
 
 impl Plan {
@@ -142,7 +142,7 @@ async fn plan_within(
     monitor: &dyn Monitor,
     stop: &Stop,
 ) -> Result<Planned> {
-    let started = Instant::now();
+    let timer = Timer::start();
     let PlanInput { run, settings, mode } = &input;
     let output = site.output.as_ref();
     let base = dataset::current(output).await?;
@@ -177,7 +177,7 @@ async fn plan_within(
         return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", site.input.location()));
     }
     planner.flush().await?;
-    write_plan(planner, site, extractor, base.as_ref(), &input, inbox, started).await
+    write_plan(planner, site, extractor, base.as_ref(), &input, inbox, &timer).await
 }
 
 /// Turns what was found into the plan and the work lists of the maps.
@@ -188,14 +188,13 @@ async fn write_plan(
     base: Option<&Manifest>,
     input: &PlanInput,
     inbox: Inbox,
-    started: Instant,
+    timer: &Timer,
 ) -> Result<Planned> {
     let Planner { output, run, work, shards, objects_to_featurize, listed, base: comparable, .. } = planner;
     let PlanInput { settings, mode, .. } = input;
     let (from_base, to_add) = sums_to_add(&shards, comparable);
     let merge = groups(run, extractor, &to_add);
     let plan = Plan {
-        created: dataset::now(),
         input: site.input.location(),
         extractor: extractor.clone(),
         base: base.map(|base| base.version),
@@ -206,7 +205,7 @@ async fn write_plan(
         keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, settings)),
         notes: inbox.notes,
         groups: merge.len() as u64,
-        milliseconds: milliseconds(started),
+        effort: timer.read(),
         run: run.clone(),
         settings: settings.clone(),
         shards,

@@ -1,14 +1,16 @@
 //! Scores of one shard: one part of the PCA table.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Site, compute, milliseconds};
+use super::Site;
 use crate::{
     Error, ErrorKind, Result,
+    compute::compute,
     dataset::{self, RunId, Version, keys},
+    effort::{Effort, Timer},
     extractor::ExtractorId,
     partition,
     shard::ShardId,
@@ -37,12 +39,12 @@ pub struct Projected {
     pub part: u64,
     pub rows: u64,
     pub keys: Vec<String>,
-    pub milliseconds: u64,
+    pub effort: Effort,
 }
 
 /// Projects the features of one shard.
 pub async fn project(site: &Site, work: PartWork) -> Result<Projected> {
-    let started = Instant::now();
+    let timer = Timer::start();
     let output = site.output.as_ref();
     let (basis_key, features_key) = (keys::basis(&work.basis), keys::features(&work.shard));
     let basis = tables::read_basis(output.get(&basis_key).await?, work.columns, &basis_key)?;
@@ -62,7 +64,7 @@ pub async fn project(site: &Site, work: PartWork) -> Result<Projected> {
             keys_written.push(key);
         }
     }
-    let projected = Projected { part: work.part, rows, keys: keys_written, milliseconds: milliseconds(started) };
+    let projected = Projected { part: work.part, rows, keys: keys_written, effort: timer.read() };
     output.put(&keys::projected(&work.run, work.part), dataset::to_json(&projected)?).await?;
     Ok(projected)
 }

@@ -49,7 +49,7 @@ pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
         })
         .buffered(STORE_CONCURRENCY);
     while let Some(part) = projected.try_next().await? {
-        figures.project_ms += part.milliseconds;
+        figures.project_ms += part.effort.milliseconds;
         parts.extend(part.keys);
     }
     drop(projected);
@@ -76,7 +76,7 @@ pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
         version,
         parent: plan.base,
         run: run.clone(),
-        created: plan.created,
+        created: plan.effort.began,
         finished: dataset::now(),
         pomona: env!("CARGO_PKG_VERSION").to_owned(),
         input: plan.input,

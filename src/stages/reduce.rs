@@ -1,24 +1,22 @@
 //! Adds the sums up and fits the PCA.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Instant,
-};
+use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, compute, featurize,
-    kept_parts, merge, milliseconds,
+    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, featurize, kept_parts, merge,
 };
 use crate::{
     Error, ErrorKind, Result,
+    compute::compute,
     dataset::{
         self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord, Version,
         keys,
     },
+    effort::{Effort, Timer},
     extractor::ExtractorId,
     moments::TotalMoments,
     pca::{self, Basis},
@@ -52,6 +50,7 @@ pub struct Reduced {
     pub labels: Vec<LabelCount>,
     pub shards: Vec<ShardEntry>,
     pub figures: RunFigures,
+    pub effort: Effort,
 }
 
 impl Reduced {
@@ -65,7 +64,7 @@ impl Reduced {
 /// Fails with `Dataset.TooManyRejects` beyond the limit, with the rejects table written below `runs/`, and with the
 /// `Pca.*` errors of [`pca::fit`].
 pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
-    let started = Instant::now();
+    let timer = Timer::start();
     let output = site.output.as_ref();
     let run = input.run;
     let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
@@ -126,7 +125,8 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
         None => work,
     };
     output.put(&manifest, super::plan::json_lines(&work)?).await?;
-    figures.reduce_ms = milliseconds(started);
+    let effort = timer.read();
+    figures.reduce_ms = effort.milliseconds;
     let reduced = Reduced {
         version,
         images,
@@ -139,6 +139,7 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
         labels,
         shards,
         figures,
+        effort,
         run: run.clone(),
     };
     output.put(&Reduced::key(&run), dataset::to_json(&reduced)?).await?;
@@ -161,7 +162,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
         labels: Vec::new(),
         rejects: Vec::new(),
         found: Vec::new(),
-        figures: RunFigures { plan_ms: plan.milliseconds, ..RunFigures::default() },
+        figures: RunFigures { plan_ms: plan.effort.milliseconds, ..RunFigures::default() },
     };
     let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, plan, planned)).collect();
     let mut records = stream::iter(reads).buffered(STORE_CONCURRENCY);
@@ -187,7 +188,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
                 figures.copied += made.copied;
                 figures.added += made.added;
                 figures.changed += made.changed;
-                figures.featurize_ms += made.milliseconds;
+                figures.featurize_ms += made.effort.milliseconds;
             }
         }
         dataset::add_labels(&mut gathered.labels, &record.labels);

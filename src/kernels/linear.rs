@@ -1,0 +1,205 @@
+//! The inner loops of the PCA, in `f64`: symmetric matrices of which the lower triangle is kept, and scores.
+//!
+//! They are plain code that is compiled twice, for any processor and for AVX2. Products are not fused, and each sum has
+//! one order, so both give the same bits.
+
+use super::Instructions;
+
+/// Partial sums of a scalar product.
+const LANES: usize = 8;
+/// Numbers that stay in registers while a whole sum runs over them.
+const BLOCK: usize = 16;
+
+/// `I - scale v v'` changes a symmetric matrix by `v w' + w v'`. Both have the matrix's size; what lies before the rows
+/// that are changed is not read.
+#[derive(Debug)]
+pub struct RankTwo {
+    pub v: Vec<f64>,
+    pub w: Vec<f64>,
+}
+
+/// Defines a function whose body is compiled for AVX2 as well, and chosen when it is called.
+macro_rules! compiled_twice {
+    ($(#[$doc:meta])* $name:ident, $wide:ident, $body:ident, ($($arg:ident: $kind:ty),*) $(-> $out:ty)?) => {
+        $(#[$doc])*
+        pub fn $name($($arg: $kind),*) $(-> $out)? {
+            match Instructions::chosen() {
+                // SAFETY: chosen from those that the processor has.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 => unsafe { $wide($($arg),*) },
+                _ => $body($($arg),*),
+            }
+        }
+
+        /// # Safety
+        ///
+        /// The processor has AVX2.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2")]
+        unsafe fn $wide($($arg: $kind),*) $(-> $out)? {
+            $body($($arg),*)
+        }
+    };
+}
+
+compiled_twice!(
+    /// `matrix v` for the part of a `[size, size]` matrix from row and column `from` on; `v` and the product begin there.
+    multiply, multiply_avx2, multiply_body, (matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64>
+);
+compiled_twice!(
+    /// `matrix -= v w' + w v'` for each of `changes` in turn, on the part from row and column `from` on.
+    update, update_avx2, update_body, (matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo])
+);
+compiled_twice!(
+    /// `row` times a `[row, scores]` matrix: each score is summed over the row in its order.
+    project, project_avx2, project_body, (row: &[f64], loadings: &[f64], scores: &mut [f64])
+);
+
+#[inline(always)]
+fn total(sums: [f64; LANES]) -> f64 {
+    ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+}
+
+/// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
+#[inline(always)]
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y);
+    let tail = tail.fold(0.0, |sum, product| sum + product);
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    total(sums) + tail
+}
+
+#[inline(always)]
+fn multiply_body(matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64> {
+    let mut product = vec![0.0; v.len()];
+    for i in 0..v.len() {
+        let row = &matrix[(from + i) * size + from..][..=i];
+        // The row stands for the column above the diagonal too: one pass over it serves both.
+        let (row, diagonal) = (&row[..i], row[i]);
+        let whole = i / LANES * LANES;
+        let mut sums = [0.0; LANES];
+        let columns = product[..whole].chunks_exact_mut(LANES);
+        for ((a, v_part), p) in row.chunks_exact(LANES).zip(v.chunks_exact(LANES)).zip(columns) {
+            for lane in 0..LANES {
+                p[lane] += a[lane] * v[i];
+                sums[lane] += a[lane] * v_part[lane];
+            }
+        }
+        let mut tail = 0.0;
+        for j in whole..i {
+            product[j] += row[j] * v[i];
+            tail += row[j] * v[j];
+        }
+        product[i] += total(sums) + tail + diagonal * v[i];
+    }
+    product
+}
+
+#[inline(always)]
+fn update_body(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo]) {
+    for i in from..size {
+        let row = &mut matrix[i * size + from..=i * size + i];
+        let mut blocks = row.chunks_exact_mut(BLOCK);
+        let mut start = from;
+        for block in &mut blocks {
+            let mut values = [0.0; BLOCK];
+            values.copy_from_slice(block);
+            for RankTwo { v, w } in changes {
+                let (vi, wi) = (v[i], w[i]);
+                let (v, w) = (&v[start..start + BLOCK], &w[start..start + BLOCK]);
+                for j in 0..BLOCK {
+                    values[j] -= vi * w[j] + wi * v[j];
+                }
+            }
+            block.copy_from_slice(&values);
+            start += BLOCK;
+        }
+        for (value, j) in blocks.into_remainder().iter_mut().zip(start..) {
+            for RankTwo { v, w } in changes {
+                *value -= v[i] * w[j] + w[i] * v[j];
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn project_body(row: &[f64], loadings: &[f64], scores: &mut [f64]) {
+    let kept = scores.len();
+    let mut blocks = scores.chunks_exact_mut(BLOCK);
+    let mut start = 0;
+    for block in &mut blocks {
+        let mut sums = [0.0; BLOCK];
+        for (z, loadings) in row.iter().zip(loadings.chunks_exact(kept)) {
+            let loadings = &loadings[start..start + BLOCK];
+            for j in 0..BLOCK {
+                sums[j] += z * loadings[j];
+            }
+        }
+        block.copy_from_slice(&sums);
+        start += BLOCK;
+    }
+    let rest = blocks.into_remainder();
+    if rest.is_empty() {
+        return;
+    }
+    rest.fill(0.0);
+    for (z, loadings) in row.iter().zip(loadings.chunks_exact(kept)) {
+        for (sum, loading) in rest.iter_mut().zip(&loadings[start..]) {
+            *sum += z * loading;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn numbers(count: usize) -> impl Strategy<Value = Vec<f64>> {
+        prop::collection::vec(-1e3..1e3, count)
+    }
+
+    fn bits(values: &[f64]) -> Vec<u64> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn both_compilations_give_the_same_bits(
+            (size, from, kept) in (1usize..70, 0usize..20, 1usize..60),
+            seed in numbers(70 * 70 + 4 * 70 + 70 * 60),
+        ) {
+            let from = from.min(size - 1);
+            let (matrix, rest) = seed.split_at(size * size);
+            let change = |at: usize| RankTwo { v: rest[at..at + size].to_vec(), w: rest[at + size..at + 2 * size].to_vec() };
+            let changes = [change(0), change(2 * size)];
+            let v = &rest[from..size];
+
+            prop_assert_eq!(bits(&multiply(matrix, size, from, v)), bits(&multiply_body(matrix, size, from, v)));
+
+            let (mut chosen, mut plain) = (matrix.to_vec(), matrix.to_vec());
+            update(&mut chosen, size, from, &changes);
+            update_body(&mut plain, size, from, &changes);
+            prop_assert_eq!(bits(&chosen), bits(&plain));
+
+            let loadings = &rest[..size * kept.min(rest.len() / size)];
+            let kept = loadings.len() / size;
+            let (mut chosen, mut plain) = (vec![0.0; kept], vec![0.0; kept]);
+            project(&matrix[..size], loadings, &mut chosen);
+            project_body(&matrix[..size], loadings, &mut plain);
+            prop_assert_eq!(bits(&chosen), bits(&plain));
+            // And what they are: sums over the row in its order.
+            for (k, score) in plain.iter().enumerate() {
+                let sum = (0..size).fold(0.0, |sum, c| sum + matrix[c] * loadings[c * kept + k]);
+                prop_assert_eq!(sum.to_bits(), score.to_bits());
+            }
+        }
+    }
+}

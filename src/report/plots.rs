@@ -1,0 +1,290 @@
+//! The plots of a report, as SVG for the page and as PNG for slides. plotters draws both.
+//!
+//! In the SVG, colours are names that the page's style sheet gives a value, for light and dark.
+
+use std::sync::LazyLock;
+
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::{FontStyle, register_font},
+};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Width and height of a plot in the page's units.
+const SIZE: (u32, u32) = (720, 440);
+/// The PNGs are for print.
+const SCALE: u32 = 2;
+const MARGIN: u32 = 10;
+const FONT: &str = "sans-serif";
+/// The share of variance that is marked.
+const MARK: f64 = 0.9;
+
+/// One colour per label, then from the start again.
+pub const PALETTE: [(u8, u8, u8); 12] = [
+    (31, 119, 180),
+    (230, 126, 34),
+    (39, 153, 78),
+    (208, 52, 58),
+    (138, 92, 190),
+    (133, 92, 70),
+    (219, 100, 178),
+    (120, 128, 40),
+    (0, 150, 160),
+    (94, 105, 120),
+    (200, 160, 0),
+    (70, 80, 200),
+];
+
+/// What lines and letters look like.
+struct Theme {
+    text: RGBColor,
+    grid: RGBColor,
+    accent: RGBColor,
+    quiet: RGBColor,
+}
+
+/// Stand for the style sheet's names; nothing else has these colours.
+const NAMED: Theme =
+    Theme { text: RGBColor(1, 1, 1), grid: RGBColor(2, 2, 2), accent: RGBColor(3, 3, 3), quiet: RGBColor(4, 4, 4) };
+const NAMES: [(&str, &str); 4] = [
+    ("#010101", "currentColor"),
+    ("#020202", "var(--grid)"),
+    ("#030303", "var(--accent)"),
+    ("#040404", "var(--quiet)"),
+];
+const PLAIN: Theme = Theme {
+    text: RGBColor(30, 36, 33),
+    grid: RGBColor(222, 226, 222),
+    accent: RGBColor(47, 110, 79),
+    quiet: RGBColor(150, 158, 152),
+};
+
+/// Explained variance by component.
+#[derive(Clone, Debug)]
+pub struct Scree {
+    /// Shares of the variance, falling; of all components.
+    pub shares: Vec<f64>,
+    /// Of them so many were kept.
+    pub kept: usize,
+    /// So many explain [`MARK`].
+    pub for_mark: usize,
+}
+
+/// Points in the plane of two components.
+#[derive(Clone, Debug)]
+pub struct Scatter {
+    pub axes: [String; 2],
+    /// Two scores, and the number of the label.
+    pub points: Vec<(f64, f64, usize)>,
+}
+
+fn failed(e: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InternalBug, "a plot could not be drawn").source(e.to_string())
+}
+
+/// plotters measures letters; it has no font of its own.
+fn fonts() -> Result<()> {
+    static REGISTERED: LazyLock<bool> =
+        LazyLock::new(|| register_font(FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok());
+    if *REGISTERED { Ok(()) } else { Err(failed("the font cannot be read")) }
+}
+
+/// Draws into an SVG that takes the width it is given.
+fn svg<T>(draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>, &Theme, u32) -> Result<T>) -> Result<(String, T)> {
+    fonts()?;
+    let mut text = String::new();
+    let drawn = {
+        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let drawn = draw(&root, &NAMED, 1)?;
+        root.present().map_err(failed)?;
+        drawn
+    };
+    for (colour, name) in NAMES {
+        text = text.replace(colour, name);
+    }
+    let fixed = format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1);
+    Ok((text.replacen(&fixed, "", 1), drawn))
+}
+
+fn png<T>(draw: impl FnOnce(&DrawingArea<BitMapBackend<'_>, Shift>, &Theme, u32) -> Result<T>) -> Result<Vec<u8>> {
+    fonts()?;
+    let (width, height) = (SIZE.0 * SCALE, SIZE.1 * SCALE);
+    let mut pixels = vec![255; width as usize * height as usize * 3];
+    {
+        let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        draw(&root, &PLAIN, SCALE)?;
+        root.present().map_err(failed)?;
+    }
+    let mut file = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut file);
+    image::ImageEncoder::write_image(encoder, &pixels, width, height, image::ExtendedColorType::Rgb8)
+        .map_err(failed)?;
+    Ok(file)
+}
+
+impl Scree {
+    pub fn svg(&self) -> Result<String> {
+        Ok(svg(|root, theme, scale| self.draw(root, theme, scale))?.0)
+    }
+
+    pub fn png(&self) -> Result<Vec<u8>> {
+        png(|root, theme, scale| self.draw(root, theme, scale))
+    }
+
+    /// Components to draw: those that were kept, and those up to the mark where they are not out of sight.
+    pub fn shown(&self) -> usize {
+        let wanted = self.kept.max(if self.for_mark <= 3 * self.kept { self.for_mark + 2 } else { 0 });
+        wanted.min(self.shares.len())
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &DrawingArea<DB, Shift>, theme: &Theme, scale: u32) -> Result<()> {
+        let shown = self.shown();
+        let highest = self.shares.first().copied().unwrap_or(1.0).max(1e-9) * 1.1;
+        let font = |size: u32| (FONT, size * scale).into_font().color(&theme.text);
+        let mut chart = ChartBuilder::on(root)
+            .margin(MARGIN * scale)
+            .x_label_area_size(46 * scale)
+            .y_label_area_size(64 * scale)
+            .right_y_label_area_size(64 * scale)
+            .build_cartesian_2d(-0.6..shown as f64 - 0.4, 0.0..highest)
+            .map_err(failed)?
+            .set_secondary_coord(-0.6..shown as f64 - 0.4, 0.0..1.0f64);
+        let percent = |share: &f64| format!("{:.0} %", share * 100.0);
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(theme.grid)
+            .axis_style(theme.quiet)
+            .y_label_formatter(&percent)
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_desc("component")
+            .y_desc("share of the variance (bars)")
+            .axis_desc_style(font(15))
+            .label_style(font(14))
+            .draw()
+            .map_err(failed)?;
+        chart
+            .configure_secondary_axes()
+            .y_desc("together (line)")
+            .y_label_formatter(&percent)
+            .axis_style(theme.quiet)
+            .axis_desc_style(font(15))
+            .label_style(font(14))
+            .draw()
+            .map_err(failed)?;
+        let bars = self.shares.iter().take(shown).enumerate().map(|(i, share)| {
+            let colour = if i < self.kept { theme.accent } else { theme.quiet };
+            Rectangle::new([(i as f64 - 0.4, 0.0), (i as f64 + 0.4, *share)], colour.filled())
+        });
+        chart.draw_series(bars).map_err(failed)?;
+        let line = self.together().into_iter().take(shown).enumerate().map(|(i, share)| (i as f64, share));
+        chart.draw_secondary_series(LineSeries::new(line, theme.text.stroke_width(2 * scale))).map_err(failed)?;
+        let mark = [(-0.6, MARK), (shown as f64 - 0.4, MARK)];
+        chart.draw_secondary_series(LineSeries::new(mark, theme.quiet.stroke_width(scale))).map_err(failed)?;
+        let label = format!("90 %: {} components", self.for_mark);
+        let label = Text::new(label, (-0.3, MARK + 0.055), font(14));
+        chart.draw_secondary_series([label]).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Cumulative shares.
+    fn together(&self) -> Vec<f64> {
+        let mut sum = 0.0;
+        self.shares
+            .iter()
+            .map(|share| {
+                sum += share;
+                sum
+            })
+            .collect()
+    }
+}
+
+impl Scatter {
+    /// The axes, and where each point lies; the page draws the points, as they carry data.
+    pub fn svg(&self) -> Result<(String, Vec<(i32, i32)>)> {
+        svg(|root, theme, scale| self.draw(root, theme, scale, false))
+    }
+
+    pub fn png(&self) -> Result<Vec<u8>> {
+        png(|root, theme, scale| self.draw(root, theme, scale, true))
+    }
+
+    fn range(&self, of: impl Fn(&(f64, f64, usize)) -> f64) -> std::ops::Range<f64> {
+        let (low, high) = self.points.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(x), h.max(x)));
+        let room = ((high - low) * 0.05).max(1e-6);
+        if low > high { -1.0..1.0 } else { low - room..high + room }
+    }
+
+    fn draw<DB: DrawingBackend>(
+        &self,
+        root: &DrawingArea<DB, Shift>,
+        theme: &Theme,
+        scale: u32,
+        with_points: bool,
+    ) -> Result<Vec<(i32, i32)>> {
+        let font = |size: u32| (FONT, size * scale).into_font().color(&theme.text);
+        let mut chart = ChartBuilder::on(root)
+            .margin(MARGIN * scale)
+            .x_label_area_size(46 * scale)
+            .y_label_area_size(64 * scale)
+            .build_cartesian_2d(self.range(|p| p.0), self.range(|p| p.1))
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(theme.grid)
+            .axis_style(theme.quiet)
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| format!("{y:.0}"))
+            .x_desc(&self.axes[0])
+            .y_desc(&self.axes[1])
+            .axis_desc_style(font(15))
+            .label_style(font(14))
+            .draw()
+            .map_err(failed)?;
+        if with_points {
+            let dot = |(x, y, label): &(f64, f64, usize)| {
+                let (r, g, b) = PALETTE[label % PALETTE.len()];
+                Circle::new((*x, *y), 3 * scale as i32, RGBColor(r, g, b).mix(0.7).filled())
+            };
+            chart.draw_series(self.points.iter().map(dot)).map_err(failed)?;
+        }
+        Ok(self.points.iter().map(|(x, y, _)| chart.backend_coord(&(*x, *y))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scree() -> Scree {
+        Scree { shares: vec![0.5, 0.3, 0.15, 0.05], kept: 2, for_mark: 3 }
+    }
+
+    #[test]
+    fn a_scree_plot_has_a_bar_for_each_component_and_no_colour_of_its_own() {
+        let text = scree().svg().unwrap();
+        assert_eq!(text.matches("var(--accent)").count(), 2, "{text}");
+        assert!(
+            text.contains("90 %: 3 components") && !text.contains("#01") && !text.contains("width=\"720\" "),
+            "{text}"
+        );
+        assert_eq!(&scree().png().unwrap()[1..4], b"PNG");
+    }
+
+    #[test]
+    fn a_scatter_plot_says_where_its_points_are() {
+        let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
+        let plot = Scatter { axes: axes.clone(), points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)] };
+        let (_, places) = plot.svg().unwrap();
+        assert!(places[0].0 < places[1].0 && places[0].1 > places[1].1, "{places:?}");
+        assert!(places.iter().all(|(x, y)| (0..720).contains(x) && (0..440).contains(y)), "{places:?}");
+        for points in [vec![], vec![(1.0, 1.0, 0)]] {
+            Scatter { axes: axes.clone(), points }.svg().unwrap();
+        }
+    }
+}

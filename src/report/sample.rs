@@ -1,0 +1,142 @@
+//! The rows and pictures that a report looks at: some of all, evenly spread, so that its size is bounded.
+
+use std::{collections::HashMap, io::Cursor};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures::{StreamExt, TryStreamExt, stream};
+use image::{ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, imageops};
+
+use super::findings::evenly;
+use crate::{
+    Error, ErrorKind, Result,
+    compute::compute,
+    dataset::Manifest,
+    partition,
+    preprocess::{Limits, Pixels, decode},
+    store::Store,
+    tables,
+};
+
+/// Parts of the PCA table that are read, and rows that are kept of them.
+const PARTS: usize = 32;
+const ROWS: usize = 20_000;
+/// No more files are read for pictures than these bytes together, and none of more pixels.
+const ALL_FILES_BYTES: u64 = 64 << 20;
+const PIXELS: u64 = 16_000_000;
+/// Each may be as large as an image may be.
+const READS_AT_A_TIME: usize = 6;
+/// Side of a picture, pixels, and pictures in a row of the sheet.
+pub const PICTURE: u32 = 56;
+pub const PICTURES_PER_ROW: usize = 20;
+const JPEG_QUALITY: u8 = 78;
+
+/// Rows of the PCA table.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    pub paths: Vec<String>,
+    /// Number of the label in the manifest's list.
+    pub labels: Vec<usize>,
+    /// `[rows, kept]`, row-major.
+    pub scores: Vec<f32>,
+}
+
+/// Reads rows from parts that are spread over the whole table.
+pub async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
+    let kept = manifest.basis.components;
+    let numbers: HashMap<_, _> = manifest.labels.iter().enumerate().map(|(i, count)| (&count.label, i)).collect();
+    // In a partitioned table the folder tells the label.
+    let folders: HashMap<String, usize> = manifest
+        .labels
+        .iter()
+        .enumerate()
+        .map(|(i, count)| (format!("/label={}/", partition::folder_value(count.label.as_deref())), i))
+        .collect();
+    let parts = &manifest.outputs.parts;
+    let chosen = evenly(parts.len(), PARTS);
+    let of_each = ROWS.div_ceil(chosen.len().max(1));
+    let reads = chosen.into_iter().map(|part| async move {
+        let key = &parts[part];
+        tables::read_scores(output.get(key).await?, key).map(|rows| (key, rows))
+    });
+    let reads: Vec<_> = reads.collect();
+    let mut read = stream::iter(reads).buffered(READS_AT_A_TIME);
+    let mut sample = Sample::default();
+    while let Some((key, rows)) = read.try_next().await? {
+        let by_folder = folders.iter().find(|(folder, _)| key.contains(folder.as_str())).map(|(_, label)| *label);
+        for row in evenly(rows.paths.len(), of_each) {
+            sample.paths.push(rows.paths[row].clone());
+            let own = numbers.get(&rows.labels[row]).copied().unwrap_or(0);
+            sample.labels.push(by_folder.unwrap_or(own));
+            sample.scores.extend(&rows.scores[row * kept..(row + 1) * kept]);
+        }
+    }
+    Ok(sample)
+}
+
+/// Small pictures of images, all in one JPEG.
+#[derive(Clone, Debug, Default)]
+pub struct Sheet {
+    /// A `data:` address; empty when there are no pictures.
+    pub address: String,
+    /// Where in the sheet the picture of a path is.
+    pub places: HashMap<String, usize>,
+    pub rows: usize,
+}
+
+/// Makes the pictures of `paths`, as far as they can be read and the bounds allow.
+pub async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
+    let wanted = stream::iter(paths).map(|path| async move {
+        // A report can do without a picture: the image may be gone, or be none that fits in here.
+        let file = input.get(&path).await.ok()?;
+        let bytes = file.len() as u64;
+        let picture = compute(move || Ok(shrink(&file))).await.ok().flatten()?;
+        Some((path, picture, bytes))
+    });
+    let mut budget = ALL_FILES_BYTES;
+    let mut sheet = Sheet::default();
+    let mut made: Vec<RgbImage> = Vec::new();
+    let mut reads = wanted.buffered(READS_AT_A_TIME).boxed();
+    while let Some(read) = reads.next().await {
+        let Some((path, picture, bytes)) = read else { continue };
+        sheet.places.insert(path, made.len());
+        made.push(picture);
+        budget = budget.saturating_sub(bytes);
+        if budget == 0 {
+            break;
+        }
+    }
+    drop(reads);
+    sheet.rows = made.len().div_ceil(PICTURES_PER_ROW);
+    if !made.is_empty() {
+        sheet.address = compute(move || join(&made)).await?;
+    }
+    Ok(sheet)
+}
+
+/// The whole picture inside a square.
+fn shrink(file: &[u8]) -> Option<RgbImage> {
+    let Pixels { width, height, data } = decode(file, Limits { pixels: PIXELS, ..Limits::default() }).ok()?;
+    let image = RgbImage::from_raw(u32::try_from(width).ok()?, u32::try_from(height).ok()?, data)?;
+    let largest = image.width().max(image.height());
+    let side = |length: u32| (u64::from(length) * u64::from(PICTURE) / u64::from(largest)).max(1) as u32;
+    let small = imageops::thumbnail(&image, side(image.width()), side(image.height()));
+    let mut square = RgbImage::from_pixel(PICTURE, PICTURE, image::Rgb([255; 3]));
+    let middle = |length: u32| i64::from((PICTURE - length) / 2);
+    imageops::replace(&mut square, &small, middle(small.width()), middle(small.height()));
+    Some(square)
+}
+
+fn join(pictures: &[RgbImage]) -> Result<String> {
+    let (columns, rows) = (PICTURES_PER_ROW, pictures.len().div_ceil(PICTURES_PER_ROW));
+    let mut sheet = RgbImage::from_pixel(columns as u32 * PICTURE, rows as u32 * PICTURE, image::Rgb([255; 3]));
+    for (i, picture) in pictures.iter().enumerate() {
+        let at = |n: usize| n as i64 * i64::from(PICTURE);
+        imageops::replace(&mut sheet, picture, at(i % columns), at(i / columns));
+    }
+    let mut file = Cursor::new(Vec::new());
+    let encoder = JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY);
+    encoder
+        .write_image(&sheet, sheet.width(), sheet.height(), image::ExtendedColorType::Rgb8)
+        .map_err(|e| Error::new(ErrorKind::InternalBug, "the pictures of a report could not be written").source(e))?;
+    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(file.into_inner())))
+}

@@ -1,0 +1,84 @@
+//! How numbers look to a person.
+
+/// 12345 as "12,345".
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A count and its noun, with an s where there is not exactly one.
+pub fn counted(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// In the largest unit that leaves a number of at least 1.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (n as f64, "bytes");
+    for larger in UNITS {
+        if value < 1_000.0 {
+            break;
+        }
+        (value, unit) = (value / 1_000.0, larger);
+    }
+    if unit == "bytes" { format!("{n} bytes") } else { format!("{value:.1} {unit}") }
+}
+
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// Seconds in the units that a person would say.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.095 => format!("{:.0} ms", s * 1e3),
+        s if s < 9.95 => format!("{s:.1} s"),
+        s if s < 119.5 => format!("{s:.0} s"),
+        s if s < 3.0 * 3_600.0 => format!("{:.0} min", s / 60.0),
+        s if s < 72.0 * 3_600.0 => format!("{:.1} h", s / 3_600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+/// Cents where there are any, otherwise two digits that count.
+pub fn dollars(amount: f64) -> String {
+    match amount {
+        a if a >= 1_000.0 => format!("${}", count(a.round() as u64)),
+        a if a >= 0.10 => format!("${a:.2}"),
+        a if a >= 0.01 => format!("${a:.3}"),
+        a if a >= 0.001 => format!("${a:.4}"),
+        a if a > 0.0 => "below $0.001".to_owned(),
+        _ => "$0".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_separators() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 999, 1_500, 2_340_000].map(bytes), ["0 bytes", "999 bytes", "1.5 kB", "2.3 MB"]);
+        assert_eq!([counted(1, "image"), counted(2, "image")], ["1 image", "2 images"]);
+    }
+
+    #[test]
+    fn times_and_money_are_rounded_to_what_counts() {
+        assert_eq!(
+            [0.012, 2.34, 75.2, 1_680.0, 90_000.0].map(duration),
+            ["12 ms", "2.3 s", "75 s", "28 min", "25.0 h"]
+        );
+        assert_eq!(
+            [0.0, 0.0002, 0.0123, 0.34, 12.5, 1_234.5].map(dollars),
+            ["$0", "below $0.001", "$0.012", "$0.34", "$12.50", "$1,235"]
+        );
+    }
+}
