@@ -49,16 +49,15 @@ async fn rows_beside(output: &dyn Store, version: &Manifest, other: &Manifest) -
     let shared: HashSet<_> = other.shards.iter().map(|shard| &shard.id).collect();
     let mut rows = BTreeMap::new();
     for shard in version.shards.iter().filter(|shard| shard.rows > 0 && !shared.contains(&shard.id)) {
-        rows.extend(etags(output, &shard.id, version.extractor.columns).await?);
+        rows.extend(etags(output, &shard.id).await?);
     }
     Ok(rows)
 }
 
 /// Key and etag of each row of a shard.
-pub(crate) async fn etags(output: &dyn Store, shard: &ShardId, columns: usize) -> Result<Vec<(String, String)>> {
+pub(crate) async fn etags(output: &dyn Store, shard: &ShardId) -> Result<Vec<(String, String)>> {
     let key = keys::features(shard);
-    let rows = tables::read_features(output.get(&key).await?, columns, &key)?;
-    Ok(rows.paths.into_iter().zip(rows.etags).collect())
+    tables::read_etags(output.get(&key).await?, &key)
 }
 
 async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {

@@ -113,6 +113,15 @@ kinds! {
     /// The store failed in a way that trying again will not mend (disk full, name too long, ...).
     StoreFailed = "Store.Failed", retry: false,
         "See the cause; a full disk or a name that the file system does not allow is the usual one.";
+    /// There is no such execution, state machine or stack.
+    ExecutionNotFound = "Execution.NotFound", retry: false,
+        "Give a stack's name, or the ARN of an execution or a state machine as the console shows it; check the region.";
+    /// Step Functions refused access.
+    ExecutionDenied = "Execution.Denied", retry: false,
+        "Use credentials that may call the action named in the message (docs/operations.md, \"Watching\").";
+    /// The execution that was followed did not succeed.
+    ExecutionFailed = "Execution.Failed", retry: false,
+        "See the cause, and docs/operations.md for what to do for each error; then redrive it or start another one.";
     /// Stopped by the user.
     RunInterrupted = "Run.Interrupted", retry: false,
         "Run the same command again: finished work is reused.";

@@ -21,6 +21,7 @@ pub mod estimate;
 pub mod extractor;
 pub mod inbox;
 pub mod kernels;
+pub mod metrics;
 pub mod moments;
 pub mod partition;
 pub mod pca;

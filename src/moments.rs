@@ -105,19 +105,35 @@ impl ShardMoments {
         let mut block = Array2::<f64>::zeros((BLOCK_ROWS.min(rows), columns));
         let mut panel = Array2::<f64>::zeros((columns, PANEL_COLUMNS.min(columns)));
         for (number, chunk) in features.chunks(BLOCK_ROWS * columns).enumerate() {
-            for (i, (to, from)) in block.iter_mut().zip(chunk).enumerate() {
-                let value = f64::from(*from) * per_unit;
-                if value.fract() != 0.0 || value.abs() >= f64::from(1 << FEATURE_BITS) {
-                    return Err(Error::new(ErrorKind::InternalBug, "a feature was not rounded to its quantum")
-                        .context("row", number * BLOCK_ROWS + i / columns)
-                        .context("value", from));
+            for (i, (mut to, row)) in block.outer_iter_mut().zip(chunk.chunks_exact(columns)).enumerate() {
+                for ((to, from), sum) in to.iter_mut().zip(row).zip(&mut moments.sums) {
+                    let value = f64::from(*from) * per_unit;
+                    if value.fract() != 0.0 || value.abs() >= f64::from(1 << FEATURE_BITS) {
+                        return Err(Error::new(ErrorKind::InternalBug, "a feature was not rounded to its quantum")
+                            .context("row", number * BLOCK_ROWS + i)
+                            .context("value", from));
+                    }
+                    *to = value;
+                    *sum += value as i64;
                 }
-                *to = value;
-                moments.sums[i % columns] += value as i64;
             }
             moments.add_block(block.slice(s![..chunk.len() / columns, ..]), &mut panel);
         }
         Ok(moments)
+    }
+
+    /// Adds the moments of more rows of the same shard, of at most [`MAX_SHARD_ROWS`] together.
+    pub fn append(&mut self, other: &Self) -> Result<()> {
+        if other.columns != self.columns || self.rows + other.rows > MAX_SHARD_ROWS as u64 {
+            return Err(Error::new(ErrorKind::InternalBug, "these are no rows of one shard")
+                .context("rows", self.rows + other.rows)
+                .context("columns", other.columns));
+        }
+        self.rows += other.rows;
+        for (to, from) in self.sums.iter_mut().zip(&other.sums).chain(self.products.iter_mut().zip(&other.products)) {
+            *to += from;
+        }
+        Ok(())
     }
 
     /// Adds the products of at most [`BLOCK_ROWS`] rows, panel by panel of the upper triangle.
@@ -214,6 +230,11 @@ mod tests {
         ) {
             let values = &values[..values.len() / columns * columns];
             prop_assert_eq!(total(values, columns, size), naive(values, columns));
+            // And where the rows of a shard are summed in two parts.
+            let (first, second) = values.split_at((size * columns).min(values.len()));
+            let mut halves = ShardMoments::of(first, columns, PER_UNIT).unwrap();
+            halves.append(&ShardMoments::of(second, columns, PER_UNIT).unwrap()).unwrap();
+            prop_assert_eq!(halves, ShardMoments::of(values, columns, PER_UNIT).unwrap());
         }
 
         #[test]

@@ -6,7 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, eigen, kernels::linear, moments::TotalMoments};
+use crate::{
+    Error, ErrorKind, Result, eigen,
+    kernels::linear::{Loadings, ROWS},
+    moments::TotalMoments,
+};
 
 /// Components when the user does not say, or as many as there can be.
 pub const DEFAULT_COMPONENTS: usize = 50;
@@ -74,23 +78,17 @@ impl Basis {
     /// the columns in their order, in `f64`.
     pub fn project(&self, features: &[f32]) -> Vec<f32> {
         let (c, k) = (self.columns(), self.kept());
-        // Transposed, so that the inner loop runs over components: no sum is reordered, and it still vectorises.
-        let mut loadings = vec![0.0; c * k];
-        for (component, row) in self.components.chunks_exact(c).enumerate() {
-            for (column, loading) in row.iter().enumerate() {
-                loadings[column * k + component] = *loading;
-            }
-        }
+        let loadings = Loadings::of(&self.components, c);
         let mut scores = Vec::with_capacity(features.len() / c.max(1) * k);
-        let mut sums = vec![0.0f64; k];
-        let mut scaled = vec![0.0f64; c];
-        for row in features.chunks_exact(c) {
-            for (column, (z, value)) in scaled.iter_mut().zip(row).enumerate() {
-                let scale = self.scale[column];
-                *z = if scale == 0.0 { 0.0 } else { (f64::from(*value) - self.mean[column]) / scale };
+        let mut scaled = vec![[0.0f64; ROWS]; c];
+        for rows in features.chunks(c * ROWS) {
+            for (row, features) in rows.chunks_exact(c).enumerate() {
+                for (column, (z, value)) in scaled.iter_mut().zip(features).enumerate() {
+                    let scale = self.scale[column];
+                    z[row] = if scale == 0.0 { 0.0 } else { (f64::from(*value) - self.mean[column]) / scale };
+                }
             }
-            linear::project(&scaled, &loadings, &mut sums);
-            scores.extend(sums.iter().map(|sum| *sum as f32));
+            loadings.scores(&scaled, rows.len() / c, &mut scores);
         }
         scores
     }

@@ -11,6 +11,7 @@ mod sample;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use futures::try_join;
 use serde::Serialize;
 
 use crate::{
@@ -26,7 +27,7 @@ use plots::{Scatter, Scree};
 use sample::{Sample, Sheet};
 
 /// Points of a scatter plot.
-const POINTS: usize = 600;
+const POINTS: usize = 400;
 /// Images whose nearest are shown, and how many of each.
 const ASKED: usize = 6;
 const NEAREST: usize = 6;
@@ -71,10 +72,12 @@ pub async fn write(
     let written = Written { report: key("report.html"), receipt: key("receipt.json") };
     output.put(&written.receipt, dataset::to_json(receipt)?).await?;
 
-    let content = gather(input, output, manifest, records, receipt).await?;
-    let page = html::page(&content)?;
+    let mut content = gather(output, manifest, records, receipt).await?;
     let (scree, scatter) = (content.scree.clone(), content.scatter(0));
-    let plots = compute(move || Ok((scree.png()?, scatter.map(|plot| plot.png()).transpose()?))).await?;
+    let plots = compute(move || Ok((scree.png()?, scatter.map(|plot| plot.png()).transpose()?)));
+    let (sheet, plots) = try_join!(sample::pictures(input, content.pictured()), plots)?;
+    content.sheet = sheet;
+    let page = html::page(&content)?;
     output.put(&key("scree.png"), plots.0.into()).await?;
     if let Some(scatter) = plots.1 {
         output.put(&key("scatter.png"), scatter.into()).await?;
@@ -84,7 +87,6 @@ pub async fn write(
 }
 
 async fn gather<'a>(
-    input: &dyn Store,
     output: &dyn Store,
     manifest: &'a Manifest,
     records: &'a [StageRecords],
@@ -109,7 +111,7 @@ async fn gather<'a>(
     let key = &manifest.outputs.rejects;
     let rejects = tables::read_rejects(output.get(key).await?, key)?;
 
-    let mut content = Content {
+    Ok(Content {
         points: evenly(sample.paths.len(), POINTS),
         manifest,
         records,
@@ -121,9 +123,7 @@ async fn gather<'a>(
         sheet: Sheet::default(),
         rejects,
         scree,
-    };
-    content.sheet = sample::pictures(input, content.pictured()).await?;
-    Ok(content)
+    })
 }
 
 impl Content<'_> {

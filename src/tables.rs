@@ -15,7 +15,7 @@ use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 use parquet::{
-    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
+    arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder},
     basic::Compression,
     file::{
         metadata::KeyValue,
@@ -124,10 +124,19 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn read(file: Bytes, key: &'a str) -> Result<Self> {
+        Self::read_columns(file, key, &[])
+    }
+
+    /// Reads some columns; without a name, all.
+    fn read_columns(file: Bytes, key: &'a str, names: &[&str]) -> Result<Self> {
         let corrupt = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(&e))?;
         let footer = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
-        let reader = builder.with_batch_size(4_096).build().map_err(|e| corrupt(&e))?;
+        let wanted = match names {
+            [] => ProjectionMask::all(),
+            _ => ProjectionMask::columns(builder.parquet_schema(), names.iter().copied()),
+        };
+        let reader = builder.with_projection(wanted).with_batch_size(4_096).build().map_err(|e| corrupt(&e))?;
         let batches = reader.collect::<std::result::Result<_, _>>().map_err(|e| corrupt(&e))?;
         Ok(Table { key, batches, footer })
     }
@@ -213,6 +222,12 @@ pub fn read_features(file: Bytes, columns: usize, key: &str) -> Result<FeatureRo
         Some(())
     })?;
     Ok(rows)
+}
+
+/// Key and etag of each row of a features file.
+pub fn read_etags(file: Bytes, key: &str) -> Result<Vec<(String, String)>> {
+    let table = Table::read_columns(file, key, &["path", "etag"])?;
+    Ok(table.present_strings("path")?.into_iter().zip(table.present_strings("etag")?).collect())
 }
 
 fn moments_footer<T: Sum>(moments: &Moments<T>) -> (String, String) {

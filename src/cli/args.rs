@@ -42,6 +42,8 @@ pub enum Command {
     Vacuum(VacuumArgs),
     Erase(EraseArgs),
     Estimate(EstimateArgs),
+    Start(StartArgs),
+    Status(StatusArgs),
 }
 
 /// Features, PCA and tables of a folder of images
@@ -66,6 +68,18 @@ pub struct RunArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RunOptions {
+    #[command(flatten)]
+    pub result: ResultOptions,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    /// Print the summary as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a run makes, and of what.
+#[derive(Debug, clap::Args)]
+pub struct ResultOptions {
     /// Keep K components [default: 50, or as many as there can be]
     #[arg(short = 'k', long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub components: Option<u32>,
@@ -93,11 +107,6 @@ pub struct RunOptions {
     /// Go on although the last version was made with another model or other settings
     #[arg(long)]
     pub rebuild: bool,
-    #[command(flatten)]
-    pub engine: EngineOptions,
-    /// Print the summary as JSON on standard output
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What makes the features.
@@ -129,7 +138,7 @@ pub enum RefitArg {
     Never,
 }
 
-impl RunOptions {
+impl ResultOptions {
     pub fn mode(&self) -> Mode {
         let refit = match self.refit {
             RefitArg::Always => Refit::Always,
@@ -331,6 +340,49 @@ pub enum ArchitectureArg {
     #[value(name = "x86_64")]
     X86_64,
     Arm64,
+}
+
+/// Start a run of a deployed stack
+///
+/// Checks what is asked for, starts an execution of the stack's state machine and prints its ARN.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("keep").args(["components", "variance"]), after_help = "\
+Examples:
+  pomona start pomona s3://BUCKET/images/ s3://RESULTS/pomona/first/ --follow
+  pomona start pomona s3://BUCKET/images/ s3://RESULTS/pomona/first/ --variance 0.9 --csv")]
+pub struct StartArgs {
+    /// Name of the stack, or ARN of its state machine
+    pub target: String,
+    /// s3:// location of the images, below the stack's ImagePrefix
+    pub images: String,
+    /// s3:// location of the results, below the stack's ResultPrefix
+    pub output: String,
+    /// Name of the execution and of the run's records [default: made from the time]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Stay, and show how it goes on; ends with exit code 1 when the execution fails
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub result: ResultOptions,
+    /// Print JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a run of a deployed stack goes on
+///
+/// Stage, shards done, rate and time left, failures by error, and a link to the console.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Name of a stack (its newest execution), or ARN of an execution or a state machine
+    pub target: String,
+    /// Stay until it ends; exit code 1 when it fails
+    #[arg(long)]
+    pub follow: bool,
+    /// Print JSON on standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn milliseconds(text: &str) -> Result<f64, String> {

@@ -1,6 +1,7 @@
 //! The command line: arguments in, progress and summaries out. All work is the library's.
 
 mod args;
+mod cloud;
 mod demo;
 mod diff;
 mod erase;
@@ -10,6 +11,8 @@ mod log;
 mod progress;
 mod run;
 mod show;
+mod start;
+mod status;
 mod vacuum;
 mod watch;
 
@@ -84,6 +87,8 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,
             Command::Estimate(args) => estimate::estimate(&args),
+            Command::Start(args) => start::start(args).await,
+            Command::Status(args) => status::status(args).await,
         }
     })
 }

@@ -49,7 +49,7 @@ pub async fn once(
     started: Instant,
 ) -> Result<()> {
     let bars = Bars::new();
-    let input = PlanInput { run: run_id()?, settings: options.settings(), mode: options.mode() };
+    let input = PlanInput { run: run_id()?, settings: options.result.settings(), mode: options.result.mode() };
     let outcome = pipeline::run(site, engine, &input, &bars, stop).await;
     bars.clear();
     let mut summary = outcome?;
@@ -280,8 +280,11 @@ fn text(summary: &Summary, reported: Option<&Reported>, output: &str, seconds: f
     places.extend(files.report.as_ref().map(|report| ("report", report)));
     let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();
     text.push_str(&format::table(&rows, 2));
-    let (glob, hive) =
-        if options.partition_by_label { ("**/*.parquet", ", hive_partitioning = true") } else { ("*.parquet", "") };
+    let (glob, hive) = if options.result.partition_by_label {
+        ("**/*.parquet", ", hive_partitioning = true")
+    } else {
+        ("*.parquet", "")
+    };
     let rows = [
         vec!["pandas".to_owned(), format!("pd.read_parquet({:?})", files.pca)],
         vec![

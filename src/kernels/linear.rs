@@ -7,8 +7,11 @@ use super::Instructions;
 
 /// Partial sums of a scalar product.
 const LANES: usize = 8;
-/// Numbers that stay in registers while a whole sum runs over them.
+/// Numbers of a row that stay in registers while all changes run over them.
 const BLOCK: usize = 16;
+/// Rows, and scores of each, that stay in registers while the columns run over them.
+pub const ROWS: usize = 4;
+const SCORES: usize = 8;
 
 /// `I - scale v v'` changes a symmetric matrix by `v w' + w v'`. Both have the matrix's size; what lies before the rows
 /// that are changed is not read.
@@ -51,8 +54,9 @@ compiled_twice!(
     update, update_avx2, update_body, (matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo])
 );
 compiled_twice!(
-    /// `row` times a `[row, scores]` matrix: each score is summed over the row in its order.
-    project, project_avx2, project_body, (row: &[f64], loadings: &[f64], scores: &mut [f64])
+    /// Scores of some rows, each summed over the columns in their order: for each block of components, one row after the
+    /// other.
+    project, project_avx2, project_body, (rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; SCORES]])
 );
 
 #[inline(always)]
@@ -129,29 +133,49 @@ fn update_body(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo]
 }
 
 #[inline(always)]
-fn project_body(row: &[f64], loadings: &[f64], scores: &mut [f64]) {
-    let kept = scores.len();
-    let mut blocks = scores.chunks_exact_mut(BLOCK);
-    let mut start = 0;
-    for block in &mut blocks {
-        let mut sums = [0.0; BLOCK];
-        for (z, loadings) in row.iter().zip(loadings.chunks_exact(kept)) {
-            let loadings = &loadings[start..start + BLOCK];
-            for j in 0..BLOCK {
-                sums[j] += z * loadings[j];
+fn project_body(rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; SCORES]]) {
+    let blocks = loadings.packed.chunks_exact(SCORES * rows.len().max(1));
+    for (block, scores) in blocks.zip(scores.chunks_exact_mut(ROWS)) {
+        let mut sums = [[0.0; SCORES]; ROWS];
+        for (z, loadings) in rows.iter().zip(block.chunks_exact(SCORES)) {
+            for (sums, z) in sums.iter_mut().zip(z) {
+                for (sum, loading) in sums.iter_mut().zip(loadings) {
+                    *sum += z * loading;
+                }
             }
         }
-        block.copy_from_slice(&sums);
-        start += BLOCK;
+        scores.copy_from_slice(&sums);
     }
-    let rest = blocks.into_remainder();
-    if rest.is_empty() {
-        return;
+}
+
+/// Components in the order that [`project`] reads them: for each [`SCORES`] of them, column after column.
+#[derive(Debug)]
+pub struct Loadings {
+    packed: Vec<f64>,
+    kept: usize,
+}
+
+impl Loadings {
+    /// Of `[kept, columns]`, row-major. Rests of a block are zero.
+    pub fn of(components: &[f64], columns: usize) -> Self {
+        let kept = components.len().checked_div(columns).unwrap_or(0);
+        let mut packed = vec![0.0; kept.div_ceil(SCORES) * SCORES * columns];
+        for (component, row) in components.chunks_exact(columns.max(1)).enumerate() {
+            let (block, lane) = (component / SCORES, component % SCORES);
+            for (column, loading) in row.iter().enumerate() {
+                packed[(block * columns + column) * SCORES + lane] = *loading;
+            }
+        }
+        Loadings { packed, kept }
     }
-    rest.fill(0.0);
-    for (z, loadings) in row.iter().zip(loadings.chunks_exact(kept)) {
-        for (sum, loading) in rest.iter_mut().zip(&loadings[start..]) {
-            *sum += z * loading;
+
+    /// Scores of up to [`ROWS`] rows, `[columns]` by rows; appended row by row.
+    pub fn scores(&self, rows: &[[f64; ROWS]], count: usize, to: &mut Vec<f32>) {
+        let mut sums = vec![[0.0; SCORES]; self.kept.div_ceil(SCORES) * ROWS];
+        project(rows, self, &mut sums);
+        for row in 0..count.min(ROWS) {
+            let of_row = sums.iter().skip(row).step_by(ROWS).flatten();
+            to.extend(of_row.take(self.kept).map(|score| *score as f32));
         }
     }
 }
@@ -189,16 +213,19 @@ mod tests {
             update_body(&mut plain, size, from, &changes);
             prop_assert_eq!(bits(&chosen), bits(&plain));
 
-            let loadings = &rest[..size * kept.min(rest.len() / size)];
-            let kept = loadings.len() / size;
-            let (mut chosen, mut plain) = (vec![0.0; kept], vec![0.0; kept]);
-            project(&matrix[..size], loadings, &mut chosen);
-            project_body(&matrix[..size], loadings, &mut plain);
-            prop_assert_eq!(bits(&chosen), bits(&plain));
-            // And what they are: sums over the row in its order.
-            for (k, score) in plain.iter().enumerate() {
-                let sum = (0..size).fold(0.0, |sum, c| sum + matrix[c] * loadings[c * kept + k]);
-                prop_assert_eq!(sum.to_bits(), score.to_bits());
+            let kept = kept.min(rest.len() / size);
+            let loadings = Loadings::of(&rest[..size * kept], size);
+            let rows: Vec<[f64; ROWS]> = (0..size).map(|c| std::array::from_fn(|row| matrix[(c + row * 7) % matrix.len()])).collect();
+            let (mut chosen, mut plain) = (Vec::new(), vec![[0.0; SCORES]; kept.div_ceil(SCORES) * ROWS]);
+            loadings.scores(&rows, ROWS, &mut chosen);
+            project_body(&rows, &loadings, &mut plain);
+            for row in 0..ROWS {
+                for k in 0..kept {
+                    // And what they are: sums over the row in its order.
+                    let sum = (0..size).fold(0.0, |sum, c| sum + rows[c][row] * rest[k * size + c]);
+                    prop_assert_eq!(sum.to_bits(), plain[k / SCORES * ROWS + row][k % SCORES].to_bits());
+                    prop_assert_eq!(chosen[row * kept + k], sum as f32);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ const MAD_TO_DEVIATION: f64 = 1.4826;
 /// Two images are near-duplicates when their distance is below this share of the median distance of two images.
 const NEAR: f64 = 0.05;
 /// Rows of which all pairs are looked at.
-const PAIRED: usize = 2_000;
+const PAIRED: usize = 1_000;
 
 /// Rows whose distance from the centre is beyond the threshold, the farthest first.
 #[derive(Clone, Debug, Default, PartialEq)]

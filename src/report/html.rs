@@ -340,7 +340,7 @@ fn timeline(content: &Content<'_>) -> Markup {
         let note = duration(stop - start);
         html! {
             tr {
-                td { bdi { (name) } }
+                td title=(name) { (name.chars().take(8).collect::<String>()) }
                 td .number { (note) }
                 td .track { i style=(format!("margin-left:{left:.2}%;width:{:.2}%", width.min(100.0 - left))) {} }
             }

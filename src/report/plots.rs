@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use plotters::{
     coord::Shift,
     prelude::*,
@@ -13,7 +14,7 @@ use plotters::{
 use crate::{Error, ErrorKind, Result};
 
 /// Width and height of a plot in the page's units.
-const SIZE: (u32, u32) = (720, 440);
+const SIZE: (u32, u32) = (640, 430);
 /// The PNGs are for print.
 const SCALE: u32 = 2;
 const MARGIN: u32 = 10;
@@ -118,7 +119,7 @@ fn png<T>(draw: impl FnOnce(&DrawingArea<BitMapBackend<'_>, Shift>, &Theme, u32)
         root.present().map_err(failed)?;
     }
     let mut file = Vec::new();
-    let encoder = image::codecs::png::PngEncoder::new(&mut file);
+    let encoder = PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Sub);
     image::ImageEncoder::write_image(encoder, &pixels, width, height, image::ExtendedColorType::Rgb8)
         .map_err(failed)?;
     Ok(file)
@@ -145,9 +146,9 @@ impl Scree {
         let font = |size: u32| (FONT, size * scale).into_font().color(&theme.text);
         let mut chart = ChartBuilder::on(root)
             .margin(MARGIN * scale)
-            .x_label_area_size(46 * scale)
-            .y_label_area_size(64 * scale)
-            .right_y_label_area_size(64 * scale)
+            .x_label_area_size(54 * scale)
+            .y_label_area_size(72 * scale)
+            .right_y_label_area_size(72 * scale)
             .build_cartesian_2d(-0.6..shown as f64 - 0.4, 0.0..highest)
             .map_err(failed)?
             .set_secondary_coord(-0.6..shown as f64 - 0.4, 0.0..1.0f64);
@@ -162,8 +163,8 @@ impl Scree {
             .x_label_formatter(&|x| format!("{x:.0}"))
             .x_desc("component")
             .y_desc("share of the variance (bars)")
-            .axis_desc_style(font(15))
-            .label_style(font(14))
+            .axis_desc_style(font(18))
+            .label_style(font(17))
             .draw()
             .map_err(failed)?;
         chart
@@ -171,8 +172,8 @@ impl Scree {
             .y_desc("together (line)")
             .y_label_formatter(&percent)
             .axis_style(theme.quiet)
-            .axis_desc_style(font(15))
-            .label_style(font(14))
+            .axis_desc_style(font(18))
+            .label_style(font(17))
             .draw()
             .map_err(failed)?;
         let bars = self.shares.iter().take(shown).enumerate().map(|(i, share)| {
@@ -185,7 +186,7 @@ impl Scree {
         let mark = [(-0.6, MARK), (shown as f64 - 0.4, MARK)];
         chart.draw_secondary_series(LineSeries::new(mark, theme.quiet.stroke_width(scale))).map_err(failed)?;
         let label = format!("90 %: {} components", self.for_mark);
-        let label = Text::new(label, (-0.3, MARK + 0.055), font(14));
+        let label = Text::new(label, (-0.3, MARK + 0.055), font(17));
         chart.draw_secondary_series([label]).map_err(failed)?;
         Ok(())
     }
@@ -229,8 +230,8 @@ impl Scatter {
         let font = |size: u32| (FONT, size * scale).into_font().color(&theme.text);
         let mut chart = ChartBuilder::on(root)
             .margin(MARGIN * scale)
-            .x_label_area_size(46 * scale)
-            .y_label_area_size(64 * scale)
+            .x_label_area_size(54 * scale)
+            .y_label_area_size(72 * scale)
             .build_cartesian_2d(self.range(|p| p.0), self.range(|p| p.1))
             .map_err(failed)?;
         chart
@@ -242,8 +243,8 @@ impl Scatter {
             .y_label_formatter(&|y| format!("{y:.0}"))
             .x_desc(&self.axes[0])
             .y_desc(&self.axes[1])
-            .axis_desc_style(font(15))
-            .label_style(font(14))
+            .axis_desc_style(font(18))
+            .label_style(font(17))
             .draw()
             .map_err(failed)?;
         if with_points {
@@ -270,7 +271,7 @@ mod tests {
         let text = scree().svg().unwrap();
         assert_eq!(text.matches("var(--accent)").count(), 2, "{text}");
         assert!(
-            text.contains("90 %: 3 components") && !text.contains("#01") && !text.contains("width=\"720\" "),
+            text.contains("90 %: 3 components") && !text.contains("#01") && !text.contains("width=\"640\" "),
             "{text}"
         );
         assert_eq!(&scree().png().unwrap()[1..4], b"PNG");
@@ -282,7 +283,7 @@ mod tests {
         let plot = Scatter { axes: axes.clone(), points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)] };
         let (_, places) = plot.svg().unwrap();
         assert!(places[0].0 < places[1].0 && places[0].1 > places[1].1, "{places:?}");
-        assert!(places.iter().all(|(x, y)| (0..720).contains(x) && (0..440).contains(y)), "{places:?}");
+        assert!(places.iter().all(|(x, y)| (0..640).contains(x) && (0..430).contains(y)), "{places:?}");
         for points in [vec![], vec![(1.0, 1.0, 0)]] {
             Scatter { axes: axes.clone(), points }.svg().unwrap();
         }

@@ -12,7 +12,7 @@ use crate::{
     compute::compute,
     dataset::Manifest,
     partition,
-    preprocess::{Limits, Pixels, decode},
+    preprocess::{Limits, decode, resize},
     store::Store,
     tables,
 };
@@ -115,11 +115,12 @@ pub async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
 
 /// The whole picture inside a square.
 fn shrink(file: &[u8]) -> Option<RgbImage> {
-    let Pixels { width, height, data } = decode(file, Limits { pixels: PIXELS, ..Limits::default() }).ok()?;
-    let image = RgbImage::from_raw(u32::try_from(width).ok()?, u32::try_from(height).ok()?, data)?;
-    let largest = image.width().max(image.height());
-    let side = |length: u32| (u64::from(length) * u64::from(PICTURE) / u64::from(largest)).max(1) as u32;
-    let small = imageops::thumbnail(&image, side(image.width()), side(image.height()));
+    let image = decode(file, Limits { pixels: PIXELS, ..Limits::default() }).ok()?;
+    let largest = image.width.max(image.height);
+    let side = |length: usize| (length * PICTURE as usize / largest).max(1);
+    let (width, height) = (side(image.width), side(image.height));
+    let small = resize(image, width, height);
+    let small = RgbImage::from_raw(width as u32, height as u32, small.data)?;
     let mut square = RgbImage::from_pixel(PICTURE, PICTURE, image::Rgb([255; 3]));
     let middle = |length: u32| i64::from((PICTURE - length) / 2);
     imageops::replace(&mut square, &small, middle(small.width()), middle(small.height()));

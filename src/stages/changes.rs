@@ -23,14 +23,13 @@ pub(super) async fn count(
         figures.added += found.iter().map(|shard| shard.rows).sum::<u64>();
         return Ok(());
     };
-    let columns = plan.extractor.columns;
     let of_base: HashSet<&ShardId> = base.shards.iter().map(|shard| &shard.id).collect();
     for shard in found.iter().filter(|shard| !of_base.contains(&shard.id)) {
         let mut before = HashMap::new();
         for old in base.shards_between(&shard.first, &shard.last) {
-            before.extend(diff::etags(output, &old.id, columns).await?);
+            before.extend(diff::etags(output, &old.id).await?);
         }
-        for (path, etag) in diff::etags(output, &shard.id, columns).await? {
+        for (path, etag) in diff::etags(output, &shard.id).await? {
             match before.get(&path) {
                 None => figures.added += 1,
                 Some(old) => figures.changed += u64::from(*old != etag),

@@ -1,6 +1,9 @@
 //! Features and moments of one shard.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    thread,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -287,10 +290,21 @@ async fn finish(
         rejects,
     };
     let extractor = info.clone();
-    let (features, moments) = compute(move || {
+    let (features, moments, record) = compute(move || {
         let id = extractor.id.as_str();
-        let moments = ShardMoments::of(&table.features, extractor.columns, extractor.feature_range.per_unit())?;
-        Ok((tables::write_features(table, extractor.columns, id)?, tables::write_shard_moments(&moments, id)?))
+        let features = table.features.clone();
+        thread::scope(|scope| {
+            let table = scope.spawn(|| tables::write_features(table, extractor.columns, id));
+            // The sums of both halves are those of all.
+            let (first, second) = features.split_at(record.rows as usize / 2 * extractor.columns);
+            let sums = |part| ShardMoments::of(part, extractor.columns, extractor.feature_range.per_unit());
+            let second = scope.spawn(move || sums(second));
+            let mut moments = sums(first)?;
+            let panicked = |_| Error::new(ErrorKind::InternalBug, "a part of a shard's work did not end");
+            moments.append(&second.join().map_err(panicked)??)?;
+            let moments = tables::write_shard_moments(&moments, id)?;
+            Ok((table.join().map_err(panicked)??, moments, record))
+        })
     })
     .await?;
     output.put(&keys::features(&shard), features).await?;

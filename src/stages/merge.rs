@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Featurized, PlannedShard, Site};
 use crate::{
     Error, Result,
+    compute::compute,
     dataset::{self, RunId, keys},
     effort::{Effort, Timer},
     extractor::ExtractorId,
@@ -76,7 +77,9 @@ pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, shards: V
         .filter(|(_, times)| *times != 0)
         .map(|(id, times)| async move {
             let key = keys::moments(&id);
-            Ok::<_, Error>((tables::read_shard_moments(output.get(&key).await?, columns, &key)?, times))
+            let file = output.get(&key).await?;
+            let moments = compute(move || tables::read_shard_moments(file, columns, &key)).await?;
+            Ok::<_, Error>((moments, times))
         })
         .collect();
     let mut read = stream::iter(reads).buffer_unordered(READ_AT_A_TIME);

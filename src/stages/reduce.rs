@@ -1,6 +1,9 @@
 //! Adds the sums up and fits the PCA.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    thread,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -84,12 +87,20 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
     let extractor = plan.extractor.clone();
     let settings = plan.settings.clone();
     let fitted = compute(move || {
-        let totals_id = totals_id(&totals);
-        let totals_file = tables::write_total_moments(&totals, extractor.id.as_str())?;
-        if let Some(kept) = kept {
+        // Naming and writing the sums takes as long as a quarter of the fit.
+        let (basis, totals_file, totals_id) = thread::scope(|scope| {
+            let written =
+                scope.spawn(|| (tables::write_total_moments(&totals, extractor.id.as_str()), totals_id(&totals)));
+            let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca);
+            let basis = kept.is_none().then(fit).transpose()?;
+            let panicked = |_| Error::new(ErrorKind::InternalBug, "writing the sums did not end");
+            let (file, id) = written.join().map_err(panicked)?;
+            Ok::<_, Error>((basis, file?, id))
+        })?;
+        let Some(basis) = basis else {
+            let kept = kept.ok_or_else(|| Error::new(ErrorKind::InternalBug, "there is no basis"))?;
             return Ok((kept, None, totals_id, totals_file));
-        }
-        let basis = pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca)?;
+        };
         let id = basis_id(&extractor.id, &settings, &totals_id)?;
         let basis_file = tables::write_basis(&basis, extractor.id.as_str(), &id)?;
         Ok((summary(&basis, id), Some(basis_file), totals_id, totals_file))
@@ -271,7 +282,8 @@ async fn total(
         totals.add(&tables::read_total_moments(output.get(&key).await?, columns, &key)?)?;
     }
     if let Some(base) = base {
-        totals.add(&tables::read_total_moments(output.get(&base.moments).await?, columns, &base.moments)?)?;
+        let (file, key) = (output.get(&base.moments).await?, base.moments.clone());
+        totals.add(&compute(move || tables::read_total_moments(file, columns, &key)).await?)?;
         let kept: HashSet<&ShardId> = plan.shards.iter().map(|shard| &shard.id).collect();
         for shard in base.shards.iter().filter(|shard| shard.rows > 0) {
             // What was added beforehand left out the shards that stay; there only the others are taken away.

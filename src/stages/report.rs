@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Merged, Plan, Projected, Reduced, STORE_CONCURRENCY, Site, merge};
 use crate::{
-    Error, Result,
-    dataset::{self, RunId, keys},
+    Error, ErrorKind, Result,
+    dataset::{self, Fate, RunId, keys},
     effort::Effort,
     receipt::{Place, Receipt, StageRecords},
     report,
@@ -36,7 +36,9 @@ pub async fn report(site: &Site, input: ReportInput) -> Result<Reported> {
     let ReportInput { run, publish } = input;
     let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
     let reduced: Reduced = dataset::read_json(output, &Reduced::key(&run)).await?;
-    let manifest = dataset::version(output, Some(reduced.version.0)).await?;
+    let Fate::Published(manifest) = dataset::fate(output, reduced.version).await? else {
+        return Err(Error::new(ErrorKind::OutputNoVersion, "this run has published nothing").context("run", run));
+    };
 
     let made = stream::iter(plan.shards.iter().filter(|shard| !shard.ready()))
         .map(|shard| merge::featurized(output, &run, shard))

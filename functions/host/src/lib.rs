@@ -3,12 +3,15 @@
 //! A function's `main` names its stage; everything else here is plumbing. An error of the library becomes a Lambda
 //! error whose `errorType` is the kind's name, which is what the state machine's Retry and Catch lists match on.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
-use pomona::{Error, ErrorKind, Result, stages::Site, store};
+use pomona::{Error, ErrorKind, Result, metrics, stages::Site, store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Where a run reads and writes, as every event after the plan carries it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +39,15 @@ where
 {
     tracing::init_default_subscriber();
     let handle = &handle;
+    // The first invocation of an environment is a cold start.
+    let first = &AtomicBool::new(true);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
         let started = Instant::now();
         let outcome = match decode(&event.payload) {
             Ok(input) => handle(input).await,
             Err(error) => Err(error),
         };
-        log(&event.payload, &outcome, started);
+        log(&event.payload, &outcome, started, first.swap(false, Ordering::Relaxed));
         outcome.map_err(diagnostic)
     }))
     .await
@@ -61,26 +66,25 @@ pub fn diagnostic(error: Error) -> Diagnostic {
     }
 }
 
-/// One line: the run, what was asked, what came out and how long it took. Standard output is the log.
-fn log<T: Serialize>(event: &Value, outcome: &Result<T>, started: Instant) {
-    let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let find = |name: &str| event.get(name).or_else(|| event.get("work").and_then(|work| work.get(name)));
-    let mut line = serde_json::json!({
-        "run": find("run"),
-        "shard": find("shard"),
-        "part": find("part"),
-        "milliseconds": milliseconds,
-    });
-    match outcome {
-        Ok(result) => {
-            line["level"] = "INFO".into();
-            line["result"] = serde_json::to_value(result).unwrap_or_default();
-        }
-        Err(error) => {
-            line["level"] = "ERROR".into();
-            line["errorType"] = error.kind().name().into();
-            line["message"] = error.to_string().into();
-        }
-    }
-    println!("{line}");
+/// One line: the run, what was asked, what came out, how long it took, and metrics. Standard output is the log.
+fn log<T: Serialize>(event: &Value, outcome: &Result<T>, started: Instant, cold: bool) {
+    println!("{}", metrics::line(event, outcome, milliseconds(started), cold, &function_name()));
+}
+
+fn milliseconds(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The stack's name and the function's, without the letters that CloudFormation adds.
+fn function_name() -> String {
+    let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".to_owned());
+    name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned())
+}
+
+/// Tells of something that went wrong and did not matter for the result.
+pub fn warn(what: &str, error: &Error) {
+    println!(
+        "{}",
+        json!({"level": "WARN", "message": what, "errorType": error.kind().name(), "cause": error.to_string()})
+    );
 }

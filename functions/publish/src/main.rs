@@ -1,12 +1,13 @@
-//! Lambda: makes the new version visible. Its answer is the execution's output.
+//! Lambda: makes the new version visible, then writes its report. The answer is the execution's output.
 
 use pomona::{
     Result,
     dataset::RunId,
-    stages::{self, Published, RunInput},
+    effort::Timer,
+    stages::{self, Published, ReportInput, Reported, RunInput},
 };
-use pomona_host::{Place, serve};
-use serde::Deserialize;
+use pomona_host::{Place, serve, warn};
+use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,9 +17,22 @@ struct Event {
     run: RunId,
 }
 
-async fn handle(event: Event) -> Result<Published> {
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    published: Published,
+    /// None when no report could be written: the version stands all the same.
+    #[serde(flatten)]
+    reported: Option<Reported>,
+}
+
+async fn handle(event: Event) -> Result<Answer> {
+    let timer = Timer::start();
     let site = Place { input: event.input, output: event.output }.open().await?;
-    stages::publish(&site, RunInput { run: event.run }).await
+    let published = stages::publish(&site, RunInput { run: event.run.clone() }).await?;
+    let report = stages::report(&site, ReportInput { run: event.run, publish: timer.read() }).await;
+    let reported = report.map_err(|error| warn("no report could be written", &error)).ok();
+    Ok(Answer { published, reported })
 }
 
 #[tokio::main]

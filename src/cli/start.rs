@@ -1,0 +1,61 @@
+//! `pomona start`
+
+use aws_sdk_sfn::types::ExecutionStatus;
+use pomona::{Error, ErrorKind, Result, dataset::RunId, request::Request, store};
+use serde_json::{Map, Value};
+
+use crate::{
+    args::StartArgs,
+    cloud::{self, Cloud, Target},
+    print_json, run, status,
+};
+
+pub async fn start(args: StartArgs) -> Result<()> {
+    let input = input(&args)?;
+    let name = match args.name {
+        Some(name) => RunId::try_from(name)?,
+        None => run::run_id()?,
+    };
+    let cloud = Cloud::connect(&args.target).await;
+    let machine = match cloud.find(&args.target).await? {
+        Target::Machine(machine) => machine,
+        Target::Execution(arn) => {
+            return Err(Error::new(ErrorKind::InputInvalid, "this is an execution; give its stack or state machine")
+                .context("arn", arn));
+        }
+    };
+    let request = cloud.client.start_execution().state_machine_arn(&machine).name(name.to_string()).input(&input);
+    let started = request.send().await.map_err(|e| cloud::failed("states:StartExecution", &machine, e))?;
+    let execution = started.execution_arn();
+    if args.follow {
+        return status::follow(&cloud, execution, args.json).await;
+    }
+    if args.json {
+        return print_json(&serde_json::json!({"execution": execution, "status": ExecutionStatus::Running.as_str()}));
+    }
+    println!(
+        "Started {execution}\n\n  follow   pomona status {execution} --follow\n  console  {}",
+        cloud::console(execution)
+    );
+    Ok(())
+}
+
+/// The input of the execution, checked as the function `plan` will check it.
+fn input(args: &StartArgs) -> Result<String> {
+    let json = |value: serde_json::Result<Value>| {
+        value.map_err(|e| Error::new(ErrorKind::InternalBug, "the input could not be written as JSON").source(e))
+    };
+    let mut fields = Map::new();
+    for part in [json(serde_json::to_value(args.result.mode()))?, json(serde_json::to_value(args.result.settings()))?] {
+        if let Value::Object(part) = part {
+            fields.extend(part.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+    }
+    fields.insert("input".to_owned(), args.images.clone().into());
+    fields.insert("output".to_owned(), args.output.clone().into());
+    let value = Value::Object(fields);
+    let text = value.to_string();
+    let request = Request::parse(value)?;
+    store::check_apart(&request.input, &request.output)?;
+    Ok(text)
+}
