@@ -17,7 +17,7 @@ demo: build ## Render a fruit data set, run the pipeline on it and show the resu
 	$(POMONA) show pomona-demo/results
 
 .PHONY: test
-test: lint test-rust test-python test-aws ## All checks and tests
+test: lint test-rust test-python test-browser test-aws ## All checks and tests
 
 .PHONY: lint
 lint: ## Formatting and lints
@@ -32,6 +32,11 @@ test-rust:
 .PHONY: test-python
 test-python: build .venv/tables/ready
 	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
+
+# Needs Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/it.
+.PHONY: test-browser
+test-browser: build .venv/browser/ready # report.html as people see it
+	POMONA=$(abspath $(POMONA)) .venv/browser/bin/python -m pytest -q tests/browser
 
 AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
 
@@ -49,17 +54,32 @@ watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## The functions und
 	.venv/ministack/bin/python tests/aws/watch.py
 
 .PHONY: bench
-bench: build .venv/bench/ready ## Pomona beside its peers on the same images; writes bench/runs/
+bench: build .venv/bench/ready ## Pomona beside its peers on the same images, pictures and photos; writes bench/
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA)
+	.venv/bench/bin/python bench/compare.py --pomona $(POMONA) --photos --images 1000 --spark-rounds 0 --no-memory
+	$(MAKE) --no-print-directory bench-kernels
+	.venv/bench/bin/python bench/summary.py
 
 .PHONY: bench-kernels
 bench-kernels: .venv/bench/ready ## The model alone: our kernels, ONNX Runtime, OpenVINO, tract; milliseconds per image
-	$(CARGO) build --release --example kernel_time
+	$(CARGO) build --release --example kernel_time --example first_feature
 	.venv/bench/bin/python bench/kernels.py --example target/release/examples/kernel_time
 
 .PHONY: bench-incremental
 bench-incremental: build .venv/bench/ready ## One new image among 10,000
 	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
+
+.PHONY: bench-scaling
+bench-scaling: build .venv/bench/ready ## Time and memory against images and threads; a plot into bench/
+	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
+
+.PHONY: test-arm64
+test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare bits under qemu-user (apt-get install qemu-user-static)
+	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin
+
+.PHONY: pictures
+pictures: build .venv/browser/ready ## Make the pictures of the README again
+	.venv/browser/bin/python docs/pictures/make.py --pomona $(POMONA)
 
 .PHONY: model
 model: .venv/model/ready ## Make the embedded ONNX file again, byte for byte
@@ -71,7 +91,7 @@ golden: build .venv/golden/ready ## Make the golden figures again with Pillow an
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
-	POMONA_BLESS=1 $(CARGO) test --release --test cli the_help_is_the_one_on_record
+	POMONA_BLESS=1 $(CARGO) test --release --test cli on_record
 
 .PHONY: clean
 clean: ## Remove what was built and installed
@@ -79,6 +99,7 @@ clean: ## Remove what was built and installed
 
 # Virtual environments: one per purpose, made anew when its list of packages changes.
 .venv/tables/ready: tests/python/requirements.txt
+.venv/browser/ready: tests/browser/requirements.txt
 .venv/ministack/ready: tests/aws/ministack.txt
 .venv/sam/ready: tests/aws/sam.txt
 .venv/cargo-lambda/ready: tests/aws/cargo-lambda.txt

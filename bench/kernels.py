@@ -14,9 +14,11 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
 import record
-from compare import MODEL
+from compare import MODEL, write_images
 
 PEER = """
 import json, sys, time
@@ -48,6 +50,33 @@ print(json.dumps(sorted(times[5:])[images // 2]))
 """
 
 
+# A process from its start to its first feature, file caches warm.
+FIRST = """
+import sys
+import numpy as np, onnxruntime
+from PIL import Image
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+x = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize((224, 224)), np.float32) / 127.5 - 1
+print(session.run(None, {"input": np.ascontiguousarray(x.transpose(2, 0, 1)[None])})[0].sum())
+"""
+
+
+def start_times(example, rounds):
+    """Milliseconds from starting a process to its end, one image on the way; the programs take turns."""
+    with tempfile.TemporaryDirectory() as work:
+        image = sorted(write_images(example.parents[1] / "pomona", pathlib.Path(work), 14).rglob("*.jpg"))[0]
+        commands = {"pomona": [example, image], "onnxruntime": [sys.executable, "-c", FIRST, MODEL, image]}
+        times = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                started = time.perf_counter()
+                subprocess.run([str(c) for c in command], check=True, capture_output=True)
+                times[name].append(round((time.perf_counter() - started) * 1e3, 1))
+    return times
+
+
 def pinned(command):
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(["taskset", "-c", str(os.sched_getaffinity(0) and max(os.sched_getaffinity(0))), *map(str, command)],
@@ -77,9 +106,11 @@ def main():
     summary = {name: {"ms_per_image": median(lambda r: r[name]), "ratio_to_pomona": median(lambda r: r[name] / r["pomona"])}
                for name in ("pomona", "onnxruntime", "openvino", "tract")}
     summary["share_of_sgemm"] = median(lambda r: r["pomona_gflop_per_s"] / r["sgemm_gflop_per_s"])
+    starts = start_times(args.example.resolve().parent / "first_feature", 15)
+    summary["start_ms"] = {name: statistics.median(each) for name, each in starts.items()}
     for name, row in summary.items():
         print(f"{name:16} {row}")
-    record.write("kernels", f"bench/kernels.py --images {args.images} --rounds {args.rounds}", rounds=rounds, summary=summary)
+    record.write("kernels", f"bench/kernels.py --images {args.images} --rounds {args.rounds}", rounds=rounds, starts=starts, summary=summary)
 
 
 if __name__ == "__main__":

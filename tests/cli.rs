@@ -99,6 +99,27 @@ fn the_number_of_threads_changes_no_byte() {
 }
 
 /// Killed at many moments; whatever was finished is neither lost nor made again.
+/// From file to scores, with the built-in model: kernels, eigenvectors and projection as each processor would run them.
+#[test]
+fn every_instruction_set_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    assert!(finish(pomona().args(["demo", "--images-only", "--views", "1"]).arg(dir.path())).status.success());
+    // Plain code takes a second for each image, where multiplications are not fused by the processor.
+    let varieties: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
+    varieties[5..].iter().for_each(|variety| fs::remove_dir_all(variety).unwrap());
+    let made = ["avx2", "neon", "scalar"].map(|name| {
+        let output = dir.path().join(name);
+        let mut command = pomona();
+        command.arg("run").arg(&images).arg(&output).env("POMONA_INSTRUCTIONS", name);
+        assert_eq!(json(&mut command)["images"], 5);
+        tables(&output)
+    });
+    assert!(made[0].len() > 6);
+    assert_eq!(made[0], made[2]);
+    assert_eq!(made[1], made[2]);
+}
+
 #[test]
 fn a_killed_run_is_continued_and_ends_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -317,7 +338,7 @@ fn the_demo_is_the_same_everywhere() {
 /// The help is documentation: a change of it should be seen. `POMONA_BLESS=1 cargo test` writes it anew.
 #[test]
 fn the_help_is_the_one_on_record() {
-    for name in ["", "run", "watch", "demo", "show", "log", "diff", "vacuum", "erase"] {
+    for name in ["", "run", "watch", "demo", "show", "log", "diff", "vacuum", "erase", "estimate", "start", "status"] {
         let mut command = pomona();
         if !name.is_empty() {
             command.arg(name);
@@ -325,12 +346,56 @@ fn the_help_is_the_one_on_record() {
         let output = finish(command.arg("--help").env("COLUMNS", "100"));
         assert!(output.status.success());
         let help = String::from_utf8(output.stdout).unwrap();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("tests/golden/help/pomona{}{name}.txt", if name.is_empty() { "" } else { "-" }));
-        if std::env::var_os("POMONA_BLESS").is_some() {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, &help).unwrap();
-        }
-        assert_eq!(help, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+        on_record(&format!("pomona{}{name}", if name.is_empty() { "" } else { "-" }), &help);
     }
+}
+
+/// Compares a text with the one that is kept; POMONA_BLESS keeps this one.
+fn on_record(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/help/{name}.txt"));
+    if std::env::var_os("POMONA_BLESS").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+}
+
+#[test]
+fn an_estimate_is_the_one_on_record() {
+    for (name, args) in [
+        ("estimate", &["--images", "22688"][..]),
+        ("estimate-large", &["--images", "100000000", "--concurrency", "1000", "--region", "eu-west-3", "--architecture", "arm64"]),
+    ] {
+        let done = finish(pomona().arg("estimate").args(args));
+        assert!(done.status.success());
+        on_record(name, &String::from_utf8(done.stdout).unwrap());
+    }
+    let all = json(pomona().args(["estimate", "--images", "22688"]));
+    assert_eq!(all["shards"], 23);
+    let simulated = all["simulated_seconds"].as_f64().unwrap() / all["seconds"].as_f64().unwrap();
+    assert!((0.7..1.4).contains(&simulated), "{simulated}");
+    fails(pomona().args(["estimate", "--images", "5", "--region", "mars-1"]), 2, "Input.Invalid");
+    fails(pomona().args(["estimate", "--images", "0"]), 2, "0 is not in 1..");
+}
+
+#[test]
+fn a_run_leaves_a_report_and_a_receipt() {
+    let dir = tempfile::tempdir().unwrap();
+    write_images(&dir.path().join("in"), 12);
+    let output = dir.path().join("out");
+    let summary = json(&mut run(&dir.path().join("in"), &output, &[]));
+    let report = PathBuf::from(summary["files"]["report"].as_str().unwrap());
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("label 0/00003.png") && page.contains("data:image/jpeg;base64,") && page.len() < 5_000_000);
+    let folder = report.parent().unwrap();
+    for plot in ["scree.png", "scatter.png"] {
+        assert_eq!(&fs::read(folder.join(plot)).unwrap()[1..4], b"PNG");
+    }
+    let receipt: Value = serde_json::from_slice(&fs::read(folder.join("receipt.json")).unwrap()).unwrap();
+    assert_eq!((&receipt["images"], &receipt["at"]["place"]), (&12.into(), &"own_machine".into()));
+    let stages: Vec<_> = receipt["lines"].as_array().unwrap().iter().map(|line| line["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["plan", "featurize", "merge", "reduce", "project", "publish"]);
+
+    // A run that changes nothing has nothing to report.
+    let again = json(&mut run(&dir.path().join("in"), &output, &[]));
+    assert_eq!((&again["up_to_date"], &again["files"]["report"]), (&true.into(), &Value::Null));
 }

@@ -23,7 +23,7 @@ const FONT: &str = "sans-serif";
 const MARK: f64 = 0.9;
 
 /// One colour per label, then from the start again.
-pub const PALETTE: [(u8, u8, u8); 12] = [
+pub const PALETTE: [(u8, u8, u8); 20] = [
     (31, 119, 180),
     (230, 126, 34),
     (39, 153, 78),
@@ -36,6 +36,14 @@ pub const PALETTE: [(u8, u8, u8); 12] = [
     (94, 105, 120),
     (200, 160, 0),
     (70, 80, 200),
+    (170, 60, 110),
+    (90, 170, 60),
+    (120, 190, 230),
+    (240, 150, 130),
+    (60, 110, 110),
+    (180, 140, 220),
+    (150, 100, 20),
+    (20, 60, 120),
 ];
 
 /// What lines and letters look like.

@@ -3,7 +3,8 @@
 `rule(method, path)` is asked for every request and gives None (pass it on), "throttle" (503 SlowDown), "fail" (500),
 "refuse" (400), "cut" (the connection is closed) or "cut half" (half of the answer, then closed).
 
-`calls` gathers who asked for what: (function, method, path with query); the function is what the user agent names.
+`calls` gathers who asked for what: (function, method, path with query); the function is what the user agent names. `sent` has
+the same for every request, in order.
 """
 
 import http.client
@@ -22,6 +23,7 @@ class FaultProxy:
         self.rule = lambda method, path: None
         self.faults = 0
         self.calls = set()
+        self.sent = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,7 +57,9 @@ class FaultProxy:
             def pass_on(self):
                 body = self.body()
                 if found := re.search(r"app/(\S+)", self.headers.get("User-Agent", "")):
-                    proxy.calls.add((found.group(1), self.command, self.path))
+                    call = (found.group(1), self.command, self.path)
+                    proxy.calls.add(call)
+                    proxy.sent.append(call)
                 fault = proxy.rule(self.command, self.path)
                 if fault:
                     proxy.faults += 1

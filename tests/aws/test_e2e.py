@@ -340,6 +340,62 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert tables_of(stack.manifest("tolerated"), lambda key: stack.read("tolerated", key)) == same
 
 
+def test_start_and_status_tell_how_a_run_goes(stack, demo):
+    pomona = lambda *args: stack.aws.pomona(*args, check=False)  # noqa: E731
+    before = len(stack.proxy.sent)
+    followed = pomona("start", STACK, demo[1], f"{stack.results}cli/", "--shard-size", SHARD_SIZE, "--csv", "--follow", "--json")
+    assert followed.returncode == 0, followed.stderr
+    status = json.loads(followed.stdout)
+    requests = stack.proxy.sent[before:]
+    assert status["status"] == "SUCCEEDED" and status["output"]["images"] == 168
+    maps = {each["stage"]: each for each in status["maps"]}
+    assert set(maps) == {"Featurize", "Project"} and not status["failures"]
+    shards = len(stack.manifest("cli")["shards"])
+    assert maps["Featurize"]["succeeded"] == maps["Featurize"]["total"] == shards
+    assert status["output"]["report"] in stack.keys("cli")
+
+    # The receipt counts what the run's functions asked of S3, within what retries and listings make uncertain.
+    receipt = json.loads(stack.read("cli", status["output"]["receipt"]))
+    methods = [("list" if "list-type" in path else method) for function, method, path in requests if "Trigger" not in function]
+    puts = sum(method in ("PUT", "POST", "list") for method in methods)
+    # Pictures for the report are read beside what the run itself needs.
+    gets = methods.count("GET") - 168
+    assert receipt["usage"]["puts"] == pytest.approx(puts, rel=0.25), (puts, receipt["usage"])
+    assert receipt["usage"]["gets"] == pytest.approx(gets, rel=0.25), (gets, receipt["usage"])
+    assert receipt["usage"]["invocations"] == 3 + 2 * shards
+    lines = {line["stage"]: line for line in receipt["lines"]}
+    assert lines["featurize"]["invocations"] == shards and lines["featurize"]["memory_mb"] == 1769
+    assert receipt["at"] == {"place": "lambda", "region": "us-east-1"} and receipt["dollars"]["total"] > 0
+
+    shown = pomona("status", STACK).stdout
+    assert f"{shards} of {shards}" in shown and "console.aws.amazon.com" in shown and "SUCCEEDED" in shown
+
+    arn = stack.start(demo[1], "cli-2")
+    stages = set()
+    while (seen := json.loads(pomona("status", arn, "--json").stdout))["status"] == "RUNNING":
+        stages.add(seen["stage"])
+        if seen["stage"] == "Featurize" and seen["maps"]:
+            assert seen["maps"][0]["total"] >= seen["maps"][0]["succeeded"]
+    assert seen["status"] == "SUCCEEDED" and "Featurize" in stages, stages
+    assert "finished" not in pomona("status", arn, "--follow").stderr
+
+    failed = pomona("start", stack.arn, f"{stack.images}nothing/", f"{stack.results}cli-3/", "--follow")
+    assert failed.returncode == 1 and "error[Execution.Failed]" in failed.stderr and "Input.Empty" in failed.stderr, failed.stderr
+    assert "no images" in failed.stdout
+    for args, words in [
+        (("status", "nobody"), f"there are: {STACK}"),
+        (("status", stack.arn.replace(STACK, "nobody")), "Execution.NotFound"),
+        (("status", arn.replace("cli-2", "x")[:-4] + "0000"), "Execution.NotFound"),
+        (("status", "arn:aws:s3:::bucket"), "no ARN of an execution"),
+    ]:
+        wrong = pomona(*args)
+        assert wrong.returncode == 1 and words in wrong.stderr, wrong.stderr
+    overlap = pomona("start", STACK, demo[1], f"{demo[1]}results/")
+    assert overlap.returncode == 1 and "Input.Overlap" in overlap.stderr
+    wrong = pomona("start", STACK, "photos/", f"{stack.results}x/")
+    assert wrong.returncode == 2 and "s3://BUCKET" in wrong.stderr
+
+
 @pytest.fixture(scope="module")
 def live(stack):
     """The stack with uploads that start runs, on a prefix of its own."""

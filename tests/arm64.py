@@ -1,0 +1,72 @@
+"""The arm64 packages, built as for deployment; and the same bytes from the arm64 program under qemu-user.
+
+    make test-arm64       (or: arm64.py --pomona target/release/pomona --cargo-lambda .venv/cargo-lambda/bin)
+
+Needs: apt-get install qemu-user-static libc6-arm64-cross libgcc-s1-arm64-cross. It is no part of `make test`: the build takes
+as long as the whole of that.
+"""
+
+import argparse
+import filecmp
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+ROOT = pathlib.Path(__file__).parents[1]
+FUNCTIONS = ["plan", "featurize", "reduce", "project", "publish", "trigger", "vacuum"]
+TARGET = ROOT / "target/arm64"
+SYSROOT = "/usr/aarch64-linux-gnu"
+QEMU = "qemu-aarch64-static"
+# What readers look at; manifests and records of runs hold times.
+TABLES = ["shards", "moments", "basis", "pca", "csv", "rejects"]
+
+
+def build(cargo_lambda):
+    """Bins of all functions and of the program, and the zips of the functions."""
+    env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "PATH": f"{cargo_lambda.resolve()}:{os.environ['PATH']}"}
+    packages = [f for name in FUNCTIONS for f in ("-p", f"pomona-{name}", "--bin", name)]
+    command = ["cargo", "lambda", "build", "--release", "--arm64", "-p", "pomona", "--bin", "pomona", *packages]
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    for name in FUNCTIONS:
+        bootstrap = TARGET / "lambda" / name / "bootstrap"
+        kind = subprocess.run(["readelf", "-h", bootstrap], capture_output=True, text=True, check=True).stdout
+        assert "AArch64" in kind, f"{bootstrap} is not for arm64"
+        package = TARGET / f"{name}.zip"
+        with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(bootstrap, "bootstrap")
+        size = package.stat().st_size
+        print(f"{name:10} {size / 1e6:5.1f} MB zipped")
+        assert size < 25_000_000, name
+    # cargo-lambda takes the program for one more function.
+    return TARGET / "lambda/pomona/bootstrap"
+
+
+def tables(folder):
+    return {str(p.relative_to(folder)): p for name in TABLES for p in sorted((folder / name).rglob("*")) if p.is_file()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pomona", type=pathlib.Path, required=True)
+    parser.add_argument("--cargo-lambda", type=pathlib.Path, required=True)
+    parser.add_argument("--views", type=int, default=40)
+    args = parser.parse_args()
+    arm = build(args.cargo_lambda)
+    with tempfile.TemporaryDirectory() as work:
+        work = pathlib.Path(work)
+        subprocess.run([args.pomona, "demo", work, "--images-only", "--views", str(args.views)], check=True)
+        for name, command in (("x86_64", [args.pomona]), ("arm64", [QEMU, "-L", SYSROOT, arm])):
+            subprocess.run([*command, "run", work / "images", work / name, "--csv"], check=True, stdout=subprocess.DEVNULL)
+        here, there = tables(work / "x86_64"), tables(work / "arm64")
+        assert here.keys() == there.keys() and here, sorted(here.keys() ^ there.keys())
+        different = [name for name in here if not filecmp.cmp(here[name], there[name], shallow=False)]
+        if different:
+            sys.exit(f"these differ: {different}")
+        print(f"{len(here)} files are the same, byte for byte")
+
+
+if __name__ == "__main__":
+    main()
