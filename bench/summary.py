@@ -64,7 +64,8 @@ def main():
     stem, run = newest("scaling")
     if run:
         rows = [[f"{row['images']:,}", str(row["threads"]), f"{row['seconds']:.1f}", f"{row['images'] / row['seconds']:.0f}", str(row["peak_mb"])] for row in run["runs"]]
-        text += ["## Images and threads\n", f"`make bench-scaling`, run `{stem}`.\n", table(["images", "threads", "seconds", "images/s", "peak MB"], rows),
+        note = f" Note: {run['note']}." if "note" in run else ""
+        text += ["## Images and threads\n", f"`make bench-scaling`, run `{stem}`.{note}\n", table(["images", "threads", "seconds", "images/s", "peak MB"], rows),
                  "![Time and memory against images](scaling.svg)\n"]
     if bars:
         text.insert(2, "![Seconds for the whole job](compare.svg)\n")

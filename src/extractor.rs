@@ -6,6 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
+use prost::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tract_onnx::{pb::ModelProto, prelude::*, tract_core::internal::DimLike, tract_hir::infer::Factoid};
@@ -306,9 +307,9 @@ fn refuse(what: &str) -> impl FnOnce(TractError) -> Error {
     move |e| invalid(what).source(format!("{e:#}"))
 }
 
-fn load(mut onnx: &[u8], runtime: Runtime) -> Result<Loaded> {
-    let reader = tract_onnx::onnx();
-    let model = reader.proto_model_for_read(&mut onnx).map_err(refuse("it is no ONNX file that can be read"))?;
+fn load(onnx: &[u8], runtime: Runtime) -> Result<Loaded> {
+    let unreadable = |e| invalid("it is no ONNX file that can be read").source(e);
+    let model = ModelProto::decode(onnx).map_err(unreadable)?;
     if runtime == Runtime::Auto
         && let Some(network) = Network::of(&model)
         && (1..=MAX_COLUMNS).contains(&network.columns())
@@ -317,11 +318,12 @@ fn load(mut onnx: &[u8], runtime: Runtime) -> Result<Loaded> {
         let ((height, width), columns) = (network.size(), network.columns());
         return Ok(Loaded { program: Program::Kernels(Box::new(network)), height, width, columns });
     }
-    load_with_tract(&reader, &model)
+    load_with_tract(&model)
 }
 
-fn load_with_tract(reader: &tract_onnx::Onnx, model: &ModelProto) -> Result<Loaded> {
-    let model = reader.model_for_proto_model(model).map_err(refuse("it is no ONNX file that can be read"))?;
+fn load_with_tract(model: &ModelProto) -> Result<Loaded> {
+    let model =
+        tract_onnx::onnx().model_for_proto_model(model).map_err(refuse("it is no ONNX file that can be read"))?;
     let inputs = model.input_outlets().map_err(refuse("it has no inputs"))?.len();
     if inputs != 1 {
         return Err(invalid(format!("it has {inputs} inputs, not one image")));

@@ -27,7 +27,7 @@ use plots::{Scatter, Scree};
 use sample::{Sample, Sheet};
 
 /// Points of a scatter plot.
-const POINTS: usize = 400;
+const POINTS: usize = 300;
 /// Images whose nearest are shown, and how many of each.
 const ASKED: usize = 6;
 const NEAREST: usize = 6;

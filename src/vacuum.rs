@@ -116,23 +116,53 @@ pub(crate) async fn remove(
     exclusively(output, sweep(output, keep, Timestamp::MAX, false, each)).await
 }
 
+/// Takes over the lock of a vacuum that died; gives the key of the claim that says so, to be deleted behind the lock.
+///
+/// Of several that find the same dead lock, one gets the claim on it, and the others end with `Dataset.Busy`. Whoever
+/// holds it looks at the lock once more: a slow one may come when the lock has long been another's.
+async fn break_lock(output: &dyn Store) -> Result<String> {
+    let another = || busy("another vacuum goes on").context("output", output.location());
+    let Some(found) = store::get_opt(output, LOCK).await? else { return Err(another()) };
+    let dead: Mark = dataset::from_json(&found, LOCK)?;
+    if dead.is_younger_than(LOCK_LIFETIME) {
+        return Err(another());
+    }
+    let mark = dataset::to_json(&Mark::now())?;
+    for attempt in 0.. {
+        let claim = format!("broken-{}-{attempt}-{LOCK}", dead.at.as_microsecond());
+        if output.put_if_absent(&claim, mark.clone()).await? {
+            if store::get_opt(output, LOCK).await? == Some(found) {
+                output.put(LOCK, mark).await?;
+                return Ok(claim);
+            }
+            output.delete(&claim).await?;
+            return Err(another());
+        }
+        let claimed = store::get_opt(output, &claim).await?;
+        let claimed = claimed.map(|bytes| dataset::from_json::<Mark>(&bytes, &claim)).transpose()?;
+        // One that died after claiming is passed by.
+        if claimed.is_none_or(|claimed| claimed.is_younger_than(LOCK_LIFETIME)) {
+            break;
+        }
+    }
+    Err(another())
+}
+
 /// Does `work` while no run begins, and none goes on.
 async fn exclusively<T>(output: &dyn Store, work: impl Future<Output = Result<T>>) -> Result<T> {
     dataset::expect_output(output).await?;
-    let mark = dataset::to_json(&Mark::now())?;
-    if !output.put_if_absent(LOCK, mark.clone()).await? {
-        if lock(output).await?.is_some() {
-            return Err(busy("another vacuum goes on").context("output", output.location()));
-        }
-        output.put(LOCK, mark).await?;
-    }
+    let taken = dataset::to_json(&Mark::now())?;
+    let broken = if output.put_if_absent(LOCK, taken).await? { None } else { Some(break_lock(output).await?) };
     let outcome = match runs_in_progress(output).await {
         Ok(runs) if runs.is_empty() => work.await,
         Ok(runs) => Err(busy("a run goes on").context("runs", runs.join(", "))),
         Err(e) => Err(e),
     };
     // The first error is the one to tell.
-    let unlocked = output.delete(LOCK).await;
+    let mut unlocked = output.delete(LOCK).await;
+    if let Some(claim) = broken {
+        unlocked = unlocked.and(output.delete(&claim).await);
+    }
     outcome.and_then(|done| unlocked.map(|()| done))
 }
 
@@ -209,4 +239,50 @@ async fn sweep(
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    const POLICY: Policy = Policy { keep_versions: 1, older_than_days: 0 };
+
+    async fn output() -> MemoryStore {
+        let output = MemoryStore::new();
+        dataset::open_output(&output).await.unwrap();
+        output
+    }
+
+    async fn mark(output: &MemoryStore, key: &str, dead: bool) {
+        let mark = if dead { Mark { at: Timestamp::from_second(1_700_000_000).unwrap() } } else { Mark::now() };
+        output.put(key, dataset::to_json(&mark).unwrap()).await.unwrap();
+    }
+
+    async fn keys_of(output: &MemoryStore) -> Vec<String> {
+        store::list_all(output, "").await.unwrap().into_iter().map(|object| object.key).collect()
+    }
+
+    #[tokio::test]
+    async fn a_dead_vacuums_lock_is_broken_by_one() {
+        let output = output().await;
+        mark(&output, LOCK, true).await;
+        let claim = format!("broken-1700000000000000-0-{LOCK}");
+        // Somebody else has just claimed it.
+        mark(&output, &claim, false).await;
+        let refused = vacuum(&output, POLICY, false, &|_| {}).await.unwrap_err();
+        assert!(refused.is(ErrorKind::DatasetBusy), "{refused}");
+
+        // That one has died as well.
+        mark(&output, &claim, true).await;
+        vacuum(&output, POLICY, false, &|_| {}).await.unwrap();
+        assert!(!keys_of(&output).await.contains(&LOCK.to_owned()));
+
+        // And what two at once come to: one vacuum, or one behind the other.
+        mark(&output, LOCK, true).await;
+        output.delete(&claim).await.unwrap();
+        let (a, b) = futures::join!(break_lock(&output), break_lock(&output));
+        assert_eq!([&a, &b].iter().filter(|outcome| outcome.is_ok()).count(), 1, "{a:?} {b:?}");
+        assert!([a, b].into_iter().find_map(Result::err).unwrap().is(ErrorKind::DatasetBusy));
+    }
 }

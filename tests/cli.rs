@@ -363,7 +363,10 @@ fn on_record(name: &str, text: &str) {
 fn an_estimate_is_the_one_on_record() {
     for (name, args) in [
         ("estimate", &["--images", "22688"][..]),
-        ("estimate-large", &["--images", "100000000", "--concurrency", "1000", "--region", "eu-west-3", "--architecture", "arm64"]),
+        (
+            "estimate-large",
+            &["--images", "100000000", "--concurrency", "1000", "--region", "eu-west-3", "--architecture", "arm64"],
+        ),
     ] {
         let done = finish(pomona().arg("estimate").args(args));
         assert!(done.status.success());
@@ -392,7 +395,8 @@ fn a_run_leaves_a_report_and_a_receipt() {
     }
     let receipt: Value = serde_json::from_slice(&fs::read(folder.join("receipt.json")).unwrap()).unwrap();
     assert_eq!((&receipt["images"], &receipt["at"]["place"]), (&12.into(), &"own_machine".into()));
-    let stages: Vec<_> = receipt["lines"].as_array().unwrap().iter().map(|line| line["stage"].as_str().unwrap()).collect();
+    let stages: Vec<_> =
+        receipt["lines"].as_array().unwrap().iter().map(|line| line["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["plan", "featurize", "merge", "reduce", "project", "publish"]);
 
     // A run that changes nothing has nothing to report.

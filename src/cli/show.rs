@@ -2,7 +2,7 @@
 
 use pomona::{
     Result,
-    dataset::{self, Manifest},
+    dataset::{self, Manifest, keys},
     store::{self, Store},
     tables,
 };
@@ -23,7 +23,7 @@ pub async fn show(args: ShowArgs) -> Result<()> {
         return Ok(());
     }
     print!("{}", versions(&dataset::published(store.as_ref()).await?));
-    print!("{}", settings(&shown));
+    print!("{}", settings(store.as_ref(), &shown).await?);
     print!("{}", labels(&shown, args.rows.max(20)));
     print!("{}", variance(&shown, args.rows.max(10)));
     print!("{}", first_rows(store.as_ref(), &shown, args.rows).await?);
@@ -49,8 +49,8 @@ fn versions(manifests: &[Manifest]) -> String {
     format!("Versions\n{}\n", format::table(&rows, 2))
 }
 
-fn settings(manifest: &Manifest) -> String {
-    let rows = [
+async fn settings(store: &dyn Store, manifest: &Manifest) -> Result<String> {
+    let mut rows = vec![
         vec!["input".to_owned(), manifest.input.clone()],
         vec!["model".to_owned(), format!("{}, {} features", manifest.extractor.model, manifest.extractor.columns)],
         vec![
@@ -62,7 +62,11 @@ fn settings(manifest: &Manifest) -> String {
             format!("{} of about {} images", manifest.shards.len(), manifest.settings.shard_size),
         ],
     ];
-    format!("Version {}\n{}\n", manifest.version.0, format::table(&rows, 2))
+    let report = keys::run(&manifest.run, "report.html");
+    if !store::list_all(store, &report).await?.is_empty() {
+        rows.push(vec!["report".to_owned(), report]);
+    }
+    Ok(format!("Version {}\n{}\n", manifest.version.0, format::table(&rows, 2)))
 }
 
 fn labels(manifest: &Manifest, limit: usize) -> String {

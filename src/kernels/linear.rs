@@ -3,12 +3,16 @@
 //! They are plain code that is compiled twice, for any processor and for AVX2. Products are not fused, and each sum has
 //! one order, so both give the same bits.
 
+use std::{ops::Range, panic::resume_unwind, thread};
+
 use super::Instructions;
 
 /// Partial sums of a scalar product.
 const LANES: usize = 8;
 /// Numbers of a row that stay in registers while all changes run over them.
 const BLOCK: usize = 16;
+/// A triangle of fewer rows is not worth a thread.
+const ALONE: usize = 256;
 /// Rows, and scores of each, that stay in registers while the columns run over them.
 pub const ROWS: usize = 4;
 const SCORES: usize = 8;
@@ -25,7 +29,7 @@ pub struct RankTwo {
 macro_rules! compiled_twice {
     ($(#[$doc:meta])* $name:ident, $wide:ident, $body:ident, ($($arg:ident: $kind:ty),*) $(-> $out:ty)?) => {
         $(#[$doc])*
-        pub fn $name($($arg: $kind),*) $(-> $out)? {
+        fn $name($($arg: $kind),*) $(-> $out)? {
             match Instructions::chosen() {
                 // SAFETY: chosen from those that the processor has.
                 #[cfg(target_arch = "x86_64")]
@@ -46,12 +50,12 @@ macro_rules! compiled_twice {
 }
 
 compiled_twice!(
-    /// `matrix v` for the part of a `[size, size]` matrix from row and column `from` on; `v` and the product begin there.
-    multiply, multiply_avx2, multiply_body, (matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64>
+    multiply_rows, multiply_rows_avx2, multiply_rows_body,
+    (matrix: &[f64], size: usize, from: usize, v: &[f64], rows: Range<usize>) -> Vec<f64>
 );
 compiled_twice!(
-    /// `matrix -= v w' + w v'` for each of `changes` in turn, on the part from row and column `from` on.
-    update, update_avx2, update_body, (matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo])
+    update_rows, update_rows_avx2, update_rows_body,
+    (rows: &mut [f64], first: usize, size: usize, from: usize, changes: &[RankTwo])
 );
 compiled_twice!(
     /// Scores of some rows, each summed over the columns in their order: for each block of components, one row after the
@@ -79,10 +83,55 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     total(sums) + tail
 }
 
+/// `matrix v` for the part of a `[size, size]` matrix from row and column `from` on; `v` and the product begin there.
+pub fn multiply(matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64> {
+    let count = v.len();
+    let split = half(count);
+    let rows = |rows| multiply_rows(matrix, size, from, v, rows);
+    let (above, mut product) = beside(count, || rows(0..split), || rows(split..count));
+    for (sum, above) in product.iter_mut().zip(above) {
+        *sum += above;
+    }
+    product
+}
+
+/// `matrix -= v w' + w v'` for each of `changes` in turn, on the part from row and column `from` on.
+pub fn update(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo]) {
+    let split = from + half(size - from);
+    let (above, below) = matrix.split_at_mut(split * size);
+    beside(
+        size - from,
+        || update_rows(&mut above[from * size..], from, size, from, changes),
+        || update_rows(below, split, size, from, changes),
+    );
+}
+
+/// The row of a triangle above which half of it lies. It does not depend on the number of processors, as the order of the
+/// sums depends on it.
+fn half(rows: usize) -> usize {
+    rows * 181 / 256
+}
+
+/// Does both, in two threads where there are so many rows that it pays.
+fn beside<A: Send, B>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (A, B) {
+    if rows < ALONE {
+        return (a(), b());
+    }
+    thread::scope(|scope| {
+        let a = scope.spawn(a);
+        let b = b();
+        match a.join() {
+            Ok(a) => (a, b),
+            Err(panic) => resume_unwind(panic),
+        }
+    })
+}
+
+/// What the given rows, and the columns that they stand for above the diagonal, add to the product; up to the last row.
 #[inline(always)]
-fn multiply_body(matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64> {
-    let mut product = vec![0.0; v.len()];
-    for i in 0..v.len() {
+fn multiply_rows_body(matrix: &[f64], size: usize, from: usize, v: &[f64], rows: Range<usize>) -> Vec<f64> {
+    let mut product = vec![0.0; rows.end];
+    for i in rows {
         let row = &matrix[(from + i) * size + from..][..=i];
         // The row stands for the column above the diagonal too: one pass over it serves both.
         let (row, diagonal) = (&row[..i], row[i]);
@@ -105,11 +154,11 @@ fn multiply_body(matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64
     product
 }
 
+/// `rows` begin with row `first` of the matrix.
 #[inline(always)]
-fn update_body(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo]) {
-    for i in from..size {
-        let row = &mut matrix[i * size + from..=i * size + i];
-        let mut blocks = row.chunks_exact_mut(BLOCK);
+fn update_rows_body(rows: &mut [f64], first: usize, size: usize, from: usize, changes: &[RankTwo]) {
+    for (row, i) in rows.chunks_exact_mut(size).zip(first..) {
+        let mut blocks = row[from..=i].chunks_exact_mut(BLOCK);
         let mut start = from;
         for block in &mut blocks {
             let mut values = [0.0; BLOCK];
@@ -206,11 +255,17 @@ mod tests {
             let changes = [change(0), change(2 * size)];
             let v = &rest[from..size];
 
-            prop_assert_eq!(bits(&multiply(matrix, size, from, v)), bits(&multiply_body(matrix, size, from, v)));
+            let all = 0..size - from;
+            let plain = multiply_rows_body(matrix, size, from, v, all.clone());
+            prop_assert_eq!(bits(&multiply_rows(matrix, size, from, v, all)), bits(&plain));
+            // In two parts it is the same product, in another order.
+            for (a, b) in multiply(matrix, size, from, v).iter().zip(&plain) {
+                prop_assert!((a - b).abs() <= 1e-9 * 1e6 * size as f64, "{} {}", a, b);
+            }
 
             let (mut chosen, mut plain) = (matrix.to_vec(), matrix.to_vec());
             update(&mut chosen, size, from, &changes);
-            update_body(&mut plain, size, from, &changes);
+            update_rows_body(&mut plain[from * size..], from, size, from, &changes);
             prop_assert_eq!(bits(&chosen), bits(&plain));
 
             let kept = kept.min(rest.len() / size);

@@ -106,8 +106,12 @@ fn cards(content: &Content<'_>) -> Markup {
 fn variance(content: &Content<'_>) -> Result<Markup> {
     let basis = &content.manifest.basis;
     let svg = content.scree.svg()?;
-    let mut together = 0.0;
-    let rows = basis.explained_variance.iter().zip(&basis.explained_variance_ratio).take(COMPONENTS).enumerate();
+    let together = basis.explained_variance_ratio.iter().scan(0.0, |sum, share| {
+        *sum += share;
+        Some(*sum)
+    });
+    let rows = basis.explained_variance.iter().zip(&basis.explained_variance_ratio).zip(together);
+    let rows = rows.take(COMPONENTS).enumerate();
     Ok(html! {
         section #variance {
             h2 { "Explained variance" }
@@ -126,8 +130,7 @@ fn variance(content: &Content<'_>) -> Result<Markup> {
                 table {
                     thead { tr { th { "component" } th { "variance" } th { "share" } th { "together" } } }
                     tbody {
-                        @for (i, (variance, share)) in rows {
-                            @let _ = together += share;
+                        @for (i, ((variance, share), together)) in rows {
                             tr { td { "pc_" (i) } td { (format!("{variance:.3}")) } td { (percent(*share)) } td { (percent(together)) } }
                         }
                     }

@@ -56,6 +56,7 @@ pub struct Featurized {
     /// Rows whose key the base version has not, or has with another etag.
     pub added: u64,
     pub changed: u64,
+    #[serde(default)]
     pub effort: Effort,
 }
 

@@ -35,6 +35,7 @@ pub struct MergeWork {
 pub struct Merged {
     pub group: u64,
     pub rows: u64,
+    #[serde(default)]
     pub effort: Effort,
 }
 

@@ -102,6 +102,7 @@ pub struct Plan {
     /// Files of sums that were added beforehand.
     pub groups: u64,
     pub shards: Vec<PlannedShard>,
+    #[serde(default)]
     pub effort: Effort,
 }
 

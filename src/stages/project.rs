@@ -39,6 +39,7 @@ pub struct Projected {
     pub part: u64,
     pub rows: u64,
     pub keys: Vec<String>,
+    #[serde(default)]
     pub effort: Effort,
 }
 

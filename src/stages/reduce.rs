@@ -53,6 +53,7 @@ pub struct Reduced {
     pub labels: Vec<LabelCount>,
     pub shards: Vec<ShardEntry>,
     pub figures: RunFigures,
+    #[serde(default)]
     pub effort: Effort,
 }
 

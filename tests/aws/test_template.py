@@ -231,3 +231,40 @@ def test_buckets_are_closed_encrypted_versioned_and_kept():
         assert "BucketEncryption" in properties and "LifecycleConfiguration" in properties
         (statement,) = RESOURCES[f"{name}Policy"]["Properties"]["PolicyDocument"]["Statement"]
         assert statement["Effect"] == "Deny" and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def pomona_metrics():
+    """What src/metrics.rs writes."""
+    text = (ROOT / "src/metrics.rs").read_text()
+    counted = re.search(r"COUNTED: \[&str; \d+\] = \[(.*?)\]", text).group(1)
+    return set(re.findall(r'"(\w+)"', counted)) | set(re.findall(r'"Name": "(\w+)"', text))
+
+
+def test_the_dashboard_and_the_alarms_watch_what_is_there():
+    body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Sub"]
+    filled = re.sub(r"\$\{(AWS::)?(\w+)\}", r"\2", body)
+    assert set(re.findall(r"\$\{([A-Z]\w+)\}", body)) <= set(RESOURCES) | {"AWS"}
+    functions = {f"{name}Function" for name in FUNCTIONS}
+    watched = []
+    for widget in json.loads(filled)["widgets"]:
+        assert widget["x"] + widget["width"] <= 24
+        for metric in widget["properties"]["metrics"]:
+            watched.append(tuple(metric[:4]))
+    alarms = {name: r for name, r in RESOURCES.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+    assert set(alarms) == {"FailedAlarm", "DeadLetterAlarm", "RejectsAlarm", "SlowAlarm", "SpendingAlarm"}
+    for alarm in alarms.values():
+        assert alarm["Condition"] == "HasAlarmEmail" and alarm["Properties"]["AlarmActions"] == [{"Ref": "Alerts"}]
+        (dimension,) = alarm["Properties"]["Dimensions"]
+        value = dimension["Value"].get("Sub", "")
+        watched.append((alarm["Properties"]["Namespace"], alarm["Properties"]["MetricName"], dimension["Name"], value.replace("${AWS::StackName}", "StackName")))
+    ours = [metric for metric in watched if metric[0] == "Pomona"]
+    assert len(ours) >= 10
+    for _, metric, dimension, value in ours:
+        assert metric in pomona_metrics() and dimension == "Function"
+        assert value.removeprefix("StackName-") in functions, value
+    assert RESOURCES["SlowAlarm"]["Properties"]["Threshold"] == 0.9 * TEMPLATE["Globals"]["Function"]["Timeout"] * 1000
+
+
+def test_the_state_machine_has_the_name_that_status_looks_for():
+    assert RESOURCES["Pipeline"]["Properties"]["Name"] == {"Sub": "${AWS::StackName}-pipeline"}
+    assert 'PIPELINE: &str = "-pipeline"' in (ROOT / "src/cli/cloud.rs").read_text()

@@ -1,0 +1,134 @@
+//! The report of a large data set: bounded, whatever the number of images.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+mod common;
+
+use common::png;
+use pomona::{
+    dataset::{BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, Version, keys},
+    effort::Effort,
+    extractor::{FeatureRange, embedded_info},
+    moments::{ShardMoments, TotalMoments},
+    pca::{self, Keep},
+    preprocess::{Reason, Reject},
+    receipt::{Place, Receipt, StageRecords},
+    report,
+    settings::Settings,
+    store::{MemoryStore, Store},
+    tables::{self, ScoreRows},
+};
+
+const IMAGES: usize = 100_000;
+const PARTS: usize = 100;
+const LABELS: usize = 400;
+const COLUMNS: usize = 12;
+const KEPT: usize = 10;
+
+fn path(i: usize) -> String {
+    format!("Training/A label with a rather long name, number {:03}/photo-{i:07}-of-the-orchard_100.jpg", i % LABELS)
+}
+
+fn label(i: usize) -> String {
+    format!("A label with a rather long name, number {i:03}")
+}
+
+fn noise(i: usize) -> f32 {
+    ((i as u64).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 40) as f32
+        / 4_194_304.0
+}
+
+async fn fill(output: &MemoryStore) -> Manifest {
+    let features: Vec<f32> = (0..40 * COLUMNS).map(noise).collect();
+    let per_unit = f64::from(1 << 20);
+    let features: Vec<f32> = features.iter().map(|x| ((f64::from(*x) * per_unit).round() / per_unit) as f32).collect();
+    let mut totals = TotalMoments::zero(COLUMNS);
+    totals.add(&ShardMoments::of(&features, COLUMNS, per_unit).unwrap()).unwrap();
+    let basis = pca::fit(&totals, per_unit, true, Some(Keep::Components(KEPT))).unwrap();
+    output.put(&keys::basis("b"), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
+
+    let each = IMAGES / PARTS;
+    let mut parts = Vec::new();
+    for part in 0..PARTS {
+        let rows = part * each..(part + 1) * each;
+        let table = ScoreRows {
+            paths: rows.clone().map(path).collect(),
+            labels: rows.clone().map(|i| Some(label(i % LABELS))).collect(),
+            scores: rows.flat_map(|i| (0..KEPT).map(move |k| noise(i * KEPT + k) - 2.0)).collect(),
+        };
+        let key = keys::part(Version(1), None, part as u64);
+        output.put(&key, tables::write_scores(table, KEPT, true, "x", "b").unwrap()).await.unwrap();
+        parts.push(key);
+    }
+    let reject =
+        |i: usize| RejectedObject { path: path(i), reject: Reject::new(Reason::NotAnImage, "no bytes of an image") };
+    let rejects: Vec<_> = (0..5_000).map(reject).collect();
+    let key = keys::rejects(Version(1));
+    output.put(&key, tables::write_rejects(&rejects, "x").unwrap()).await.unwrap();
+    Manifest {
+        format: 1,
+        version: Version(1),
+        parent: None,
+        run: "large".to_owned().try_into().unwrap(),
+        created: "2026-11-22T06:00:00Z".to_owned(),
+        finished: "2026-11-22T06:10:00Z".to_owned(),
+        pomona: "0".to_owned(),
+        input: "s3://bucket/images/".to_owned(),
+        settings: Settings::default(),
+        extractor: embedded_info(FeatureRange::default()),
+        images: IMAGES as u64,
+        rejects: rejects.len() as u64,
+        ignored: Some(0),
+        labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
+        basis: BasisSummary {
+            id: "b".to_owned(),
+            key: keys::basis("b"),
+            components: KEPT,
+            explained_variance: basis.explained_variance.clone(),
+            explained_variance_ratio: basis.explained_variance_ratio.clone(),
+            total_variance: basis.total_variance,
+            columns: COLUMNS,
+            constant_columns: 0,
+            components_for_90_percent: basis.components_for(0.9),
+            components_for_99_percent: basis.components_for(0.99),
+        },
+        moments: keys::totals("t"),
+        outputs: Outputs { parts, csv: None, rejects: key },
+        shards: Vec::new(),
+        figures: RunFigures { inferred: IMAGES as u64, ..RunFigures::default() },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_of_a_hundred_thousand_images_is_below_five_megabytes() {
+    let (input, output) = (MemoryStore::new(), MemoryStore::new());
+    let manifest = fill(&output).await;
+    let pictures: Vec<_> = (0..64).map(png).collect();
+    for i in 0..IMAGES {
+        input.put(&path(i), pictures[i % 64].clone()).await.unwrap();
+    }
+    let effort = |i: usize| Effort {
+        began: format!("2026-11-22T06:00:{:02}Z", i % 60),
+        milliseconds: 900,
+        memory_mb: Some(1_769),
+    };
+    let records = [
+        StageRecords::one("plan", effort(0)),
+        StageRecords { stage: "featurize", pieces: (0..1_000).map(|i| (format!("{i:032x}"), effort(i))).collect() },
+    ];
+    let at = Place::Lambda { region: "eu-west-3".to_owned() };
+    let receipt = Receipt::of(&manifest, 0, &records, at).unwrap();
+    let written = report::write(&input, &output, &manifest, &records, &receipt).await.unwrap();
+    let page = String::from_utf8(output.get(&written.report).await.unwrap().to_vec()).unwrap();
+    assert!(page.len() < 5_000_000, "{} bytes", page.len());
+    // What is left out is said.
+    for said in
+        ["300 of 100,000 are drawn", "of 100,000 images", "The first 60 are", "40 of them shown", "and 200 more"]
+    {
+        assert!(page.contains(said), "{said}");
+    }
+    assert_eq!(page.matches("class=\"point\"").count(), 600);
+    assert!(page.contains("data:image/jpeg;base64,"));
+    // 1,001 pieces of 0.9 s with 1,769 MB each.
+    assert!((receipt.usage.gb_seconds - 1_001.0 * 0.9 * 1_769.0 / 1_024.0).abs() < 1e-6);
+    assert!(receipt.billed() && receipt.prices.region == "eu-west-3");
+}
