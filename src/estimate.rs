@@ -338,6 +338,13 @@ fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> Vec<Limit> {
             remedy: "lower shard_size or raise FeaturizeMemory",
         });
     }
+    if deployment.concurrency > deployment.account_concurrency {
+        limits.push(Limit {
+            what: "MaxConcurrency is above what the account may run at once: calls are refused and come again",
+            images: u64::from(deployment.account_concurrency) * u64::from(work.shard_size),
+            remedy: "lower MaxConcurrency, or ask for more concurrency of Lambda under Service Quotas",
+        });
+    }
     limits.sort_by_key(|limit| limit.images);
     limits
 }
