@@ -186,7 +186,12 @@ fn ctrl_c_keeps_what_is_done() {
     write_images(&images, 3_000);
     let mut child = run(&images, &output, &["--threads", "1"]).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
-    while !output.join("runs").exists() && started.elapsed() < Duration::from_secs(30) {
+    // Once it is planned, images go through the model.
+    let planned = || {
+        let runs = fs::read_dir(output.join("runs")).into_iter().flatten();
+        runs.flatten().any(|run| run.path().join("featurize.jsonl").exists())
+    };
+    while !planned() && started.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(150));

@@ -156,7 +156,7 @@ impl Scree {
             .margin(MARGIN * scale)
             .x_label_area_size(54 * scale)
             .y_label_area_size(72 * scale)
-            .right_y_label_area_size(72 * scale)
+            .right_y_label_area_size(96 * scale)
             .build_cartesian_2d(-0.6..shown as f64 - 0.4, 0.0..highest)
             .map_err(failed)?
             .set_secondary_coord(-0.6..shown as f64 - 0.4, 0.0..1.0f64);
