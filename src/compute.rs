@@ -1,5 +1,7 @@
 //! Where computations run.
 
+use std::{panic::resume_unwind, thread};
+
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{Error, ErrorKind, Result};
@@ -14,4 +16,16 @@ pub(crate) async fn compute<T: Send + 'static>(work: impl FnOnce() -> Result<T> 
             .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "a computation did not end").source(e))),
         _ => work(),
     }
+}
+
+/// Does both at once, in two threads. A panic of either goes on here.
+pub(crate) fn both<A: Send, B>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| {
+        let a = scope.spawn(a);
+        let b = b();
+        match a.join() {
+            Ok(a) => (a, b),
+            Err(panic) => resume_unwind(panic),
+        }
+    })
 }

@@ -3,7 +3,8 @@
 //! A folder of images goes in; MobileNetV2 features, a PCA and Parquet tables come out. The five stages of a run
 //! ([`stages`]) are plain async functions over a small [`store`] trait; [`pipeline`] calls them in one process.
 //!
-//! Dependencies point one way: [`erase`] -> `pipeline` -> [`stages`] -> [`diff`], [`inbox`], [`vacuum`] -> [`dataset`],
+//! Dependencies point one way: [`erase`] -> `pipeline` -> [`stages`] -> [`report`] -> [`receipt`] -> [`estimate`] ->
+//! [`prices`]; `stages` -> [`diff`], [`inbox`], [`vacuum`] -> [`dataset`],
 //! [`tables`], [`pca`], [`moments`], [`shard`], [`extractor`], [`kernels`], [`preprocess`] -> [`store`], [`error`](crate::Error). `docs/architecture.md` tells what
 //! each owns and what must hold.
 

@@ -140,7 +140,8 @@ impl Line {
             invocations: records.pieces.len() as u64,
             milliseconds: by_memory.values().sum(),
             memory_mb: by_memory.keys().max().copied().flatten(),
-            gb_seconds: by_memory.iter().map(gb_seconds).sum(),
+            // An empty sum would be -0.
+            gb_seconds: by_memory.iter().map(gb_seconds).fold(0.0, |sum, part| sum + part),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     receipt::{Receipt, StageRecords},
     store::Store,
     tables,
+    text::percent,
 };
 use findings::{Duplicates, Outliers, Scores, evenly};
 use plots::{Scatter, Scree};
@@ -154,7 +155,7 @@ impl Content<'_> {
         };
         let share = |component: usize| {
             let share = self.manifest.basis.explained_variance_ratio.get(component).copied().unwrap_or(0.0);
-            format!("pc_{component} ({:.1} % of the variance)", share * 100.0)
+            format!("pc_{component} ({} of the variance)", percent(share))
         };
         Some(Scatter {
             axes: [share(first), share(first + 1)],

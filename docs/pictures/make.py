@@ -10,16 +10,17 @@ import html
 import json
 import pathlib
 import re
-import shutil
 import subprocess
+import sys
 import tempfile
 
 from playwright.sync_api import sync_playwright
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+sys.path.insert(0, str(ROOT / "tests/browser"))
+import chromium  # noqa: E402
+
 TERMINAL = """<!doctype html><meta charset=utf-8><style>
 body{{margin:0;padding:14px 18px;background:#161b18;color:#dbe4de;font:14px/1.35 'DejaVu Sans Mono',monospace;width:max-content}}
 pre{{margin:0;font:inherit}} b{{color:#7fd0a4;font-weight:400}}</style><pre>{text}</pre>"""
@@ -60,10 +61,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pomona", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         folder = pathlib.Path(folder)
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = chromium.launch(playwright)
         for name, text in (("terminal", terminal(args.pomona.resolve(), folder)), ("dashboard", dashboard())):
             page = browser.new_page(viewport={"width": 900, "height": 300})
             page.set_content(text)

@@ -3,9 +3,10 @@
 //! They are plain code that is compiled twice, for any processor and for AVX2. Products are not fused, and each sum has
 //! one order, so both give the same bits.
 
-use std::{ops::Range, panic::resume_unwind, thread};
+use std::ops::Range;
 
 use super::Instructions;
+use crate::compute::both;
 
 /// Partial sums of a scalar product.
 const LANES: usize = 8;
@@ -114,17 +115,7 @@ fn half(rows: usize) -> usize {
 
 /// Does both, in two threads where there are so many rows that it pays.
 fn beside<A: Send, B>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (A, B) {
-    if rows < ALONE {
-        return (a(), b());
-    }
-    thread::scope(|scope| {
-        let a = scope.spawn(a);
-        let b = b();
-        match a.join() {
-            Ok(a) => (a, b),
-            Err(panic) => resume_unwind(panic),
-        }
-    })
+    if rows < ALONE { (a(), b()) } else { both(a, b) }
 }
 
 /// What the given rows, and the columns that they stand for above the diagonal, add to the product; up to the last row.

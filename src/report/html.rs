@@ -8,7 +8,6 @@ use super::{
     Content, LISTED, REJECTS,
     findings::evenly,
     plots::{PALETTE, Scatter},
-    sample::{PICTURE, PICTURES_PER_ROW},
 };
 use crate::{
     Result,
@@ -190,7 +189,7 @@ fn map(content: &Content<'_>, scatters: &[Scatter]) -> Result<Markup> {
 
 fn point_of(content: &Content<'_>, row: usize, (x, y): (i32, i32), label: usize) -> Markup {
     let path = &content.sample.paths[row];
-    let picture = content.sheet.places.get(path).map(usize::to_string).unwrap_or_default();
+    let picture = content.sheet.position(path).unwrap_or_default();
     html! {
         circle .point cx=(x) cy=(y) r="4" fill=(colour(label)) data-label=(label) data-path=(path)
             data-name=(label_of(content, row)) data-picture=(picture) {}
@@ -208,12 +207,8 @@ fn label_of<'a>(content: &'a Content<'_>, row: usize) -> &'a str {
 
 /// A picture, or an empty frame where there is none.
 fn picture(content: &Content<'_>, path: &str) -> Markup {
-    match content.sheet.places.get(path) {
-        Some(place) => {
-            let at = |n: usize| n * PICTURE as usize;
-            let (x, y) = (at(place % PICTURES_PER_ROW), at(place / PICTURES_PER_ROW));
-            html! { span .pic title=(path) style=(format!("background-position:-{x}px -{y}px")) {} }
-        }
+    match content.sheet.position(path) {
+        Some(position) => html! { span .pic title=(path) style=(format!("background-position:{position}")) {} },
         None => html! { span .pic .none title=(path) { "no picture" } },
     }
 }

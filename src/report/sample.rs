@@ -26,8 +26,8 @@ const PIXELS: u64 = 16_000_000;
 /// Each may be as large as an image may be.
 const READS_AT_A_TIME: usize = 6;
 /// Side of a picture, pixels, and pictures in a row of the sheet.
-pub const PICTURE: u32 = 56;
-pub const PICTURES_PER_ROW: usize = 20;
+const PICTURE: u32 = 56;
+const PICTURES_PER_ROW: usize = 20;
 const JPEG_QUALITY: u8 = 78;
 
 /// Rows of the PCA table.
@@ -79,8 +79,16 @@ pub struct Sheet {
     /// A `data:` address; empty when there are no pictures.
     pub address: String,
     /// Where in the sheet the picture of a path is.
-    pub places: HashMap<String, usize>,
-    pub rows: usize,
+    places: HashMap<String, usize>,
+}
+
+impl Sheet {
+    /// What moves the sheet so that the picture of a path shows, as CSS has it; none when it has no picture.
+    pub fn position(&self, path: &str) -> Option<String> {
+        let place = self.places.get(path)?;
+        let at = |n: usize| n * PICTURE as usize;
+        Some(format!("-{}px -{}px", at(place % PICTURES_PER_ROW), at(place / PICTURES_PER_ROW)))
+    }
 }
 
 /// Makes the pictures of `paths`, as far as they can be read and the bounds allow.
@@ -106,7 +114,6 @@ pub async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
         }
     }
     drop(reads);
-    sheet.rows = made.len().div_ceil(PICTURES_PER_ROW);
     if !made.is_empty() {
         sheet.address = compute(move || join(&made)).await?;
     }

@@ -1,14 +1,11 @@
 "use strict";
 (() => {
-  const PICTURE = 56, PER_ROW = 20;
   const card = document.getElementById("card");
   const [picture, path, label] = [".pic", ".path", ".label"].map((name) => card.querySelector(name));
 
   const show = (point) => {
-    const place = point.dataset.picture;
-    picture.hidden = place === "";
-    picture.style.display = place === "" ? "none" : "";
-    picture.style.backgroundPosition = `-${(place % PER_ROW) * PICTURE}px -${Math.floor(place / PER_ROW) * PICTURE}px`;
+    picture.style.display = point.dataset.picture ? "" : "none";
+    picture.style.backgroundPosition = point.dataset.picture;
     path.textContent = point.dataset.path;
     label.textContent = point.dataset.name;
     card.hidden = false;

@@ -1,9 +1,6 @@
 //! Features and moments of one shard.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    thread,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -13,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::{Monitor, ObjectRange, Site, Stop};
 use crate::{
     Error, ErrorKind, Result,
-    compute::compute,
+    compute::{both, compute},
     dataset::{self, LabelCount, RejectedObject, RunId, ShardRecord, keys},
     effort::{Effort, Timer},
     engine::Engine,
@@ -294,18 +291,19 @@ async fn finish(
     let (features, moments, record) = compute(move || {
         let id = extractor.id.as_str();
         let features = table.features.clone();
-        thread::scope(|scope| {
-            let table = scope.spawn(|| tables::write_features(table, extractor.columns, id));
-            // The sums of both halves are those of all.
-            let (first, second) = features.split_at(record.rows as usize / 2 * extractor.columns);
-            let sums = |part| ShardMoments::of(part, extractor.columns, extractor.feature_range.per_unit());
-            let second = scope.spawn(move || sums(second));
-            let mut moments = sums(first)?;
-            let panicked = |_| Error::new(ErrorKind::InternalBug, "a part of a shard's work did not end");
-            moments.append(&second.join().map_err(panicked)??)?;
-            let moments = tables::write_shard_moments(&moments, id)?;
-            Ok((table.join().map_err(panicked)??, moments, record))
-        })
+        let sums = |part| ShardMoments::of(part, extractor.columns, extractor.feature_range.per_unit());
+        let (table, moments) = both(
+            || tables::write_features(table, extractor.columns, id),
+            || {
+                // The sums of both halves are those of all.
+                let (first, second) = features.split_at(record.rows as usize / 2 * extractor.columns);
+                let (second, first) = both(|| sums(second), || sums(first));
+                let mut moments = first?;
+                moments.append(&second?)?;
+                tables::write_shard_moments(&moments, id)
+            },
+        );
+        Ok((table?, moments?, record))
     })
     .await?;
     output.put(&keys::features(&shard), features).await?;

@@ -1,9 +1,6 @@
 //! Adds the sums up and fits the PCA.
 
-use std::{
-    collections::{HashMap, HashSet},
-    thread,
-};
+use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -14,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    compute::compute,
+    compute::{both, compute},
     dataset::{
         self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord, Version,
         keys,
@@ -88,23 +85,17 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
     let extractor = plan.extractor.clone();
     let settings = plan.settings.clone();
     let fitted = compute(move || {
-        // Naming and writing the sums takes as long as a quarter of the fit.
-        let (basis, totals_file, totals_id) = thread::scope(|scope| {
-            let written =
-                scope.spawn(|| (tables::write_total_moments(&totals, extractor.id.as_str()), totals_id(&totals)));
-            let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca);
-            let basis = kept.is_none().then(fit).transpose()?;
-            let panicked = |_| Error::new(ErrorKind::InternalBug, "writing the sums did not end");
-            let (file, id) = written.join().map_err(panicked)?;
-            Ok::<_, Error>((basis, file?, id))
-        })?;
-        let Some(basis) = basis else {
-            let kept = kept.ok_or_else(|| Error::new(ErrorKind::InternalBug, "there is no basis"))?;
-            return Ok((kept, None, totals_id, totals_file));
-        };
+        let write = || (totals_id(&totals), tables::write_total_moments(&totals, extractor.id.as_str()));
+        if let Some(kept) = kept {
+            let (totals_id, totals_file) = write();
+            return Ok((kept, None, totals_id, totals_file?));
+        }
+        let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca);
+        let ((totals_id, totals_file), basis) = both(write, fit);
+        let basis = basis?;
         let id = basis_id(&extractor.id, &settings, &totals_id)?;
         let basis_file = tables::write_basis(&basis, extractor.id.as_str(), &id)?;
-        Ok((summary(&basis, id), Some(basis_file), totals_id, totals_file))
+        Ok((summary(&basis, id), Some(basis_file), totals_id, totals_file?))
     });
     let (summary, basis_file, totals_id, totals_file) = fitted.await?;
     output.put(&keys::totals(&totals_id), totals_file).await?;

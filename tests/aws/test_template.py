@@ -268,3 +268,13 @@ def test_the_dashboard_and_the_alarms_watch_what_is_there():
 def test_the_state_machine_has_the_name_that_status_looks_for():
     assert RESOURCES["Pipeline"]["Properties"]["Name"] == {"Sub": "${AWS::StackName}-pipeline"}
     assert 'PIPELINE: &str = "-pipeline"' in (ROOT / "src/cli/cloud.rs").read_text()
+
+
+def test_the_estimate_knows_the_memory_of_the_functions():
+    text = (ROOT / "src/estimate.rs").read_text()
+    memory = {name: int(mb.replace("_", "")) for name, mb in re.findall(r"const (\w+)_MB: f64 = ([\d_]+)\.0;", text)}
+    of = lambda name: RESOURCES[f"{name}Function"]["Properties"]["MemorySize"]  # noqa: E731
+    assert {of("Plan"), of("Project"), of("Publish")} == {memory["PLAN"]} and of("Reduce") == memory["REDUCE"]
+    featurize = TEMPLATE["Parameters"]["FeaturizeMemory"]["Default"]
+    assert of("Featurize") == {"Ref": "FeaturizeMemory"} and f"Deployment {{ memory: {featurize:_}," in text
+    assert f"concurrency: {TEMPLATE['Parameters']['MaxConcurrency']['Default']}, account" in text

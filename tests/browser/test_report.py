@@ -3,17 +3,14 @@
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 
+import chromium
 import pytest
 from playwright.sync_api import sync_playwright
 
 ROOT = pathlib.Path(__file__).parents[2]
 POMONA = os.environ.get("POMONA", str(ROOT / "target/release/pomona"))
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
 # Folder and file names that would run, break out of an attribute, or turn the line around.
 LABELS = ["<img src=x onerror=alert(1)>", "\"quoted\" 'label' & <b>bold<b>", "תפוחים אדומים \u202e txt", "<script>alert(2)<script>"]
 FILE = "a\"onmouseover=alert(3) '<svg onload=alert(4)> ملف.jpg"
@@ -39,9 +36,8 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    assert CHROMIUM, "no Chromium on this machine: apt-get install chromium (or set CHROMIUM)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = chromium.launch(playwright)
         yield browser
         browser.close()
 

@@ -3,13 +3,10 @@
 //! A function's `main` names its stage; everything else here is plumbing. An error of the library becomes a Lambda
 //! error whose `errorType` is the kind's name, which is what the state machine's Retry and Catch lists match on.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
-use pomona::{Error, ErrorKind, Result, metrics, stages::Site, store};
+use pomona::{Error, ErrorKind, Result, effort::Timer, metrics, stages::Site, store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -37,17 +34,19 @@ where
     Out: Serialize,
     Fut: Future<Output = Result<Out>>,
 {
+    // Standard output is the log.
     tracing::init_default_subscriber();
     let handle = &handle;
     // The first invocation of an environment is a cold start.
     let first = &AtomicBool::new(true);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
-        let started = Instant::now();
+        let timer = Timer::start();
         let outcome = match decode(&event.payload) {
             Ok(input) => handle(input).await,
             Err(error) => Err(error),
         };
-        log(&event.payload, &outcome, started, first.swap(false, Ordering::Relaxed));
+        let (milliseconds, cold) = (timer.read().milliseconds, first.swap(false, Ordering::Relaxed));
+        println!("{}", metrics::line(&event.payload, &outcome, milliseconds, cold, &function_name()));
         outcome.map_err(diagnostic)
     }))
     .await
@@ -64,15 +63,6 @@ pub fn diagnostic(error: Error) -> Diagnostic {
         error_type: error.kind().name().to_owned(),
         error_message: format!("{error}. {}", error.kind().advice()),
     }
-}
-
-/// One line: the run, what was asked, what came out, how long it took, and metrics. Standard output is the log.
-fn log<T: Serialize>(event: &Value, outcome: &Result<T>, started: Instant, cold: bool) {
-    println!("{}", metrics::line(event, outcome, milliseconds(started), cold, &function_name()));
-}
-
-fn milliseconds(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The stack's name and the function's, without the letters that CloudFormation adds.
