@@ -1,7 +1,5 @@
 //! Where computations run.
 
-use std::{panic::resume_unwind, thread};
-
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{Error, ErrorKind, Result};
@@ -18,14 +16,8 @@ pub(crate) async fn compute<T: Send + 'static>(work: impl FnOnce() -> Result<T> 
     }
 }
 
-/// Does both at once, in two threads. A panic of either goes on here.
-pub(crate) fn both<A: Send, B>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (A, B) {
-    thread::scope(|scope| {
-        let a = scope.spawn(a);
-        let b = b();
-        match a.join() {
-            Ok(a) => (a, b),
-            Err(panic) => resume_unwind(panic),
-        }
-    })
+/// Does both at once where a second thread is free, and one after the other where none is. A panic of either goes on
+/// here. Both are to compute only: what waits would hold up others.
+pub(crate) fn both<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    rayon::join(a, b)
 }

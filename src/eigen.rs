@@ -8,6 +8,7 @@
 
 use crate::{
     Error, ErrorKind, Result,
+    compute::both,
     kernels::linear::{self, RankTwo, dot},
 };
 
@@ -44,12 +45,16 @@ pub fn decompose(matrix: Vec<f64>, size: usize, keep: impl FnOnce(&[f64]) -> usi
     let values = tridiagonal.values()?;
     let kept = keep(&values).min(size);
     let mut vectors = tridiagonal.vectors(&values[..kept])?;
-    // The last reflection was the innermost.
-    for reflector in reflectors.iter().rev() {
-        for vector in vectors.chunks_exact_mut(size) {
-            reflector.apply(vector);
+    let turn_back = |vectors: &mut [f64]| {
+        // The last reflection was the innermost.
+        for reflector in reflectors.iter().rev() {
+            for vector in vectors.chunks_exact_mut(size) {
+                reflector.apply(vector);
+            }
         }
-    }
+    };
+    let (first, second) = vectors.split_at_mut(kept / 2 * size);
+    both(|| turn_back(first), || turn_back(second));
     Ok(Eigen { values, vectors })
 }
 
@@ -97,9 +102,7 @@ impl Reflector {
     fn apply(&self, vector: &mut [f64]) {
         let part = &mut vector[self.start..];
         let along = self.scale * dot(&self.v, part);
-        for (x, v) in part.iter_mut().zip(&self.v) {
-            *x -= along * v;
-        }
+        linear::subtract(part, along, &self.v);
     }
 }
 
@@ -119,10 +122,8 @@ fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflec
     for column in 0..size {
         let mut below: Vec<f64> = (column..size).map(|row| matrix[row * size + column]).collect();
         for RankTwo { v, w } in &pending {
-            let (v0, w0) = (v[column], w[column]);
-            for ((value, v), w) in below.iter_mut().zip(&v[column..]).zip(&w[column..]) {
-                *value -= v * w0 + w * v0;
-            }
+            let (v, w) = (&v[column..], &w[column..]);
+            linear::subtract_both(&mut below, w[0], v, v[0], w);
         }
         diagonal.push(below[0]);
         let from = column + 1;
@@ -156,17 +157,13 @@ fn companion(matrix: &[f64], size: usize, reflector: &Reflector, pending: &[Rank
     for change in pending {
         let (before_v, before_w) = (&change.v[*start..], &change.w[*start..]);
         let (along_v, along_w) = (dot(before_v, v), dot(before_w, v));
-        for ((p, v), w) in p.iter_mut().zip(before_v).zip(before_w) {
-            *p -= v * along_w + w * along_v;
-        }
+        linear::subtract_both(&mut p, along_w, before_v, along_v, before_w);
     }
     for value in &mut p {
         *value *= scale;
     }
     let half = 0.5 * scale * dot(v, &p);
-    for (p, v) in p.iter_mut().zip(v) {
-        *p -= half * v;
-    }
+    linear::subtract(&mut p, half, v);
     p
 }
 
@@ -261,9 +258,7 @@ impl Tridiagonal {
                 for _ in 0..2 {
                     for other in vectors[group * size..].chunks_exact(size) {
                         let along = dot(other, &vector);
-                        for (x, o) in vector.iter_mut().zip(other) {
-                            *x -= along * o;
-                        }
+                        linear::subtract(&mut vector, along, other);
                     }
                 }
                 let length = norm(&vector);

@@ -28,9 +28,9 @@ pub struct RankTwo {
 
 /// Defines a function whose body is compiled for AVX2 as well, and chosen when it is called.
 macro_rules! compiled_twice {
-    ($(#[$doc:meta])* $name:ident, $wide:ident, $body:ident, ($($arg:ident: $kind:ty),*) $(-> $out:ty)?) => {
+    ($(#[$doc:meta])* $public:vis $name:ident, $wide:ident, $body:ident, ($($arg:ident: $kind:ty),*) $(-> $out:ty)?) => {
         $(#[$doc])*
-        fn $name($($arg: $kind),*) $(-> $out)? {
+        $public fn $name($($arg: $kind),*) $(-> $out)? {
             match Instructions::chosen() {
                 // SAFETY: chosen from those that the processor has.
                 #[cfg(target_arch = "x86_64")]
@@ -51,6 +51,18 @@ macro_rules! compiled_twice {
 }
 
 compiled_twice!(
+    /// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
+    pub dot, dot_avx2, dot_body, (a: &[f64], b: &[f64]) -> f64
+);
+compiled_twice!(
+    /// `x -= a v`
+    pub subtract, subtract_avx2, subtract_body, (x: &mut [f64], a: f64, v: &[f64])
+);
+compiled_twice!(
+    /// `x -= a v + b w`
+    pub subtract_both, subtract_both_avx2, subtract_both_body, (x: &mut [f64], a: f64, v: &[f64], b: f64, w: &[f64])
+);
+compiled_twice!(
     multiply_rows, multiply_rows_avx2, multiply_rows_body,
     (matrix: &[f64], size: usize, from: usize, v: &[f64], rows: Range<usize>) -> Vec<f64>
 );
@@ -69,9 +81,8 @@ fn total(sums: [f64; LANES]) -> f64 {
     ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
 }
 
-/// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
 #[inline(always)]
-pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+fn dot_body(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y);
@@ -82,6 +93,20 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     total(sums) + tail
+}
+
+#[inline(always)]
+fn subtract_body(x: &mut [f64], a: f64, v: &[f64]) {
+    for (x, v) in x.iter_mut().zip(v) {
+        *x -= a * v;
+    }
+}
+
+#[inline(always)]
+fn subtract_both_body(x: &mut [f64], a: f64, v: &[f64], b: f64, w: &[f64]) {
+    for ((x, v), w) in x.iter_mut().zip(v).zip(w) {
+        *x -= a * v + b * w;
+    }
 }
 
 /// `matrix v` for the part of a `[size, size]` matrix from row and column `from` on; `v` and the product begin there.
@@ -114,7 +139,7 @@ fn half(rows: usize) -> usize {
 }
 
 /// Does both, in two threads where there are so many rows that it pays.
-fn beside<A: Send, B>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (A, B) {
+fn beside<A: Send, B: Send>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
     if rows < ALONE { (a(), b()) } else { both(a, b) }
 }
 
@@ -245,6 +270,13 @@ mod tests {
             let change = |at: usize| RankTwo { v: rest[at..at + size].to_vec(), w: rest[at + size..at + 2 * size].to_vec() };
             let changes = [change(0), change(2 * size)];
             let v = &rest[from..size];
+            prop_assert_eq!(dot(v, &matrix[..v.len()]).to_bits(), dot_body(v, &matrix[..v.len()]).to_bits());
+            let (mut chosen, mut plain) = (v.to_vec(), v.to_vec());
+            subtract(&mut chosen, rest[0], &matrix[..v.len()]);
+            subtract_body(&mut plain, rest[0], &matrix[..v.len()]);
+            subtract_both(&mut chosen, rest[1], v, rest[2], &rest[size..size + v.len()]);
+            subtract_both_body(&mut plain, rest[1], v, rest[2], &rest[size..size + v.len()]);
+            prop_assert_eq!(bits(&chosen), bits(&plain));
 
             let all = 0..size - from;
             let plain = multiply_rows_body(matrix, size, from, v, all.clone());
