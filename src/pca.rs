@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, ErrorKind, Result, eigen,
+    Error, ErrorKind, Result,
+    compute::both,
+    eigen,
     kernels::linear::{Loadings, ROWS},
     moments::TotalMoments,
 };
@@ -128,17 +130,23 @@ pub fn fit(moments: &TotalMoments, per_unit: f64, standardize: bool, keep: Optio
     let deviation: Vec<f64> = varying.iter().map(|i| (scatter(*i, *i) as f64).sqrt()).collect();
     let size = varying.len();
     let mut matrix = vec![0.0; size * size];
-    for (a, row) in matrix.chunks_exact_mut(size).enumerate() {
-        for (b, entry) in row.iter_mut().enumerate().take(a + 1) {
-            *entry = if !standardize {
-                scatter(varying[b], varying[a]) as f64 / divisor
-            } else if a == b {
-                1.0
-            } else {
-                scatter(varying[b], varying[a]) as f64 / (deviation[b] * deviation[a])
-            };
+    let fill = |rows: &mut [f64], first: usize| {
+        for (row, a) in rows.chunks_exact_mut(size).zip(first..) {
+            for (b, entry) in row.iter_mut().enumerate().take(a + 1) {
+                *entry = if !standardize {
+                    scatter(varying[b], varying[a]) as f64 / divisor
+                } else if a == b {
+                    1.0
+                } else {
+                    scatter(varying[b], varying[a]) as f64 / (deviation[b] * deviation[a])
+                };
+            }
         }
-    }
+    };
+    // Half of a triangle lies above this row.
+    let half = size * 181 / 256;
+    let (above, below) = matrix.split_at_mut(half * size);
+    both(|| fill(above, 0), || fill(below, half));
     let total_variance = (0..size).map(|i| matrix[i * size + i]).sum();
     let eigen = eigen::decompose(matrix, size, |values| match keep {
         None => DEFAULT_COMPONENTS.min(possible),

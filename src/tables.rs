@@ -35,6 +35,8 @@ pub const EXTRACTOR: &str = "pomona.extractor";
 /// Footer key of the basis's id.
 pub const BASIS: &str = "pomona.basis";
 const ROWS: &str = "pomona.rows";
+/// The column of sums of moments.
+const SUM: &str = "sum";
 const TOTAL_VARIANCE: &str = "pomona.total_variance";
 const SPECTRUM: &str = "pomona.spectrum";
 /// Digits of a total: 2^127 has 39, and 10^38 is beyond any data set.
@@ -95,15 +97,15 @@ fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)]) -> Result<Byte
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_key_value_metadata(Some(pairs.collect()));
     for field in schema.fields() {
-        // Numbers repeat too rarely for a dictionary, and nobody filters by the bounds of a feature.
-        let path = match field.data_type() {
-            DataType::List(_) => vec![field.name().clone(), "list".to_owned(), "element".to_owned()],
+        // Numbers repeat too rarely for a dictionary, and nobody filters by the bounds of a feature or of a sum.
+        let (path, bounds) = match field.data_type() {
+            DataType::List(_) => (vec![field.name().clone(), "list".to_owned(), "element".to_owned()], false),
             DataType::Utf8 => continue,
-            _ => vec![field.name().clone()],
+            _ => (vec![field.name().clone()], field.name() != SUM),
         };
         let path = parquet::schema::types::ColumnPath::new(path);
         properties = properties.set_column_dictionary_enabled(path.clone(), false);
-        if matches!(field.data_type(), DataType::List(_)) {
+        if !bounds {
             properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
     }
@@ -213,12 +215,12 @@ pub fn read_features(file: Bytes, columns: usize, key: &str) -> Result<FeatureRo
     })?;
     table.each("features", |column| {
         let lists = column.as_list_opt::<i32>()?;
-        for i in 0..lists.len() {
-            if lists.value_length(i) as usize != columns {
-                return None;
-            }
-            rows.features.extend(lists.value(i).as_primitive_opt::<Float32Type>()?.values());
+        if (0..lists.len()).any(|i| lists.value_length(i) as usize != columns) {
+            return None;
         }
+        let offsets = lists.value_offsets();
+        let values = lists.values().as_primitive_opt::<Float32Type>()?.values();
+        rows.features.extend_from_slice(values.get(*offsets.first()? as usize..*offsets.last()? as usize)?);
         Some(())
     })?;
     Ok(rows)
@@ -240,7 +242,7 @@ const COLUMNS: &str = "pomona.columns";
 pub fn write_shard_moments(moments: &ShardMoments, extractor: &str) -> Result<Bytes> {
     let (rows, columns) = moments_footer(moments);
     let values = Int64Array::from([moments.sums(), moments.products()].concat());
-    let field = Field::new("sum", DataType::Int64, false);
+    let field = Field::new(SUM, DataType::Int64, false);
     write(vec![(field, Arc::new(values))], &[(EXTRACTOR, extractor), (ROWS, &rows), (COLUMNS, &columns)])
 }
 
@@ -250,7 +252,7 @@ pub fn write_total_moments(moments: &TotalMoments, extractor: &str) -> Result<By
     let values = Decimal128Array::from([moments.sums(), moments.products()].concat())
         .with_precision_and_scale(TOTAL_DIGITS, 0)
         .map_err(bug)?;
-    let field = Field::new("sum", DataType::Decimal128(TOTAL_DIGITS, 0), false);
+    let field = Field::new(SUM, DataType::Decimal128(TOTAL_DIGITS, 0), false);
     write(vec![(field, Arc::new(values))], &[(EXTRACTOR, extractor), (ROWS, &rows), (COLUMNS, &columns)])
 }
 
@@ -268,7 +270,7 @@ fn parts<T: Sum>(table: &Table<'_>, mut values: Vec<T>, columns: usize) -> Resul
 pub fn read_shard_moments(file: Bytes, columns: usize, key: &str) -> Result<ShardMoments> {
     let table = Table::read(file, key)?;
     let mut values = Vec::new();
-    table.each("sum", |column| {
+    table.each(SUM, |column| {
         values.extend(column.as_primitive_opt::<Int64Type>()?.values());
         Some(())
     })?;
@@ -279,7 +281,7 @@ pub fn read_shard_moments(file: Bytes, columns: usize, key: &str) -> Result<Shar
 pub fn read_total_moments(file: Bytes, columns: usize, key: &str) -> Result<TotalMoments> {
     let table = Table::read(file, key)?;
     let mut values = Vec::new();
-    table.each("sum", |column| {
+    table.each(SUM, |column| {
         values.extend(column.as_primitive_opt::<Decimal128Type>()?.values());
         Some(())
     })?;

@@ -49,6 +49,18 @@ impl<'a> Scores<'a> {
         squares.sum::<f64>().sqrt()
     }
 
+    /// The distance of two rows when it is below `limit`. Most that are farther apart show it in a few components.
+    fn closer(&self, a: usize, b: usize, limit: f64) -> Option<f64> {
+        let mut squares = 0.0;
+        for (x, y) in self.row(a).chunks(8).zip(self.row(b).chunks(8)) {
+            squares += x.iter().zip(y).map(|(x, y)| f64::from(x - y) * f64::from(x - y)).sum::<f64>();
+            if squares >= limit * limit {
+                return None;
+            }
+        }
+        Some(squares.sqrt()).filter(|distance| *distance < limit)
+    }
+
     /// Distance from the centre in standard deviations of each component (Mahalanobis), against a robust threshold.
     pub fn outliers(&self, variances: &[f64]) -> Outliers {
         let weights: Vec<f64> = variances.iter().map(|v| if *v > 0.0 { 1.0 / v } else { 0.0 }).collect();
@@ -74,8 +86,7 @@ impl<'a> Scores<'a> {
         let mut pairs = Vec::new();
         for (i, a) in rows.iter().enumerate() {
             for b in &rows[i + 1..] {
-                let distance = self.distance(*a, *b);
-                if distance < threshold {
+                if let Some(distance) = self.closer(*a, *b, threshold) {
                     pairs.push((*a, *b, distance));
                 }
             }

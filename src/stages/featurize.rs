@@ -110,7 +110,7 @@ async fn known_rows(output: &dyn Store, shard: &ShardId, sources: &[ShardId], co
     for (key, of_base) in files.chain([(keys::partial(shard), false)]) {
         // A source that was cleaned away, or cannot be read, costs time and nothing else.
         let Some(file) = store::get_opt(output, &key).await? else { continue };
-        let Ok(rows) = tables::read_features(file, columns, &key) else { continue };
+        let Ok(rows) = compute(move || tables::read_features(file, columns, &key)).await else { continue };
         if of_base {
             known.base.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
         }

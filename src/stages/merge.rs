@@ -10,7 +10,7 @@ use crate::{
     dataset::{self, RunId, keys},
     effort::{Effort, Timer},
     extractor::ExtractorId,
-    moments::TotalMoments,
+    moments::{ShardMoments, TotalMoments},
     shard::ShardId,
     store::{self, Store},
     tables,
@@ -45,7 +45,7 @@ pub async fn merge(site: &Site, work: MergeWork) -> Result<Merged> {
     let output = site.output.as_ref();
     let mut ids = Vec::with_capacity(work.shards.len());
     for shard in &work.shards {
-        ids.extend(final_id(output, &work.run, shard).await?.map(|id| (id, 1)));
+        ids.extend(final_id(output, &work.run, shard).await?.map(|id| Sums::Shard(id, 1)));
     }
     let mut totals = TotalMoments::zero(work.columns);
     add(output, &mut totals, ids).await?;
@@ -70,24 +70,48 @@ pub(super) async fn featurized(output: &dyn Store, run: &RunId, planned: &Planne
     store::get_opt(output, &key).await?.map(|record| dataset::from_json(&record, &key)).transpose()
 }
 
-/// Adds the sums of shards so many times each; negative numbers take them away.
-pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, shards: Vec<(ShardId, i64)>) -> Result<()> {
+/// Sums that are added to others.
+pub(super) enum Sums {
+    /// Those of many shards, under this key.
+    Total(String),
+    /// Those of a shard, so many times; negative numbers take them away.
+    Shard(ShardId, i64),
+}
+
+/// Adds sums in their order, and reads some of them ahead.
+pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, sums: Vec<Sums>) -> Result<()> {
     let columns = totals.columns();
-    let reads: Vec<_> = shards
+    let reads: Vec<_> = sums
         .into_iter()
-        .filter(|(_, times)| *times != 0)
-        .map(|(id, times)| async move {
-            let key = keys::moments(&id);
+        .map(|sums| async move {
+            let (key, times) = match sums {
+                Sums::Total(key) => {
+                    let file = output.get(&key).await?;
+                    let read = compute(move || tables::read_total_moments(file, columns, &key)).await?;
+                    return Ok(Read::Total(read));
+                }
+                Sums::Shard(id, times) => (keys::moments(&id), times),
+            };
             let file = output.get(&key).await?;
-            let moments = compute(move || tables::read_shard_moments(file, columns, &key)).await?;
-            Ok::<_, Error>((moments, times))
+            let read = compute(move || tables::read_shard_moments(file, columns, &key)).await?;
+            Ok::<_, Error>(Read::Shard(read, times))
         })
         .collect();
-    let mut read = stream::iter(reads).buffer_unordered(READ_AT_A_TIME);
-    while let Some((moments, times)) = read.try_next().await? {
-        for _ in 0..times.unsigned_abs() {
-            if times > 0 { totals.add(&moments)? } else { totals.subtract(&moments)? }
+    let mut reads = stream::iter(reads).buffered(READ_AT_A_TIME);
+    while let Some(read) = reads.try_next().await? {
+        match read {
+            Read::Total(sums) => totals.add(&sums)?,
+            Read::Shard(sums, times) => {
+                for _ in 0..times.unsigned_abs() {
+                    if times > 0 { totals.add(&sums)? } else { totals.subtract(&sums)? }
+                }
+            }
         }
     }
     Ok(())
+}
+
+enum Read {
+    Total(TotalMoments),
+    Shard(ShardMoments, i64),
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures::try_join;
 use serde::{Deserialize, Serialize};
 
 use super::Site;
@@ -48,14 +49,14 @@ pub async fn project(site: &Site, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = site.output.as_ref();
     let (basis_key, features_key) = (keys::basis(&work.basis), keys::features(&work.shard));
-    let basis = tables::read_basis(output.get(&basis_key).await?, work.columns, &basis_key)?;
-    let features = tables::read_features(output.get(&features_key).await?, work.columns, &features_key)?;
-    let rows = features.len() as u64;
+    let (basis, features) = try_join!(output.get(&basis_key), output.get(&features_key))?;
     let job = work.clone();
-    let files = compute(move || {
+    let (rows, files) = compute(move || {
+        let basis = tables::read_basis(basis, job.columns, &basis_key)?;
+        let features = tables::read_features(features, job.columns, &features_key)?;
         let scores = basis.project(&features.features);
         let rows = ScoreRows { paths: features.paths, labels: features.labels, scores };
-        files(&job, &rows, basis.kept())
+        Ok((rows.paths.len() as u64, files(&job, &rows, basis.kept())?))
     })
     .await?;
     let mut keys_written = Vec::new();

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, featurize, kept_parts, merge,
+    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, featurize, kept_parts,
+    merge::{self, Sums},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -259,8 +260,6 @@ async fn total(
     shards: &[ShardEntry],
     base: Option<&Manifest>,
 ) -> Result<TotalMoments> {
-    let columns = plan.extractor.columns;
-    let mut totals = TotalMoments::zero(columns);
     // How often each shard is to be added.
     let mut change: HashMap<&ShardId, i64> = HashMap::new();
     if plan.groups == 0 {
@@ -269,13 +268,10 @@ async fn total(
             *change.entry(&shard.id).or_default() += 1;
         }
     }
-    for group in 0..plan.groups {
-        let key = keys::merged(&plan.run, group);
-        totals.add(&tables::read_total_moments(output.get(&key).await?, columns, &key)?)?;
-    }
+    let groups = (0..plan.groups).map(|group| Sums::Total(keys::merged(&plan.run, group)));
+    // What is taken away is in the base.
+    let mut sums: Vec<Sums> = groups.chain(base.map(|base| Sums::Total(base.moments.clone()))).collect();
     if let Some(base) = base {
-        let (file, key) = (output.get(&base.moments).await?, base.moments.clone());
-        totals.add(&compute(move || tables::read_total_moments(file, columns, &key)).await?)?;
         let kept: HashSet<&ShardId> = plan.shards.iter().map(|shard| &shard.id).collect();
         for shard in base.shards.iter().filter(|shard| shard.rows > 0) {
             // What was added beforehand left out the shards that stay; there only the others are taken away.
@@ -284,8 +280,10 @@ async fn total(
             }
         }
     }
-    let changed = change.into_iter().map(|(id, times)| (id.clone(), times)).collect();
-    merge::add(output, &mut totals, changed).await?;
+    let change = change.into_iter().filter(|(_, times)| *times != 0);
+    sums.extend(change.map(|(id, times)| Sums::Shard(id.clone(), times)));
+    let mut totals = TotalMoments::zero(plan.extractor.columns);
+    merge::add(output, &mut totals, sums).await?;
     Ok(totals)
 }
 
