@@ -77,6 +77,11 @@ bench-scaling: build .venv/bench/ready ## Time and memory against images and thr
 test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare bits under qemu-user (apt-get install qemu-user-static)
 	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin
 
+# Needs: rustup toolchain install nightly --component miri. An interpreter: no processor here need have AVX-512.
+.PHONY: test-avx512
+test-avx512: ## The kernels with AVX-512, in Miri, against plain code
+	cd tests/avx512 && CARGO_TARGET_DIR=$(abspath target/miri) RUSTFLAGS='-C target-feature=+avx512f,+avx2,+fma' cargo +nightly miri test
+
 .PHONY: pictures
 pictures: build .venv/browser/ready ## Make the pictures of the README again
 	.venv/browser/bin/python docs/pictures/make.py --pomona $(POMONA)

@@ -98,7 +98,6 @@ fn the_number_of_threads_changes_no_byte() {
     assert_eq!(outputs[0], outputs[2]);
 }
 
-/// Killed at many moments; whatever was finished is neither lost nor made again.
 /// From file to scores, with the built-in model: kernels, eigenvectors and projection as each processor would run them.
 #[test]
 fn every_instruction_set_gives_the_same_bytes() {
@@ -108,7 +107,8 @@ fn every_instruction_set_gives_the_same_bytes() {
     // Plain code takes a second for each image, where multiplications are not fused by the processor.
     let varieties: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
     varieties[5..].iter().for_each(|variety| fs::remove_dir_all(variety).unwrap());
-    let made = ["avx2", "neon", "scalar"].map(|name| {
+    // One that the processor has not is the same as none named.
+    let made = ["avx512", "avx2", "neon", "scalar"].map(|name| {
         let output = dir.path().join(name);
         let mut command = pomona();
         command.arg("run").arg(&images).arg(&output).env("POMONA_INSTRUCTIONS", name);
@@ -116,10 +116,10 @@ fn every_instruction_set_gives_the_same_bytes() {
         tables(&output)
     });
     assert!(made[0].len() > 6);
-    assert_eq!(made[0], made[2]);
-    assert_eq!(made[1], made[2]);
+    assert!(made.iter().all(|tables| *tables == made[0]));
 }
 
+/// Killed at many moments; whatever was finished is neither lost nor made again.
 #[test]
 fn a_killed_run_is_continued_and_ends_the_same() {
     let dir = tempfile::tempdir().unwrap();

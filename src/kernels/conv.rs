@@ -3,12 +3,10 @@
 //! Every output starts from its bias and adds its products one after the other, in the order of the kernel's rows,
 //! columns and input channels. How many outputs are worked on at a time changes nothing.
 
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, PANEL, Simd, Vectors};
 
-/// Pixels that are worked on together: 6 x 16 sums fill the registers of AVX2.
-const ROWS: usize = 6;
-/// Output channels of a panel.
-pub const PANEL: usize = 2 * LANES;
+/// Pixels that are worked on together, at most.
+const MOST_ROWS: usize = 12;
 /// Floats of input that stay in the second-level cache while all panels pass over them.
 const CHUNK: usize = 24 * 1_024;
 
@@ -144,9 +142,10 @@ pub struct Dense<'a> {
 impl Dense<'_> {
     /// # Safety
     ///
-    /// The processor has the instructions of `S`.
+    /// The processor has the instructions of `I`.
     #[inline(always)]
-    pub unsafe fn run<S: Simd>(&self, output: &mut [f32]) {
+    pub unsafe fn run<I: Vectors>(&self, output: &mut [f32]) {
+        const { assert!(I::ROWS <= MOST_ROWS && I::Panel::LANES == PANEL && I::Half::LANES == LANES) };
         let Dense { input, from, taps, packed, to, .. } = *self;
         let (outer, inner) = (packed.outer, packed.inner);
         assert!(inner == taps.rows * taps.run && to.channels == outer);
@@ -163,7 +162,7 @@ impl Dense<'_> {
             (to.height, to.width)
         };
         let step = taps.stride * from.channels;
-        let chunk = (CHUNK / inner).next_multiple_of(ROWS).max(ROWS);
+        let chunk = (CHUNK / inner).next_multiple_of(I::ROWS).max(I::ROWS);
         for line in 0..lines {
             let line_input = &input[line * taps.stride * from.row()..];
             let mut start = 0;
@@ -176,7 +175,7 @@ impl Dense<'_> {
                     weights = rest;
                     let mut pixel = start;
                     while pixel < end {
-                        let rows = block(end - pixel);
+                        let rows = block(end - pixel, I::ROWS);
                         let block = Block {
                             input: &line_input[pixel * step..],
                             step,
@@ -187,21 +186,12 @@ impl Dense<'_> {
                             first: line * pixels + pixel,
                             channel: o,
                         };
-                        // SAFETY: the caller has the instructions; the rest is checked above and in `Block::run`.
+                        // SAFETY: the caller has the instructions; the rest is checked above and in `Block::rows`.
                         unsafe {
-                            match (rows, width == PANEL) {
-                                (1, true) => block.run::<S, 1, 2>(self, output),
-                                (2, true) => block.run::<S, 2, 2>(self, output),
-                                (3, true) => block.run::<S, 3, 2>(self, output),
-                                (4, true) => block.run::<S, 4, 2>(self, output),
-                                (5, true) => block.run::<S, 5, 2>(self, output),
-                                (_, true) => block.run::<S, ROWS, 2>(self, output),
-                                (1, false) => block.run::<S, 1, 1>(self, output),
-                                (2, false) => block.run::<S, 2, 1>(self, output),
-                                (3, false) => block.run::<S, 3, 1>(self, output),
-                                (4, false) => block.run::<S, 4, 1>(self, output),
-                                (5, false) => block.run::<S, 5, 1>(self, output),
-                                (_, false) => block.run::<S, ROWS, 1>(self, output),
+                            if width == PANEL {
+                                block.rows::<I, I::Panel>(rows, self, output);
+                            } else {
+                                block.rows::<I, I::Half>(rows, self, output);
                             }
                         }
                         pixel += rows;
@@ -214,13 +204,13 @@ impl Dense<'_> {
 }
 
 /// Pixels of the next block; the last two share what is left, as very small blocks are slow.
-fn block(left: usize) -> usize {
-    if left <= ROWS {
+fn block(left: usize, rows: usize) -> usize {
+    if left <= rows {
         left
-    } else if left < 2 * ROWS {
+    } else if left < 2 * rows {
         left.div_ceil(2)
     } else {
-        ROWS
+        rows
     }
 }
 
@@ -243,61 +233,63 @@ struct Block<'a> {
 impl Block<'_> {
     /// # Safety
     ///
+    /// As for [`Block::run`]; there are `rows` pixels.
+    #[inline(always)]
+    unsafe fn rows<I: Vectors, S: Simd>(&self, rows: usize, dense: &Dense<'_>, output: &mut [f32]) {
+        macro_rules! run {
+            ($($m:literal)*) => {
+                match rows {
+                    // Sets of instructions with fewer registers have no code for the others.
+                    $($m if $m <= I::ROWS => unsafe { self.run::<S, $m>(dense, output) },)*
+                    _ => unreachable!("a block has at most {} pixels", I::ROWS),
+                }
+            };
+        }
+        // SAFETY: says the caller.
+        run!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// # Safety
+    ///
     /// The processor has the instructions of `S`. `M` pixels of input, and of output from `first` on, are there.
     #[inline(always)]
-    unsafe fn run<S: Simd, const M: usize, const N: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
+    unsafe fn run<S: Simd, const M: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
         let Block { input, step, kernel_row, taps, panel, bias, first, channel } = *self;
         debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
-        debug_assert!(panel.len() == taps.rows * taps.run * N * LANES && bias.len() == N * LANES);
-        // SAFETY: the panel holds rows * run * N vectors, each read once. `Dense::run` has checked the extents of input,
+        debug_assert!(panel.len() == taps.rows * taps.run * S::LANES && bias.len() == S::LANES);
+        // SAFETY: the panel holds rows * run vectors, each read once. `Dense::run` has checked the extents of input,
         // residual and output, and that there is an offset for each pixel; offsets are those of the output's map.
         unsafe {
-            let mut sums = [[S::load(bias.as_ptr()); N]; M];
-            for sum in &mut sums {
-                for (n, sum) in sum.iter_mut().enumerate() {
-                    *sum = S::load(bias.as_ptr().add(n * LANES));
-                }
-            }
+            let mut sums = [S::load(bias.as_ptr()); M];
             let mut weight = panel.as_ptr();
             for row in 0..taps.rows {
                 let mut tap = input.as_ptr().add(row * kernel_row);
                 for _ in 0..taps.run {
-                    let mut factors = [S::load(weight); N];
-                    for (n, factor) in factors.iter_mut().enumerate() {
-                        *factor = S::load(weight.add(n * LANES));
-                    }
+                    let factor = S::load(weight);
                     for (m, sum) in sums.iter_mut().enumerate() {
-                        let x = S::splat(tap.add(m * step));
-                        for (sum, factor) in sum.iter_mut().zip(factors) {
-                            *sum = S::fma(x, factor, *sum);
-                        }
+                        *sum = S::fma(S::splat(tap.add(m * step)), factor, *sum);
                     }
-                    weight = weight.add(N * LANES);
+                    weight = weight.add(S::LANES);
                     tap = tap.add(1);
                 }
             }
-            // By way of memory: indexed in the loops below, the sums would be kept there all the time.
-            let mut done = [[[0.0f32; LANES]; N]; M];
-            for (sums, done) in sums.iter().zip(&mut done) {
-                for (sum, done) in sums.iter().zip(done) {
-                    S::store(done.as_mut_ptr(), *sum);
-                }
+            // By way of memory: indexed in the loop below, the sums would be kept there all the time.
+            let mut done = [[0.0f32; PANEL]; M];
+            for (sum, done) in sums.iter().zip(&mut done) {
+                S::store(done.as_mut_ptr(), *sum);
             }
             let offsets = dense.offsets.as_ptr().add(first);
             let target = output.as_mut_ptr().add(channel);
             let residual = dense.residual.map(|residual| residual.as_ptr().add(first * dense.to.channels + channel));
             for (m, done) in done.iter().enumerate() {
-                let target = target.add(*offsets.add(m) as usize);
-                for (n, done) in done.iter().enumerate() {
-                    let mut value = S::load(done.as_ptr());
-                    if let Some(residual) = residual {
-                        value = S::add(value, S::load(residual.add(m * dense.to.channels + n * LANES)));
-                    }
-                    if dense.relu6 {
-                        value = S::relu6(value);
-                    }
-                    S::store(target.add(n * LANES), value);
+                let mut value = S::load(done.as_ptr());
+                if let Some(residual) = residual {
+                    value = S::add(value, S::load(residual.add(m * dense.to.channels)));
                 }
+                if dense.relu6 {
+                    value = S::relu6(value);
+                }
+                S::store(target.add(*offsets.add(m) as usize), value);
             }
         }
     }
@@ -324,9 +316,9 @@ impl Depthwise {
     ///
     /// # Safety
     ///
-    /// The processor has the instructions of `S`.
+    /// The processor has the instructions of `I`.
     #[inline(always)]
-    pub unsafe fn run<S: Simd>(&self, input: &[f32], from: Map, output: &mut [f32], to: Map) {
+    pub unsafe fn run<I: Vectors>(&self, input: &[f32], from: Map, output: &mut [f32], to: Map) {
         let channels = self.bias.slice().len();
         assert!(from.channels == channels && to.channels == channels && to.border == [0; 4]);
         assert!(output.len() >= to.len());
@@ -346,10 +338,10 @@ impl Depthwise {
                 // SAFETY: the caller has the instructions; extents are checked above.
                 unsafe {
                     match (self.stride, width == PANEL) {
-                        (1, true) => self.line::<S, 1, 2>(&top[channel..], row, line, to, channel, group, bias),
-                        (1, false) => self.line::<S, 1, 1>(&top[channel..], row, line, to, channel, group, bias),
-                        (_, true) => self.line::<S, 2, 2>(&top[channel..], row, line, to, channel, group, bias),
-                        (_, false) => self.line::<S, 2, 1>(&top[channel..], row, line, to, channel, group, bias),
+                        (1, true) => self.line::<I::Panel, 1>(&top[channel..], row, line, to, channel, group, bias),
+                        (1, false) => self.line::<I::Half, 1>(&top[channel..], row, line, to, channel, group, bias),
+                        (_, true) => self.line::<I::Panel, 2>(&top[channel..], row, line, to, channel, group, bias),
+                        (_, false) => self.line::<I::Half, 2>(&top[channel..], row, line, to, channel, group, bias),
                     }
                 }
             }
@@ -359,7 +351,7 @@ impl Depthwise {
     /// One row of outputs, one group of channels.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // the inside of one loop nest
-    unsafe fn line<S: Simd, const STRIDE: usize, const N: usize>(
+    unsafe fn line<S: Simd, const STRIDE: usize>(
         &self,
         top: &[f32],
         row: usize,
@@ -377,9 +369,9 @@ impl Depthwise {
             // SAFETY: as in `run`.
             x += unsafe {
                 match to.width - x {
-                    1 => self.pixels::<S, STRIDE, N, 1>(from, row, target, channels, group, bias),
-                    2 | 3 => self.pixels::<S, STRIDE, N, 2>(from, row, target, channels, group, bias),
-                    _ => self.pixels::<S, STRIDE, N, 4>(from, row, target, channels, group, bias),
+                    1 => self.pixels::<S, STRIDE, 1>(from, row, target, channels, group, bias),
+                    2 | 3 => self.pixels::<S, STRIDE, 2>(from, row, target, channels, group, bias),
+                    _ => self.pixels::<S, STRIDE, 4>(from, row, target, channels, group, bias),
                 }
             };
         }
@@ -387,7 +379,7 @@ impl Depthwise {
 
     /// `P` outputs next to each other; inputs that they share are read once.
     #[inline(always)]
-    unsafe fn pixels<S: Simd, const STRIDE: usize, const N: usize, const P: usize>(
+    unsafe fn pixels<S: Simd, const STRIDE: usize, const P: usize>(
         &self,
         from: &[f32],
         row: usize,
@@ -396,41 +388,27 @@ impl Depthwise {
         group: &[f32],
         bias: &[f32],
     ) -> usize {
-        assert!(target.len() >= (P - 1) * channels + N * LANES && group.len() == 9 * N * LANES);
-        assert!(from.len() >= 2 * row + ((P - 1) * STRIDE + 2) * channels + N * LANES);
+        assert!(target.len() >= (P - 1) * channels + S::LANES && group.len() == 9 * S::LANES);
+        assert!(from.len() >= 2 * row + ((P - 1) * STRIDE + 2) * channels + S::LANES && bias.len() == S::LANES);
         // SAFETY: all reads and writes lie inside what was just checked.
         unsafe {
-            let mut sums = [[S::load(bias.as_ptr()); N]; P];
-            for sum in &mut sums {
-                for (n, sum) in sum.iter_mut().enumerate() {
-                    *sum = S::load(bias.as_ptr().add(n * LANES));
-                }
-            }
+            let mut sums = [S::load(bias.as_ptr()); P];
             for ky in 0..3 {
-                let weights = group.as_ptr().add(ky * 3 * N * LANES);
-                let mut factors = [[S::load(weights); N]; 3];
-                for (kx, factors) in factors.iter_mut().enumerate() {
-                    for (n, factor) in factors.iter_mut().enumerate() {
-                        *factor = S::load(weights.add((kx * N + n) * LANES));
-                    }
-                }
+                let weights = group.as_ptr().add(ky * 3 * S::LANES);
+                let factors = [0, 1, 2].map(|kx| S::load(weights.add(kx * S::LANES)));
                 let line = from.as_ptr().add(ky * row);
                 for column in 0..(P - 1) * STRIDE + 3 {
-                    for n in 0..N {
-                        let x = S::load(line.add(column * channels + n * LANES));
-                        for (p, sum) in sums.iter_mut().enumerate() {
-                            if column >= p * STRIDE && column < p * STRIDE + 3 {
-                                sum[n] = S::fma(x, factors[column - p * STRIDE][n], sum[n]);
-                            }
+                    let x = S::load(line.add(column * channels));
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        if column >= p * STRIDE && column < p * STRIDE + 3 {
+                            *sum = S::fma(x, factors[column - p * STRIDE], *sum);
                         }
                     }
                 }
             }
             for (p, sum) in sums.iter().enumerate() {
-                for (n, sum) in sum.iter().enumerate() {
-                    let value = if self.relu6 { S::relu6(*sum) } else { *sum };
-                    S::store(target.as_mut_ptr().add(p * channels + n * LANES), value);
-                }
+                let value = if self.relu6 { S::relu6(*sum) } else { *sum };
+                S::store(target.as_mut_ptr().add(p * channels), value);
             }
         }
         P
@@ -441,19 +419,19 @@ impl Depthwise {
 ///
 /// # Safety
 ///
-/// The processor has the instructions of `S`.
+/// The processor has the instructions of `I`.
 #[inline(always)]
-pub unsafe fn mean<S: Simd>(input: &[f32], channels: usize, output: &mut [f32]) {
+pub unsafe fn mean<I: Vectors>(input: &[f32], channels: usize, output: &mut [f32]) {
     assert!(channels.is_multiple_of(LANES) && output.len() == channels && input.len().is_multiple_of(channels));
     let count = (input.len() / channels) as f32;
     for channel in (0..channels).step_by(LANES) {
         // SAFETY: channels are a multiple of the lanes, and every pixel has them all.
         unsafe {
-            let mut sum = S::load([0.0; LANES].as_ptr());
+            let mut sum = I::Half::load([0.0; LANES].as_ptr());
             for pixel in input.chunks_exact(channels) {
-                sum = S::add(sum, S::load(pixel.as_ptr().add(channel)));
+                sum = I::Half::add(sum, I::Half::load(pixel.as_ptr().add(channel)));
             }
-            S::store(output.as_mut_ptr().add(channel), S::div(sum, S::splat(&count)));
+            I::Half::store(output.as_mut_ptr().add(channel), I::Half::div(sum, I::Half::splat(&count)));
         }
     }
 }

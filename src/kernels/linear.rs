@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 
-use super::Instructions;
 use crate::compute::both;
 
 /// Partial sums of a scalar product.
@@ -24,30 +23,6 @@ const SCORES: usize = 8;
 pub struct RankTwo {
     pub v: Vec<f64>,
     pub w: Vec<f64>,
-}
-
-/// Defines a function whose body is compiled for AVX2 as well, and chosen when it is called.
-macro_rules! compiled_twice {
-    ($(#[$doc:meta])* $public:vis $name:ident, $wide:ident, $body:ident, ($($arg:ident: $kind:ty),*) $(-> $out:ty)?) => {
-        $(#[$doc])*
-        $public fn $name($($arg: $kind),*) $(-> $out)? {
-            match Instructions::chosen() {
-                // SAFETY: chosen from those that the processor has.
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx2 => unsafe { $wide($($arg),*) },
-                _ => $body($($arg),*),
-            }
-        }
-
-        /// # Safety
-        ///
-        /// The processor has AVX2.
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2")]
-        unsafe fn $wide($($arg: $kind),*) $(-> $out)? {
-            $body($($arg),*)
-        }
-    };
 }
 
 compiled_twice!(

@@ -4,13 +4,38 @@
 //! global mean, as MobileNetV2 is. Each layer is one pass: bias, activation and residual are part of the convolution
 //! that they belong to. Data lies channels-last; weights are packed once; buffers are kept from image to image.
 //!
-//! Every output is a sum in one fixed order (`conv.rs`), so AVX2, NEON and plain code give the same bits. This is the
+//! Every output is a sum in one fixed order (`conv.rs`), so AVX-512, AVX2, NEON and plain code give the same bits. This is the
 //! only part of Pomona with `unsafe` code beside one call at the start of the program.
 #![allow(unsafe_code, unsafe_op_in_unsafe_fn)]
+
+/// Defines a function whose body is compiled for AVX2 as well, and chosen when it is called.
+macro_rules! compiled_twice {
+    ($(#[$doc:meta])* $public:vis $name:ident, $wide:ident, $body:ident, ($($arg:ident: $kind:ty),*) $(-> $out:ty)?) => {
+        $(#[$doc])*
+        $public fn $name($($arg: $kind),*) $(-> $out)? {
+            match $crate::kernels::Instructions::chosen() {
+                // SAFETY: chosen from those that the processor has.
+                #[cfg(target_arch = "x86_64")]
+                $crate::kernels::Instructions::Avx2 | $crate::kernels::Instructions::Avx512 => unsafe { $wide($($arg),*) },
+                _ => $body($($arg),*),
+            }
+        }
+
+        /// # Safety
+        ///
+        /// The processor has AVX2.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2")]
+        unsafe fn $wide($($arg: $kind),*) $(-> $out)? {
+            $body($($arg),*)
+        }
+    };
+}
 
 mod conv;
 pub(crate) mod linear;
 mod network;
+pub(crate) mod resample;
 mod simd;
 mod strips;
 #[cfg(test)]
@@ -19,12 +44,14 @@ mod tests;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use conv::{Aligned, Dense, Depthwise, Map, Packed, Taps};
-use simd::{Scalar, Simd};
+use simd::{Scalar, Vectors};
 use strips::Strips;
 
 /// The kind of instructions that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "aarch64")]
@@ -38,6 +65,9 @@ impl Instructions {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx512f") {
+                all.push(Instructions::Avx512);
+            }
             all.push(Instructions::Avx2);
         }
         #[cfg(target_arch = "aarch64")]
@@ -49,6 +79,8 @@ impl Instructions {
     /// As in `POMONA_INSTRUCTIONS`.
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => "avx2",
             #[cfg(target_arch = "aarch64")]
@@ -177,6 +209,9 @@ impl Network {
         match self.instructions {
             // SAFETY: chosen from those that the processor has.
             #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { step_avx512(layer, buffers, &mut strip, output) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => unsafe { step_avx2(layer, buffers, &mut strip, output) },
             // SAFETY: every 64-bit ARM has NEON.
             #[cfg(target_arch = "aarch64")]
@@ -202,7 +237,19 @@ impl Layer {
     }
 }
 
-/// Compiles everything below it for AVX2.
+/// Compiles everything below it for AVX-512.
+///
+/// # Safety
+///
+/// The processor has AVX-512F, AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn step_avx512(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
+    // SAFETY: says the caller.
+    unsafe { step::<simd::Avx512>(layer, buffers, strip, output) }
+}
+
+/// The same for AVX2.
 ///
 /// # Safety
 ///
@@ -216,9 +263,9 @@ unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, out
 
 /// # Safety
 ///
-/// The processor has the instructions of `S`.
+/// The processor has the instructions of `I`.
 #[inline(always)]
-unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
+unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
     match layer {
         Layer::Dense { packed, taps, relu6, from, residual, to, offsets } => {
@@ -234,16 +281,16 @@ unsafe fn step<S: Simd>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned,
                 relu6: *relu6,
             };
             // SAFETY: says the caller.
-            unsafe { dense.run::<S>(output) }
+            unsafe { dense.run::<I>(output) }
         }
         // SAFETY: says the caller.
-        Layer::Depthwise { kernel, from, to } => unsafe { kernel.run::<S>(read(from), from.map, output, to.map) },
+        Layer::Depthwise { kernel, from, to } => unsafe { kernel.run::<I>(read(from), from.map, output, to.map) },
         Layer::Strips { strips, from, to, .. } => {
             let strip = &mut strip.slice_mut()[..strips.buffer()];
             // SAFETY: says the caller.
-            unsafe { strips.run::<S>(read(from), from.map, strip, output, to.map) }
+            unsafe { strips.run::<I>(read(from), from.map, strip, output, to.map) }
         }
         // SAFETY: says the caller.
-        Layer::Mean { from, to } => unsafe { conv::mean::<S>(read(from), to.map.channels, output) },
+        Layer::Mean { from, to } => unsafe { conv::mean::<I>(read(from), to.map.channels, output) },
     }
 }

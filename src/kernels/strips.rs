@@ -3,7 +3,7 @@
 
 use super::{
     conv::{Dense, Depthwise, Map, Packed, Taps},
-    simd::Simd,
+    simd::Vectors,
 };
 
 /// The two convolutions, and how they go in strips.
@@ -43,9 +43,9 @@ impl Strips {
 
     /// # Safety
     ///
-    /// The processor has the instructions of `S`.
+    /// The processor has the instructions of `I`.
     #[inline(always)]
-    pub unsafe fn run<S: Simd>(&self, input: &[f32], from: Map, strip: &mut [f32], output: &mut [f32], to: Map) {
+    pub unsafe fn run<I: Vectors>(&self, input: &[f32], from: Map, strip: &mut [f32], output: &mut [f32], to: Map) {
         let (between, stride, row) = (self.between, self.kernel.stride, self.between.row());
         let sides = Map { border: [0, between.border[1], 0, between.border[3]], ..between };
         Map { height: strip.len() / row, ..sides }.clear_border(strip);
@@ -69,14 +69,14 @@ impl Strips {
                     relu6: self.relu6,
                 };
                 // SAFETY: says the caller.
-                unsafe { dense.run::<S>(&mut strip[have * row..]) }
+                unsafe { dense.run::<I>(&mut strip[have * row..]) }
             }
             made += new;
             // Below the last row comes the border.
             strip[(have + new) * row..need * row].fill(0.0);
             let part = Map { height: rows, ..to };
             // SAFETY: says the caller.
-            unsafe { self.kernel.run::<S>(&strip[..need * row], sides, &mut output[y * to.row()..], part) }
+            unsafe { self.kernel.run::<I>(&strip[..need * row], sides, &mut output[y * to.row()..], part) }
             y += rows;
             have = 3 - stride;
             strip.copy_within((need - have) * row..need * row, 0);

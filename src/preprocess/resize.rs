@@ -5,8 +5,8 @@
 //! other order, or one rounding instead of two, gives other pixels.
 
 use super::Pixels;
+use crate::kernels::resample::{self, Axis, PRECISION_BITS};
 
-const PRECISION_BITS: u32 = 32 - 8 - 2;
 const SUPPORT: f64 = 2.0;
 
 fn bicubic(x: f64) -> f64 {
@@ -21,55 +21,34 @@ fn bicubic(x: f64) -> f64 {
     }
 }
 
-/// The source pixels behind each output pixel of one axis, and their weights.
-struct Axis {
-    /// First source pixel and number of weights, for each output pixel.
-    spans: Vec<(usize, usize)>,
-    /// `[outputs, stride]`
-    weights: Vec<i32>,
-    stride: usize,
-}
-
-impl Axis {
-    fn new(from: usize, to: usize) -> Self {
-        let scale = from as f64 / to as f64;
-        let widened = scale.max(1.0);
-        let support = SUPPORT * widened;
-        let stride = support.ceil() as usize * 2 + 1;
-        let mut spans = Vec::with_capacity(to);
-        let mut weights = vec![0; to * stride];
-        let mut exact = vec![0.0; stride];
-        for (out, row) in weights.chunks_exact_mut(stride).enumerate() {
-            let center = (out as f64 + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(from);
-            let inverse = 1.0 / widened;
-            let mut sum = 0.0;
-            for (i, weight) in exact[..end - first].iter_mut().enumerate() {
-                *weight = bicubic(((i + first) as f64 - center + 0.5) * inverse);
-                sum += *weight;
-            }
-            for (fixed, weight) in row.iter_mut().zip(&exact[..end - first]) {
-                let weight = if sum == 0.0 { *weight } else { weight / sum };
-                let half = if weight < 0.0 { -0.5 } else { 0.5 };
-                *fixed = (half + weight * f64::from(1 << PRECISION_BITS)) as i32;
-            }
-            spans.push((first, end - first));
+/// The weights that turn `from` pixels into `to`.
+fn axis(from: usize, to: usize) -> Axis {
+    let scale = from as f64 / to as f64;
+    let widened = scale.max(1.0);
+    let support = SUPPORT * widened;
+    let stride = support.ceil() as usize * 2 + 1;
+    let mut spans = Vec::with_capacity(to);
+    let mut weights = vec![0; to * stride];
+    let mut exact = vec![0.0; stride];
+    for (out, row) in weights.chunks_exact_mut(stride).enumerate() {
+        let center = (out as f64 + 0.5) * scale;
+        let first = (center - support + 0.5).max(0.0) as usize;
+        let end = ((center + support + 0.5) as usize).min(from);
+        let inverse = 1.0 / widened;
+        let mut sum = 0.0;
+        for (i, weight) in exact[..end - first].iter_mut().enumerate() {
+            *weight = bicubic(((i + first) as f64 - center + 0.5) * inverse);
+            sum += *weight;
         }
-        Axis { spans, weights, stride }
+        for (fixed, weight) in row.iter_mut().zip(&exact[..end - first]) {
+            let weight = if sum == 0.0 { *weight } else { weight / sum };
+            let half = if weight < 0.0 { -0.5 } else { 0.5 };
+            *fixed = (half + weight * f64::from(1 << PRECISION_BITS)) as i32;
+        }
+        spans.push((first, end - first));
     }
-
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let rows = self.weights.chunks_exact(self.stride);
-        self.spans.iter().zip(rows).map(|(&(first, len), row)| (first, &row[..len]))
-    }
+    Axis { spans, weights, stride }
 }
-
-fn round(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 /// Resizes to `width` x `height`, both at least 1.
 pub fn resize(image: Pixels, width: usize, height: usize) -> Pixels {
@@ -78,35 +57,23 @@ pub fn resize(image: Pixels, width: usize, height: usize) -> Pixels {
 }
 
 fn horizontal(image: &Pixels, width: usize) -> Pixels {
-    let axis = Axis::new(image.width, width);
-    let mut data = Vec::with_capacity(width * image.height * 3);
-    for row in image.data.chunks_exact(image.width * 3) {
-        for (first, weights) in axis.iter() {
-            let mut sum = [HALF; 3];
-            for (pixel, weight) in row[first * 3..].chunks_exact(3).zip(weights) {
-                for channel in 0..3 {
-                    sum[channel] += i32::from(pixel[channel]) * weight;
-                }
-            }
-            data.extend(sum.map(round));
-        }
+    let axis = axis(image.width, width);
+    let mut data = vec![0; width * image.height * 3];
+    let mut line = vec![0; image.width * 3 + 1];
+    for (row, to) in image.data.chunks_exact(image.width * 3).zip(data.chunks_exact_mut(width * 3)) {
+        line[..row.len()].copy_from_slice(row);
+        resample::across(&line, &axis, to);
     }
     Pixels { width, height: image.height, data }
 }
 
 fn vertical(image: &Pixels, height: usize) -> Pixels {
     let stride = image.width * 3;
-    let axis = Axis::new(image.height, height);
-    let mut data = Vec::with_capacity(stride * height);
+    let axis = axis(image.height, height);
+    let mut data = vec![0; stride * height];
     let mut sums = vec![0; stride];
-    for (first, weights) in axis.iter() {
-        sums.fill(HALF);
-        for (row, weight) in image.data[first * stride..].chunks_exact(stride).zip(weights) {
-            for (sum, sample) in sums.iter_mut().zip(row) {
-                *sum += i32::from(*sample) * weight;
-            }
-        }
-        data.extend(sums.iter().map(|sum| round(*sum)));
+    for ((first, weights), to) in axis.iter().zip(data.chunks_exact_mut(stride)) {
+        resample::down(&image.data[first * stride..], weights, &mut sums, to);
     }
     Pixels { width: image.width, height, data }
 }
