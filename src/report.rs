@@ -157,8 +157,10 @@ impl Content<'_> {
             let share = self.manifest.basis.explained_variance_ratio.get(component).copied().unwrap_or(0.0);
             format!("pc_{component} ({} of the variance)", percent(share))
         };
+        let label = |row: &usize| (self.sample.labels[*row], html::label_of(self, *row).to_owned());
         Some(Scatter {
             axes: [share(first), share(first + 1)],
+            labels: self.points.iter().map(label).collect(),
             points: self
                 .points
                 .iter()

@@ -1,4 +1,4 @@
-//! How numbers look to a person.
+//! How numbers and names look to a person.
 
 /// 12345 as "12,345".
 pub fn count(n: u64) -> String {
@@ -16,6 +16,23 @@ pub fn count(n: u64) -> String {
 /// A count and its noun, with an s where there is not exactly one.
 pub fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// At most `width` characters, the middle left out. Control characters, which could move the cursor, are shown.
+pub fn shorten(text: &str, width: usize) -> String {
+    let clean: Vec<char> = text
+        .chars()
+        .flat_map(|c| {
+            let shown: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
+            shown
+        })
+        .collect();
+    if clean.len() <= width {
+        return clean.into_iter().collect();
+    }
+    let tail = (width - 1) * 2 / 3;
+    let head = width - 1 - tail;
+    clean[..head].iter().chain(&['…']).chain(&clean[clean.len() - tail..]).collect()
 }
 
 /// In the largest unit that leaves a number of at least 1.

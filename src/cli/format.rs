@@ -1,23 +1,6 @@
 //! How numbers and tables look in a terminal.
 
-pub use pomona::text::{bytes, count, counted, dollars, duration, percent};
-
-/// At most `width` characters, the middle left out. Control characters, which could move the cursor, are shown.
-pub fn shorten(text: &str, width: usize) -> String {
-    let clean: Vec<char> = text
-        .chars()
-        .flat_map(|c| {
-            let shown: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
-            shown
-        })
-        .collect();
-    if clean.len() <= width {
-        return clean.into_iter().collect();
-    }
-    let tail = (width - 1) * 2 / 3;
-    let head = width - 1 - tail;
-    clean[..head].iter().chain(&['…']).chain(&clean[clean.len() - tail..]).collect()
-}
+pub use pomona::text::{bytes, count, counted, dollars, duration, percent, shorten};
 
 /// Columns as wide as their widest cell; the first `left` columns are aligned to the left, the others to the right.
 pub fn table(rows: &[Vec<String>], left: usize) -> String {

@@ -200,7 +200,7 @@ fn label_name(label: Option<&str>) -> &str {
     label.unwrap_or("(no label)")
 }
 
-fn label_of<'a>(content: &'a Content<'_>, row: usize) -> &'a str {
+pub(super) fn label_of<'a>(content: &'a Content<'_>, row: usize) -> &'a str {
     let label = content.manifest.labels.get(content.sample.labels[row]);
     label_name(label.and_then(|count| count.label.as_deref()))
 }

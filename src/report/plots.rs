@@ -2,7 +2,7 @@
 //!
 //! In the SVG, colours are names that the page's style sheet gives a value, for light and dark.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use plotters::{
@@ -11,7 +11,7 @@ use plotters::{
     style::{FontStyle, register_font},
 };
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text::shorten};
 
 /// Width and height of a plot in the page's units.
 const SIZE: (u32, u32) = (640, 430);
@@ -19,6 +19,11 @@ const SIZE: (u32, u32) = (640, 430);
 const SCALE: u32 = 2;
 const MARGIN: u32 = 10;
 const FONT: &str = "sans-serif";
+/// Width of a legend, the height of its lines, how many there are, and the letters of each.
+const LEGEND: u32 = 150;
+const LINE: u32 = 24;
+const LINES: usize = 16;
+const LETTERS: usize = 14;
 /// The share of variance that is marked.
 const MARK: f64 = 0.9;
 
@@ -87,6 +92,13 @@ pub struct Scatter {
     pub axes: [String; 2],
     /// Two scores, and the number of the label.
     pub points: Vec<(f64, f64, usize)>,
+    /// Names of the labels that points have, by number; for the picture's legend.
+    pub labels: BTreeMap<usize, String>,
+}
+
+fn colour(label: usize) -> RGBColor {
+    let (r, g, b) = PALETTE[label % PALETTE.len()];
+    RGBColor(r, g, b)
 }
 
 fn failed(e: impl std::fmt::Display) -> Error {
@@ -219,7 +231,33 @@ impl Scatter {
     }
 
     pub fn png(&self) -> Result<Vec<u8>> {
-        png(|root, theme, scale| self.draw(root, theme, scale, true))
+        png(|root, theme, scale| {
+            if self.labels.len() < 2 {
+                return self.draw(root, theme, scale, true);
+            }
+            let (plot, legend) = root.split_horizontally((SIZE.0 - LEGEND) * scale);
+            self.draw_legend(&legend, theme, scale)?;
+            self.draw(&plot, theme, scale, true)
+        })
+    }
+
+    fn draw_legend<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, theme: &Theme, scale: u32) -> Result<()> {
+        let font = (FONT, 15 * scale).into_font().color(&theme.text);
+        let at = |line: usize| ((MARGIN + LINE * line as u32 + LINE / 2) * scale) as i32;
+        // A last line that would stand for one label names it instead.
+        let named = if self.labels.len() > LINES { LINES - 1 } else { LINES };
+        for (line, (label, name)) in self.labels.iter().take(named).enumerate() {
+            area.draw(&Circle::new(((8 * scale) as i32, at(line)), 4 * scale as i32, colour(*label).filled()))
+                .map_err(failed)?;
+            let text =
+                Text::new(shorten(name, LETTERS), ((18 * scale) as i32, at(line) - 4 * scale as i32), font.clone());
+            area.draw(&text).map_err(failed)?;
+        }
+        if self.labels.len() > named {
+            let text = format!("and {} more", self.labels.len() - named);
+            area.draw(&Text::new(text, ((18 * scale) as i32, at(named) - 4 * scale as i32), font)).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn range(&self, of: impl Fn(&(f64, f64, usize)) -> f64) -> std::ops::Range<f64> {
@@ -257,8 +295,7 @@ impl Scatter {
             .map_err(failed)?;
         if with_points {
             let dot = |(x, y, label): &(f64, f64, usize)| {
-                let (r, g, b) = PALETTE[label % PALETTE.len()];
-                Circle::new((*x, *y), 3 * scale as i32, RGBColor(r, g, b).mix(0.7).filled())
+                Circle::new((*x, *y), 3 * scale as i32, colour(*label).mix(0.7).filled())
             };
             chart.draw_series(self.points.iter().map(dot)).map_err(failed)?;
         }
@@ -288,12 +325,32 @@ mod tests {
     #[test]
     fn a_scatter_plot_says_where_its_points_are() {
         let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
-        let plot = Scatter { axes: axes.clone(), points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)] };
+        let labels = BTreeMap::new();
+        let plot = Scatter { axes: axes.clone(), points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels };
         let (_, places) = plot.svg().unwrap();
         assert!(places[0].0 < places[1].0 && places[0].1 > places[1].1, "{places:?}");
         assert!(places.iter().all(|(x, y)| (0..640).contains(x) && (0..430).contains(y)), "{places:?}");
         for points in [vec![], vec![(1.0, 1.0, 0)]] {
-            Scatter { axes: axes.clone(), points }.svg().unwrap();
+            Scatter { axes: axes.clone(), points, labels: BTreeMap::new() }.svg().unwrap();
         }
+    }
+
+    /// Where a legend is, and in what colours, as the picture shows it.
+    #[test]
+    fn a_scatter_picture_names_the_labels_by_their_colours() {
+        let names =
+            |count: usize| (0..count).map(|label| (label, format!("a variety with a long name {label}"))).collect();
+        let colours_of_legend = |labels: BTreeMap<usize, String>| {
+            let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
+            let file = Scatter { axes, points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels }.png().unwrap();
+            let picture = image::load_from_memory(&file).unwrap().to_rgb8();
+            let in_legend = picture.enumerate_pixels().filter(|(x, ..)| *x >= (SIZE.0 - LEGEND) * SCALE);
+            let seen: std::collections::BTreeSet<_> = in_legend.map(|(_, _, pixel)| pixel.0).collect();
+            PALETTE.iter().filter(|(r, g, b)| seen.contains(&[*r, *g, *b])).count()
+        };
+        assert_eq!(colours_of_legend(names(1)), 0);
+        assert_eq!(colours_of_legend(names(3)), 3);
+        assert_eq!(colours_of_legend(names(LINES)), LINES);
+        assert_eq!(colours_of_legend(names(LINES + 1)), LINES - 1);
     }
 }
