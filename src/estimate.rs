@@ -15,10 +15,11 @@ use crate::{
     settings::Settings,
 };
 
-/// Milliseconds per image on one processor of a Lambda, from file to features and sums. Measured: 17 ms per processor
-/// for 100 x 100 JPEGs (`make bench`, run 2026-11-22T042429Z); a Lambda's processor is one of two hyperthreads of a core,
-/// for which 1.7 times as long is allowed. This factor has not been measured.
-pub const MS_PER_IMAGE: f64 = 29.0;
+/// Milliseconds per image on one processor of a Lambda, from file to features and sums. Measured for 100 x 100 JPEGs
+/// (`make bench`): 12.9 ms per processor on a busy machine (run 2026-11-22T075526Z), 8.6 ms on a quiet one (104524Z). A
+/// Lambda's processor is one of two hyperthreads of a core, for which 1.7 times the larger is allowed. This factor has
+/// not been measured.
+pub const MS_PER_IMAGE: f64 = 22.0;
 /// A 100 x 100 JPEG.
 pub const BYTES_PER_IMAGE: u64 = 4_000;
 /// MB of memory that come with one processor.

@@ -10,7 +10,7 @@ use crate::{
     Error, ErrorKind, Result,
     compute::both,
     eigen,
-    kernels::linear::{Loadings, ROWS},
+    kernels::linear::{self, Loadings, ROWS},
     moments::TotalMoments,
 };
 
@@ -143,8 +143,7 @@ pub fn fit(moments: &TotalMoments, per_unit: f64, standardize: bool, keep: Optio
             }
         }
     };
-    // Half of a triangle lies above this row.
-    let half = size * 181 / 256;
+    let half = linear::half(size);
     let (above, below) = matrix.split_at_mut(half * size);
     both(|| fill(above, 0), || fill(below, half));
     let total_variance = (0..size).map(|i| matrix[i * size + i]).sum();

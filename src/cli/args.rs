@@ -301,7 +301,7 @@ pub struct EraseArgs {
 Examples:
   pomona estimate --images 22688                          the first run on a small collection
   pomona estimate --images 100000000 --concurrency 1000   what limits a large one
-  pomona estimate --images 1000000 --ms-per-image 60 --bytes-per-image 120000    photos of 500 x 400")]
+  pomona estimate --images 1000000 --ms-per-image 30 --bytes-per-image 120000    photos of 500 x 400")]
 pub struct EstimateArgs {
     /// Images that go through the model
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]

@@ -109,7 +109,7 @@ pub fn update(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo])
 
 /// The row of a triangle above which half of it lies. It does not depend on the number of processors, as the order of the
 /// sums depends on it.
-fn half(rows: usize) -> usize {
+pub fn half(rows: usize) -> usize {
     rows * 181 / 256
 }
 

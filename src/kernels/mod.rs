@@ -4,8 +4,8 @@
 //! global mean, as MobileNetV2 is. Each layer is one pass: bias, activation and residual are part of the convolution
 //! that they belong to. Data lies channels-last; weights are packed once; buffers are kept from image to image.
 //!
-//! Every output is a sum in one fixed order (`conv.rs`), so AVX-512, AVX2, NEON and plain code give the same bits. This is the
-//! only part of Pomona with `unsafe` code beside one call at the start of the program.
+//! Every output is a sum in one fixed order (`conv.rs`), so AVX-512, AVX2, NEON and plain code give the same bits. This is
+//! the only part of Pomona with `unsafe` code beside one call at the start of the program.
 #![allow(unsafe_code, unsafe_op_in_unsafe_fn)]
 
 /// Defines a function whose body is compiled for AVX2 as well, and chosen when it is called.
