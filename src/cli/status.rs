@@ -34,8 +34,8 @@ struct MapRun {
     running: u64,
     pending: u64,
     seconds: f64,
-    /// Items per second since it began.
-    rate: f64,
+    /// Items per second since it began; none when it was redriven, as it stood still before that.
+    rate: Option<f64>,
     seconds_left: Option<f64>,
 }
 
@@ -46,7 +46,10 @@ struct Status {
     status: String,
     /// Under way, or the last one.
     stage: Option<String>,
+    /// Since it was started, for the first time.
     seconds: f64,
+    /// How often it was redriven after a failure.
+    redrives: i32,
     input: Value,
     output: Value,
     error: Option<String>,
@@ -123,6 +126,7 @@ async fn read(cloud: &Cloud, execution: &str) -> Result<Status> {
         status: described.status().as_str().to_owned(),
         stage: stage(cloud, execution).await?,
         seconds: (ended.unwrap_or(now) - began).max(0.0),
+        redrives: described.redrive_count().unwrap_or(0),
         input: json(described.input()),
         output: json(described.output()),
         error: described.error().map(str::to_owned),
@@ -155,7 +159,8 @@ async fn maps(cloud: &Cloud, execution: &str, now: f64) -> Result<(Vec<MapRun>, 
         let described = described.map_err(|e| cloud::failed("states:DescribeMapRun", arn, e))?;
         let seconds = described.stop_date().map_or(now, |date| date.as_secs_f64()) - run.start_date().as_secs_f64();
         let Some(counts) = described.execution_counts() else { continue };
-        let map = MapRun::of(stage_of(arn), counts, seconds.max(0.0), described.stop_date().is_some());
+        let steady = described.redrive_count().unwrap_or(0) == 0;
+        let map = MapRun::of(stage_of(arn), counts, seconds.max(0.0), steady, described.stop_date().is_some());
         if map.failed > 0 {
             add_failures(cloud, arn, &mut failures).await?;
         }
@@ -184,12 +189,12 @@ async fn add_failures(cloud: &Cloud, map_run: &str, failures: &mut BTreeMap<Stri
 }
 
 impl MapRun {
-    fn of(stage: String, counts: &MapRunExecutionCounts, seconds: f64, ended: bool) -> Self {
+    fn of(stage: String, counts: &MapRunExecutionCounts, seconds: f64, steady: bool, ended: bool) -> Self {
         let number = |n: i64| u64::try_from(n).unwrap_or(0);
         let (succeeded, failed) = (number(counts.succeeded()), number(counts.failed()));
         let (running, pending) = (number(counts.running()), number(counts.pending()));
-        let rate = if seconds > 0.0 { (succeeded + failed) as f64 / seconds } else { 0.0 };
-        let left = (running + pending) as f64 / rate;
+        let rate = steady.then(|| if seconds > 0.0 { (succeeded + failed) as f64 / seconds } else { 0.0 });
+        let left = rate.map(|rate| (running + pending) as f64 / rate).filter(|left| left.is_finite() && !ended);
         MapRun {
             stage,
             total: number(counts.total()),
@@ -199,19 +204,15 @@ impl MapRun {
             pending,
             seconds,
             rate,
-            seconds_left: (!ended && left.is_finite()).then_some(left),
+            seconds_left: left,
         }
     }
 
     fn rates(&self) -> String {
-        let mut text = format!("{:.1}/s", self.rate);
-        if let Some(left) = self.seconds_left {
-            text.push_str(&format!(", {} left", format::duration(left)));
-        }
-        if self.failed > 0 {
-            text.push_str(&format!(", {} failed", format::count(self.failed)));
-        }
-        text
+        let rate = self.rate.map(|rate| format!("{rate:.1}/s"));
+        let left = self.seconds_left.map(|left| format!("{} left", format::duration(left)));
+        let failed = (self.failed > 0).then(|| format!("{} failed", format::count(self.failed)));
+        [rate, left, failed].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -225,6 +226,9 @@ fn show(status: &Status, json: bool) -> Result<()> {
         add("stage", stage.clone());
     }
     add("time", format::duration(status.seconds));
+    if let Ok(redrives @ 1..) = u64::try_from(status.redrives) {
+        add("redriven", format::counted(redrives, "time"));
+    }
     for name in ["input", "output"] {
         if let Some(place) = status.input.get(name).and_then(Value::as_str) {
             add(name, place.to_owned());

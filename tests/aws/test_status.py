@@ -1,4 +1,4 @@
-"""What `pomona status` says when Step Functions refuses: an answer that the local AWS never gives."""
+"""What `pomona status` makes of answers that the local AWS never gives: Step Functions refuses, or has been redriven."""
 
 import contextlib
 import http.server
@@ -14,14 +14,14 @@ ARN = "arn:aws:states:eu-west-3:123456789012:execution:pomona-pipeline:first"
 
 
 @contextlib.contextmanager
-def refusing(code, message):
-    """A Step Functions that answers everything with one error."""
+def step_functions(status, answer):
+    """A Step Functions that answers with what `answer` gives for the name of an action."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps({"__type": f"com.amazonaws.swf.service.v2.model#{code}", "message": message}).encode()
-            self.send_response(400)
+            body = json.dumps(answer(self.headers["X-Amz-Target"].split(".")[1])).encode()
+            self.send_response(status)
             self.send_header("Content-Type", "application/x-amz-json-1.0")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -32,7 +32,8 @@ def refusing(code, message):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+           "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     server.shutdown()
 
 
@@ -43,9 +44,36 @@ def refusing(code, message):
     ("InvalidArn", "Execution.NotFound", ARN),
 ])
 def test_a_refusal_names_the_action_and_what_to_do(code, name, words):
-    with refusing(code, "User is not authorized") as endpoint:
-        env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test",
-               "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    refusal = {"__type": f"com.amazonaws.swf.service.v2.model#{code}", "message": "User is not authorized"}
+    with step_functions(400, lambda _: refusal) as env:
         done = subprocess.run([POMONA, "status", ARN], env=env, capture_output=True, text=True)
     assert done.returncode == 1 and f"error[{name}]" in done.stderr and words in done.stderr, done.stderr
     assert "help: " in done.stderr and done.stdout == ""
+
+
+def test_a_redriven_execution_has_counts_and_no_rate():
+    """Between its failure and the redrive nothing was done, for hours perhaps: a rate over all of it would mislead."""
+    began, machine = 1_790_000_000, ARN.replace("execution", "stateMachine").rsplit(":", 1)[0]
+    counts = {"total": 23, "succeeded": 20, "failed": 0, "running": 1, "pending": 2, "timedOut": 0, "aborted": 0, "resultsWritten": 0}
+    run = {"executionArn": ARN, "mapRunArn": f"{ARN.rsplit(':', 1)[0].replace('execution', 'mapRun')}/Featurize:0a1b",
+           "stateMachineArn": machine, "startDate": began}
+    answers = {
+        "DescribeExecution": {"executionArn": ARN, "stateMachineArn": machine, "name": "first", "status": "RUNNING", "startDate": began,
+                              "input": "{}", "redriveCount": 1, "redriveDate": began + 86_400, "redriveStatus": "NOT_REDRIVABLE"},
+        "GetExecutionHistory": {"events": [{"timestamp": began, "type": "MapStateEntered", "id": 1, "previousEventId": 0,
+                                            "stateEnteredEventDetails": {"name": "Featurize"}}]},
+        "ListMapRuns": {"mapRuns": [run]},
+        "DescribeMapRun": {**run, "status": "RUNNING", "maxConcurrency": 100, "toleratedFailurePercentage": 0,
+                           "toleratedFailureCount": 0, "itemCounts": counts, "executionCounts": counts, "redriveCount": 1},
+    }
+    with step_functions(200, answers.__getitem__) as env:
+        text, status = (subprocess.run([POMONA, "status", ARN, *option], env=env, capture_output=True, text=True, check=True).stdout
+                        for option in ([], ["--json"]))
+        answers["DescribeMapRun"]["redriveCount"] = 0
+        steady = subprocess.run([POMONA, "status", ARN], env=env, capture_output=True, text=True, check=True).stdout
+    assert "redriven" in text and "1 time\n" in text and text.splitlines()[-1].endswith("20 of 23"), text
+    (featurize,) = json.loads(status)["maps"]
+    assert featurize["stage"] == "Featurize" and featurize["rate"] is None and featurize["seconds_left"] is None
+    assert json.loads(status)["redrives"] == 1
+    last = steady.splitlines()[-1]
+    assert "/s, " in last and last.endswith(" left"), steady
