@@ -148,6 +148,30 @@ mod tests {
         assert!(duplicates.pairs.iter().all(|pair| pair.2 < duplicates.threshold));
     }
 
+    /// Whatever is left early: the pairs are all those below the threshold, with their distances.
+    #[test]
+    fn near_duplicates_are_all_pairs_below_the_threshold() {
+        let kept = 19;
+        let number = |row: usize, i: usize| ((row + 1) * (i + 3) * 37 % 101) as f32 * 0.1;
+        // Every third row is another one moved a little, by more and more.
+        let value = |row: usize, i: usize| match row % 3 {
+            0 if row > 0 => number(row - 1, i) + row as f32 * 0.02,
+            _ => number(row, i),
+        };
+        let values: Vec<f32> = (0..60 * kept).map(|at| value(at / kept, at % kept)).collect();
+        let scores = Scores { values: &values, kept };
+        let found = scores.duplicates();
+        let pairs = (0..60).flat_map(|a| (a + 1..60).map(move |b| (a, b)));
+        let near: Vec<_> = pairs.filter(|(a, b)| scores.distance(*a, *b) < found.threshold).collect();
+        assert!((3..18).contains(&near.len()), "{near:?}");
+        let mut pairs: Vec<_> = found.pairs.iter().map(|(a, b, _)| (*a, *b)).collect();
+        pairs.sort_unstable();
+        assert_eq!(pairs, near);
+        for (a, b, distance) in found.pairs {
+            assert!((distance - scores.distance(a, b)).abs() < 1e-9);
+        }
+    }
+
     #[test]
     fn the_nearest_come_first() {
         let values = [0.0, 1.0, 3.0, -0.5];
