@@ -5,8 +5,8 @@
 //!
 //! Dependencies point one way: [`erase`] -> `pipeline` -> [`stages`] -> [`report`] -> [`receipt`] -> [`estimate`] ->
 //! [`prices`]; `stages` -> [`diff`], [`inbox`], [`vacuum`] -> [`dataset`],
-//! [`tables`], [`pca`], [`moments`], [`shard`], [`extractor`], [`kernels`], [`preprocess`] -> [`store`], [`error`](crate::Error). `docs/architecture.md` tells what
-//! each owns and what must hold.
+//! [`tables`], [`pca`], [`moments`], [`shard`], [`extractor`] -> [`preprocess`] -> [`kernels`], [`store`],
+//! [`error`](crate::Error). `docs/architecture.md` tells what each owns and what must hold.
 
 mod compute;
 pub mod dataset;

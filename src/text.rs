@@ -35,6 +35,11 @@ pub fn shorten(text: &str, width: usize) -> String {
     clean[..head].iter().chain(&['…']).chain(&clean[clean.len() - tail..]).collect()
 }
 
+/// A label as it is shown; images at the top of a bucket have none.
+pub fn label_name(label: Option<&str>) -> &str {
+    label.unwrap_or("(no label)")
+}
+
 /// In the largest unit that leaves a number of at least 1.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];

@@ -1,6 +1,6 @@
 //! How numbers and tables look in a terminal.
 
-pub use pomona::text::{bytes, count, counted, dollars, duration, percent, shorten};
+pub use pomona::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
 
 /// Columns as wide as their widest cell; the first `left` columns are aligned to the left, the others to the right.
 pub fn table(rows: &[Vec<String>], left: usize) -> String {

@@ -75,7 +75,7 @@ fn labels(manifest: &Manifest, limit: usize) -> String {
         .iter()
         .take(limit)
         .map(|count| {
-            let label = count.label.as_deref().map_or("(no label)".to_owned(), |label| format::shorten(label, 50));
+            let label = format::shorten(format::label_name(count.label.as_deref()), 50);
             vec![label, format::count(count.images)]
         })
         .collect();

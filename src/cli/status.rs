@@ -49,7 +49,7 @@ struct Status {
     /// Since it was started, for the first time.
     seconds: f64,
     /// How often it was redriven after a failure.
-    redrives: i32,
+    redrives: u64,
     input: Value,
     output: Value,
     error: Option<String>,
@@ -126,7 +126,7 @@ async fn read(cloud: &Cloud, execution: &str) -> Result<Status> {
         status: described.status().as_str().to_owned(),
         stage: stage(cloud, execution).await?,
         seconds: (ended.unwrap_or(now) - began).max(0.0),
-        redrives: described.redrive_count().unwrap_or(0),
+        redrives: redrives(described.redrive_count()),
         input: json(described.input()),
         output: json(described.output()),
         error: described.error().map(str::to_owned),
@@ -159,7 +159,7 @@ async fn maps(cloud: &Cloud, execution: &str, now: f64) -> Result<(Vec<MapRun>, 
         let described = described.map_err(|e| cloud::failed("states:DescribeMapRun", arn, e))?;
         let seconds = described.stop_date().map_or(now, |date| date.as_secs_f64()) - run.start_date().as_secs_f64();
         let Some(counts) = described.execution_counts() else { continue };
-        let steady = described.redrive_count().unwrap_or(0) == 0;
+        let steady = redrives(described.redrive_count()) == 0;
         let map = MapRun::of(stage_of(arn), counts, seconds.max(0.0), steady, described.stop_date().is_some());
         if map.failed > 0 {
             add_failures(cloud, arn, &mut failures).await?;
@@ -167,6 +167,11 @@ async fn maps(cloud: &Cloud, execution: &str, now: f64) -> Result<(Vec<MapRun>, 
         maps.push(map);
     }
     Ok((maps, failures))
+}
+
+/// None is told of what was never redriven.
+fn redrives(told: Option<i32>) -> u64 {
+    told.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
 }
 
 /// `arn:...:mapRun:<machine>/<label>:<id>`
@@ -226,8 +231,8 @@ fn show(status: &Status, json: bool) -> Result<()> {
         add("stage", stage.clone());
     }
     add("time", format::duration(status.seconds));
-    if let Ok(redrives @ 1..) = u64::try_from(status.redrives) {
-        add("redriven", format::counted(redrives, "time"));
+    if status.redrives > 0 {
+        add("redriven", format::counted(status.redrives, "time"));
     }
     for name in ["input", "output"] {
         if let Some(place) = status.input.get(name).and_then(Value::as_str) {

@@ -13,7 +13,7 @@ use crate::{
     Result,
     effort::Effort,
     receipt::StageRecords,
-    text::{bytes, count, counted, dollars, duration, percent},
+    text::{bytes, count, counted, dollars, duration, label_name, percent},
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -194,10 +194,6 @@ fn point_of(content: &Content<'_>, row: usize, (x, y): (i32, i32), label: usize)
         circle .point cx=(x) cy=(y) r="4" fill=(colour(label)) data-label=(label) data-path=(path)
             data-name=(label_of(content, row)) data-picture=(picture) {}
     }
-}
-
-fn label_name(label: Option<&str>) -> &str {
-    label.unwrap_or("(no label)")
 }
 
 pub(super) fn label_of<'a>(content: &'a Content<'_>, row: usize) -> &'a str {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Featurized, PlannedShard, Site};
 use crate::{
-    Error, Result,
+    Result,
     compute::compute,
     dataset::{self, RunId, keys},
     effort::{Effort, Timer},
@@ -84,17 +84,18 @@ pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, sums: Vec
     let reads: Vec<_> = sums
         .into_iter()
         .map(|sums| async move {
-            let (key, times) = match sums {
-                Sums::Total(key) => {
-                    let file = output.get(&key).await?;
-                    let read = compute(move || tables::read_total_moments(file, columns, &key)).await?;
-                    return Ok(Read::Total(read));
-                }
-                Sums::Shard(id, times) => (keys::moments(&id), times),
+            let key = match &sums {
+                Sums::Total(key) => key.clone(),
+                Sums::Shard(id, _) => keys::moments(id),
             };
             let file = output.get(&key).await?;
-            let read = compute(move || tables::read_shard_moments(file, columns, &key)).await?;
-            Ok::<_, Error>(Read::Shard(read, times))
+            compute(move || match sums {
+                Sums::Total(_) => tables::read_total_moments(file, columns, &key).map(Read::Total),
+                Sums::Shard(_, times) => {
+                    tables::read_shard_moments(file, columns, &key).map(|read| Read::Shard(read, times))
+                }
+            })
+            .await
         })
         .collect();
     let mut reads = stream::iter(reads).buffered(READ_AT_A_TIME);
