@@ -3,7 +3,7 @@
 //!     cargo run --release --example first_feature FILE.jpg
 #![allow(clippy::unwrap_used)] // a benchmark that cannot run has nothing to say
 
-use pomona::extractor::{Extractor, FeatureRange};
+use pomona::{model::Extractor, model::FeatureRange};
 
 fn main() {
     let file = std::fs::read(std::env::args().nth(1).unwrap()).unwrap();

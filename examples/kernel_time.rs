@@ -8,10 +8,7 @@
 
 use std::time::Instant;
 
-use pomona::{
-    extractor::{Extractor, FeatureRange},
-    preprocess::Pixels,
-};
+use pomona::{image::Pixels, model::Extractor, model::FeatureRange};
 
 /// Multiplications and additions of MobileNetV2 1.00 at 224 x 224, without its classifier.
 const FLOP: f64 = 2.0 * 299.5e6;

@@ -11,36 +11,40 @@ use std::{
 use common::*;
 use pomona::{
     ErrorKind,
-    dataset::{self, Fate, Manifest, Version, keys},
-    diff,
-    engine::Engine,
-    erase, inbox,
-    pca::Keep,
-    settings::{Listing, Mode, Refit, Settings},
-    stages::{self, PlanInput, Silent, Site, Stop},
+    dataset::{
+        self, Manifest, VersionState, inbox, keys,
+        settings::{ListingScope, Mode, Refit, Settings},
+        tables,
+    },
+    ids::Version,
+    model::WorkerPool,
+    pca::ComponentSelection,
+    stages::{self, CancellationToken, PlanInput, Silent, Stores},
     store::{MemoryStore, Store, get_opt, list_all},
-    tables,
-    vacuum::{self, Policy},
+    versions::{
+        diff, erase,
+        vacuum::{self, Action, Policy},
+    },
 };
 use proptest::prelude::*;
 
-const NEVER: Mode = Mode { refit: Refit::Never, rebuild: false, listing: Listing::All };
+const NEVER: Mode = Mode { refit: Refit::Never, rebuild: false, listing: ListingScope::All };
 
-async fn two() -> (Arc<MemoryStore>, Arc<MemoryStore>, Site) {
+async fn two() -> (Arc<MemoryStore>, Arc<MemoryStore>, Stores) {
     let (input, output) = (images(0..200).await, Arc::new(MemoryStore::new()));
-    let site = site(&input, &output);
-    (input, output, site)
+    let stores = stores(&input, &output);
+    (input, output, stores)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_shards() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
-    let first = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest;
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
+    let first = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest;
     let before = scores(output.as_ref(), &first).await;
     input.put(&key(300), png(300)).await.unwrap();
     input.put(&key(17), png(9_999)).await.unwrap();
     input.delete(&key(120)).await.unwrap();
-    let kept = run_as(&site, &engine, &small_shards(), NEVER, "b").await.unwrap().manifest;
+    let kept = run_as(&stores, &engine, &small_shards(), NEVER, "b").await.unwrap().manifest;
     assert_eq!((kept.version.0, &kept.basis), (2, &first.basis));
     assert_eq!((kept.images, kept.figures.added, kept.figures.changed, kept.figures.removed), (200, 1, 1, 1));
     let after = scores(output.as_ref(), &kept).await;
@@ -56,8 +60,8 @@ async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_sh
     assert!(reduced.parts_to_project < reduced.parts / 2, "{} of {}", reduced.parts_to_project, reduced.parts);
 
     // Kept, there is nothing to do; fitted again, the data set is that of a fresh run.
-    assert!(run_as(&site, &engine, &small_shards(), NEVER, "c").await.unwrap().up_to_date);
-    let fitted = run(&site, &engine, &small_shards(), "d").await.unwrap();
+    assert!(run_as(&stores, &engine, &small_shards(), NEVER, "c").await.unwrap().up_to_date);
+    let fitted = run(&stores, &engine, &small_shards(), "d").await.unwrap();
     assert!(!fitted.up_to_date);
     assert_eq!((fitted.manifest.figures.inferred, fitted.manifest.figures.added), (0, 0));
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
@@ -65,11 +69,11 @@ async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_sh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_in_folders_of_labels_are_kept_too() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     let settings = Settings { partition_by_label: true, ..small_shards() };
-    let first = run(&site, &engine, &settings, "a").await.unwrap().manifest;
+    let first = run(&stores, &engine, &settings, "a").await.unwrap().manifest;
     input.put(&key(300), png(300)).await.unwrap();
-    let kept = run_as(&site, &engine, &settings, NEVER, "b").await.unwrap().manifest;
+    let kept = run_as(&stores, &engine, &settings, NEVER, "b").await.unwrap().manifest;
     assert_eq!(kept.basis, first.basis);
     let before = scores(output.as_ref(), &first).await;
     let mut after = scores(output.as_ref(), &kept).await;
@@ -85,8 +89,8 @@ async fn scores(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Vec
     let mut all = BTreeMap::new();
     for key in &manifest.outputs.parts {
         assert!(key.starts_with(&keys::pca(manifest.version)), "{key}");
-        let rows = tables::read_scores(output.get(key).await.unwrap(), key).unwrap();
-        let each = rows.scores.chunks_exact(manifest.basis.components).map(<[f32]>::to_vec);
+        let rows = tables::read_scores(output.get(key).await.unwrap(), manifest.basis.components, key).unwrap();
+        let each = rows.scores.outer_iter().map(|row| row.to_vec());
         all.extend(rows.paths.into_iter().zip(each));
     }
     assert_eq!(all.len() as u64, manifest.images);
@@ -95,24 +99,24 @@ async fn scores(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Vec
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_model_needs_a_rebuild_and_then_replaces_everything() {
-    let (input, output, site) = two().await;
-    run(&site, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
+    let (input, output, stores) = two().await;
+    run(&stores, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
     let other = engine("nhwc", 2);
     for mode in [Mode::default(), NEVER] {
-        let error = run_as(&site, &other, &small_shards(), mode, "b").await.unwrap_err();
+        let error = run_as(&stores, &other, &small_shards(), mode, "b").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
         assert!(error.to_string().contains("extractor: tiny (") && error.to_string().contains("-> nhwc ("), "{error}");
     }
     let mode = Mode { rebuild: true, ..NEVER };
-    let made = run_as(&site, &other, &small_shards(), mode, "c").await.unwrap().manifest;
+    let made = run_as(&stores, &other, &small_shards(), mode, "c").await.unwrap().manifest;
     assert_eq!((made.figures.inferred, made.figures.added, made.figures.removed), (200, 200, 200));
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &other, &small_shards()).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_new_is_counted_also_when_an_earlier_run_died() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
-    let first = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest.figures;
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
+    let first = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest.figures;
     assert_eq!((first.added, first.changed, first.removed), (200, 0, 0));
     for i in 300..310 {
         input.put(&key(i), png(i)).await.unwrap();
@@ -121,13 +125,13 @@ async fn what_is_new_is_counted_also_when_an_earlier_run_died() {
     input.delete(&key(99)).await.unwrap();
     // All shards are finished, and then the process dies.
     let dying = PlanInput { run: run_id("dying"), settings: small_shards(), mode: Mode::default() };
-    stages::plan(&site, engine.extractor().info(), dying, &Silent, &Stop::default()).await.unwrap();
+    stages::plan(&stores, engine.extractor().info(), dying, &Silent, &CancellationToken::default()).await.unwrap();
     let lines = output.get(&keys::run(&run_id("dying"), "featurize.jsonl")).await.unwrap();
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let work = serde_json::from_slice(line).unwrap();
-        stages::featurize(&site, &engine, work, &Silent, &Stop::default()).await.unwrap();
+        stages::featurize(&stores, &engine, work, &Silent, &CancellationToken::default()).await.unwrap();
     }
-    let figures = run(&site, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
+    let figures = run(&stores, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
     assert_eq!((figures.inferred, figures.added, figures.changed, figures.removed), (0, 10, 1, 1));
 }
 
@@ -187,7 +191,7 @@ async fn apply(input: &MemoryStore, change: &Change) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Listing only where notices tell of changes plans what listing everything plans, whatever the order of the
+    /// ListingScope only where notices tell of changes plans what listing everything plans, whatever the order of the
     /// notices, and however often each comes.
     #[test]
     fn a_partial_listing_plans_what_a_whole_one_does(
@@ -200,33 +204,33 @@ proptest! {
             let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
             let settings = Settings { shard_size, ..Settings::default() };
             input.put(&key(bad), "no image".into()).await.unwrap();
-            let site = site(&input, &output);
-            run(&site, &engine, &settings, "first").await.unwrap();
+            let stores = stores(&input, &output);
+            run(&stores, &engine, &settings, "first").await.unwrap();
             for (i, round) in rounds.iter().enumerate() {
                 let mut told = BTreeSet::new();
                 for change in round {
                     told.extend(apply(&input, change).await);
                 }
                 for key in &told {
-                    inbox::note(output.as_ref(), &BTreeSet::from([key.clone()])).await.unwrap();
+                    inbox::add(output.as_ref(), &BTreeSet::from([key.clone()])).await.unwrap();
                 }
-                inbox::note(output.as_ref(), &told).await.unwrap();
+                inbox::add(output.as_ref(), &told).await.unwrap();
                 let plan = async |name: String, listing| {
                     let mode = Mode { listing, ..Mode::default() };
                     let input = order(&settings, mode, &name);
-                    stages::plan(&site, engine.extractor().info(), input, &Silent, &Stop::default()).await.unwrap();
+                    stages::plan(&stores, engine.extractor().info(), input, &Silent, &CancellationToken::default()).await.unwrap();
                     let plan = get_opt(output.as_ref(), &stages::Plan::key(&run_id(&name))).await.unwrap();
                     let plan: Option<stages::Plan> = plan.map(|plan| serde_json::from_slice(&plan).unwrap());
                     // The mark of a run that will not go on.
                     output.delete(&keys::started(&run_id(&name))).await.unwrap();
                     plan.map(|plan| (plan.objects, plan.shards.into_iter().map(|s| s.id).collect::<Vec<_>>()))
                 };
-                let whole = plan(format!("whole-{i}"), Listing::All).await;
-                let partial = plan(format!("partial-{i}"), Listing::Changed).await;
+                let whole = plan(format!("whole-{i}"), ListingScope::All).await;
+                let partial = plan(format!("partial-{i}"), ListingScope::Changed).await;
                 assert_eq!(whole, partial);
-                let mode = Mode { listing: Listing::Changed, ..Mode::default() };
-                run_as(&site, &engine, &settings, mode, &format!("run-{i}")).await.unwrap();
-                assert!(list_all(output.as_ref(), inbox::NOTES).await.unwrap().is_empty());
+                let mode = Mode { listing: ListingScope::Changed, ..Mode::default() };
+                run_as(&stores, &engine, &settings, mode, &format!("run-{i}")).await.unwrap();
+                assert!(list_all(output.as_ref(), keys::INBOX).await.unwrap().is_empty());
             }
             assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
         });
@@ -236,13 +240,13 @@ proptest! {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partial_listing_looks_at_few_objects() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    run(&site(&input, &output), &engine, &small_shards(), "a").await.unwrap();
+    run(&stores(&input, &output), &engine, &small_shards(), "a").await.unwrap();
     input.put(&key(77), png(5_000)).await.unwrap();
-    inbox::note(output.as_ref(), &BTreeSet::from([key(77)])).await.unwrap();
+    inbox::add(output.as_ref(), &BTreeSet::from([key(77)])).await.unwrap();
     let counting = Arc::new(stores::Counting { inner: input.clone(), gate: stores::Counts::default() });
-    let site = Site { input: counting.clone(), output: output.clone() };
-    let mode = Mode { listing: Listing::Changed, ..Mode::default() };
-    let figures = run_as(&site, &engine, &small_shards(), mode, "c").await.unwrap().manifest.figures;
+    let stores = Stores { input: counting.clone(), output: output.clone() };
+    let mode = Mode { listing: ListingScope::Changed, ..Mode::default() };
+    let figures = run_as(&stores, &engine, &small_shards(), mode, "c").await.unwrap().manifest.figures;
     assert_eq!((figures.inferred, figures.changed), (1, 1));
     let listed = counting.gate.listed.load(std::sync::atomic::Ordering::Relaxed);
     assert!((1..80).contains(&listed), "{listed} of 200 objects were listed");
@@ -254,11 +258,11 @@ fn everything(keep_versions: usize) -> Policy {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     for round in 0..4 {
         input.put(&key(400 + round), png(round)).await.unwrap();
         input.delete(&key(round * 30)).await.unwrap();
-        run(&site, &engine, &small_shards(), &format!("r{round}")).await.unwrap();
+        run(&stores, &engine, &small_shards(), &format!("r{round}")).await.unwrap();
     }
     output.put("partials/0123.parquet", "half".into()).await.unwrap();
     output.put("notes-of-mine.txt", "not Pomona's".into()).await.unwrap();
@@ -269,9 +273,9 @@ async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
         before.push(data_set_of(output.as_ref(), manifest).await);
     }
     let everything_there = list_all(output.as_ref(), "").await.unwrap();
-    let told = vacuum::vacuum(output.as_ref(), everything(2), true, &|_| {}).await.unwrap();
+    let told = vacuum::vacuum(output.as_ref(), everything(2), Action::DryRun, &|_| {}).await.unwrap();
     assert_eq!(list_all(output.as_ref(), "").await.unwrap(), everything_there, "a dry run deletes nothing");
-    let done = vacuum::vacuum(output.as_ref(), everything(2), false, &|_| {}).await.unwrap();
+    let done = vacuum::vacuum(output.as_ref(), everything(2), Action::Delete, &|_| {}).await.unwrap();
     assert_eq!(told, done);
     assert_eq!((done.kept.len(), done.removed.len()), (2, 2));
     for (manifest, files) in kept.iter().zip(&before) {
@@ -283,94 +287,97 @@ async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
         let of_kept_run = kept.iter().any(|m| object.key.starts_with(&format!("runs/{}/", m.run)));
         assert!(named.contains(&object.key) || object.key.starts_with("versions/") || of_kept_run, "{}", object.key);
     }
-    assert_eq!(dataset::fate(output.as_ref(), Version(1)).await.unwrap(), Fate::Removed { version: Version(1) });
+    assert_eq!(
+        dataset::state(output.as_ref(), Version(1)).await.unwrap(),
+        VersionState::Removed { version: Version(1) }
+    );
     let error = dataset::version(output.as_ref(), Some(1)).await.unwrap_err();
     assert!(error.to_string().contains("cleaned away"), "{error}");
     // What is left is enough to go on from.
     input.put(&key(500), png(500)).await.unwrap();
-    let figures = run(&site, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
+    let figures = run(&stores, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
     assert_eq!(figures.inferred, 1);
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn young_versions_and_unfinished_work_are_kept() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
-    run(&site, &engine, &small_shards(), "a").await.unwrap();
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
+    run(&stores, &engine, &small_shards(), "a").await.unwrap();
     input.put(&key(400), png(1)).await.unwrap();
-    run(&site, &engine, &small_shards(), "b").await.unwrap();
+    run(&stores, &engine, &small_shards(), "b").await.unwrap();
     let policy = Policy { keep_versions: 1, older_than_days: 1 };
-    let done = vacuum::vacuum(output.as_ref(), policy, false, &|_| {}).await.unwrap();
+    let done = vacuum::vacuum(output.as_ref(), policy, Action::Delete, &|_| {}).await.unwrap();
     assert_eq!((done.kept.len(), done.removed.len()), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vacuum_and_a_run_exclude_each_other() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
-    run(&site, &engine, &small_shards(), "a").await.unwrap();
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
+    run(&stores, &engine, &small_shards(), "a").await.unwrap();
     input.put(&key(400), png(1)).await.unwrap();
     let planned = order(&small_shards(), Mode::default(), "going");
-    stages::plan(&site, engine.extractor().info(), planned, &Silent, &Stop::default()).await.unwrap();
-    let error = vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap_err();
+    stages::plan(&stores, engine.extractor().info(), planned, &Silent, &CancellationToken::default()).await.unwrap();
+    let error = vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetBusy);
     assert!(error.to_string().contains("going"), "{error}");
-    assert!(get_opt(output.as_ref(), vacuum::LOCK).await.unwrap().is_none());
+    assert!(get_opt(output.as_ref(), keys::LOCK).await.unwrap().is_none());
 
     // A run that died long ago stands in nobody's way, nor does a vacuum that did.
     let old = r#"{"at": "2020-01-01T00:00:00Z"}"#;
     output.put(&keys::started(&run_id("going")), old.into()).await.unwrap();
-    output.put(vacuum::LOCK, old.into()).await.unwrap();
-    vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap();
+    output.put(keys::LOCK, old.into()).await.unwrap();
+    vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap();
 
     let now =
         dataset::to_json(&serde_json::json!({"at": dataset::published(output.as_ref()).await.unwrap()[0].finished}));
-    output.put(vacuum::LOCK, now.unwrap()).await.unwrap();
-    assert_eq!(run(&site, &engine, &small_shards(), "b").await.unwrap_err().kind(), ErrorKind::DatasetBusy);
-    let error = vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap_err();
+    output.put(keys::LOCK, now.unwrap()).await.unwrap();
+    assert_eq!(run(&stores, &engine, &small_shards(), "b").await.unwrap_err().kind(), ErrorKind::DatasetBusy);
+    let error = vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetBusy);
-    output.delete(vacuum::LOCK).await.unwrap();
-    run(&site, &engine, &small_shards(), "c").await.unwrap();
+    output.delete(keys::LOCK).await.unwrap();
+    run(&stores, &engine, &small_shards(), "c").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_run_does_not_publish_below_versions_that_were_cleaned_away() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
-    let first = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest;
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
+    let first = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest;
     let mut slow = first.clone();
     slow.version = dataset::claim(output.as_ref(), &run_id("slow")).await.unwrap();
     (slow.parent, slow.run) = (Some(first.version), run_id("slow"));
     for i in 0..3 {
         input.put(&key(400 + i), png(i)).await.unwrap();
-        run(&site, &engine, &small_shards(), &format!("fast-{i}")).await.unwrap();
+        run(&stores, &engine, &small_shards(), &format!("fast-{i}")).await.unwrap();
     }
-    vacuum::vacuum(output.as_ref(), everything(1), false, &|_| {}).await.unwrap();
+    vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap();
     let error = dataset::commit(output.as_ref(), slow).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetConflict);
 }
 
-async fn erase_keys(site: &Site, engine: &Engine, keys: &[String]) -> pomona::Result<erase::Erased> {
+async fn erase_keys(stores: &Stores, engine: &WorkerPool, keys: &[String]) -> pomona::Result<erase::Erased> {
     let keys = keys.iter().cloned().collect();
-    erase::erase(site, engine, &run_id("erase"), &keys, &Silent, &Stop::default()).await
+    erase::erase(stores, engine, &run_id("erase"), &keys, &Silent, &CancellationToken::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erased_image_is_in_no_byte_of_the_output() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let settings = Settings { csv: true, ..small_shards() };
-    let site = site(&input, &output);
+    let stores = stores(&input, &output);
     let person = "apple/00010-jane-doe.png".to_owned();
-    run(&site, &engine, &settings, "before").await.unwrap();
+    run(&stores, &engine, &settings, "before").await.unwrap();
     input.put(&person, png(4_711)).await.unwrap();
     input.put("apple/00011-john.png", png(4_712)).await.unwrap();
-    run(&site, &engine, &settings, "with").await.unwrap();
+    run(&stores, &engine, &settings, "with").await.unwrap();
     output.put("partials/x.parquet", "apple/00010-jane-doe.png".into()).await.unwrap();
 
-    let error = erase_keys(&site, &engine, std::slice::from_ref(&person)).await.unwrap_err();
+    let error = erase_keys(&stores, &engine, std::slice::from_ref(&person)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InputInvalid);
     assert!(error.to_string().contains("still in the input"), "{error}");
     input.delete(&person).await.unwrap();
-    inbox::note(output.as_ref(), &BTreeSet::from([person.clone()])).await.unwrap();
-    let erased = erase_keys(&site, &engine, std::slice::from_ref(&person)).await.unwrap();
+    inbox::add(output.as_ref(), &BTreeSet::from([person.clone()])).await.unwrap();
+    let erased = erase_keys(&stores, &engine, std::slice::from_ref(&person)).await.unwrap();
     assert_eq!((erased.version.0, erased.rewritten, erased.removed_versions), (3, true, vec![Version(2)]));
     assert!(!erased.checked.is_empty() && !erased.deleted.is_empty());
     for object in list_all(output.as_ref(), "").await.unwrap() {
@@ -383,19 +390,19 @@ async fn an_erased_image_is_in_no_byte_of_the_output() {
     data_set_of(output.as_ref(), &dataset::version(output.as_ref(), Some(1)).await.unwrap()).await;
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
 
-    let again = erase_keys(&site, &engine, &[person]).await.unwrap();
+    let again = erase_keys(&stores, &engine, &[person]).await.unwrap();
     assert_eq!((again.rewritten, again.removed_versions.len()), (false, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_diff_names_keys_and_the_angle_between_the_subspaces() {
-    let ((input, output, site), engine) = (two().await, engine("tiny", 2));
-    let settings = Settings { pca: Some(Keep::Components(3)), ..small_shards() };
-    let one = run(&site, &engine, &settings, "a").await.unwrap().manifest;
+    let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
+    let settings = Settings { pca: Some(ComponentSelection::Components(3)), ..small_shards() };
+    let one = run(&stores, &engine, &settings, "a").await.unwrap().manifest;
     input.put(&key(300), png(300)).await.unwrap();
     input.put(&key(17), png(9_999)).await.unwrap();
     input.delete(&key(120)).await.unwrap();
-    let two = run(&site, &engine, &settings, "b").await.unwrap().manifest;
+    let two = run(&stores, &engine, &settings, "b").await.unwrap().manifest;
     let diff = diff::diff(output.as_ref(), &one, &two).await.unwrap();
     assert_eq!((diff.added, diff.changed, diff.removed), (vec![key(300)], vec![key(17)], vec![key(120)]));
     let angles = diff.angles.unwrap();

@@ -13,8 +13,8 @@ use arrow_array::{Array, cast::AsArray, types::Float32Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pomona::{
     demo::{self, VARIETIES},
-    extractor::{Extractor, FeatureRange},
-    preprocess::{self, Limits, Pixels},
+    image::{Limits, Pixels, decode, resize},
+    model::{Extractor, FeatureRange},
 };
 use sha2::{Digest, Sha256};
 
@@ -84,7 +84,7 @@ fn resizing_gives_pillows_pixels_to_the_last_bit() {
     for image in images {
         let size = |name: &str| [0, 1].map(|i| image[name][i].as_u64().unwrap() as usize);
         let ([width, height], [to_width, to_height]) = (size("from"), size("to"));
-        let resized = preprocess::resize(formula(width, height), to_width, to_height);
+        let resized = resize(formula(width, height), to_width, to_height);
         let sha: String = Sha256::digest(&resized.data).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(sha, image["sha256"].as_str().unwrap(), "{width} x {height} to {to_width} x {to_height}");
     }
@@ -99,7 +99,7 @@ fn every_format_is_decoded_as_pillow_decodes_it() {
         if name.ends_with(".expected.png") {
             continue;
         }
-        let decoded = preprocess::decode(&fs::read(&path).unwrap(), Limits::default());
+        let decoded = decode(&fs::read(&path).unwrap(), Limits::default());
         let decoded = decoded.unwrap_or_else(|reject| panic!("{name}: {reject:?}"));
         let expected = image::open(format!("{}.expected.png", path.display())).unwrap().into_rgb8();
         assert_eq!((decoded.width as u32, decoded.height as u32), expected.dimensions(), "{name}");
@@ -125,7 +125,7 @@ fn samples_of_16_bits_keep_their_high_byte() {
     let grey = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(6, 1, values.to_vec()).unwrap();
     let mut file = std::io::Cursor::new(Vec::new());
     image::DynamicImage::ImageLuma16(grey).write_to(&mut file, image::ImageFormat::Png).unwrap();
-    let decoded = preprocess::decode(file.get_ref(), Limits::default()).unwrap();
+    let decoded = decode(file.get_ref(), Limits::default()).unwrap();
     let expected: Vec<u8> = values.iter().flat_map(|v| [(v >> 8) as u8; 3]).collect();
     assert_eq!(decoded.data, expected);
 }
@@ -177,7 +177,7 @@ fn the_kernels_agree_with_tract() {
     let tract = Extractor::embedded_on_tract(FeatureRange::default()).unwrap();
     assert!(kernels.network().is_some() && tract.network().is_none());
     assert_ne!(kernels.info().id, tract.info().id);
-    assert_eq!(*kernels.info(), pomona::extractor::embedded_info(FeatureRange::default()));
+    assert_eq!(*kernels.info(), pomona::model::embedded_info(FeatureRange::default()));
     let mut largest = 0.0f32;
     for seed in 0..6u32 {
         let sample = |i: u32| match seed {

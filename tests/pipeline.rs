@@ -18,15 +18,17 @@ use common::{
 };
 use pomona::{
     ErrorKind,
-    dataset::{self, keys},
-    engine::Engine,
-    pca::Keep,
+    dataset::{
+        self, keys,
+        settings::{Mode, Settings},
+        tables,
+    },
+    image::Reason,
+    model::WorkerPool,
+    pca::ComponentSelection,
     pipeline::{self, Watcher},
-    preprocess::Reason,
-    settings::{Mode, Settings},
-    stages::{Monitor, Site, Stop},
+    stages::{CancellationToken, Monitor, Stores},
     store::{MemoryStore, Store, list_all},
-    tables,
 };
 use proptest::prelude::*;
 
@@ -57,27 +59,32 @@ async fn the_basis_does_not_depend_on_the_shard_size() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_new_makes_no_new_version() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    let site = site(&input, &output);
-    assert!(!run(&site, &engine, &small_shards(), "a").await.unwrap().up_to_date);
+    let stores = stores(&input, &output);
+    assert!(!run(&stores, &engine, &small_shards(), "a").await.unwrap().up_to_date);
     let before = list_all(output.as_ref(), "").await.unwrap();
-    assert!(run(&site, &engine, &small_shards(), "b").await.unwrap().up_to_date);
+    assert!(run(&stores, &engine, &small_shards(), "b").await.unwrap().up_to_date);
     assert_eq!(list_all(output.as_ref(), "").await.unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_settings_need_a_rebuild_which_infers_nothing_again() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    let site = site(&input, &output);
-    run(&site, &engine, &small_shards(), "a").await.unwrap();
-    let settings = Settings { pca: Some(Keep::Components(3)), csv: true, partition_by_label: true, ..small_shards() };
-    let error = run(&site, &engine, &settings, "b").await.unwrap_err();
+    let stores = stores(&input, &output);
+    run(&stores, &engine, &small_shards(), "a").await.unwrap();
+    let settings = Settings {
+        pca: Some(ComponentSelection::Components(3)),
+        csv: true,
+        partition_by_label: true,
+        ..small_shards()
+    };
+    let error = run(&stores, &engine, &settings, "b").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
     assert!(
         error.to_string().contains("pca: null -> {\"components\":3}; partition_by_label: false -> true"),
         "{error}"
     );
     let rebuild = Mode { rebuild: true, ..Mode::default() };
-    let summary = run_as(&site, &engine, &settings, rebuild, "c").await.unwrap();
+    let summary = run_as(&stores, &engine, &settings, rebuild, "c").await.unwrap();
     assert_eq!((summary.manifest.version.0, summary.manifest.parent.unwrap().0), (2, 1));
     assert_eq!((summary.manifest.figures.inferred, summary.manifest.figures.shards_computed), (0, 0));
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
@@ -121,13 +128,13 @@ proptest! {
                     Event::Delete(i) => input.delete(&key(*i)).await.unwrap(),
                     Event::Run => {
                         runs += 1;
-                        run(&site(&input, &output), &engine, &small_shards(), &format!("r{runs}")).await.unwrap();
+                        run(&stores(&input, &output), &engine, &small_shards(), &format!("r{runs}")).await.unwrap();
                     }
                     Event::BrokenRun(calls) => {
                         runs += 1;
                         let broken = Arc::new(Failing::after(output.clone(), *calls));
-                        let site = Site { input: input.clone(), output: broken };
-                        let _ = run(&site, &engine, &small_shards(), &format!("r{runs}")).await;
+                        let stores = Stores { input: input.clone(), output: broken };
+                        let _ = run(&stores, &engine, &small_shards(), &format!("r{runs}")).await;
                     }
                 }
             }
@@ -140,12 +147,12 @@ proptest! {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_new_and_changed_images_go_through_the_model() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    let site = site(&input, &output);
-    assert_eq!(run(&site, &engine, &small_shards(), "a").await.unwrap().manifest.figures.inferred, 200);
+    let stores = stores(&input, &output);
+    assert_eq!(run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest.figures.inferred, 200);
     input.put(&key(300), png(300)).await.unwrap();
     input.put(&key(17), png(9_999)).await.unwrap();
     input.delete(&key(120)).await.unwrap();
-    let figures = run(&site, &engine, &small_shards(), "b").await.unwrap().manifest.figures;
+    let figures = run(&stores, &engine, &small_shards(), "b").await.unwrap().manifest.figures;
     assert_eq!(figures.inferred, 2);
     assert!(figures.shards_reused > 3 && figures.copied > 0, "{figures:?}");
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
@@ -157,13 +164,13 @@ async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
     let settings = Settings { csv: true, ..small_shards() };
     let expected = fresh(&input, &engine, &settings).await;
     let counter = Arc::new(Failing::after(Arc::new(MemoryStore::new()), i64::MAX));
-    let all = Site { input: input.clone(), output: counter.clone() };
+    let all = Stores { input: input.clone(), output: counter.clone() };
     run(&all, &engine, &settings, "count").await.unwrap();
     let calls = counter.gate.calls.load(Ordering::Relaxed) as i64;
     assert!(calls > 30);
     for fail_at in 0..calls {
         let output = Arc::new(MemoryStore::new());
-        let dying = Site { input: input.clone(), output: Arc::new(Failing::after(output.clone(), fail_at)) };
+        let dying = Stores { input: input.clone(), output: Arc::new(Failing::after(output.clone(), fail_at)) };
         let died = run(&dying, &engine, &settings, "dying").await;
         // What a reader sees: nothing, or all of it.
         match dataset::current(output.as_ref()).await.unwrap() {
@@ -175,7 +182,7 @@ async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
         }
         let finished: HashSet<String> = finished_shards(output.as_ref()).await;
         let already: u64 = rows_of(output.as_ref(), &finished).await;
-        let summary = run(&site(&input, &output), &engine, &settings, "next").await.unwrap();
+        let summary = run(&stores(&input, &output), &engine, &settings, "next").await.unwrap();
         if !summary.up_to_date {
             assert_eq!(summary.manifest.figures.inferred + already, 60, "call {fail_at}");
         }
@@ -199,13 +206,13 @@ async fn rows_of(output: &dyn Store, records: &HashSet<String>) -> u64 {
 /// Requests a stop after so many images.
 struct StopAfter {
     left: AtomicI64,
-    stop: Stop,
+    stop: CancellationToken,
 }
 
 impl Monitor for StopAfter {
     fn image_done(&self) {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.stop.request();
+            self.stop.cancel();
         }
     }
 }
@@ -214,16 +221,16 @@ impl Watcher for StopAfter {}
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_loses_no_image_that_was_done() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    let site = site(&input, &output);
-    let stop = Stop::default();
+    let stores = stores(&input, &output);
+    let stop = CancellationToken::new();
     let watcher = StopAfter { left: AtomicI64::new(90), stop: stop.clone() };
     let settings = Settings { shard_size: 64, ..Settings::default() };
     let error =
-        pipeline::run(&site, &engine, &order(&settings, Mode::default(), "a"), &watcher, &stop).await.unwrap_err();
+        pipeline::run(&stores, &engine, &order(&settings, Mode::default(), "a"), &watcher, &stop).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RunInterrupted);
     assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
     let done = 90 - watcher.left.load(Ordering::Relaxed);
-    let figures = run(&site, &engine, &settings, "b").await.unwrap().manifest.figures;
+    let figures = run(&stores, &engine, &settings, "b").await.unwrap().manifest.figures;
     // A few images that were ready out of their turn may be done again.
     assert!(figures.inferred <= 200 - done as u64 + 2 * 16, "{done} done, {figures:?}");
     assert!(figures.inferred < 150);
@@ -237,10 +244,10 @@ async fn runs_that_race_all_end_and_agree() {
     for round in 0..6u64 {
         let (input, output) = (images(0..100).await, Arc::new(MemoryStore::new()));
         let racers = (0..4).map(|i| {
-            let (site, engine, input) = (site(&input, &output), engine.clone(), input.clone());
+            let (stores, engine, input) = (stores(&input, &output), engine.clone(), input.clone());
             tokio::spawn(async move {
                 input.put(&key(500 + round * 10 + i), png(i)).await.unwrap();
-                run(&site, &engine, &small_shards(), &format!("racer-{i}")).await
+                run(&stores, &engine, &small_shards(), &format!("racer-{i}")).await
             })
         });
         for outcome in futures::future::join_all(racers).await {
@@ -249,11 +256,12 @@ async fn runs_that_race_all_end_and_agree() {
         // Every racer saw its own upload; the last to publish may have listed before the last upload, no other.
         let manifest = dataset::current(output.as_ref()).await.unwrap().unwrap();
         assert!(manifest.images > 100);
-        run(&site(&input, &output), &engine, &small_shards(), "last").await.unwrap();
+        run(&stores(&input, &output), &engine, &small_shards(), "last").await.unwrap();
         assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
         let mut parent = None;
         for version in dataset::versions(output.as_ref()).await.unwrap().decided {
-            if let dataset::Fate::Published(manifest) = dataset::fate(output.as_ref(), version).await.unwrap() {
+            if let dataset::VersionState::Published(manifest) = dataset::state(output.as_ref(), version).await.unwrap()
+            {
                 assert_eq!(manifest.parent, parent, "the chain has no forks");
                 data_set_of(output.as_ref(), &manifest).await;
                 parent = Some(version);
@@ -265,18 +273,18 @@ async fn runs_that_race_all_end_and_agree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_another_one_overtakes_at_its_first_step_goes_on() {
     let (input, output, engine) = (images(0..20).await, Arc::new(MemoryStore::new()), engine("tiny", 1));
-    run(&site(&input, &output), &engine, &small_shards(), "first").await.unwrap();
+    run(&stores(&input, &output), &engine, &small_shards(), "first").await.unwrap();
     let late = Failing::after(output, i64::MAX);
     late.gate.marker_is_late.store(true, Ordering::Relaxed);
-    let site = Site { input, output: Arc::new(late) };
-    assert!(run(&site, &engine, &small_shards(), "second").await.unwrap().up_to_date);
+    let stores = Stores { input, output: Arc::new(late) };
+    assert!(run(&stores, &engine, &small_shards(), "second").await.unwrap().up_to_date);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loser_leaves_no_parts_behind() {
     let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    let site = site(&input, &output);
-    run(&site, &engine, &small_shards(), "a").await.unwrap();
+    let stores = stores(&input, &output);
+    run(&stores, &engine, &small_shards(), "a").await.unwrap();
     let manifest = dataset::current(output.as_ref()).await.unwrap().unwrap();
     let mut other = manifest.clone();
     other.version = dataset::claim(output.as_ref(), &run_id("slow")).await.unwrap();
@@ -308,7 +316,7 @@ async fn bad_images_become_rejects_with_their_reason() {
         input.put(key, body.clone()).await.unwrap();
     }
     let settings = Settings { max_reject_percent: 20.0, ..small_shards() };
-    let summary = run(&site(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap();
+    let summary = run(&stores(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap();
     assert_eq!((summary.manifest.images, summary.manifest.rejects), (40, 4));
     let mut expected: Vec<_> = bad.iter().map(|(key, _, reason)| ((*key).to_owned(), reason.to_string())).collect();
     expected.sort();
@@ -324,12 +332,12 @@ async fn numbers_that_are_none_reject_their_image() {
     for i in 0..5 {
         input.put(&key(i), png(i)).await.unwrap();
     }
-    run(&site(&input, &output), &engine("log", 1), &small_shards(), "a").await.unwrap();
+    run(&stores(&input, &output), &engine("log", 1), &small_shards(), "a").await.unwrap();
     assert_eq!(rejects(output.as_ref()).await, [("black.png".to_owned(), "not_finite".to_owned())]);
 
     let output = Arc::new(MemoryStore::new());
     let settings = Settings { max_reject_percent: 100.0, ..small_shards() };
-    let error = run(&site(&input, &output), &engine("large", 1), &settings, "a").await.unwrap_err();
+    let error = run(&stores(&input, &output), &engine("large", 1), &settings, "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PcaTooFewImages);
     let records = finished_shards(output.as_ref()).await;
     let mut reasons = HashSet::new();
@@ -346,7 +354,7 @@ async fn too_many_rejects_fail_the_run_with_the_table_written() {
     for i in 0..3 {
         input.put(&format!("bad/{i}.jpg"), "no image".into()).await.unwrap();
     }
-    let error = run(&site(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap_err();
+    let error = run(&stores(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetTooManyRejects);
     let key = keys::run(&run_id("a"), "rejects.parquet");
     assert!(error.to_string().contains(&key), "{error}");
@@ -355,7 +363,7 @@ async fn too_many_rejects_fail_the_run_with_the_table_written() {
     assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
     // With the limit raised, the run uses what the failed one has done.
     let settings = Settings { max_reject_percent: 10.0, ..small_shards() };
-    let summary = run(&site(&input, &output), &engine("tiny", 2), &settings, "b").await.unwrap();
+    let summary = run(&stores(&input, &output), &engine("tiny", 2), &settings, "b").await.unwrap();
     assert_eq!((summary.manifest.figures.inferred, summary.manifest.rejects), (0, 3));
 }
 
@@ -364,11 +372,11 @@ async fn an_object_that_could_not_be_read_is_tried_again_by_the_next_run() {
     for (kind, reason) in [(ErrorKind::StoreDenied, "no_permission"), (ErrorKind::StoreNotFound, "unreadable")] {
         let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
         let refusing = Arc::new(Refusing { inner: input.clone(), gate: Refuses { key: key(7), kind } });
-        let refused = Site { input: refusing, output: output.clone() };
+        let refused = Stores { input: refusing, output: output.clone() };
         let summary = run(&refused, &engine, &small_shards(), "a").await.unwrap();
         assert_eq!((summary.manifest.images, summary.manifest.rejects), (39, 1));
         assert_eq!(rejects(output.as_ref()).await, [(key(7), reason.to_owned())]);
-        let figures = run(&site(&input, &output), &engine, &small_shards(), "b").await.unwrap().manifest.figures;
+        let figures = run(&stores(&input, &output), &engine, &small_shards(), "b").await.unwrap().manifest.figures;
         assert_eq!(figures.inferred, 1);
         assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
     }
@@ -379,22 +387,22 @@ async fn too_few_images_and_too_many_components_say_what_is_possible() {
     let engine = engine("tiny", 1);
     let outcome = async |n: u64, pca| {
         let (input, output) = (images(0..n).await, Arc::new(MemoryStore::new()));
-        run(&site(&input, &output), &engine, &Settings { pca, ..small_shards() }, "a").await
+        run(&stores(&input, &output), &engine, &Settings { pca, ..small_shards() }, "a").await
     };
     assert_eq!(outcome(0, None).await.unwrap_err().kind(), ErrorKind::InputEmpty);
     assert_eq!(outcome(1, None).await.unwrap_err().kind(), ErrorKind::PcaTooFewImages);
     assert_eq!(outcome(2, None).await.unwrap().manifest.basis.components, 1);
-    let error = outcome(10, Some(Keep::Components(10))).await.unwrap_err();
+    let error = outcome(10, Some(ComponentSelection::Components(10))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PcaTooManyComponents);
     assert!(error.to_string().contains("1 to 9 are possible"), "{error}");
-    let basis = outcome(10, Some(Keep::Variance(1.0))).await.unwrap().manifest.basis;
+    let basis = outcome(10, Some(ComponentSelection::Variance(1.0))).await.unwrap().manifest.basis;
     assert!((basis.explained_variance_ratio.iter().sum::<f64>() - 1.0).abs() < 1e-9);
 
     let same = Arc::new(MemoryStore::new());
     for i in 0..4 {
         same.put(&key(i), png(0)).await.unwrap();
     }
-    let error = run(&site(&same, &Arc::new(MemoryStore::new())), &engine, &small_shards(), "a").await.unwrap_err();
+    let error = run(&stores(&same, &Arc::new(MemoryStore::new())), &engine, &small_shards(), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PcaNoVariance);
 }
 
@@ -402,23 +410,23 @@ async fn too_few_images_and_too_many_components_say_what_is_possible() {
 async fn an_output_that_holds_something_else_is_left_alone() {
     let (input, output) = (images(0..5).await, Arc::new(MemoryStore::new()));
     output.put("thesis.docx", "important".into()).await.unwrap();
-    let error = run(&site(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
+    let error = run(&stores(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutputOccupied);
     assert_eq!(list_all(output.as_ref(), "").await.unwrap().len(), 1);
 
     let newer = Arc::new(MemoryStore::new());
     newer.put(dataset::MARKER, r#"{"what": "", "format": 99}"#.into()).await.unwrap();
-    let error = run(&site(&input, &newer), &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
+    let error = run(&stores(&input, &newer), &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutputUnknownFormat);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_success_mark_is_mended() {
     let (input, output, engine) = (images(0..20).await, Arc::new(MemoryStore::new()), engine("tiny", 1));
-    let site = site(&input, &output);
-    let version = run(&site, &engine, &small_shards(), "a").await.unwrap().manifest.version;
+    let stores = stores(&input, &output);
+    let version = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest.version;
     output.delete(&keys::success(version)).await.unwrap();
-    assert!(run(&site, &engine, &small_shards(), "b").await.unwrap().up_to_date);
+    assert!(run(&stores, &engine, &small_shards(), "b").await.unwrap().up_to_date);
     assert!(output.get(&keys::success(version)).await.is_ok());
 }
 
@@ -428,14 +436,19 @@ async fn hidden_files_and_folder_markers_are_no_images() {
     for key in [".DS_Store", "kiwi/._1.png", ".git/config", "apple/"] {
         input.put(key, "x".into()).await.unwrap();
     }
-    let manifest = run(&site(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap().manifest;
+    let manifest = run(&stores(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap().manifest;
     assert_eq!((manifest.images, manifest.rejects, manifest.ignored), (20, 0, Some(4)));
 }
 
 #[tokio::test]
 async fn a_model_of_another_shape_is_used_or_refused_with_the_reason() {
-    use pomona::extractor::{Extractor, FeatureRange, Runtime};
-    let load = |onnx: &[u8]| Extractor::from_onnx(onnx, "test", FeatureRange::default(), Runtime::Auto);
+    use pomona::{
+        model::FeatureRange,
+        model::{Extractor, Runtime},
+    };
+    let load = |onnx: &[u8]| {
+        Extractor::from_onnx(Bytes::copy_from_slice(onnx), "test", FeatureRange::default(), Runtime::Auto)
+    };
     assert_eq!(engine("nhwc", 1).extractor().columns(), 24);
     for (name, expected) in [
         ("two-inputs", "2 inputs"),
@@ -458,7 +471,7 @@ async fn a_model_of_another_shape_is_used_or_refused_with_the_reason() {
 /// The engine outlives a panic in a decoder; here the extractor is simply asked for too much at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_callers_share_an_engine() {
-    let engine: Arc<Engine> = Arc::new(engine("tiny", 3));
+    let engine: Arc<WorkerPool> = Arc::new(engine("tiny", 3));
     let alone = engine.features(png(5)).await.unwrap().unwrap();
     let all = (0..100).map(|_| {
         let engine = engine.clone();

@@ -22,32 +22,20 @@ use common::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use pomona::{
     Error, ErrorKind, Result,
-    dataset::{self, Fate, Manifest},
-    engine::Engine,
-    settings::{Mode, Refit, Settings},
-    stages::Site,
+    dataset::{
+        self, Manifest, VersionState, keys,
+        settings::{Mode, Refit, Settings},
+    },
+    model::WorkerPool,
+    stages::Stores,
     store::{MemoryStore, Store, list_all},
-    vacuum::{self, Policy},
+    versions::vacuum::{self, Action, Policy},
 };
 use tokio::sync::oneshot;
 
-/// Draws numbers from a seed; SplitMix64.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
-
 #[derive(Debug)]
 struct Schedule {
-    random: Random,
+    random: fastrand::Rng,
     /// One call in so many fails; none when 0.
     failures: usize,
     waiting: VecDeque<oneshot::Sender<()>>,
@@ -59,12 +47,16 @@ struct Turns(Arc<Mutex<Schedule>>);
 
 impl Turns {
     fn new(seed: u64, failures: usize) -> Self {
-        Turns(Arc::new(Mutex::new(Schedule { random: Random(seed), failures, waiting: VecDeque::new() })))
+        Turns(Arc::new(Mutex::new(Schedule {
+            random: fastrand::Rng::with_seed(seed),
+            failures,
+            waiting: VecDeque::new(),
+        })))
     }
 
     fn fails(&self) -> bool {
         let schedule = &mut *self.0.lock().unwrap();
-        schedule.failures > 0 && schedule.random.below(schedule.failures * 2) == 0
+        schedule.failures > 0 && schedule.random.usize(..schedule.failures * 2) == 0
     }
 
     /// Lets one of the waiting calls go on; false when none waits.
@@ -74,7 +66,7 @@ impl Turns {
         if waiting == 0 {
             return false;
         }
-        let at = schedule.random.below(waiting);
+        let at = schedule.random.usize(..waiting);
         schedule.waiting.swap_remove_back(at).unwrap().send(()).ok();
         true
     }
@@ -135,14 +127,14 @@ fn settings() -> Settings {
 async fn gated_run(
     input: Arc<MemoryStore>,
     output: Arc<dyn Store>,
-    engine: &Engine,
+    engine: &WorkerPool,
     name: String,
     upload: u64,
     mode: Mode,
 ) -> Result<Manifest> {
     input.put(&key(upload), png(upload)).await.unwrap();
-    let site = Site { input, output };
-    run_as(&site, engine, &settings(), mode, &name).await.map(|summary| summary.manifest)
+    let stores = Stores { input, output };
+    run_as(&stores, engine, &settings(), mode, &name).await.map(|summary| summary.manifest)
 }
 
 /// What the current version consists of is there, and its rows are as many as it says.
@@ -153,8 +145,8 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
             Ok(_) => {}
             // A reader that is slower than a vacuum may find its version gone, and then it is told so.
             Err(e) if e.is(ErrorKind::StoreNotFound) => {
-                let fate = dataset::fate(store, manifest.version).await?;
-                assert!(matches!(fate, Fate::Removed { .. }), "{key} is missing from {}", manifest.version);
+                let state = dataset::state(store, manifest.version).await?;
+                assert!(matches!(state, VersionState::Removed { .. }), "{key} is missing from {}", manifest.version);
                 return Ok(None);
             }
             Err(e) => return Err(e),
@@ -164,11 +156,11 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
 }
 
 /// One schedule: `runs` runs, a reader and perhaps a vacuum on an output that has a version already.
-fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &Engine) {
+fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &WorkerPool) {
     let (input, output) = block_on(async {
         let (input, output) = (images(0..6).await, Arc::new(MemoryStore::new()));
         if !seed.is_multiple_of(3) {
-            run(&site(&input, &output), engine, &settings(), "first").await.unwrap();
+            run(&stores(&input, &output), engine, &settings(), "first").await.unwrap();
         }
         (input, output)
     });
@@ -191,7 +183,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &E
         racers.push(Box::pin(async move {
             let policy = Policy { keep_versions: 1, older_than_days: 0 };
             for _ in 0..3 {
-                match vacuum::vacuum(store.as_ref(), policy, false, &|_| {}).await {
+                match vacuum::vacuum(store.as_ref(), policy, Action::Delete, &|_| {}).await {
                     Ok(_) => {}
                     Err(e) => assert!(e.kind().retryable() || e.is(ErrorKind::OutputNoVersion), "seed {seed}: {e}"),
                 }
@@ -227,11 +219,11 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &E
         no_forks(output.as_ref(), seed).await;
         // Marks and locks of those that died; a day later they would mean nothing.
         for object in list_all(output.as_ref(), "").await.unwrap() {
-            if object.key.ends_with("started.json") || object.key == vacuum::LOCK {
+            if object.key.ends_with("started.json") || object.key == keys::LOCK {
                 output.delete(&object.key).await.unwrap();
             }
         }
-        run(&site(&input, &output), engine, &settings(), "last").await.unwrap();
+        run(&stores(&input, &output), engine, &settings(), "last").await.unwrap();
         assert_eq!(
             data_set(output.as_ref()).await,
             fresh(&input, engine, &settings()).await,
@@ -245,7 +237,9 @@ async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::Hash
     for shard in manifest.shards.iter().filter(|shard| shard.rows > 0) {
         let key = dataset::keys::features(&shard.id);
         let columns = manifest.extractor.columns;
-        rows.extend(pomona::tables::read_features(output.get(&key).await.unwrap(), columns, &key).unwrap().paths);
+        rows.extend(
+            pomona::dataset::tables::read_features(output.get(&key).await.unwrap(), columns, &key).unwrap().paths,
+        );
     }
     rows
 }
@@ -254,13 +248,13 @@ async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::Hash
 async fn no_forks(output: &dyn Store, seed: u64) {
     let mut parent = None;
     for version in dataset::versions(output).await.unwrap().decided {
-        match dataset::fate(output, version).await.unwrap() {
-            Fate::Published(manifest) => {
+        match dataset::state(output, version).await.unwrap() {
+            VersionState::Published(manifest) => {
                 assert!(parent.is_none() || manifest.parent == parent, "seed {seed}: version {version} is a fork");
                 parent = Some(version);
             }
-            Fate::Removed { .. } => parent = Some(version),
-            Fate::Abandoned { .. } => {}
+            VersionState::Removed { .. } => parent = Some(version),
+            VersionState::Abandoned { .. } => {}
         }
     }
 }

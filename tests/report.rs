@@ -4,18 +4,25 @@
 mod common;
 
 use common::png;
+use jiff::Timestamp;
+use ndarray::Array2;
 use pomona::{
-    dataset::{BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, Version, keys},
-    effort::Effort,
-    extractor::{FeatureRange, embedded_info},
-    moments::{ShardMoments, TotalMoments},
-    pca::{self, Keep},
-    preprocess::{Reason, Reject},
-    receipt::{Place, Receipt, StageRecords},
+    cost::receipt::{Place, Receipt, StageRecords},
+    dataset::{
+        BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, keys,
+        settings::Settings,
+        tables::{self, ScoreRows},
+        timing::Timing,
+    },
+    ids::Version,
+    image::{Reason, Reject},
+    model::{FeatureRange, embedded_info},
+    pca::{
+        self, ComponentSelection,
+        moments::{ShardMoments, TotalMoments},
+    },
     report,
-    settings::Settings,
     store::{MemoryStore, Store},
-    tables::{self, ScoreRows},
 };
 
 const IMAGES: usize = 100_000;
@@ -28,6 +35,10 @@ fn path(i: usize) -> String {
     format!("Training/A label with a rather long name, number {:03}/photo-{i:07}-of-the-orchard_100.jpg", i % LABELS)
 }
 
+fn at(time: &str) -> Timestamp {
+    time.parse().unwrap()
+}
+
 fn label(i: usize) -> String {
     format!("A label with a rather long name, number {i:03}")
 }
@@ -38,13 +49,13 @@ fn noise(i: usize) -> f32 {
 }
 
 async fn fill(output: &MemoryStore) -> Manifest {
-    let features: Vec<f32> = (0..40 * COLUMNS).map(noise).collect();
     let per_unit = f64::from(1 << 20);
-    let features: Vec<f32> = features.iter().map(|x| ((f64::from(*x) * per_unit).round() / per_unit) as f32).collect();
+    let on_grid = |x: f32| ((f64::from(x) * per_unit).round() / per_unit) as f32;
+    let features = Array2::from_shape_fn((40, COLUMNS), |(row, column)| on_grid(noise(row * COLUMNS + column)));
     let mut totals = TotalMoments::zero(COLUMNS);
-    totals.add(&ShardMoments::of(&features, COLUMNS, per_unit).unwrap()).unwrap();
-    let basis = pca::fit(&totals, per_unit, true, Some(Keep::Components(KEPT))).unwrap();
-    output.put(&keys::basis("b"), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
+    totals.add(&ShardMoments::from_features(features.view(), per_unit).unwrap()).unwrap();
+    let basis = pca::fit(&totals, per_unit, true, Some(ComponentSelection::Components(KEPT))).unwrap();
+    output.put(&keys::basis(&"b".into()), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
 
     let each = IMAGES / PARTS;
     let mut parts = Vec::new();
@@ -53,10 +64,10 @@ async fn fill(output: &MemoryStore) -> Manifest {
         let table = ScoreRows {
             paths: rows.clone().map(path).collect(),
             labels: rows.clone().map(|i| Some(label(i % LABELS))).collect(),
-            scores: rows.flat_map(|i| (0..KEPT).map(move |k| noise(i * KEPT + k) - 2.0)).collect(),
+            scores: Array2::from_shape_fn((each, KEPT), |(i, k)| noise((rows.start + i) * KEPT + k) - 2.0),
         };
         let key = keys::part(Version(1), None, part as u64);
-        output.put(&key, tables::write_scores(table, KEPT, true, "x", "b").unwrap()).await.unwrap();
+        output.put(&key, tables::write_scores(table, true, "x", "b").unwrap()).await.unwrap();
         parts.push(key);
     }
     let reject =
@@ -69,8 +80,8 @@ async fn fill(output: &MemoryStore) -> Manifest {
         version: Version(1),
         parent: None,
         run: "large".to_owned().try_into().unwrap(),
-        created: "2026-11-22T06:00:00Z".to_owned(),
-        finished: "2026-11-22T06:10:00Z".to_owned(),
+        created: at("2026-11-22T06:00:00Z"),
+        finished: at("2026-11-22T06:10:00Z"),
         pomona: "0".to_owned(),
         input: "s3://bucket/images/".to_owned(),
         settings: Settings::default(),
@@ -80,8 +91,8 @@ async fn fill(output: &MemoryStore) -> Manifest {
         ignored: Some(0),
         labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
         basis: BasisSummary {
-            id: "b".to_owned(),
-            key: keys::basis("b"),
+            id: "b".into(),
+            key: keys::basis(&"b".into()),
             components: KEPT,
             explained_variance: basis.explained_variance.clone(),
             explained_variance_ratio: basis.explained_variance_ratio.clone(),
@@ -91,7 +102,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
             components_for_90_percent: basis.components_for(0.9),
             components_for_99_percent: basis.components_for(0.99),
         },
-        moments: keys::totals("t"),
+        moments: keys::totals(&"t".into()),
         outputs: Outputs { parts, csv: None, rejects: key },
         shards: Vec::new(),
         figures: RunFigures { inferred: IMAGES as u64, ..RunFigures::default() },
@@ -106,17 +117,17 @@ async fn the_report_of_a_hundred_thousand_images_is_below_five_megabytes() {
     for i in 0..IMAGES {
         input.put(&path(i), pictures[i % 64].clone()).await.unwrap();
     }
-    let effort = |i: usize| Effort {
-        began: format!("2026-11-22T06:00:{:02}Z", i % 60),
+    let timing = |i: usize| Timing {
+        began: at(&format!("2026-11-22T06:00:{:02}Z", i % 60)),
         milliseconds: 900,
         memory_mb: Some(1_769),
     };
     let records = [
-        StageRecords::one("plan", effort(0)),
-        StageRecords { stage: "featurize", pieces: (0..1_000).map(|i| (format!("{i:032x}"), effort(i))).collect() },
+        StageRecords::one("plan", timing(0)),
+        StageRecords { stage: "featurize", pieces: (0..1_000).map(|i| (format!("{i:032x}"), timing(i))).collect() },
     ];
     let at = Place::Lambda { region: "eu-west-3".to_owned() };
-    let receipt = Receipt::of(&manifest, 0, &records, at).unwrap();
+    let receipt = Receipt::new(&manifest, 0, &records, at).unwrap();
     let written = report::write(&input, &output, &manifest, &records, &receipt).await.unwrap();
     let page = String::from_utf8(output.get(&written.report).await.unwrap().to_vec()).unwrap();
     assert!(page.len() < 5_000_000, "{} bytes", page.len());

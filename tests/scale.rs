@@ -9,9 +9,9 @@ use bytes::Bytes;
 use common::order;
 use futures::stream::BoxStream;
 use pomona::{
-    settings::{Mode, Settings},
-    stages::{self, Silent, Site, Stop},
-    store::{Etag, MemoryStore, Object, Store},
+    dataset::settings::{Mode, Settings},
+    stages::{self, CancellationToken, Silent, Stores},
+    store::{MemoryStore, Object, Store},
 };
 
 /// A listing of very many objects, made as it is read; nothing of it is kept.
@@ -32,7 +32,7 @@ impl Store for Endless {
             Ok(keys
                 .map(|i| Object {
                     key: format!("Training/Apple Golden {:03}/photo-{i:09}_100.jpg", i / 4_000),
-                    etag: Etag(format!("{i:032x}")),
+                    etag: format!("{i:032x}").into(),
                     size: 4_000,
                     modified: i as i64,
                 })
@@ -66,11 +66,11 @@ const PAYLOAD: usize = 64 << 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_images_are_planned_with_small_payloads() {
     let output = Arc::new(MemoryStore::new());
-    let site = Site { input: Arc::new(Endless { objects: 1_000_000 }), output: output.clone() };
-    let info = pomona::extractor::embedded_info(pomona::extractor::FeatureRange::default());
+    let stores = Stores { input: Arc::new(Endless { objects: 1_000_000 }), output: output.clone() };
+    let info = pomona::model::embedded_info(pomona::model::FeatureRange::default());
     let input = order(&Settings::default(), Mode::default(), "million");
     let started = std::time::Instant::now();
-    let planned = stages::plan(&site, &info, input, &Silent, &Stop::default()).await.unwrap();
+    let planned = stages::plan(&stores, &info, input, &Silent, &CancellationToken::default()).await.unwrap();
     println!("planned 1,000,000 images in {:.1} s", started.elapsed().as_secs_f64());
     #[cfg(target_os = "linux")]
     assert!(peak_memory() < 1 << 30, "{} bytes at most", peak_memory());
@@ -79,7 +79,7 @@ async fn a_million_images_are_planned_with_small_payloads() {
     assert!(serde_json::to_vec(&planned).unwrap().len() < PAYLOAD / 16);
     let mut covered = 0;
     let mut shards = 0;
-    for line in lines(output.as_ref(), &planned.manifest).await {
+    for line in lines(output.as_ref(), &planned.work_list).await {
         // The item, and the two locations that the map puts beside it.
         assert!(line.len() + 2_048 < PAYLOAD, "{} bytes", line.len());
         let work: stages::ShardWork = serde_json::from_slice(&line).unwrap();
@@ -90,7 +90,7 @@ async fn a_million_images_are_planned_with_small_payloads() {
     }
     assert_eq!((shards, covered), (planned.shards, 1_000_000));
     let mut added = 0;
-    for line in lines(output.as_ref(), &planned.merge_manifest).await {
+    for line in lines(output.as_ref(), &planned.merge_work_list).await {
         assert!(line.len() + 2_048 < PAYLOAD, "{} bytes", line.len());
         added += serde_json::from_slice::<stages::MergeWork>(&line).unwrap().shards.len();
     }

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use pomona::{
+    cost::{
+        estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE},
+        receipt::USUAL_REGION,
+    },
+    dataset::{
+        settings::{ListingScope, Mode, Refit, Settings},
+        shard::DEFAULT_SHARD_SIZE,
+    },
     demo::DEFAULT_VIEWS,
-    estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE},
-    extractor::FeatureRange,
-    pca::Keep,
-    receipt::USUAL_REGION,
-    settings::{Listing, Mode, Refit, Settings},
-    shard::DEFAULT_SHARD_SIZE,
+    model::FeatureRange,
+    pca::ComponentSelection,
 };
 
 /// Image features and PCA at any scale, without a cluster
@@ -26,13 +30,13 @@ Try it:  pomona demo                       render 560 fruit pictures and run on 
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C (run again to go on)"
 )]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     Run(RunArgs),
     Watch(WatchArgs),
     Demo(DemoArgs),
@@ -57,7 +61,7 @@ Examples:
   pomona run fruits/ results/                       50 components (or as many as there can be)
   pomona run fruits/ results/ --variance 0.9        as many as explain 90 % of the variance
   pomona run fruits/ results/ --csv --partition-by-label")]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Folder with images: JPEG, PNG, GIF, BMP, WebP, TIFF
     pub images: String,
     /// Folder for the results; made when it does not exist
@@ -67,7 +71,7 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct RunOptions {
+pub(crate) struct RunOptions {
     #[command(flatten)]
     pub result: ResultOptions,
     #[command(flatten)]
@@ -79,11 +83,11 @@ pub struct RunOptions {
 
 /// What a run makes, and of what.
 #[derive(Debug, clap::Args)]
-pub struct ResultOptions {
-    /// Keep K components [default: 50, or as many as there can be]
+pub(crate) struct ResultOptions {
+    /// ComponentSelection K components [default: 50, or as many as there can be]
     #[arg(short = 'k', long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub components: Option<u32>,
-    /// Keep the fewest components that explain this share of the variance, 0 to 1
+    /// ComponentSelection the fewest components that explain this share of the variance, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub variance: Option<f64>,
     /// Only centre the features; do not divide by their standard deviations
@@ -111,7 +115,7 @@ pub struct ResultOptions {
 
 /// What makes the features.
 #[derive(Debug, clap::Args)]
-pub struct EngineOptions {
+pub(crate) struct EngineOptions {
     /// Images worked on at a time [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -127,30 +131,30 @@ pub struct EngineOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum EngineArg {
+pub(crate) enum EngineArg {
     Auto,
     Tract,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum RefitArg {
+pub(crate) enum RefitArg {
     Always,
     Never,
 }
 
 impl ResultOptions {
-    pub fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> Mode {
         let refit = match self.refit {
             RefitArg::Always => Refit::Always,
             RefitArg::Never => Refit::Never,
         };
-        Mode { refit, rebuild: self.rebuild, listing: Listing::All }
+        Mode { refit, rebuild: self.rebuild, listing: ListingScope::All }
     }
 
-    pub fn settings(&self) -> Settings {
-        let components = self.components.map(|k| Keep::Components(k as usize));
+    pub(crate) fn settings(&self) -> Settings {
+        let components = self.components.map(|k| ComponentSelection::Components(k as usize));
         Settings {
-            pca: components.or(self.variance.map(Keep::Variance)),
+            pca: components.or(self.variance.map(ComponentSelection::Variance)),
             standardize: !self.no_standardize,
             partition_by_label: self.partition_by_label,
             csv: self.csv,
@@ -166,7 +170,7 @@ impl ResultOptions {
 /// whole pipeline on them into DIR/results. Nothing is downloaded.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("keep").args(["components", "variance"]))]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Where to put pictures and results
     #[arg(default_value = "pomona-demo")]
     pub dir: PathBuf,
@@ -186,7 +190,7 @@ pub struct DemoArgs {
 /// told of, and the watch goes on. Ctrl-C ends it. For a bucket, let its upload events start runs: docs/deploy.md.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("keep").args(["components", "variance"]))]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     /// Folder with images
     pub images: PathBuf,
     /// Folder or s3:// location for the results
@@ -200,7 +204,7 @@ pub struct WatchArgs {
 
 /// Versions, labels, explained variance, first rows and rejects of an output
 #[derive(Debug, clap::Args)]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     /// Folder or s3:// location that `pomona run` wrote
     pub output: String,
     /// Show this version instead of the newest
@@ -216,7 +220,7 @@ pub struct ShowArgs {
 
 /// The versions of an output: when, what was new, how long it took
 #[derive(Debug, clap::Args)]
-pub struct LogArgs {
+pub(crate) struct LogArgs {
     /// Folder or s3:// location that `pomona run` wrote
     pub output: String,
     /// Print one JSON object per version on standard output
@@ -229,7 +233,7 @@ pub struct LogArgs {
 /// Scores of two versions can be compared where the angles are small. 0 degrees: the components span the same space;
 /// 90 degrees: one has a direction that the other knows nothing of.
 #[derive(Debug, clap::Args)]
-pub struct DiffArgs {
+pub(crate) struct DiffArgs {
     /// Folder or s3:// location that `pomona run` wrote
     pub output: String,
     /// The older version
@@ -253,7 +257,7 @@ pub struct DiffArgs {
 Examples:
   pomona vacuum results/ --dry-run                                what would be deleted
   pomona vacuum results/ --keep-versions 5 --older-than 30        keep five, and a month")]
-pub struct VacuumArgs {
+pub(crate) struct VacuumArgs {
     /// Folder or s3:// location that `pomona run` wrote
     pub output: String,
     /// Versions to keep, whatever their age; the newest always is
@@ -279,7 +283,7 @@ pub struct VacuumArgs {
 /// them with all that only it names, the records of runs and what was left half done, then reads the tables that are
 /// left and tells which. Sums, basis and scores of the new version are those of a data set that never had the images.
 #[derive(Debug, clap::Args)]
-pub struct EraseArgs {
+pub(crate) struct EraseArgs {
     /// Folder or s3:// location that `pomona run` wrote
     pub output: String,
     /// Paths of the images as the tables have them, relative to the input
@@ -302,7 +306,7 @@ Examples:
   pomona estimate --images 22688                          the first run on a small collection
   pomona estimate --images 100000000 --concurrency 1000   what limits a large one
   pomona estimate --images 1000000 --ms-per-image 30 --bytes-per-image 120000    photos of 500 x 400")]
-pub struct EstimateArgs {
+pub(crate) struct EstimateArgs {
     /// Images that go through the model
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
     pub images: u64,
@@ -336,7 +340,7 @@ pub struct EstimateArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ArchitectureArg {
+pub(crate) enum ArchitectureArg {
     #[value(name = "x86_64")]
     X86_64,
     Arm64,
@@ -350,7 +354,7 @@ pub enum ArchitectureArg {
 Examples:
   pomona start pomona s3://BUCKET/images/ s3://RESULTS/pomona/first/ --follow
   pomona start pomona s3://BUCKET/images/ s3://RESULTS/pomona/first/ --variance 0.9 --csv")]
-pub struct StartArgs {
+pub(crate) struct StartArgs {
     /// Name of the stack, or ARN of its state machine
     pub target: String,
     /// s3:// location of the images, below the stack's ImagePrefix
@@ -374,7 +378,7 @@ pub struct StartArgs {
 ///
 /// Stage, shards done, rate and time left, failures by error, and a link to the console.
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Name of a stack (its newest execution), or ARN of an execution or a state machine
     pub target: String,
     /// Stay until it ends; exit code 1 when it fails

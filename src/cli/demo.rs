@@ -7,7 +7,7 @@ use pomona::{
 
 use crate::{args::DemoArgs, progress::Bars, run};
 
-pub async fn demo(args: DemoArgs) -> Result<()> {
+pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
     let (images, results) = (args.dir.join("images"), args.dir.join("results"));
     let threads = run::threads(&args.options.engine);
     let bars = Bars::new();

@@ -1,6 +1,6 @@
 //! `pomona diff`
 
-use pomona::{Result, dataset, diff, store};
+use pomona::{Result, dataset, store, versions::diff};
 use serde::Serialize;
 
 use crate::{args::DiffArgs, format, print_json};
@@ -14,7 +14,7 @@ struct Json<'a> {
     diff: &'a diff::Diff,
 }
 
-pub async fn diff(args: DiffArgs) -> Result<()> {
+pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
     let from = dataset::version(store.as_ref(), Some(args.from)).await?;

@@ -1,26 +1,26 @@
 //! `pomona erase`
 
 use pomona::{
-    Result,
-    dataset::{self, Version},
-    erase,
-    stages::{Site, Stop},
+    Result, dataset,
+    ids::Version,
+    stages::{CancellationToken, Stores},
     store,
+    versions::erase,
 };
 
 use crate::{args::EraseArgs, format, print_json, progress::Bars, run};
 
-pub async fn erase(args: EraseArgs) -> Result<()> {
+pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     let output = store::open(&args.output).await?;
     dataset::expect_output(output.as_ref()).await?;
     let input = dataset::version(output.as_ref(), None).await?.input;
-    let site = Site { input: store::open_input(&input).await?, output };
-    let engine = run::engine(&args.engine)?;
-    let stop = Stop::default();
+    let stores = Stores { input: store::open_input(&input).await?, output };
+    let workers = run::workers(&args.engine)?;
+    let stop = CancellationToken::new();
     run::listen(stop.clone());
     let bars = Bars::new();
     let keys = args.keys.into_iter().collect();
-    let outcome = erase::erase(&site, &engine, &run::run_id()?, &keys, &bars, &stop).await;
+    let outcome = erase::erase(&stores, &workers, &run::run_id()?, &keys, &bars, &stop).await;
     bars.clear();
     let erased = outcome?;
     if args.json {

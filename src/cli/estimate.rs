@@ -2,8 +2,11 @@
 
 use pomona::{
     Result,
-    estimate::{self, Course, Deployment, Estimate, Workload, simulate},
-    prices::{Architecture, Prices},
+    cost::{
+        estimate::{self, Course, Deployment, Estimate, Workload},
+        prices::{Architecture, Prices},
+        simulate,
+    },
 };
 use serde::Serialize;
 
@@ -24,12 +27,12 @@ struct Json<'a> {
     simulated_throttles: Option<u64>,
 }
 
-pub fn estimate(args: &EstimateArgs) -> Result<()> {
+pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
     let architecture = match args.architecture {
         ArchitectureArg::X86_64 => Architecture::X86_64,
         ArchitectureArg::Arm64 => Architecture::Arm64,
     };
-    let prices = Prices::of(&args.region, architecture)?;
+    let prices = Prices::new(&args.region, architecture)?;
     let work = Workload {
         images: args.images,
         bytes_per_image: args.bytes_per_image,
@@ -43,7 +46,7 @@ pub fn estimate(args: &EstimateArgs) -> Result<()> {
     };
     let estimate = estimate::estimate(work, deployment, prices)?;
     let played = (estimate.shards <= SIMULATED).then(|| {
-        let course = Course::of(&work, &deployment, estimate.prices.map_children_per_second);
+        let course = Course::new(&work, &deployment, estimate.prices.map_children_per_second);
         simulate::run(&course, &deployment, &estimate.prices, SEED)
     });
     if args.json {

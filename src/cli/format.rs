@@ -1,9 +1,9 @@
 //! How numbers and tables look in a terminal.
 
-pub use pomona::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
+pub(crate) use pomona::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
 
 /// Columns as wide as their widest cell; the first `left` columns are aligned to the left, the others to the right.
-pub fn table(rows: &[Vec<String>], left: usize) -> String {
+pub(crate) fn table(rows: &[Vec<String>], left: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

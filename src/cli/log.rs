@@ -1,5 +1,6 @@
 //! `pomona log`
 
+use jiff::Timestamp;
 use pomona::{
     Result,
     dataset::{self, Manifest},
@@ -14,8 +15,8 @@ use crate::{args::LogArgs, format, print_json};
 struct Line {
     version: u64,
     parent: Option<u64>,
-    finished: String,
-    seconds: Option<f64>,
+    finished: Timestamp,
+    seconds: f64,
     images: u64,
     added: u64,
     changed: u64,
@@ -28,12 +29,12 @@ struct Line {
 }
 
 impl Line {
-    fn of(manifest: &Manifest) -> Self {
+    fn new(manifest: &Manifest) -> Self {
         let figures = &manifest.figures;
         Line {
             version: manifest.version.0,
             parent: manifest.parent.map(|parent| parent.0),
-            finished: manifest.finished.clone(),
+            finished: manifest.finished,
             seconds: manifest.seconds(),
             images: manifest.images,
             added: figures.added,
@@ -48,10 +49,10 @@ impl Line {
     }
 }
 
-pub async fn log(args: LogArgs) -> Result<()> {
+pub(crate) async fn log(args: LogArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
-    let lines: Vec<Line> = dataset::published(store.as_ref()).await?.iter().map(Line::of).collect();
+    let lines: Vec<Line> = dataset::published(store.as_ref()).await?.iter().map(Line::new).collect();
     if args.json {
         return print_json(&lines);
     }
@@ -62,7 +63,7 @@ pub async fn log(args: LogArgs) -> Result<()> {
         vec![
             line.version.to_string(),
             // To the second; the manifest has the rest.
-            line.finished.get(..19).unwrap_or(&line.finished).replace('T', " ") + "Z",
+            line.finished.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
             format::count(line.images),
             format::count(line.added),
             format::count(line.changed),
@@ -70,12 +71,12 @@ pub async fn log(args: LogArgs) -> Result<()> {
             format::count(line.reused),
             format::count(line.rejects),
             format::percent(line.explained),
-            line.seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1}")),
+            format!("{:.1}", line.seconds),
         ]
     }));
     print!("{}", format::table(&rows, 2));
     if lines.is_empty() {
-        println!("  no run has been finished here yet");
+        println!("  no run has finished here yet");
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The command line: arguments in, progress and summaries out. All work is the library's.
 
 mod args;
-mod cloud;
 mod demo;
 mod diff;
 mod erase;
@@ -13,6 +12,7 @@ mod run;
 mod show;
 mod start;
 mod status;
+mod summary;
 mod vacuum;
 mod watch;
 
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells of an error: its stable name, what happened, where, and what to do.
+/// Prints an error: its stable name, what happened, where, and what to do.
 fn report(error: &Error) {
     eprintln!("error[{}]: {error}", error.kind());
     eprintln!("  help: {}", error.kind().advice());
@@ -58,7 +58,7 @@ fn print_json<T: Serialize>(value: &T) -> Result<()> {
 }
 
 /// Makes glibc share few heaps among all threads. By default each of many threads gets one that keeps what it has
-/// freed, and memory grows with the number of shards. Whoever has set `MALLOC_ARENA_MAX` knows better.
+/// freed, and memory grows with the number of shards. `MALLOC_ARENA_MAX` in the environment overrides it.
 #[allow(unsafe_code)]
 fn share_heaps() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -18,12 +18,12 @@ const PLAIN: &str = "{msg:<10} {spinner} {elapsed}";
 
 /// One bar at a time: that of the stage under way.
 #[derive(Debug)]
-pub struct Bars {
+pub(crate) struct Bars {
     current: Mutex<ProgressBar>,
 }
 
 impl Bars {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Bars { current: Mutex::new(ProgressBar::hidden()) }
     }
 
@@ -32,7 +32,7 @@ impl Bars {
     }
 
     /// Starts a bar. Without a total it only shows that something goes on.
-    pub fn start(&self, name: impl Into<Cow<'static, str>>, total: Option<u64>, template: Option<&str>) {
+    pub(crate) fn start(&self, name: impl Into<Cow<'static, str>>, total: Option<u64>, template: Option<&str>) {
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),
@@ -46,11 +46,11 @@ impl Bars {
         *self.current() = bar;
     }
 
-    pub fn step(&self) {
+    pub(crate) fn step(&self) {
         self.current().inc(1);
     }
 
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.current().finish_and_clear();
     }
 }

@@ -2,9 +2,8 @@
 
 use pomona::{
     Result,
-    dataset::{self, Manifest, keys},
+    dataset::{self, Manifest, keys, tables},
     store::{self, Store},
-    tables,
 };
 
 use crate::{args::ShowArgs, format};
@@ -14,7 +13,7 @@ const BAR: f64 = 40.0;
 /// Scores of a row to show.
 const SCORES: usize = 5;
 
-pub async fn show(args: ShowArgs) -> Result<()> {
+pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
     let shown = dataset::version(store.as_ref(), args.version).await?;
@@ -38,7 +37,7 @@ fn versions(manifests: &[Manifest]) -> String {
     for manifest in manifests {
         rows.push(vec![
             manifest.version.0.to_string(),
-            manifest.created.clone(),
+            manifest.created.to_string(),
             format::count(manifest.images),
             format::count(manifest.figures.inferred),
             format::count(manifest.rejects),
@@ -122,12 +121,11 @@ fn variance(manifest: &Manifest, limit: usize) -> String {
 
 async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
     let Some(key) = manifest.outputs.parts.first() else { return Ok(String::new()) };
-    let rows = tables::read_scores(store.get(key).await?, key)?;
     let kept = manifest.basis.components;
+    let rows = tables::read_scores(store.get(key).await?, kept, key)?;
     let mut lines = vec![["path", "label", "pca_features"].map(str::to_owned).to_vec()];
     for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate().take(limit) {
-        let scores = &rows.scores[i * kept..(i + 1) * kept];
-        let shown: Vec<String> = scores.iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
+        let shown: Vec<String> = rows.scores.row(i).iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
         let more = if kept > SCORES { ", …" } else { "" };
         lines.push(vec![
             format::shorten(path, 48),

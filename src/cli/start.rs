@@ -1,41 +1,45 @@
 //! `pomona start`
 
 use aws_sdk_sfn::types::ExecutionStatus;
-use pomona::{Error, ErrorKind, Result, dataset::RunId, request::Request, store};
+use pomona::{
+    Error, ErrorKind, Result,
+    aws::{
+        executions::{self, StepFunctions, Target},
+        request::Request,
+    },
+    ids::RunId,
+    store,
+};
 use serde_json::{Map, Value};
 
-use crate::{
-    args::StartArgs,
-    cloud::{self, Cloud, Target},
-    print_json, run, status,
-};
+use crate::{args::StartArgs, print_json, run, status};
 
-pub async fn start(args: StartArgs) -> Result<()> {
+pub(crate) async fn start(args: StartArgs) -> Result<()> {
     let input = input(&args)?;
     let name = match args.name {
         Some(name) => RunId::try_from(name)?,
         None => run::run_id()?,
     };
-    let cloud = Cloud::connect(&args.target).await;
-    let machine = match cloud.find(&args.target).await? {
+    let functions = StepFunctions::connect(&args.target).await;
+    let machine = match functions.find(&args.target).await? {
         Target::Machine(machine) => machine,
         Target::Execution(arn) => {
             return Err(Error::new(ErrorKind::InputInvalid, "this is an execution; give its stack or state machine")
                 .context("arn", arn));
         }
     };
-    let request = cloud.client.start_execution().state_machine_arn(&machine).name(name.to_string()).input(&input);
-    let started = request.send().await.map_err(|e| cloud::failed("states:StartExecution", &machine, e))?;
+    let request = functions.client.start_execution().state_machine_arn(&machine).name(name.to_string()).input(&input);
+    let started = request.send().await.map_err(|e| executions::failed("states:StartExecution", &machine, e))?;
     let execution = started.execution_arn();
     if args.follow {
-        return status::follow(&cloud, execution, args.json).await;
+        return status::follow(&functions, execution, args.json).await;
     }
     if args.json {
         return print_json(&serde_json::json!({"execution": execution, "status": ExecutionStatus::Running.as_str()}));
     }
     println!(
         "Started {execution}\n\n  follow   pomona status {execution} --follow\n  console  {}",
-        cloud::console(execution)
+        executions::console(execution)
     );
     Ok(())
 }

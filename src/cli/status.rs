@@ -4,15 +4,14 @@ use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
 use aws_sdk_sfn::types::{ExecutionStatus, MapRunExecutionCounts};
 use indicatif::{ProgressBar, ProgressStyle};
-use pomona::{Error, ErrorKind, Result};
+use pomona::{
+    Error, ErrorKind, Result,
+    aws::executions::{self, StepFunctions, Target},
+};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{
-    args::StatusArgs,
-    cloud::{self, Cloud, Target},
-    format, print_json,
-};
+use crate::{args::StatusArgs, format, print_json};
 
 /// Step Functions answers one DescribeMapRun per second.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -59,21 +58,21 @@ struct Status {
     failures: BTreeMap<String, u64>,
 }
 
-pub async fn status(args: StatusArgs) -> Result<()> {
-    let cloud = Cloud::connect(&args.target).await;
-    let execution = match cloud.find(&args.target).await? {
+pub(crate) async fn status(args: StatusArgs) -> Result<()> {
+    let functions = StepFunctions::connect(&args.target).await;
+    let execution = match functions.find(&args.target).await? {
         Target::Execution(arn) => arn,
-        Target::Machine(machine) => cloud.newest(&machine).await?,
+        Target::Machine(machine) => functions.newest(&machine).await?,
     };
     if args.follow {
-        return follow(&cloud, &execution, args.json).await;
+        return follow(&functions, &execution, args.json).await;
     }
-    let status = read(&cloud, &execution).await?;
+    let status = read(&functions, &execution).await?;
     show(&status, args.json)
 }
 
-/// Shows how an execution goes on until it ends. Fails with `Execution.Failed` when it does.
-pub async fn follow(cloud: &Cloud, execution: &str, json: bool) -> Result<()> {
+/// Shows the progress of an execution until it ends. Fails with `Execution.Failed` when it fails.
+pub(crate) async fn follow(functions: &StepFunctions, execution: &str, json: bool) -> Result<()> {
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{prefix:<10} {bar:32} {human_pos}/{human_len}  {msg}");
     if let Ok(style) = style {
@@ -81,7 +80,7 @@ pub async fn follow(cloud: &Cloud, execution: &str, json: bool) -> Result<()> {
     }
     let mut last = None;
     loop {
-        let status = read(cloud, execution).await?;
+        let status = read(functions, execution).await?;
         let stage = status.stage.clone().unwrap_or_default();
         if let Some(map) = status.maps.iter().rev().find(|map| map.stage == stage) {
             bar.set_length(map.total);
@@ -111,20 +110,20 @@ pub async fn follow(cloud: &Cloud, execution: &str, json: bool) -> Result<()> {
     }
 }
 
-async fn read(cloud: &Cloud, execution: &str) -> Result<Status> {
-    let client = &cloud.client;
+async fn read(functions: &StepFunctions, execution: &str) -> Result<Status> {
+    let client = &functions.client;
     let described = client.describe_execution().execution_arn(execution).send().await;
-    let described = described.map_err(|e| cloud::failed("states:DescribeExecution", execution, e))?;
+    let described = described.map_err(|e| executions::failed("states:DescribeExecution", execution, e))?;
     let now = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
     let began = described.start_date().as_secs_f64();
     let ended = described.stop_date().map(|date| date.as_secs_f64());
     let json = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-    let (maps, failures) = maps(cloud, execution, now).await?;
+    let (maps, failures) = maps(functions, execution, now).await?;
     Ok(Status {
         execution: execution.to_owned(),
-        console: cloud::console(execution),
+        console: executions::console(execution),
         status: described.status().as_str().to_owned(),
-        stage: stage(cloud, execution).await?,
+        stage: stage(functions, execution).await?,
         seconds: (ended.unwrap_or(now) - began).max(0.0),
         redrives: redrives(described.redrive_count()),
         input: json(described.input()),
@@ -137,41 +136,42 @@ async fn read(cloud: &Cloud, execution: &str) -> Result<Status> {
 }
 
 /// The stage that was entered last.
-async fn stage(cloud: &Cloud, execution: &str) -> Result<Option<String>> {
-    let request = cloud.client.get_execution_history().execution_arn(execution).reverse_order(true).max_results(EVENTS);
-    let history = request.send().await.map_err(|e| cloud::failed("states:GetExecutionHistory", execution, e))?;
+async fn stage(functions: &StepFunctions, execution: &str) -> Result<Option<String>> {
+    let request =
+        functions.client.get_execution_history().execution_arn(execution).reverse_order(true).max_results(EVENTS);
+    let history = request.send().await.map_err(|e| executions::failed("states:GetExecutionHistory", execution, e))?;
     let entered = history.events().iter().filter_map(|event| event.state_entered_event_details());
     Ok(entered.map(|state| state.name()).find(|name| STAGES.contains(name)).map(str::to_owned))
 }
 
-async fn maps(cloud: &Cloud, execution: &str, now: f64) -> Result<(Vec<MapRun>, BTreeMap<String, u64>)> {
-    let client = &cloud.client;
+async fn maps(functions: &StepFunctions, execution: &str, now: f64) -> Result<(Vec<MapRun>, BTreeMap<String, u64>)> {
+    let client = &functions.client;
     let mut pages = client.list_map_runs().execution_arn(execution).into_paginator().items().send();
     let mut runs = Vec::new();
     while let Some(run) = pages.next().await {
-        runs.push(run.map_err(|e| cloud::failed("states:ListMapRuns", execution, e))?);
+        runs.push(run.map_err(|e| executions::failed("states:ListMapRuns", execution, e))?);
     }
     runs.sort_by(|a, b| a.start_date().as_secs_f64().total_cmp(&b.start_date().as_secs_f64()));
     let (mut maps, mut failures) = (Vec::new(), BTreeMap::new());
     for run in runs {
         let arn = run.map_run_arn();
         let described = client.describe_map_run().map_run_arn(arn).send().await;
-        let described = described.map_err(|e| cloud::failed("states:DescribeMapRun", arn, e))?;
+        let described = described.map_err(|e| executions::failed("states:DescribeMapRun", arn, e))?;
         let seconds = described.stop_date().map_or(now, |date| date.as_secs_f64()) - run.start_date().as_secs_f64();
         let Some(counts) = described.execution_counts() else { continue };
         let steady = redrives(described.redrive_count()) == 0;
-        let map = MapRun::of(stage_of(arn), counts, seconds.max(0.0), steady, described.stop_date().is_some());
+        let map = MapRun::new(stage_of(arn), counts, seconds.max(0.0), steady, described.stop_date().is_some());
         if map.failed > 0 {
-            add_failures(cloud, arn, &mut failures).await?;
+            add_failures(functions, arn, &mut failures).await?;
         }
         maps.push(map);
     }
     Ok((maps, failures))
 }
 
-/// None is told of what was never redriven.
-fn redrives(told: Option<i32>) -> u64 {
-    told.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+/// Step Functions reports none for what was never redriven.
+fn redrives(reported: Option<i32>) -> u64 {
+    reported.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
 }
 
 /// `arn:...:mapRun:<machine>/<label>:<id>`
@@ -180,21 +180,21 @@ fn stage_of(map_run: &str) -> String {
     machine.split('/').nth(1).unwrap_or("Map").to_owned()
 }
 
-async fn add_failures(cloud: &Cloud, map_run: &str, failures: &mut BTreeMap<String, u64>) -> Result<()> {
-    let request = cloud.client.list_executions().map_run_arn(map_run).status_filter(ExecutionStatus::Failed);
+async fn add_failures(functions: &StepFunctions, map_run: &str, failures: &mut BTreeMap<String, u64>) -> Result<()> {
+    let request = functions.client.list_executions().map_run_arn(map_run).status_filter(ExecutionStatus::Failed);
     let failed = request.max_results(ASKED as i32).send().await;
-    let failed = failed.map_err(|e| cloud::failed("states:ListExecutions", map_run, e))?;
+    let failed = failed.map_err(|e| executions::failed("states:ListExecutions", map_run, e))?;
     for child in failed.executions().iter().take(ASKED) {
         let arn = child.execution_arn();
-        let described = cloud.client.describe_execution().execution_arn(arn).send().await;
-        let described = described.map_err(|e| cloud::failed("states:DescribeExecution", arn, e))?;
+        let described = functions.client.describe_execution().execution_arn(arn).send().await;
+        let described = described.map_err(|e| executions::failed("states:DescribeExecution", arn, e))?;
         *failures.entry(described.error().unwrap_or("none given").to_owned()).or_default() += 1;
     }
     Ok(())
 }
 
 impl MapRun {
-    fn of(stage: String, counts: &MapRunExecutionCounts, seconds: f64, steady: bool, ended: bool) -> Self {
+    fn new(stage: String, counts: &MapRunExecutionCounts, seconds: f64, steady: bool, ended: bool) -> Self {
         let number = |n: i64| u64::try_from(n).unwrap_or(0);
         let (succeeded, failed) = (number(counts.succeeded()), number(counts.failed()));
         let (running, pending) = (number(counts.running()), number(counts.pending()));

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pomona::{
     Result,
-    dataset::Version,
+    ids::Version,
     store::{self, Object},
-    vacuum::{self, Policy},
+    versions::vacuum::{self, Action, Policy},
 };
 
 use crate::{args::VacuumArgs, format, print_json, progress::Bars};
 
-pub async fn vacuum(args: VacuumArgs) -> Result<()> {
+pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     let policy = Policy { keep_versions: args.keep_versions, older_than_days: args.older_than };
     let bars = Bars::new();
@@ -26,7 +26,8 @@ pub async fn vacuum(args: VacuumArgs) -> Result<()> {
             eprintln!("{} {}", if args.dry_run { "would delete" } else { "delete" }, format::shorten(&object.key, 200));
         }
     };
-    let outcome = vacuum::vacuum(store.as_ref(), policy, args.dry_run, &each).await;
+    let action = if args.dry_run { Action::DryRun } else { Action::Delete };
+    let outcome = vacuum::vacuum(store.as_ref(), policy, action, &each).await;
     bars.clear();
     let done = outcome?;
     if args.json {

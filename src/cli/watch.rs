@@ -3,23 +3,23 @@
 use std::time::{Duration, Instant};
 
 use notify::{Event, EventKind, RecursiveMode, Watcher};
-use pomona::{Error, ErrorKind, Result, stages::Stop};
+use pomona::{Error, ErrorKind, Result, stages::CancellationToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{args::WatchArgs, report, run};
 
-/// Changes that never pause are not waited for longer than so many debounce times.
+/// Longest wait for a pause in the changes, in debounce times.
 const PATIENCE: u32 = 10;
 
-pub async fn watch(args: WatchArgs) -> Result<()> {
+pub(crate) async fn watch(args: WatchArgs) -> Result<()> {
     let images = args.images.to_string_lossy().into_owned();
     if images.contains("://") {
-        let message = "only folders can be watched; a bucket tells of uploads itself, see docs/deploy.md";
+        let message = "only folders can be watched; for a bucket, let uploads start runs (docs/deploy.md)";
         return Err(Error::new(ErrorKind::InputInvalid, message).context("input", images));
     }
-    let site = run::open(&images, &args.output).await?;
-    let engine = run::engine(&args.options.engine)?;
-    let stop = Stop::default();
+    let stores = run::open(&images, &args.output).await?;
+    let workers = run::workers(&args.options.engine)?;
+    let stop = CancellationToken::new();
     run::listen(stop.clone());
 
     let (sender, mut changes) = unbounded_channel();
@@ -37,7 +37,7 @@ pub async fn watch(args: WatchArgs) -> Result<()> {
 
     let debounce = Duration::from_secs_f64(args.debounce);
     loop {
-        match run::once(&site, &engine, &args.output, &args.options, &stop, Instant::now()).await {
+        match run::once(&stores, &workers, &args.output, &args.options, &stop, Instant::now()).await {
             Err(e) if e.is(ErrorKind::RunInterrupted) => return Err(e),
             Err(e) => report(&e),
             Ok(()) => {}
@@ -49,21 +49,15 @@ pub async fn watch(args: WatchArgs) -> Result<()> {
     }
 }
 
-/// Waits for a change, and then until there has been none for a while. False when the watch is to end.
-async fn pause(changes: &mut UnboundedReceiver<()>, debounce: Duration, stop: &Stop) -> bool {
-    loop {
-        tokio::select! {
-            change = changes.recv() => {
-                if change.is_none() {
-                    return false;
-                }
-                break;
+/// Waits for a change, and then until there has been none for a while. False when watching ends.
+async fn pause(changes: &mut UnboundedReceiver<()>, debounce: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        change = changes.recv() => {
+            if change.is_none() {
+                return false;
             }
-            () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
-        if stop.requested() {
-            return false;
-        }
+        () = stop.cancelled() => return false,
     }
     let first = Instant::now();
     while first.elapsed() < debounce * PATIENCE {
@@ -73,5 +67,5 @@ async fn pause(changes: &mut UnboundedReceiver<()>, debounce: Duration, stop: &S
             Err(_) => break,
         }
     }
-    !stop.requested()
+    !stop.is_cancelled()
 }

@@ -113,7 +113,7 @@ fn color(variety: &Variety, ball: &Ball, p: [f64; 3], normal: [f64; 3], light: [
 }
 
 /// `[SIDE, SIDE, 3]`, sRGB.
-pub fn render(variety: &Variety, view: u32, views: u32) -> Vec<u8> {
+pub(super) fn render(variety: &Variety, view: u32, views: u32) -> Vec<u8> {
     let turn = f64::from(view) / f64::from(views.max(1)) * std::f64::consts::TAU;
     let rotation = rotation(turn);
     // Rows of the matrix are the picture's axes in the fruit's frame.

@@ -2,7 +2,7 @@
 
 /// Scores of a sample of rows.
 #[derive(Clone, Copy, Debug)]
-pub struct Scores<'a> {
+pub(super) struct Scores<'a> {
     /// `[rows, kept]`, row-major.
     pub values: &'a [f32],
     pub kept: usize,
@@ -19,7 +19,7 @@ const PAIRED: usize = 1_000;
 
 /// Rows whose distance from the centre is beyond the threshold, the farthest first.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outliers {
+pub(super) struct Outliers {
     pub threshold: f64,
     /// Row and distance.
     pub rows: Vec<(usize, f64)>,
@@ -27,7 +27,7 @@ pub struct Outliers {
 
 /// Pairs of rows that lie closer than the threshold, the closest first.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Duplicates {
+pub(super) struct Duplicates {
     pub threshold: f64,
     pub pairs: Vec<(usize, usize, f64)>,
     /// Rows whose pairs were looked at.
@@ -35,16 +35,16 @@ pub struct Duplicates {
 }
 
 impl<'a> Scores<'a> {
-    pub fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.values.len().checked_div(self.kept).unwrap_or(0)
     }
 
-    pub fn row(&self, i: usize) -> &'a [f32] {
+    pub(super) fn row(&self, i: usize) -> &'a [f32] {
         &self.values[i * self.kept..(i + 1) * self.kept]
     }
 
     /// Euclidean.
-    pub fn distance(&self, a: usize, b: usize) -> f64 {
+    pub(super) fn distance(&self, a: usize, b: usize) -> f64 {
         let squares = self.row(a).iter().zip(self.row(b)).map(|(x, y)| f64::from(x - y) * f64::from(x - y));
         squares.sum::<f64>().sqrt()
     }
@@ -62,7 +62,7 @@ impl<'a> Scores<'a> {
     }
 
     /// Distance from the centre in standard deviations of each component (Mahalanobis), against a robust threshold.
-    pub fn outliers(&self, variances: &[f64]) -> Outliers {
+    pub(super) fn outliers(&self, variances: &[f64]) -> Outliers {
         let weights: Vec<f64> = variances.iter().map(|v| if *v > 0.0 { 1.0 / v } else { 0.0 }).collect();
         let distance = |i: usize| {
             let squares = self.row(i).iter().zip(&weights).map(|(x, w)| f64::from(*x) * f64::from(*x) * w);
@@ -77,7 +77,7 @@ impl<'a> Scores<'a> {
         Outliers { threshold, rows }
     }
 
-    pub fn duplicates(&self) -> Duplicates {
+    pub(super) fn duplicates(&self) -> Duplicates {
         let rows = evenly(self.rows(), PAIRED);
         // Pairs of rows that lie a third of the sample apart stand for any two images.
         let apart = rows.len() / 3 + 1;
@@ -96,7 +96,7 @@ impl<'a> Scores<'a> {
     }
 
     /// The `count` nearest rows to a row, itself left out; row and distance.
-    pub fn nearest(&self, row: usize, count: usize) -> Vec<(usize, f64)> {
+    pub(super) fn nearest(&self, row: usize, count: usize) -> Vec<(usize, f64)> {
         let others = (0..self.rows()).filter(|other| *other != row);
         let mut all: Vec<(usize, f64)> = others.map(|other| (other, self.distance(row, other))).collect();
         all.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -114,7 +114,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// At most `count` of the numbers below `n`, evenly spread, rising.
-pub fn evenly(n: usize, count: usize) -> Vec<usize> {
+pub(super) fn evenly(n: usize, count: usize) -> Vec<usize> {
     let count = count.min(n);
     (0..count).map(|i| i * n / count).collect()
 }

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     Result,
-    effort::Effort,
-    receipt::StageRecords,
-    text::{bytes, count, counted, dollars, duration, label_name, percent},
+    cost::receipt::StageRecords,
+    dataset::timing::Timing,
+    report::text::{bytes, count, counted, dollars, duration, label_name, percent},
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -76,7 +76,7 @@ pub(super) fn page(content: &Content<'_>) -> Result<String> {
 
 fn head_line(content: &Content<'_>) -> Markup {
     let manifest = content.manifest;
-    let finished = manifest.finished.get(..16).unwrap_or(&manifest.finished).replace('T', " ");
+    let finished = manifest.finished.strftime("%Y-%m-%d %H:%M");
     html! { (counted(manifest.images, "image")) " of " bdi { (manifest.input) } ", finished " (finished) " UTC" }
 }
 
@@ -84,7 +84,7 @@ fn cards(content: &Content<'_>) -> Markup {
     let manifest = content.manifest;
     let figures = &manifest.figures;
     let explained: f64 = manifest.basis.explained_variance_ratio.iter().sum();
-    let seconds = manifest.seconds().map_or("?".to_owned(), duration);
+    let seconds = duration(manifest.seconds());
     let cost = dollars(content.receipt.dollars.total);
     let cards = [
         (count(manifest.images), "images with features".to_owned()),
@@ -317,19 +317,17 @@ fn labels(content: &Content<'_>) -> Markup {
 }
 
 /// When a piece of work began and ended, in seconds since the run did.
-fn span(effort: &Effort, origin: jiff::Timestamp) -> Option<(f64, f64)> {
-    let began: jiff::Timestamp = effort.began.parse().ok()?;
-    let start = (began - origin).total(jiff::Unit::Second).ok()?;
-    Some((start, start + effort.milliseconds as f64 / 1e3))
+fn span(timing: &Timing, origin: jiff::Timestamp) -> (f64, f64) {
+    let start = timing.began.duration_since(origin).as_secs_f64();
+    (start, start + timing.milliseconds as f64 / 1e3)
 }
 
 fn timeline(content: &Content<'_>) -> Markup {
-    let began = |effort: &Effort| effort.began.parse::<jiff::Timestamp>().ok();
-    let efforts = || content.records.iter().flat_map(|stage| stage.pieces.iter().map(|(_, effort)| effort));
-    let Some(origin) = efforts().filter_map(began).min() else { return html! {} };
-    let end = efforts().filter_map(|effort| span(effort, origin)).map(|(_, end)| end).fold(1e-3, f64::max);
-    let bar = |name: &str, effort: &Effort| {
-        let Some((start, stop)) = span(effort, origin) else { return html! {} };
+    let timings = || content.records.iter().flat_map(|stage| stage.pieces.iter().map(|(_, timing)| timing));
+    let Some(origin) = timings().map(|timing| timing.began).min() else { return html! {} };
+    let end = timings().map(|timing| span(timing, origin)).map(|(_, end)| end).fold(1e-3, f64::max);
+    let bar = |name: &str, timing: &Timing| {
+        let (start, stop) = span(timing, origin);
         let (left, width) = (start / end * 100.0, ((stop - start) / end * 100.0).max(0.3));
         let note = duration(stop - start);
         html! {

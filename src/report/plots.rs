@@ -11,7 +11,7 @@ use plotters::{
     style::{FontStyle, register_font},
 };
 
-use crate::{Error, ErrorKind, Result, text::shorten};
+use crate::{Error, ErrorKind, Result, report::text::shorten};
 
 /// Width and height of a plot in the page's units.
 const SIZE: (u32, u32) = (640, 430);
@@ -28,7 +28,7 @@ const LETTERS: usize = 14;
 const MARK: f64 = 0.9;
 
 /// One colour per label, then from the start again.
-pub const PALETTE: [(u8, u8, u8); 20] = [
+pub(super) const PALETTE: [(u8, u8, u8); 20] = [
     (31, 119, 180),
     (230, 126, 34),
     (39, 153, 78),
@@ -77,7 +77,7 @@ const PLAIN: Theme = Theme {
 
 /// Explained variance by component.
 #[derive(Clone, Debug)]
-pub struct Scree {
+pub(super) struct Scree {
     /// Shares of the variance, falling; of all components.
     pub shares: Vec<f64>,
     /// Of them so many were kept.
@@ -88,7 +88,7 @@ pub struct Scree {
 
 /// Points in the plane of two components.
 #[derive(Clone, Debug)]
-pub struct Scatter {
+pub(super) struct Scatter {
     pub axes: [String; 2],
     /// Two scores, and the number of the label.
     pub points: Vec<(f64, f64, usize)>,
@@ -146,16 +146,16 @@ fn png<T>(draw: impl FnOnce(&DrawingArea<BitMapBackend<'_>, Shift>, &Theme, u32)
 }
 
 impl Scree {
-    pub fn svg(&self) -> Result<String> {
+    pub(super) fn svg(&self) -> Result<String> {
         Ok(svg(|root, theme, scale| self.draw(root, theme, scale))?.0)
     }
 
-    pub fn png(&self) -> Result<Vec<u8>> {
+    pub(super) fn png(&self) -> Result<Vec<u8>> {
         png(|root, theme, scale| self.draw(root, theme, scale))
     }
 
     /// Components to draw: those that were kept, and those up to the mark where they are not out of sight.
-    pub fn shown(&self) -> usize {
+    pub(super) fn shown(&self) -> usize {
         let wanted = self.kept.max(if self.for_mark <= 3 * self.kept { self.for_mark + 2 } else { 0 });
         wanted.min(self.shares.len())
     }
@@ -226,11 +226,11 @@ impl Scree {
 
 impl Scatter {
     /// The axes, and where each point lies; the page draws the points, as they carry data.
-    pub fn svg(&self) -> Result<(String, Vec<(i32, i32)>)> {
+    pub(super) fn svg(&self) -> Result<(String, Vec<(i32, i32)>)> {
         svg(|root, theme, scale| self.draw(root, theme, scale, false))
     }
 
-    pub fn png(&self) -> Result<Vec<u8>> {
+    pub(super) fn png(&self) -> Result<Vec<u8>> {
         png(|root, theme, scale| {
             if self.labels.len() < 2 {
                 return self.draw(root, theme, scale, true);

@@ -9,12 +9,9 @@ use image::{ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, imageops};
 use super::findings::evenly;
 use crate::{
     Error, ErrorKind, Result,
-    compute::compute,
-    dataset::Manifest,
-    partition,
-    preprocess::{Limits, decode, resize},
+    dataset::{Manifest, blocking::run_blocking, partition, tables},
+    image::{Limits, decode, resize},
     store::Store,
-    tables,
 };
 
 /// Parts of the PCA table that are read, and rows that are kept of them.
@@ -32,7 +29,7 @@ const JPEG_QUALITY: u8 = 78;
 
 /// Rows of the PCA table.
 #[derive(Clone, Debug, Default)]
-pub struct Sample {
+pub(super) struct Sample {
     pub paths: Vec<String>,
     /// Number of the label in the manifest's list.
     pub labels: Vec<usize>,
@@ -41,10 +38,10 @@ pub struct Sample {
 }
 
 /// Reads rows from parts that are spread over the whole table.
-pub async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
+pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
     let kept = manifest.basis.components;
     let numbers: HashMap<_, _> = manifest.labels.iter().enumerate().map(|(i, count)| (&count.label, i)).collect();
-    // In a partitioned table the folder tells the label.
+    // In a partitioned table the folder carries the label.
     let folders: HashMap<String, usize> = manifest
         .labels
         .iter()
@@ -56,7 +53,7 @@ pub async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
     let of_each = ROWS.div_ceil(chosen.len().max(1));
     let reads = chosen.into_iter().map(|part| async move {
         let key = &parts[part];
-        tables::read_scores(output.get(key).await?, key).map(|rows| (key, rows))
+        tables::read_scores(output.get(key).await?, kept, key).map(|rows| (key, rows))
     });
     let reads: Vec<_> = reads.collect();
     let mut read = stream::iter(reads).buffered(READS_AT_A_TIME);
@@ -67,7 +64,7 @@ pub async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
             sample.paths.push(rows.paths[row].clone());
             let own = numbers.get(&rows.labels[row]).copied().unwrap_or(0);
             sample.labels.push(by_folder.unwrap_or(own));
-            sample.scores.extend(&rows.scores[row * kept..(row + 1) * kept]);
+            sample.scores.extend(rows.scores.row(row));
         }
     }
     Ok(sample)
@@ -75,7 +72,7 @@ pub async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
 
 /// Small pictures of images, all in one JPEG.
 #[derive(Clone, Debug, Default)]
-pub struct Sheet {
+pub(super) struct Sheet {
     /// A `data:` address; empty when there are no pictures.
     pub address: String,
     /// Where in the sheet the picture of a path is.
@@ -84,7 +81,7 @@ pub struct Sheet {
 
 impl Sheet {
     /// What moves the sheet so that the picture of a path shows, as CSS has it; none when it has no picture.
-    pub fn position(&self, path: &str) -> Option<String> {
+    pub(super) fn position(&self, path: &str) -> Option<String> {
         let place = self.places.get(path)?;
         let at = |n: usize| n * PICTURE as usize;
         Some(format!("-{}px -{}px", at(place % PICTURES_PER_ROW), at(place / PICTURES_PER_ROW)))
@@ -92,12 +89,12 @@ impl Sheet {
 }
 
 /// Makes the pictures of `paths`, as far as they can be read and the bounds allow.
-pub async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
+pub(super) async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
     let wanted = stream::iter(paths).map(|path| async move {
         // A report can do without a picture: the image may be gone, or be none that fits in here.
         let file = input.get(&path).await.ok()?;
         let bytes = file.len() as u64;
-        let picture = compute(move || Ok(shrink(&file))).await.ok().flatten()?;
+        let picture = run_blocking(move || Ok(shrink(&file))).await.ok().flatten()?;
         Some((path, picture, bytes))
     });
     let mut budget = ALL_FILES_BYTES;
@@ -115,7 +112,7 @@ pub async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
     }
     drop(reads);
     if !made.is_empty() {
-        sheet.address = compute(move || join(&made)).await?;
+        sheet.address = run_blocking(move || join(&made)).await?;
     }
     Ok(sheet)
 }

@@ -4,58 +4,32 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde::{Deserialize, Serialize};
+use ndarray::{Array2, Axis};
 use tokio::sync::Semaphore;
 
-use super::{Monitor, ObjectRange, Site, Stop};
+use super::{CancellationToken, Featurized, Monitor, ShardWork, Stores, records::read_objects};
 use crate::{
     Error, ErrorKind, Result,
-    compute::{both, compute},
-    dataset::{self, LabelCount, RejectedObject, RunId, ShardRecord, keys},
-    effort::{Effort, Timer},
-    engine::Engine,
-    moments::ShardMoments,
-    preprocess::{MAX_FILE_BYTES, Reason, Reject},
-    shard::{ShardHasher, ShardId},
+    dataset::{
+        self, LabelCount, RejectedObject, ShardRecord,
+        blocking::run_blocking,
+        keys,
+        shard::ShardHasher,
+        tables::{self, FeatureRows},
+        timing::Timer,
+    },
+    ids::ShardId,
+    image::{MAX_FILE_BYTES, Reason, Reject},
+    model::{ExtractorInfo, WorkerPool},
+    pca::moments::ShardMoments,
     store::{self, Object, Store},
-    tables::{self, FeatureRows},
 };
+use rayon::join;
 
 /// Files read ahead of each worker thread.
 const READ_AHEAD: usize = 8;
 /// Memory for files that were read and wait for a worker, in KiB.
 const READ_AHEAD_KIB: u32 = 256 << 10;
-
-/// One line of `featurize.jsonl`: a shard to make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShardWork {
-    pub run: RunId,
-    pub shard: ShardId,
-    pub objects: ObjectRange,
-    /// Shards whose rows may be copied.
-    pub sources: Vec<ShardId>,
-}
-
-/// What became of it; also kept as `runs/<run>/featurized/<shard>.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Featurized {
-    /// The shard that was asked for.
-    pub planned: ShardId,
-    /// The shard that was made: another one when objects could not be read this time.
-    pub shard: ShardId,
-    pub rows: u64,
-    pub rejects: u64,
-    /// Images that went through the model.
-    pub inferred: u64,
-    /// Images whose rows were copied.
-    pub copied: u64,
-    /// Rows whose key the base version has not, or has with another etag.
-    pub added: u64,
-    pub changed: u64,
-    #[serde(default)]
-    pub effort: Effort,
-}
 
 enum Row {
     Copied(Vec<f32>),
@@ -66,32 +40,27 @@ enum Row {
 /// Makes one shard. When `stop` is requested, the rows made so far are kept for the next run, and the answer is
 /// `Run.Interrupted`.
 pub async fn featurize(
-    site: &Site,
-    engine: &Engine,
+    stores: &Stores,
+    workers: &WorkerPool,
     work: ShardWork,
     monitor: &dyn Monitor,
-    stop: &Stop,
+    stop: &CancellationToken,
 ) -> Result<Featurized> {
     let timer = Timer::start();
-    let output = site.output.as_ref();
+    let output = stores.output.as_ref();
     let ShardWork { run, shard, objects: range, sources } = work;
     let objects = read_objects(output, &range).await?;
-    let known = known_rows(output, &shard, &sources, engine.extractor().columns()).await?;
+    let known = known_rows(output, &shard, &sources, workers.extractor().columns()).await?;
 
-    let made = make_rows(site, engine, &objects, known, monitor, stop).await?;
+    let made = make_rows(stores, workers, &objects, known, monitor, stop).await?;
     if made.objects < objects.len() {
-        keep_partial(output, engine, &shard, made.table).await?;
+        keep_partial(output, workers, &shard, made).await?;
         return Err(Error::new(ErrorKind::RunInterrupted, "the run was stopped").context("shard", &shard));
     }
-    let featurized = finish(output, engine, &shard, &objects, made, &timer).await?;
+    let featurized = finish(output, workers, &shard, &objects, made, &timer).await?;
     output.put(&keys::featurized(&run, &shard), dataset::to_json(&featurized)?).await?;
     output.delete(&keys::partial(&shard)).await?;
     Ok(featurized)
-}
-
-pub(super) async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Result<Vec<Object>> {
-    let lines = output.get_range(&range.key, range.offset..range.offset + range.length).await?;
-    lines.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).map(|l| dataset::from_json(l, &range.key)).collect()
 }
 
 /// What earlier work knows of a shard's objects.
@@ -110,11 +79,11 @@ async fn known_rows(output: &dyn Store, shard: &ShardId, sources: &[ShardId], co
     for (key, of_base) in files.chain([(keys::partial(shard), false)]) {
         // A source that was cleaned away, or cannot be read, costs time and nothing else.
         let Some(file) = store::get_opt(output, &key).await? else { continue };
-        let Ok(rows) = compute(move || tables::read_features(file, columns, &key)).await else { continue };
+        let Ok(rows) = run_blocking(move || tables::read_features(file, columns, &key)).await else { continue };
         if of_base {
             known.base.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
         }
-        let features = rows.features.chunks_exact(columns).map(<[f32]>::to_vec);
+        let features = rows.features.outer_iter().map(|row| row.to_vec());
         known.rows.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
     }
     Ok(known)
@@ -122,7 +91,10 @@ async fn known_rows(output: &dyn Store, shard: &ShardId, sources: &[ShardId], co
 
 /// The tables of a shard as they grow.
 struct Made {
+    /// Without its features.
     table: FeatureRows,
+    /// Those, row by row.
+    features: Vec<f32>,
     rejects: Vec<RejectedObject>,
     hasher: ShardHasher,
     objects: usize,
@@ -133,8 +105,16 @@ struct Made {
 }
 
 impl Made {
+    /// The rows as a table of `columns` features.
+    fn take_table(&mut self, columns: usize) -> Result<FeatureRows> {
+        let (table, features) = (std::mem::take(&mut self.table), std::mem::take(&mut self.features));
+        let bug = |e| Error::new(ErrorKind::InternalBug, "rows have features of different lengths").source(e);
+        let features = Array2::from_shape_vec((table.len(), columns), features).map_err(bug)?;
+        Ok(FeatureRows { features, ..table })
+    }
+
     fn push(&mut self, object: &Object, row: Row, etag_in_base: Option<&String>) {
-        let mut etag = object.etag.0.clone();
+        let mut etag = object.etag.as_str().to_owned();
         let features = match row {
             Row::Copied(features) => {
                 self.copied += 1;
@@ -156,29 +136,30 @@ impl Made {
         self.objects += 1;
         if let Some(features) = features {
             self.added += u64::from(etag_in_base.is_none());
-            self.changed += u64::from(etag_in_base.is_some_and(|base| *base != object.etag.0));
+            self.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
             self.table.paths.push(object.key.clone());
             self.table.labels.push(label_of(&object.key).map(str::to_owned));
             self.table.modified.push(object.modified);
             self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
-            self.table.etags.push(object.etag.0.clone());
-            self.table.features.extend(features);
+            self.table.etags.push(object.etag.as_str().to_owned());
+            self.features.extend(features);
         }
     }
 }
 
 /// The rows of the objects, in their order; of the first few only when a stop was requested.
 async fn make_rows(
-    site: &Site,
-    engine: &Engine,
+    stores: &Stores,
+    workers: &WorkerPool,
     objects: &[Object],
     known: Known,
     monitor: &dyn Monitor,
-    stop: &Stop,
+    stop: &CancellationToken,
 ) -> Result<Made> {
-    let info = engine.extractor().info();
+    let info = workers.extractor().info();
     let mut made = Made {
         table: FeatureRows::default(),
+        features: Vec::new(),
         rejects: Vec::new(),
         hasher: ShardHasher::new(&info.id),
         objects: 0,
@@ -188,12 +169,12 @@ async fn make_rows(
         changed: 0,
     };
     // Grown by doubling, the largest part of a shard's memory would be taken twice.
-    made.table.features.reserve_exact(objects.len() * info.columns);
+    made.features.reserve_exact(objects.len() * info.columns);
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
     let Known { rows: known, base } = known;
-    let maker = RowMaker { input: site.input.as_ref(), engine, known, memory, monitor, stop };
+    let maker = RowMaker { input: stores.input.as_ref(), workers, known, memory, monitor, stop };
     let making: Vec<_> = objects.iter().map(|object| maker.row(object)).collect();
-    let mut answers = stream::iter(making).buffered(engine.threads() * READ_AHEAD);
+    let mut answers = stream::iter(making).buffered(workers.threads() * READ_AHEAD);
     while let Some(answer) = answers.next().await {
         match answer? {
             Some(row) => {
@@ -208,21 +189,21 @@ async fn make_rows(
 
 struct RowMaker<'a> {
     input: &'a dyn Store,
-    engine: &'a Engine,
+    workers: &'a WorkerPool,
     known: HashMap<(String, String), Vec<f32>>,
     /// Bounds the bytes of files that were read and wait for a worker.
     memory: Semaphore,
     monitor: &'a dyn Monitor,
-    stop: &'a Stop,
+    stop: &'a CancellationToken,
 }
 
 impl RowMaker<'_> {
     /// The row of one object; none once a stop was requested.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        if self.stop.requested() {
+        if self.stop.is_cancelled() {
             return Ok(None);
         }
-        let row = match self.known.get(&(object.key.clone(), object.etag.0.clone())) {
+        let row = match self.known.get(&(object.key.clone(), object.etag.as_str().to_owned())) {
             Some(features) => Row::Copied(features.clone()),
             None => self.infer(object).await?,
         };
@@ -235,7 +216,7 @@ impl RowMaker<'_> {
         // The semaphore is never closed.
         let _held = self.memory.acquire_many(kib).await.ok();
         Ok(match read_image(self.input, object).await? {
-            Ok(file) => match self.engine.features(file).await? {
+            Ok(file) => match self.workers.features(file).await? {
                 Ok(features) => Row::Inferred(features),
                 Err(reject) => Row::Rejected(reject),
             },
@@ -263,49 +244,30 @@ fn label_of(key: &str) -> Option<&str> {
     folders.rsplit('/').next()
 }
 
+/// Writes the files of a shard; its record last, which says that it is finished.
 async fn finish(
     output: &dyn Store,
-    engine: &Engine,
+    workers: &WorkerPool,
     planned: &ShardId,
     objects: &[Object],
-    made: Made,
+    mut made: Made,
     timer: &Timer,
 ) -> Result<Featurized> {
-    let _turn = engine.finishing().await;
-    let info = engine.extractor().info();
-    let Made { table, rejects, hasher, inferred, copied, added, changed, .. } = made;
-    let mut labels: BTreeMap<Option<String>, u64> = BTreeMap::new();
-    for label in &table.labels {
-        *labels.entry(label.clone()).or_default() += 1;
-    }
+    let _permit = workers.finishing().await;
+    let info = workers.extractor().info();
+    let table = made.take_table(info.columns)?;
+    let Made { rejects, hasher, inferred, copied, added, changed, .. } = made;
     let shard = hasher.finish();
     let record = ShardRecord {
         id: shard.clone(),
         rows: table.len() as u64,
         first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
         last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
-        labels: labels.into_iter().map(|(label, images)| LabelCount { label, images }).collect(),
+        labels: count_labels(&table.labels),
         rejects,
     };
     let extractor = info.clone();
-    let (features, moments, record) = compute(move || {
-        let id = extractor.id.as_str();
-        let features = table.features.clone();
-        let sums = |part| ShardMoments::of(part, extractor.columns, extractor.feature_range.per_unit());
-        let (table, moments) = both(
-            || tables::write_features(table, extractor.columns, id),
-            || {
-                // The sums of both halves are those of all.
-                let (first, second) = features.split_at(record.rows as usize / 2 * extractor.columns);
-                let (second, first) = both(|| sums(second), || sums(first));
-                let mut moments = first?;
-                moments.append(&second?)?;
-                tables::write_shard_moments(&moments, id)
-            },
-        );
-        Ok((table?, moments?, record))
-    })
-    .await?;
+    let (features, moments) = run_blocking(move || encode(table, &extractor)).await?;
     output.put(&keys::features(&shard), features).await?;
     output.put(&keys::moments(&shard), moments).await?;
     output.put(&keys::shard(&shard), dataset::to_json(&record)?).await?;
@@ -318,17 +280,45 @@ async fn finish(
         copied,
         added,
         changed,
-        effort: timer.read(),
+        timing: timer.read(),
     })
 }
 
+fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
+    let mut counts: BTreeMap<&Option<String>, u64> = BTreeMap::new();
+    for label in labels {
+        *counts.entry(label).or_default() += 1;
+    }
+    counts.into_iter().map(|(label, images)| LabelCount { label: label.clone(), images }).collect()
+}
+
+/// The features table and the table of sums of a shard.
+fn encode(table: FeatureRows, extractor: &ExtractorInfo) -> Result<(Bytes, Bytes)> {
+    let id = extractor.id.as_str();
+    let (features, rows) = (table.features.clone(), table.len());
+    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
+    let (table, moments) = join(
+        || tables::write_features(table, id),
+        || {
+            // The sums of both halves are those of all.
+            let (first, second) = features.view().split_at(Axis(0), rows / 2);
+            let (second, first) = join(|| sums(second), || sums(first));
+            let mut moments = first?;
+            moments.append(&second?)?;
+            tables::write_shard_moments(&moments, id)
+        },
+    );
+    Ok((table?, moments?))
+}
+
 /// Writes the features made so far where [`known_rows`] of the next run finds them.
-async fn keep_partial(output: &dyn Store, engine: &Engine, shard: &ShardId, table: FeatureRows) -> Result<()> {
-    if table.is_empty() {
+async fn keep_partial(output: &dyn Store, workers: &WorkerPool, shard: &ShardId, mut made: Made) -> Result<()> {
+    if made.table.is_empty() {
         return Ok(());
     }
-    let info = engine.extractor().info();
-    output.put(&keys::partial(shard), tables::write_features(table, info.columns, info.id.as_str())?).await
+    let info = workers.extractor().info();
+    let table = made.take_table(info.columns)?;
+    output.put(&keys::partial(shard), tables::write_features(table, info.id.as_str())?).await
 }
 
 #[cfg(test)]

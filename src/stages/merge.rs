@@ -1,48 +1,23 @@
 //! Adds the sums of a group of shards, where there are too many for one reducer.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
 
-use super::{Featurized, PlannedShard, Site};
+use super::{MergeWork, Merged, PlannedShard, Stores, records::featurized};
 use crate::{
     Result,
-    compute::compute,
-    dataset::{self, RunId, keys},
-    effort::{Effort, Timer},
-    extractor::ExtractorId,
-    moments::{ShardMoments, TotalMoments},
-    shard::ShardId,
-    store::{self, Store},
-    tables,
+    dataset::{self, blocking::run_blocking, keys, tables, timing::Timer},
+    ids::{RunId, ShardId},
+    pca::moments::{ShardMoments, TotalMoments},
+    store::Store,
 };
 
 /// Sums read at a time; each is megabytes.
 const READ_AT_A_TIME: usize = 4;
 
-/// One line of `merge.jsonl`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MergeWork {
-    pub run: RunId,
-    pub group: u64,
-    pub shards: Vec<PlannedShard>,
-    pub columns: usize,
-    pub extractor: ExtractorId,
-}
-
-/// What was added; also kept as `runs/<run>/merged/<group>.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Merged {
-    pub group: u64,
-    pub rows: u64,
-    #[serde(default)]
-    pub effort: Effort,
-}
-
 /// Adds the sums of one group and keeps them as `runs/<run>/merged/<group>.parquet`.
-pub async fn merge(site: &Site, work: MergeWork) -> Result<Merged> {
+pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
     let timer = Timer::start();
-    let output = site.output.as_ref();
+    let output = stores.output.as_ref();
     let mut ids = Vec::with_capacity(work.shards.len());
     for shard in &work.shards {
         ids.extend(final_id(output, &work.run, shard).await?.map(|id| Sums::Shard(id, 1)));
@@ -51,7 +26,7 @@ pub async fn merge(site: &Site, work: MergeWork) -> Result<Merged> {
     add(output, &mut totals, ids).await?;
     let file = tables::write_total_moments(&totals, work.extractor.as_str())?;
     output.put(&keys::merged(&work.run, work.group), file).await?;
-    let merged = Merged { group: work.group, rows: totals.rows(), effort: timer.read() };
+    let merged = Merged { group: work.group, rows: totals.rows(), timing: timer.read() };
     output.put(&keys::merge_record(&work.run, work.group), dataset::to_json(&merged)?).await?;
     Ok(merged)
 }
@@ -64,17 +39,11 @@ async fn final_id(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Re
     Ok(featurized(output, run, planned).await?.map(|made| made.shard))
 }
 
-/// What became of a planned shard in this run; none when making it failed.
-pub(super) async fn featurized(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Result<Option<Featurized>> {
-    let key = keys::featurized(run, &planned.id);
-    store::get_opt(output, &key).await?.map(|record| dataset::from_json(&record, &key)).transpose()
-}
-
 /// Sums that are added to others.
 pub(super) enum Sums {
     /// Those of many shards, under this key.
     Total(String),
-    /// Those of a shard, so many times; negative numbers take them away.
+    /// Those of a shard, this many times; a negative number subtracts them.
     Shard(ShardId, i64),
 }
 
@@ -89,7 +58,7 @@ pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, sums: Vec
                 Sums::Shard(id, _) => keys::moments(id),
             };
             let file = output.get(&key).await?;
-            compute(move || match sums {
+            run_blocking(move || match sums {
                 Sums::Total(_) => tables::read_total_moments(file, columns, &key).map(Read::Total),
                 Sums::Shard(_, times) => {
                     tables::read_shard_moments(file, columns, &key).map(|read| Read::Shard(read, times))

@@ -4,148 +4,61 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use serde::{Deserialize, Serialize};
 
 use super::{
-    MergeWork, Monitor, ShardWork, Site, Stop,
-    reduce::basis_id,
-    walk::{Listed, Walk},
+    CancellationToken, MergeWork, Monitor, Plan, PlanInput, Planned, PlannedShard, Stores, listing::Listing,
+    planner::Planner,
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, RunId, Version, keys},
-    effort::{Effort, Timer},
-    extractor::ExtractorInfo,
-    inbox::{self, Inbox},
-    moments::MERGE_GROUP,
-    settings::{Listing, Mode, Refit, Settings},
-    shard::{Cut, ShardId},
+    dataset::{
+        self, Manifest,
+        inbox::{self, Inbox},
+        keys, lease,
+        manifest::basis_id,
+        settings::{ListingScope, Refit, Settings},
+        shard::MERGE_GROUP,
+        timing::Timer,
+    },
+    ids::{RunId, ShardId},
+    model::ExtractorInfo,
     store::Store,
-    vacuum,
 };
-
-/// Object lists are written in pieces of about this many bytes, so that the listing is never in memory whole.
-const SEGMENT_BYTES: usize = 32 << 20;
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlanInput {
-    pub run: RunId,
-    #[serde(default)]
-    pub settings: Settings,
-    #[serde(default)]
-    pub mode: Mode,
-}
-
-/// What the plan stage answers; keys and counts only.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Planned {
-    pub run: RunId,
-    /// The current version already is what this run would make.
-    pub up_to_date: bool,
-    pub base: Option<Version>,
-    /// Objects to have features of, and those of them in shards that are not there yet.
-    pub objects: u64,
-    pub objects_to_featurize: u64,
-    pub shards: u64,
-    pub shards_to_featurize: u64,
-    /// JSON lines, one [`ShardWork`] each.
-    pub manifest: String,
-    /// Groups of shards whose sums are added beforehand; none when one reducer can add them all.
-    pub groups: u64,
-    /// JSON lines, one [`MergeWork`] each.
-    pub merge_manifest: String,
-}
-
-/// Where a shard's objects are listed: bytes of a JSONL file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectRange {
-    pub key: String,
-    pub offset: u64,
-    pub length: u64,
-}
-
-/// A shard of the data set to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedShard {
-    pub id: ShardId,
-    /// Where its objects are listed; none when it was finished by an earlier run.
-    pub objects: Option<ObjectRange>,
-}
-
-impl PlannedShard {
-    /// Whether it was finished by an earlier run.
-    pub fn ready(&self) -> bool {
-        self.objects.is_none()
-    }
-}
-
-/// `runs/<run>/plan.json`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    pub run: RunId,
-    pub input: String,
-    pub settings: Settings,
-    pub extractor: ExtractorInfo,
-    pub base: Option<Version>,
-    /// Images of the base version.
-    pub base_images: u64,
-    pub objects: u64,
-    /// Objects that were passed over; not known when only parts of the input were listed.
-    pub ignored: Option<u64>,
-    /// The sums of the base version are the start; otherwise zero is.
-    pub from_base: bool,
-    /// The basis of the base version is kept.
-    pub keep_basis: bool,
-    /// Notes of the inbox that this run takes care of.
-    pub notes: Vec<String>,
-    /// Files of sums that were added beforehand.
-    pub groups: u64,
-    pub shards: Vec<PlannedShard>,
-    #[serde(default)]
-    pub effort: Effort,
-}
-
-impl Plan {
-    pub fn key(run: &RunId) -> String {
-        keys::run(run, "plan.json")
-    }
-}
 
 /// Plans a run. Fails with `Input.Empty` when there is nothing, `Output.Occupied` when the output is not ours,
 /// `Dataset.SettingsChanged` when the current version was made otherwise and no rebuild was asked for, and
 /// `Dataset.Busy` during a vacuum.
 pub async fn plan(
-    site: &Site,
+    stores: &Stores,
     extractor: &ExtractorInfo,
     input: PlanInput,
     monitor: &dyn Monitor,
-    stop: &Stop,
+    stop: &CancellationToken,
 ) -> Result<Planned> {
     input.settings.check()?;
-    let output = site.output.as_ref();
+    let output = stores.output.as_ref();
     dataset::open_output(output).await?;
     let run = input.run.clone();
-    vacuum::enter(output, &run).await?;
-    let outcome = plan_within(site, extractor, input, monitor, stop).await;
+    lease::enter(output, &run).await?;
+    let outcome = plan_within(stores, extractor, input, monitor, stop).await;
     if outcome.as_ref().map_or(true, |planned| planned.up_to_date) {
-        // The first error is the one to tell.
-        let left = vacuum::leave(output, &run).await;
+        // The first error is the one to report.
+        let left = lease::leave(output, &run).await;
         return outcome.and_then(|planned| left.map(|()| planned));
     }
     outcome
 }
 
 async fn plan_within(
-    site: &Site,
+    stores: &Stores,
     extractor: &ExtractorInfo,
     input: PlanInput,
     monitor: &dyn Monitor,
-    stop: &Stop,
+    stop: &CancellationToken,
 ) -> Result<Planned> {
     let timer = Timer::start();
     let PlanInput { run, settings, mode } = &input;
-    let output = site.output.as_ref();
+    let output = stores.output.as_ref();
     let base = dataset::current(output).await?;
     if let Some(base) = base.as_ref().filter(|_| !mode.rebuild) {
         check_same(base, extractor, settings)?;
@@ -156,35 +69,24 @@ async fn plan_within(
     let ready = finished_shards(output).await?;
 
     let comparable = base.as_ref().filter(|base| base.extractor.id == extractor.id);
-    let mut planner = Planner {
-        output,
-        run,
-        ready,
-        base: comparable,
-        segment: Vec::new(),
-        segments: 0,
-        work: Vec::new(),
-        shards: Vec::new(),
-        objects_to_featurize: 0,
-        listed: Listed::default(),
-    };
-    let walk = Walk::new(site.input.as_ref(), settings.shard_size, &extractor.id, monitor, stop)?;
+    let mut planner = Planner::new(output, run, ready, comparable);
+    let listing = Listing::new(stores.input.as_ref(), settings.shard_size, &extractor.id, monitor, stop)?;
     let unchanged = comparable.filter(|base| base.settings.shard_size == settings.shard_size);
-    planner.listed = match unchanged.filter(|_| mode.listing == Listing::Changed) {
-        Some(base) => walk.changed(&mut planner, base, &inbox.keys).await?,
-        None => walk.all(&mut planner).await?,
+    planner.listed = match unchanged.filter(|_| mode.listing == ListingScope::Changed) {
+        Some(base) => listing.changed(&mut planner, base, &inbox.keys).await?,
+        None => listing.all(&mut planner).await?,
     };
     if planner.listed.objects == 0 {
-        return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", site.input.location()));
+        return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", stores.input.location()));
     }
     planner.flush().await?;
-    write_plan(planner, site, extractor, base.as_ref(), &input, inbox, &timer).await
+    write_plan(planner, stores, extractor, base.as_ref(), &input, inbox, &timer).await
 }
 
 /// Turns what was found into the plan and the work lists of the maps.
 async fn write_plan(
     planner: Planner<'_>,
-    site: &Site,
+    stores: &Stores,
     extractor: &ExtractorInfo,
     base: Option<&Manifest>,
     input: &PlanInput,
@@ -196,7 +98,7 @@ async fn write_plan(
     let (from_base, to_add) = sums_to_add(&shards, comparable);
     let merge = groups(run, extractor, &to_add);
     let plan = Plan {
-        input: site.input.location(),
+        input: stores.input.location(),
         extractor: extractor.clone(),
         base: base.map(|base| base.version),
         base_images: base.map_or(0, |base| base.images),
@@ -204,15 +106,15 @@ async fn write_plan(
         ignored: listed.ignored,
         from_base,
         keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, settings)),
-        notes: inbox.notes,
+        notices: inbox.notices,
         groups: merge.len() as u64,
-        effort: timer.read(),
+        timing: timer.read(),
         run: run.clone(),
         settings: settings.clone(),
         shards,
     };
-    let manifest = keys::run(run, "featurize.jsonl");
-    let merge_manifest = keys::run(run, "merge.jsonl");
+    let work_list = keys::run(run, "featurize.jsonl");
+    let merge_work_list = keys::run(run, "merge.jsonl");
     let planned = Planned {
         up_to_date: base.is_some_and(|base| is_up_to_date(base, &plan)),
         base: plan.base,
@@ -220,17 +122,17 @@ async fn write_plan(
         objects_to_featurize,
         shards: plan.shards.len() as u64,
         shards_to_featurize: work.len() as u64,
-        manifest: manifest.clone(),
+        work_list: work_list.clone(),
         groups: plan.groups,
-        merge_manifest: merge_manifest.clone(),
+        merge_work_list: merge_work_list.clone(),
         run: plan.run.clone(),
     };
     if planned.up_to_date {
-        inbox::clear(output, &plan.notes).await?;
+        inbox::clear(output, &plan.notices).await?;
     } else {
-        output.put(&manifest, json_lines(&work)?).await?;
+        output.put(&work_list, dataset::to_json_lines(&work)?).await?;
         if plan.groups > 0 {
-            output.put(&merge_manifest, json_lines(&merge)?).await?;
+            output.put(&merge_work_list, dataset::to_json_lines(&merge)?).await?;
         }
         output.put(&Plan::key(run), dataset::to_json(&plan)?).await?;
     }
@@ -283,7 +185,11 @@ fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Ve
 /// Whether the run would make the version that there is: the same shards, in the same form, and the basis fitted to
 /// just these images, unless that is to be kept.
 fn is_up_to_date(base: &Manifest, plan: &Plan) -> bool {
-    let fitted = || basis_id(&base.extractor.id, &base.settings, base.moments_id()).is_ok_and(|id| id == base.basis.id);
+    let fitted = || {
+        let moments = base.moments_id();
+        let id = moments.map(|moments| basis_id(&base.extractor.id, &base.settings, &moments));
+        id.is_some_and(|id| id.is_ok_and(|id| id == base.basis.id))
+    };
     base.extractor == plan.extractor
         && base.settings == plan.settings
         && base.shards.len() == plan.shards.len()
@@ -303,91 +209,8 @@ async fn finished_shards(output: &dyn Store) -> Result<HashSet<ShardId>> {
     let mut ready = HashSet::new();
     let mut pages = output.list(keys::SHARDS, None);
     while let Some(page) = pages.try_next().await? {
-        let ids = page.iter().filter_map(|object| {
-            let rest = object.key.strip_prefix(keys::SHARDS)?;
-            rest.strip_suffix("/shard.json").map(|id| ShardId::from(id.to_owned()))
-        });
+        let ids = page.iter().filter_map(|object| keys::parse_shard(&object.key));
         ready.extend(ids);
     }
     Ok(ready)
-}
-
-pub(super) fn json_lines<T: Serialize>(lines: &[T]) -> Result<Bytes> {
-    let mut text = Vec::new();
-    for line in lines {
-        push_line(&mut text, line)?;
-    }
-    Ok(text.into())
-}
-
-fn push_line<T: Serialize>(text: &mut Vec<u8>, line: &T) -> Result<()> {
-    let bug = |e| Error::new(ErrorKind::InternalBug, "a line could not be written as JSON").source(e);
-    serde_json::to_writer(&mut *text, line).map_err(bug)?;
-    text.push(b'\n');
-    Ok(())
-}
-
-/// Gathers the shards of a run and the work that they need.
-pub(super) struct Planner<'a> {
-    output: &'a dyn Store,
-    run: &'a RunId,
-    ready: HashSet<ShardId>,
-    /// The current version, when its features are of the same extractor.
-    base: Option<&'a Manifest>,
-    segment: Vec<u8>,
-    segments: usize,
-    work: Vec<ShardWork>,
-    shards: Vec<PlannedShard>,
-    objects_to_featurize: u64,
-    listed: Listed,
-}
-
-impl Planner<'_> {
-    pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
-        self.ready.contains(shard)
-    }
-
-    /// A shard that needs no work.
-    pub(super) fn add_ready(&mut self, id: ShardId) {
-        self.shards.push(PlannedShard { id, objects: None });
-    }
-
-    pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
-        let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
-        if self.ready.contains(&cut.id) {
-            self.add_ready(cut.id);
-            return Ok(());
-        }
-        let sources = self.sources(&first.key, &last.key);
-        let offset = self.segment.len() as u64;
-        for object in &cut.objects {
-            push_line(&mut self.segment, object)?;
-        }
-        let length = self.segment.len() as u64 - offset;
-        let objects = ObjectRange { key: self.segment_key(), offset, length };
-        self.objects_to_featurize += cut.objects.len() as u64;
-        self.shards.push(PlannedShard { id: cut.id.clone(), objects: Some(objects.clone()) });
-        self.work.push(ShardWork { run: self.run.clone(), shard: cut.id, objects, sources });
-        if self.segment.len() >= SEGMENT_BYTES {
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    fn sources(&self, first: &str, last: &str) -> Vec<ShardId> {
-        self.base.map_or(Vec::new(), |base| base.shards_between(first, last).map(|s| s.id.clone()).collect())
-    }
-
-    fn segment_key(&self) -> String {
-        keys::run(self.run, &format!("objects-{:05}.jsonl", self.segments))
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        if !self.segment.is_empty() {
-            let body = std::mem::take(&mut self.segment);
-            self.output.put(&self.segment_key(), body.into()).await?;
-            self.segments += 1;
-        }
-        Ok(())
-    }
 }

@@ -4,59 +4,33 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::try_join;
-use serde::{Deserialize, Serialize};
+use ndarray::Axis;
 
-use super::Site;
+use super::{PartWork, Projected, Stores};
 use crate::{
     Error, ErrorKind, Result,
-    compute::compute,
-    dataset::{self, RunId, Version, keys},
-    effort::{Effort, Timer},
-    extractor::ExtractorId,
-    partition,
-    shard::ShardId,
-    tables::{self, ScoreRows},
+    dataset::{
+        self,
+        blocking::run_blocking,
+        keys, partition,
+        tables::{self, ScoreRows},
+        timing::Timer,
+    },
 };
 
-/// One line of `project.jsonl`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PartWork {
-    pub run: RunId,
-    /// Number of the part, from 0, in key order.
-    pub part: u64,
-    pub shard: ShardId,
-    pub version: Version,
-    pub basis: String,
-    pub extractor: ExtractorId,
-    pub columns: usize,
-    pub partition_by_label: bool,
-    pub csv: bool,
-}
-
-/// What was written; also kept as `runs/<run>/projected/<part>.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Projected {
-    pub part: u64,
-    pub rows: u64,
-    pub keys: Vec<String>,
-    #[serde(default)]
-    pub effort: Effort,
-}
-
 /// Projects the features of one shard.
-pub async fn project(site: &Site, work: PartWork) -> Result<Projected> {
+pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
-    let output = site.output.as_ref();
+    let output = stores.output.as_ref();
     let (basis_key, features_key) = (keys::basis(&work.basis), keys::features(&work.shard));
     let (basis, features) = try_join!(output.get(&basis_key), output.get(&features_key))?;
     let job = work.clone();
-    let (rows, files) = compute(move || {
+    let (rows, files) = run_blocking(move || {
         let basis = tables::read_basis(basis, job.columns, &basis_key)?;
         let features = tables::read_features(features, job.columns, &features_key)?;
-        let scores = basis.project(&features.features);
+        let scores = basis.project(features.features.view());
         let rows = ScoreRows { paths: features.paths, labels: features.labels, scores };
-        Ok((rows.paths.len() as u64, files(&job, &rows, basis.kept())?))
+        Ok((rows.paths.len() as u64, files(&job, &rows)?))
     })
     .await?;
     let mut keys_written = Vec::new();
@@ -66,22 +40,22 @@ pub async fn project(site: &Site, work: PartWork) -> Result<Projected> {
             keys_written.push(key);
         }
     }
-    let projected = Projected { part: work.part, rows, keys: keys_written, effort: timer.read() };
+    let projected = Projected { part: work.part, rows, keys: keys_written, timing: Some(timer.read()) };
     output.put(&keys::projected(&work.run, work.part), dataset::to_json(&projected)?).await?;
     Ok(projected)
 }
 
 /// Keys and bodies of the files of one part.
-fn files(work: &PartWork, rows: &ScoreRows, kept: usize) -> Result<Vec<(String, Bytes)>> {
+fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
     let write = |rows: ScoreRows, with_label| {
-        tables::write_scores(rows, kept, with_label, work.extractor.as_str(), &work.basis)
+        tables::write_scores(rows, with_label, work.extractor.as_str(), work.basis.as_str())
     };
     let mut files = Vec::new();
     if work.csv {
-        files.push((keys::csv_part(&work.run, work.part), csv_rows(rows, kept)?));
+        files.push((keys::csv_part(&work.run, work.part), csv_rows(rows)?));
     }
     if work.partition_by_label {
-        for (label, rows) in by_label(rows, kept) {
+        for (label, rows) in by_label(rows) {
             let folder = partition::folder_value(label.as_deref());
             files.push((keys::part(work.version, Some(&folder), work.part), write(rows, false)?));
         }
@@ -91,22 +65,24 @@ fn files(work: &PartWork, rows: &ScoreRows, kept: usize) -> Result<Vec<(String, 
     Ok(files)
 }
 
-fn by_label(rows: &ScoreRows, kept: usize) -> BTreeMap<Option<String>, ScoreRows> {
-    let mut groups: BTreeMap<Option<String>, ScoreRows> = BTreeMap::new();
-    for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate() {
-        let group = groups.entry(label.clone()).or_default();
-        group.paths.push(path.clone());
-        group.labels.push(label.clone());
-        group.scores.extend(&rows.scores[i * kept..(i + 1) * kept]);
+fn by_label(rows: &ScoreRows) -> BTreeMap<Option<String>, ScoreRows> {
+    let mut groups: BTreeMap<&Option<String>, Vec<usize>> = BTreeMap::new();
+    for (row, label) in rows.labels.iter().enumerate() {
+        groups.entry(label).or_default().push(row);
     }
-    groups
+    let select = |selected: Vec<usize>| ScoreRows {
+        paths: selected.iter().map(|row| rows.paths[*row].clone()).collect(),
+        labels: selected.iter().map(|row| rows.labels[*row].clone()).collect(),
+        scores: rows.scores.select(Axis(0), &selected),
+    };
+    groups.into_iter().map(|(label, selected)| (label.clone(), select(selected))).collect()
 }
 
 /// Rows of `result.csv`, without its header. Numbers are the shortest that read back to the same `f32`.
-fn csv_rows(rows: &ScoreRows, kept: usize) -> Result<Bytes> {
+fn csv_rows(rows: &ScoreRows) -> Result<Bytes> {
     let bug = |e: csv::Error| Error::new(ErrorKind::InternalBug, "the CSV could not be written").source(e);
     let mut writer = csv::Writer::from_writer(Vec::new());
-    for ((path, label), scores) in rows.paths.iter().zip(&rows.labels).zip(rows.scores.chunks_exact(kept)) {
+    for ((path, label), scores) in rows.paths.iter().zip(&rows.labels).zip(rows.scores.outer_iter()) {
         let numbers = scores.iter().map(f32::to_string);
         let fields = [path.clone(), label.clone().unwrap_or_default()].into_iter().chain(numbers);
         writer.write_record(fields).map_err(bug)?;

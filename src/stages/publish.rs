@@ -2,82 +2,68 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
 
-use super::{Plan, Projected, Reduced, RunInput, STORE_CONCURRENCY, Site, project::csv_header, reduce::REJECTS};
+use super::{
+    Plan, Projected, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::REJECTS,
+};
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, FORMAT, Manifest, Outputs, RunId, Version, keys},
-    inbox,
+    dataset::{self, FORMAT, Manifest, Outputs, inbox, keys, lease, timing::now},
+    ids::RunId,
     store::Store,
-    vacuum,
 };
-
-/// What a run has made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Published {
-    pub run: RunId,
-    pub version: Version,
-    pub images: u64,
-    pub rejects: u64,
-    pub components: usize,
-    /// Share of the variance that the components explain together.
-    pub explained: f64,
-    /// Keys, relative to the output.
-    pub manifest: String,
-    pub basis: String,
-    pub pca: String,
-    pub rejects_table: String,
-    pub csv: Option<String>,
-}
 
 /// Publishes a run whose parts are all written. Fails with `Dataset.Conflict` when another run was faster; then its
 /// parts are removed again.
-pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
-    let output = site.output.as_ref();
+pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
+    let output = stores.output.as_ref();
     let run = input.run;
     let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
     let reduced: Reduced = dataset::read_json(output, &Reduced::key(&run)).await?;
-    let version = reduced.version;
+    let notices = plan.notices.clone();
+    let manifest = manifest(output, plan, reduced).await?;
+    let published = answer(&manifest);
+    let outputs = manifest.outputs.clone();
+    match dataset::commit(output, manifest).await {
+        Ok(()) => {
+            output.put_if_absent(&keys::success(published.version), Bytes::new()).await?;
+            inbox::clear(output, &notices).await?;
+            lease::leave(output, &run).await?;
+            Ok(published)
+        }
+        Err(e) if e.is(ErrorKind::DatasetConflict) => {
+            for key in outputs.parts.iter().chain(&outputs.csv).chain([&outputs.rejects]) {
+                output.delete(key).await?;
+            }
+            lease::leave(output, &run).await?;
+            Err(e)
+        }
+        Err(e) => Err(e),
+    }
+}
 
+/// Writes the tables that span all parts, and names everything that the version consists of.
+async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Manifest> {
+    let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let mut parts = Vec::new();
     let mut projected = stream::iter(0..reduced.parts)
-        .map(|part| {
-            let key = keys::projected(&run, part);
-            async move { dataset::read_json::<Projected>(output, &key).await }
-        })
+        .map(|part| async move { dataset::read_json::<Projected>(output, &keys::projected(run, part)).await })
         .buffered(STORE_CONCURRENCY);
     while let Some(part) = projected.try_next().await? {
-        figures.project_ms += part.effort.milliseconds;
+        figures.project_ms += part.timing.map_or(0, |timing| timing.milliseconds);
         parts.extend(part.keys);
     }
     drop(projected);
-
-    let csv = if plan.settings.csv { Some(join_csv(output, &run, &reduced).await?) } else { None };
-    let rejects_table = keys::rejects(version);
-    output.put(&rejects_table, output.get(&keys::run(&run, REJECTS)).await?).await?;
-
-    let published = Published {
-        run: run.clone(),
-        version,
-        images: reduced.images,
-        rejects: reduced.rejects,
-        components: reduced.basis.components,
-        explained: reduced.basis.explained_variance_ratio.iter().sum(),
-        manifest: keys::version(version),
-        basis: reduced.basis.key.clone(),
-        pca: keys::pca(version),
-        rejects_table: rejects_table.clone(),
-        csv: csv.clone(),
-    };
-    let manifest = Manifest {
+    let csv = if plan.settings.csv { Some(join_csv(output, run, &reduced).await?) } else { None };
+    let rejects = keys::rejects(version);
+    output.put(&rejects, output.get(&keys::run(run, REJECTS)).await?).await?;
+    Ok(Manifest {
         format: FORMAT,
         version,
         parent: plan.base,
-        run: run.clone(),
-        created: plan.effort.began,
-        finished: dataset::now(),
+        created: plan.timing.began,
+        finished: now(),
         pomona: env!("CARGO_PKG_VERSION").to_owned(),
         input: plan.input,
         settings: plan.settings,
@@ -88,33 +74,26 @@ pub async fn publish(site: &Site, input: RunInput) -> Result<Published> {
         labels: reduced.labels,
         basis: reduced.basis,
         moments: reduced.moments,
-        outputs: Outputs { parts, csv, rejects: rejects_table },
+        outputs: Outputs { parts, csv, rejects },
         shards: reduced.shards,
         figures,
-    };
-    let written: Vec<String> = manifest
-        .outputs
-        .parts
-        .iter()
-        .chain(&manifest.outputs.csv)
-        .chain([&manifest.outputs.rejects])
-        .cloned()
-        .collect();
-    match dataset::commit(output, manifest).await {
-        Ok(()) => {
-            output.put_if_absent(&keys::success(version), Bytes::new()).await?;
-            inbox::clear(output, &plan.notes).await?;
-            vacuum::leave(output, &run).await?;
-            Ok(published)
-        }
-        Err(e) if e.is(ErrorKind::DatasetConflict) => {
-            for key in written {
-                output.delete(&key).await?;
-            }
-            vacuum::leave(output, &run).await?;
-            Err(e)
-        }
-        Err(e) => Err(e),
+        run: plan.run,
+    })
+}
+
+fn answer(manifest: &Manifest) -> Published {
+    Published {
+        run: manifest.run.clone(),
+        version: manifest.version,
+        images: manifest.images,
+        rejects: manifest.rejects,
+        components: manifest.basis.components,
+        explained: manifest.basis.explained_variance_ratio.iter().sum(),
+        manifest: keys::version(manifest.version),
+        basis: manifest.basis.key.clone(),
+        pca: keys::pca(manifest.version),
+        rejects_table: manifest.outputs.rejects.clone(),
+        csv: manifest.outputs.csv.clone(),
     }
 }
 

@@ -3,71 +3,38 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use rayon::join;
 
 use super::{
-    Featurized, PartWork, Plan, PlannedShard, RunInput, STORE_CONCURRENCY, Site, changes, featurize, kept_parts,
+    Featurized, PartWork, Plan, PlannedShard, Reduced, RunInput, STORE_CONCURRENCY, Stores,
     merge::{self, Sums},
+    records::{REJECTS, featurized, read_objects},
+    reuse,
 };
 use crate::{
     Error, ErrorKind, Result,
-    compute::{both, compute},
     dataset::{
-        self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, RunId, ShardEntry, ShardRecord, Version,
+        self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, ShardEntry, ShardRecord,
+        blocking::run_blocking,
         keys,
+        manifest::{basis_id, moments_id},
+        shard::ShardHasher,
+        tables,
+        timing::Timer,
     },
-    effort::{Effort, Timer},
-    extractor::ExtractorId,
-    moments::TotalMoments,
-    pca::{self, Basis},
-    preprocess::{Reason, Reject},
-    settings::Settings,
-    shard::{ShardHasher, ShardId, short_hex},
+    ids::{ShardId, Version},
+    image::{Reason, Reject},
+    pca::{self, moments::TotalMoments},
     store::{Object, Store},
-    tables,
 };
-
-/// The rejects table of a run, below `runs/<run>/`.
-pub(super) const REJECTS: &str = "rejects.parquet";
-
-/// `runs/<run>/reduced.json`, and (without the lists) what the stage answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reduced {
-    pub run: RunId,
-    /// The number that was claimed for this run.
-    pub version: Version,
-    pub images: u64,
-    pub rejects: u64,
-    pub basis: BasisSummary,
-    /// Key of the total moments.
-    pub moments: String,
-    /// Parts of the PCA table, one per shard that has rows.
-    pub parts: u64,
-    /// Those of them that are not there yet.
-    pub parts_to_project: u64,
-    /// JSON lines, one [`PartWork`] each.
-    pub manifest: String,
-    pub labels: Vec<LabelCount>,
-    pub shards: Vec<ShardEntry>,
-    pub figures: RunFigures,
-    #[serde(default)]
-    pub effort: Effort,
-}
-
-impl Reduced {
-    pub fn key(run: &RunId) -> String {
-        keys::run(run, "reduced.json")
-    }
-}
 
 /// Fits the basis of a run whose shards are all finished.
 ///
 /// Fails with `Dataset.TooManyRejects` beyond the limit, with the rejects table written below `runs/`, and with the
 /// `Pca.*` errors of [`pca::fit`].
-pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
+pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let timer = Timer::start();
-    let output = site.output.as_ref();
+    let output = stores.output.as_ref();
     let run = input.run;
     let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
     let Gathered { shards, labels, rejects, found, mut figures } = gather(output, &plan).await?;
@@ -78,76 +45,90 @@ pub async fn reduce(site: &Site, input: RunInput) -> Result<Reduced> {
         None => None,
     };
     let base = base.as_ref();
-    changes::count(output, &plan, base, &found, &mut figures).await?;
+    reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = shards.iter().map(|shard| shard.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
     let totals = total(output, &plan, &shards, base.filter(|_| plan.from_base)).await?;
-    let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
-    let extractor = plan.extractor.clone();
-    let settings = plan.settings.clone();
-    let fitted = compute(move || {
-        let write = || (totals_id(&totals), tables::write_total_moments(&totals, extractor.id.as_str()));
-        if let Some(kept) = kept {
-            let (totals_id, totals_file) = write();
-            return Ok((kept, None, totals_id, totals_file?));
-        }
-        let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca);
-        let ((totals_id, totals_file), basis) = both(write, fit);
-        let basis = basis?;
-        let id = basis_id(&extractor.id, &settings, &totals_id)?;
-        let basis_file = tables::write_basis(&basis, extractor.id.as_str(), &id)?;
-        Ok((summary(&basis, id), Some(basis_file), totals_id, totals_file?))
-    });
-    let (summary, basis_file, totals_id, totals_file) = fitted.await?;
-    output.put(&keys::totals(&totals_id), totals_file).await?;
-    if let Some(file) = basis_file {
-        output.put(&summary.key, file).await?;
-    }
+    let Fitted { basis, moments } = fit(output, &plan, totals, base).await?;
 
     // The number is claimed as late as can be: a run that fails before leaves none behind.
     let version = dataset::claim(output, &run).await?;
-    let manifest = keys::run(&run, "project.jsonl");
-    let work: Vec<PartWork> = shards
-        .iter()
-        .filter(|shard| shard.rows > 0)
-        .enumerate()
-        .map(|(part, shard)| PartWork {
-            run: run.clone(),
-            part: part as u64,
-            shard: shard.id.clone(),
-            version,
-            basis: summary.id.clone(),
-            extractor: plan.extractor.id.clone(),
-            columns: summary.columns,
-            partition_by_label: plan.settings.partition_by_label,
-            csv: plan.settings.csv,
-        })
-        .collect();
+    let work = parts(&plan, &shards, version, &basis);
     let parts = work.len() as u64;
-    let work = match base.filter(|base| base.basis.id == summary.id) {
-        Some(base) => kept_parts::copy(output, &plan, base, work).await?,
+    let work = match base.filter(|base| base.basis.id == basis.id) {
+        Some(base) => reuse::copy_parts(output, &plan, base, work).await?,
         None => work,
     };
-    output.put(&manifest, super::plan::json_lines(&work)?).await?;
-    let effort = timer.read();
-    figures.reduce_ms = effort.milliseconds;
+    let work_list = keys::run(&run, "project.jsonl");
+    output.put(&work_list, dataset::to_json_lines(&work)?).await?;
+    let timing = timer.read();
+    figures.reduce_ms = timing.milliseconds;
     let reduced = Reduced {
         version,
         images,
         rejects: rejects.len() as u64,
-        basis: summary,
-        moments: keys::totals(&totals_id),
+        basis,
+        moments,
         parts,
         parts_to_project: work.len() as u64,
-        manifest,
+        work_list,
         labels,
         shards,
         figures,
-        effort,
+        timing,
         run: run.clone(),
     };
     output.put(&Reduced::key(&run), dataset::to_json(&reduced)?).await?;
     Ok(reduced)
+}
+
+/// A basis that is stored, and the key of the sums behind it.
+struct Fitted {
+    basis: BasisSummary,
+    moments: String,
+}
+
+/// Fits a basis to the sums, or keeps that of the base version; stores both files.
+async fn fit(output: &dyn Store, plan: &Plan, totals: TotalMoments, base: Option<&Manifest>) -> Result<Fitted> {
+    let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
+    let (extractor, settings) = (plan.extractor.clone(), plan.settings.clone());
+    let fitted = run_blocking(move || {
+        let write = || (moments_id(&totals), tables::write_total_moments(&totals, extractor.id.as_str()));
+        if let Some(kept) = kept {
+            let (moments, totals_file) = write();
+            return Ok((kept, None, moments, totals_file?));
+        }
+        let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca);
+        let ((moments, totals_file), basis) = join(write, fit);
+        let basis = basis?;
+        let id = basis_id(&extractor.id, &settings, &moments)?;
+        let basis_file = tables::write_basis(&basis, extractor.id.as_str(), id.as_str())?;
+        Ok((BasisSummary::new(&basis, id), Some(basis_file), moments, totals_file?))
+    });
+    let (basis, basis_file, moments, totals_file) = fitted.await?;
+    let moments = keys::totals(&moments);
+    output.put(&moments, totals_file).await?;
+    if let Some(file) = basis_file {
+        output.put(&basis.key, file).await?;
+    }
+    Ok(Fitted { basis, moments })
+}
+
+/// One part of the PCA table per shard that has rows.
+fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSummary) -> Vec<PartWork> {
+    let shards = shards.iter().filter(|shard| shard.rows > 0).enumerate();
+    let work = shards.map(|(part, shard)| PartWork {
+        run: plan.run.clone(),
+        part: part as u64,
+        shard: shard.id.clone(),
+        version,
+        basis: basis.id.clone(),
+        extractor: plan.extractor.id.clone(),
+        columns: basis.columns,
+        partition_by_label: plan.settings.partition_by_label,
+        csv: plan.settings.csv,
+    });
+    work.collect()
 }
 
 struct Gathered {
@@ -166,7 +147,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
         labels: Vec::new(),
         rejects: Vec::new(),
         found: Vec::new(),
-        figures: RunFigures { plan_ms: plan.effort.milliseconds, ..RunFigures::default() },
+        figures: RunFigures { plan_ms: plan.timing.milliseconds, ..RunFigures::default() },
     };
     let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, plan, planned)).collect();
     let mut records = stream::iter(reads).buffered(STORE_CONCURRENCY);
@@ -180,7 +161,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
             last: record.last,
         };
         match made {
-            // Reused; or failed, which counts for nothing.
+            // Reused; a failed shard has no rows and counts as neither.
             None if record.rows > 0 => {
                 figures.shards_reused += 1;
                 gathered.found.push(entry.clone());
@@ -192,7 +173,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
                 figures.copied += made.copied;
                 figures.added += made.added;
                 figures.changed += made.changed;
-                figures.featurize_ms += made.effort.milliseconds;
+                figures.featurize_ms += made.timing.milliseconds;
             }
         }
         dataset::add_labels(&mut gathered.labels, &record.labels);
@@ -211,9 +192,9 @@ async fn read_record(
     let Some(objects) = &planned.objects else {
         return Ok((dataset::read_json(output, &keys::shard(&planned.id)).await?, None));
     };
-    match merge::featurized(output, &plan.run, planned).await? {
+    match featurized(output, &plan.run, planned).await? {
         Some(made) => Ok((dataset::read_json(output, &keys::shard(&made.shard)).await?, Some(made))),
-        None => Ok((record_of_failed(plan, &featurize::read_objects(output, objects).await?), None)),
+        None => Ok((record_of_failed(plan, &read_objects(output, objects).await?), None)),
     }
 }
 
@@ -221,7 +202,7 @@ async fn read_record(
 /// is not that of the planned shard, so the next run makes it again.
 fn record_of_failed(plan: &Plan, objects: &[Object]) -> ShardRecord {
     let reason = Reason::Unreadable;
-    let reject = Reject::new(reason, "the function that worked on this shard failed; the execution tells why");
+    let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
     let mut hasher = ShardHasher::new(&plan.extractor.id);
     for object in objects {
         hasher.push(&object.key, &reason.placeholder());
@@ -269,7 +250,7 @@ async fn total(
         }
     }
     let groups = (0..plan.groups).map(|group| Sums::Total(keys::merged(&plan.run, group)));
-    // What is taken away is in the base.
+    // What is subtracted is in the base.
     let mut sums: Vec<Sums> = groups.chain(base.map(|base| Sums::Total(base.moments.clone()))).collect();
     if let Some(base) = base {
         let kept: HashSet<&ShardId> = plan.shards.iter().map(|shard| &shard.id).collect();
@@ -285,34 +266,4 @@ async fn total(
     let mut totals = TotalMoments::zero(plan.extractor.columns);
     merge::add(output, &mut totals, sums).await?;
     Ok(totals)
-}
-
-fn totals_id(totals: &TotalMoments) -> String {
-    let mut sha = Sha256::new();
-    sha.update(totals.rows().to_le_bytes());
-    for sum in totals.sums().iter().chain(totals.products()) {
-        sha.update(sum.to_le_bytes());
-    }
-    short_hex(&sha.finalize())
-}
-
-/// A basis is told by what it was fitted on and how.
-pub(super) fn basis_id(extractor: &ExtractorId, settings: &Settings, totals_id: &str) -> Result<String> {
-    let how = dataset::to_json(&(extractor, totals_id, settings.pca, settings.standardize))?;
-    Ok(short_hex(&Sha256::digest(&how)))
-}
-
-fn summary(basis: &Basis, id: String) -> BasisSummary {
-    BasisSummary {
-        key: keys::basis(&id),
-        id,
-        components: basis.kept(),
-        explained_variance: basis.explained_variance.clone(),
-        explained_variance_ratio: basis.explained_variance_ratio.clone(),
-        total_variance: basis.total_variance,
-        columns: basis.columns(),
-        constant_columns: basis.scale.iter().filter(|scale| **scale == 0.0).count(),
-        components_for_90_percent: basis.components_for(0.90),
-        components_for_99_percent: basis.components_for(0.99),
-    }
 }

@@ -20,8 +20,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tempfile::{NamedTempFile, TempDir};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{Etag, Object, Store};
-use crate::{Error, ErrorKind, Result};
+use super::{Object, Store};
+use crate::{Error, ErrorKind, Result, ids::ETag};
 
 const PAGE: usize = 1_000;
 const TMP: &str = ".tmp";
@@ -187,14 +187,14 @@ fn object(root: &Path, entry: &DirEntry) -> Result<Option<Object>> {
     Ok(Some(Object { key: key(root, entry), etag, size: metadata.len(), modified }))
 }
 
-/// Etag (modification time and size, exact) and modification time (microseconds).
-fn stamp(metadata: &fs::Metadata, path: &Path) -> Result<(Etag, i64)> {
+/// ETag (modification time and size, exact) and modification time (microseconds).
+fn stamp(metadata: &fs::Metadata, path: &Path) -> Result<(ETag, i64)> {
     let modified = metadata.modified().map_err(|e| at(e, path))?;
     let nanos = match modified.duration_since(UNIX_EPOCH) {
         Ok(after) => after.as_nanos() as i128,
         Err(before) => -(before.duration().as_nanos() as i128),
     };
-    let etag = Etag(format!("{nanos:x}-{:x}", metadata.len()));
+    let etag = ETag::from(format!("{nanos:x}-{:x}", metadata.len()));
     Ok((etag, nanos.div_euclid(1_000) as i64))
 }
 

@@ -5,9 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::OnceCell;
-
-use super::{FolderStore, S3Store, Store, s3_client};
+use super::{FolderStore, Store};
 use crate::{Error, ErrorKind, Result};
 
 /// A location, taken apart.
@@ -28,7 +26,7 @@ fn parse(location: &str) -> Result<Location<'_>> {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
             if bucket.len() < 3 || !bucket.chars().all(legal) {
-                return invalid(format!("{bucket:?} is no name of a bucket; write s3://BUCKET/PREFIX/"));
+                return invalid(format!("{bucket:?} is not a bucket name; write s3://BUCKET/PREFIX/"));
             }
             Ok(Location::S3 { bucket, prefix: prefix.trim_matches('/') })
         }
@@ -42,26 +40,36 @@ pub fn bucket_and_prefix(location: &str) -> Result<(String, String)> {
         Location::S3 { bucket, prefix: "" } => Ok((bucket.to_owned(), String::new())),
         Location::S3 { bucket, prefix } => Ok((bucket.to_owned(), format!("{prefix}/"))),
         Location::Folder(_) => {
-            Err(Error::new(ErrorKind::InputInvalid, "this is no S3 location").context("location", location))
+            Err(Error::new(ErrorKind::InputInvalid, "this is not an S3 location").context("location", location))
         }
     }
 }
 
-/// One client for the whole process: its connections are kept open between requests.
-async fn shared_client() -> aws_sdk_s3::Client {
+/// A bucket, through one client for the whole process: its connections are kept open between requests.
+#[cfg(feature = "aws")]
+async fn open_bucket(bucket: &str, prefix: &str) -> Result<Arc<dyn Store>> {
+    use tokio::sync::OnceCell;
+
     static CLIENT: OnceCell<aws_sdk_s3::Client> = OnceCell::const_new();
-    CLIENT.get_or_init(s3_client).await.clone()
+    let client = CLIENT.get_or_init(super::s3_client).await.clone();
+    Ok(Arc::new(super::S3Store::new(client, bucket, prefix)))
+}
+
+#[cfg(not(feature = "aws"))]
+async fn open_bucket(bucket: &str, _prefix: &str) -> Result<Arc<dyn Store>> {
+    let message = "this build cannot read from S3; build it with the feature `aws`";
+    Err(Error::new(ErrorKind::InputInvalid, message).context("bucket", bucket))
 }
 
 /// Opens the store at a location. A folder need not exist yet.
 pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
-    Ok(match parse(location)? {
-        Location::Folder(path) => Arc::new(FolderStore::new(path)),
-        Location::S3 { bucket, prefix } => Arc::new(S3Store::new(shared_client().await, bucket, prefix)),
-    })
+    match parse(location)? {
+        Location::Folder(path) => Ok(Arc::new(FolderStore::new(path))),
+        Location::S3 { bucket, prefix } => open_bucket(bucket, prefix).await,
+    }
 }
 
-/// Opens a location to read images from. Fails with `Input.NotFound` when it is a path but no folder.
+/// Opens a location to read images from. Fails with `Input.NotFound` when it is a path but not a folder.
 pub async fn open_input(location: &str) -> Result<Arc<dyn Store>> {
     if let Location::Folder(path) = parse(location)? {
         let error = |kind, message: &str| Error::new(kind, message.to_owned()).context("input", location);

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
-use super::{Etag, Object, Store};
-use crate::{Error, ErrorKind, Result};
+use super::{Object, Store};
+use crate::{Error, ErrorKind, Result, ids::ETag};
 
 const PAGE: usize = 1_000;
 
@@ -51,8 +51,8 @@ impl MemoryStore {
     }
 }
 
-fn etag(write: i64) -> Etag {
-    Etag(format!("{write:x}"))
+fn etag(write: i64) -> ETag {
+    ETag::from(format!("{write:x}"))
 }
 
 #[async_trait]

@@ -16,36 +16,25 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorKind, Result};
+use crate::{ErrorKind, Result, ids::ETag};
 
 mod folder;
 mod location;
 mod memory;
+#[cfg(feature = "aws")]
 mod s3;
 
 pub use folder::FolderStore;
 pub use location::{bucket_and_prefix, check_apart, open, open_input};
 pub use memory::MemoryStore;
+#[cfg(feature = "aws")]
 pub use s3::{S3Store, client as s3_client, environment as aws_environment};
-
-/// What a store says to tell one content of a key from another.
-///
-/// S3's entity tag there; size and modification time, both exact, in a folder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Etag(pub String);
-
-impl fmt::Display for Etag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     pub key: String,
-    pub etag: Etag,
+    pub etag: ETag,
     /// Bytes.
     pub size: u64,
     /// Microseconds since 1970-01-01 UTC.

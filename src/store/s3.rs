@@ -26,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Etag, Object, Store};
+use super::{Object, Store};
 use crate::{Error, ErrorKind, Result};
 
 /// Objects from this size on are uploaded in parts of this size. S3 takes 10,000 parts, so up to 160 GB.
@@ -228,27 +228,8 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
 
 /// Undoes the listing's `encoding-type=url`, which keeps control characters out of the XML.
 fn decoded(key: &str) -> String {
-    let bytes = key.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
-        match (bytes[i], hex(i + 1), hex(i + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                i += 3;
-            }
-            (b'+', ..) => {
-                out.push(b' ');
-                i += 1;
-            }
-            (byte, ..) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    // S3 writes a space as `+`, and a plus as `%2B`.
+    percent_encoding::percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 #[async_trait]
@@ -277,7 +258,7 @@ impl Store for S3Store {
                 let key = key.strip_prefix(&self.prefix).filter(|key| !key.is_empty())?.to_owned();
                 Some(Object {
                     key,
-                    etag: Etag(object.e_tag.unwrap_or_default().trim_matches('"').to_owned()),
+                    etag: object.e_tag.unwrap_or_default().trim_matches('"').into(),
                     size: object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
                     modified: object
                         .last_modified

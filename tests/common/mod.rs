@@ -1,35 +1,38 @@
 //! What several test files need: a small model, small images, and the bytes of a data set.
 #![allow(dead_code)]
 
-pub mod program;
-pub mod stores;
+pub(crate) mod program;
+pub(crate) mod stores;
 
 use std::{collections::BTreeMap, io::Cursor, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use pomona::{
     Result,
-    dataset::{self, Manifest, RunId},
-    engine::Engine,
-    extractor::{Extractor, FeatureRange, Runtime},
+    dataset::{
+        self, Manifest,
+        settings::{Mode, Settings},
+    },
+    ids::RunId,
+    model::FeatureRange,
+    model::{Extractor, Runtime, WorkerPool},
     pipeline::{self, Summary},
-    settings::{Mode, Settings},
-    stages::{PlanInput, Silent, Site, Stop},
+    stages::{CancellationToken, PlanInput, Silent, Stores},
     store::{MemoryStore, Store},
 };
 
-pub fn model_path(name: &str) -> PathBuf {
+pub(crate) fn model_path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"))
 }
 
-pub fn engine(name: &str, threads: usize) -> Engine {
+pub(crate) fn engine(name: &str, threads: usize) -> WorkerPool {
     let onnx = std::fs::read(model_path(name)).unwrap();
-    let extractor = Extractor::from_onnx(&onnx, name, FeatureRange::default(), Runtime::Auto).unwrap();
-    Engine::new(Arc::new(extractor), threads).unwrap()
+    let extractor = Extractor::from_onnx(onnx.into(), name, FeatureRange::default(), Runtime::Auto).unwrap();
+    WorkerPool::new(Arc::new(extractor), threads).unwrap()
 }
 
 /// A PNG that differs from that of every other seed.
-pub fn png(seed: u64) -> Bytes {
+pub(crate) fn png(seed: u64) -> Bytes {
     let image = image::RgbImage::from_fn(16, 12, |x, y| {
         let mixed = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(x * 5 + y * 11);
         image::Rgb([mixed as u8, (mixed >> 17) as u8, (mixed >> 40) as u8])
@@ -39,11 +42,11 @@ pub fn png(seed: u64) -> Bytes {
     file.into()
 }
 
-pub fn key(i: u64) -> String {
+pub(crate) fn key(i: u64) -> String {
     format!("{}/{i:05}.png", ["apple", "Äpfel rot", "it's \"a\"=pear", "kiwi"][i as usize / 50 % 4])
 }
 
-pub async fn images(range: std::ops::Range<u64>) -> Arc<MemoryStore> {
+pub(crate) async fn images(range: std::ops::Range<u64>) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::new());
     for i in range {
         store.put(&key(i), png(i)).await.unwrap();
@@ -51,45 +54,55 @@ pub async fn images(range: std::ops::Range<u64>) -> Arc<MemoryStore> {
     store
 }
 
-pub fn small_shards() -> Settings {
+pub(crate) fn small_shards() -> Settings {
     Settings { shard_size: 16, ..Settings::default() }
 }
 
-pub fn run_id(name: &str) -> RunId {
+pub(crate) fn run_id(name: &str) -> RunId {
     name.to_owned().try_into().unwrap()
 }
 
-pub async fn run(site: &Site, engine: &Engine, settings: &Settings, name: &str) -> Result<Summary> {
-    run_as(site, engine, settings, Mode::default(), name).await
+pub(crate) async fn run(stores: &Stores, engine: &WorkerPool, settings: &Settings, name: &str) -> Result<Summary> {
+    run_as(stores, engine, settings, Mode::default(), name).await
 }
 
-pub async fn run_as(site: &Site, engine: &Engine, settings: &Settings, mode: Mode, name: &str) -> Result<Summary> {
-    pipeline::run(site, engine, &order(settings, mode, name), &Silent, &Stop::default()).await
+pub(crate) async fn run_as(
+    stores: &Stores,
+    engine: &WorkerPool,
+    settings: &Settings,
+    mode: Mode,
+    name: &str,
+) -> Result<Summary> {
+    pipeline::run(stores, engine, &order(settings, mode, name), &Silent, &CancellationToken::default()).await
 }
 
-pub fn order(settings: &Settings, mode: Mode, name: &str) -> PlanInput {
+pub(crate) fn order(settings: &Settings, mode: Mode, name: &str) -> PlanInput {
     PlanInput { run: run_id(name), settings: settings.clone(), mode }
 }
 
-pub fn site(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Site {
-    Site { input: input.clone(), output: output.clone() }
+pub(crate) fn stores(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Stores {
+    Stores { input: input.clone(), output: output.clone() }
 }
 
 /// A run of its own on an empty output.
-pub async fn fresh(input: &Arc<MemoryStore>, engine: &Engine, settings: &Settings) -> BTreeMap<String, Bytes> {
+pub(crate) async fn fresh(
+    input: &Arc<MemoryStore>,
+    engine: &WorkerPool,
+    settings: &Settings,
+) -> BTreeMap<String, Bytes> {
     let output = Arc::new(MemoryStore::new());
-    let site = Site { input: input.clone(), output: output.clone() };
-    run(&site, engine, settings, "fresh").await.unwrap();
+    let stores = Stores { input: input.clone(), output: output.clone() };
+    run(&stores, engine, settings, "fresh").await.unwrap();
     data_set(output.as_ref()).await
 }
 
 /// Everything that the current version consists of, with version numbers taken out of the keys.
-pub async fn data_set(output: &dyn Store) -> BTreeMap<String, Bytes> {
+pub(crate) async fn data_set(output: &dyn Store) -> BTreeMap<String, Bytes> {
     let manifest = dataset::current(output).await.unwrap().expect("a published version");
     data_set_of(output, &manifest).await
 }
 
-pub async fn data_set_of(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Bytes> {
+pub(crate) async fn data_set_of(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Bytes> {
     let mut files = BTreeMap::new();
     for key in manifest.files() {
         let body = output.get(&key).await.unwrap();

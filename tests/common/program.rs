@@ -11,31 +11,31 @@ use serde_json::Value;
 
 use super::{model_path, png};
 
-pub fn pomona() -> Command {
+pub(crate) fn pomona() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pomona"));
     command.stdin(Stdio::null());
     command
 }
 
 /// `pomona run` with the small model.
-pub fn run(images: &Path, output: &Path, options: &[&str]) -> Command {
+pub(crate) fn run(images: &Path, output: &Path, options: &[&str]) -> Command {
     let mut command = pomona();
     command.arg("run").arg(images).arg(output).arg("--model").arg(model_path("tiny")).args(options);
     command
 }
 
-pub fn finish(command: &mut Command) -> Output {
+pub(crate) fn finish(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-pub fn json(command: &mut Command) -> Value {
+pub(crate) fn json(command: &mut Command) -> Value {
     let output = finish(command.arg("--json"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Fails with this exit code and error name; gives standard error.
-pub fn fails(command: &mut Command, code: i32, name: &str) -> String {
+pub(crate) fn fails(command: &mut Command, code: i32, name: &str) -> String {
     let output = finish(command);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{text}");
@@ -45,7 +45,7 @@ pub fn fails(command: &mut Command, code: i32, name: &str) -> String {
     text
 }
 
-pub fn write_images(folder: &Path, n: u64) {
+pub(crate) fn write_images(folder: &Path, n: u64) {
     for i in 0..n {
         let path = folder.join(format!("label {}/{i:05}.png", i / 100));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -54,7 +54,7 @@ pub fn write_images(folder: &Path, n: u64) {
 }
 
 /// All files below a folder that a reader of the data set looks at: no run records and no manifests, which hold times.
-pub fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     walkdir::WalkDir::new(output)
         .into_iter()
         .map(Result::unwrap)

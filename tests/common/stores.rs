@@ -22,7 +22,7 @@ use pomona::{
 
 /// What is asked before and after each call of a store.
 #[async_trait]
-pub trait Gate: fmt::Debug + Send + Sync {
+pub(crate) trait Gate: fmt::Debug + Send + Sync {
     /// Fails the call before it does anything.
     async fn before(&self, _key: &str) -> Result<()> {
         Ok(())
@@ -37,7 +37,7 @@ pub trait Gate: fmt::Debug + Send + Sync {
 
 /// A store in memory behind a gate.
 #[derive(Debug)]
-pub struct Gated<G> {
+pub(crate) struct Gated<G> {
     pub inner: Arc<MemoryStore>,
     pub gate: G,
 }
@@ -88,10 +88,10 @@ impl<G: Gate> Store for Gated<G> {
 }
 
 /// Passes calls on, fails one of them, and all later ones: a process that dies there.
-pub type Failing = Gated<FailsAfter>;
+pub(crate) type Failing = Gated<FailsAfter>;
 
 #[derive(Debug)]
-pub struct FailsAfter {
+pub(crate) struct FailsAfter {
     left: AtomicI64,
     pub calls: AtomicU64,
     /// The next look for the marker finds none, as if it had been a moment earlier.
@@ -99,7 +99,7 @@ pub struct FailsAfter {
 }
 
 impl Failing {
-    pub fn after(inner: Arc<MemoryStore>, calls: i64) -> Self {
+    pub(crate) fn after(inner: Arc<MemoryStore>, calls: i64) -> Self {
         let gate = FailsAfter {
             left: AtomicI64::new(calls),
             calls: AtomicU64::new(0),
@@ -124,10 +124,10 @@ impl Gate for FailsAfter {
 }
 
 /// An input that refuses or loses one object.
-pub type Refusing = Gated<Refuses>;
+pub(crate) type Refusing = Gated<Refuses>;
 
 #[derive(Debug)]
-pub struct Refuses {
+pub(crate) struct Refuses {
     pub key: String,
     pub kind: ErrorKind,
 }
@@ -140,10 +140,10 @@ impl Gate for Refuses {
 }
 
 /// Counts the objects of listings, a page of few at a time, as a bucket of millions would give them.
-pub type Counting = Gated<Counts>;
+pub(crate) type Counting = Gated<Counts>;
 
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     pub listed: AtomicU64,
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use pomona::{
     Result,
-    engine::Engine,
-    extractor::{Extractor, FeatureRange},
-    stages::{self, Featurized, ShardWork, Silent, Stop},
+    model::FeatureRange,
+    model::{Extractor, WorkerPool},
+    stages::{self, CancellationToken, Featurized, ShardWork, Silent},
 };
 use pomona_host::{Place, serve};
 use serde::Deserialize;
@@ -20,9 +20,9 @@ struct Event {
     work: ShardWork,
 }
 
-async fn handle(engine: Arc<Engine>, event: Event) -> Result<Featurized> {
-    let site = Place { input: event.input, output: event.output }.open().await?;
-    stages::featurize(&site, &engine, event.work, &Silent, &Stop::default()).await
+async fn handle(engine: Arc<WorkerPool>, event: Event) -> Result<Featurized> {
+    let stores = Place { input: event.input, output: event.output }.open().await?;
+    stages::featurize(&stores, &engine, event.work, &Silent, &CancellationToken::default()).await
 }
 
 #[tokio::main]
@@ -30,6 +30,6 @@ async fn main() -> std::result::Result<(), lambda_runtime::Error> {
     // Lambda gives a share of a processor for every 1,769 MB; this counts those that it gave.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let extractor = Extractor::embedded(FeatureRange::default())?;
-    let engine = Arc::new(Engine::new(Arc::new(extractor), threads)?);
+    let engine = Arc::new(WorkerPool::new(Arc::new(extractor), threads)?);
     serve(move |event| handle(engine.clone(), event)).await
 }

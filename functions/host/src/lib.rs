@@ -1,37 +1,43 @@
 //! What the Lambdas share: events in, stable error types and one JSON log line per invocation out.
 //!
-//! A function's `main` names its stage; everything else here is plumbing. An error of the library becomes a Lambda
-//! error whose `errorType` is the kind's name, which is what the state machine's Retry and Catch lists match on.
+//! The `main` of a function names its stage; everything else is here. An error of the library becomes a Lambda error whose
+//! `errorType` is the kind's name, which the state machine's Retry and Catch lists match.
+
+mod metrics;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
-use pomona::{Error, ErrorKind, Result, effort::Timer, metrics, stages::Site, store};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+pub use metrics::{Figures, Measured};
+use metrics::{Invocation, line};
+use pomona::{Error, ErrorKind, Result, dataset::timing::Timer, stages::Stores, store};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 /// Where a run reads and writes, as every event after the plan carries it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
+    /// Location of the images.
     pub input: String,
+    /// Location of the results.
     pub output: String,
 }
 
 impl Place {
-    /// Opens both ends.
-    pub async fn open(&self) -> Result<Site> {
+    /// Opens both locations.
+    pub async fn open(&self) -> Result<Stores> {
         store::check_apart(&self.input, &self.output)?;
-        Ok(Site { input: store::open_input(&self.input).await?, output: store::open(&self.output).await? })
+        Ok(Stores { input: store::open_input(&self.input).await?, output: store::open(&self.output).await? })
     }
 }
 
-/// Serves invocations with `handle` until the environment ends. Whatever is made before this call belongs to the
-/// init phase, which happens once per environment.
+/// Serves invocations with `handle` until the environment ends. What is made before this call belongs to the init
+/// phase, which happens once per environment.
 pub async fn serve<In, Out, Fut>(handle: impl Fn(In) -> Fut) -> std::result::Result<(), lambda_runtime::Error>
 where
     In: DeserializeOwned,
-    Out: Serialize,
+    Out: Measured,
     Fut: Future<Output = Result<Out>>,
 {
     // Standard output is the log.
@@ -41,12 +47,15 @@ where
     let first = &AtomicBool::new(true);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
         let timer = Timer::start();
+        let cold = first.swap(false, Ordering::Relaxed);
+        tracing::debug!(request = event.context.request_id, cold, "invoked");
         let outcome = match decode(&event.payload) {
             Ok(input) => handle(input).await,
             Err(error) => Err(error),
         };
-        let (milliseconds, cold) = (timer.read().milliseconds, first.swap(false, Ordering::Relaxed));
-        println!("{}", metrics::line(&event.payload, &outcome, milliseconds, cold, &function_name()));
+        let (milliseconds, function) = (timer.read().milliseconds, function_name());
+        // Not through the subscriber: CloudWatch reads metrics only from a line that is nothing but the JSON object.
+        println!("{}", line(&event.payload, &outcome, Invocation { function: &function, milliseconds, cold }));
         outcome.map_err(diagnostic)
     }))
     .await
@@ -71,10 +80,7 @@ fn function_name() -> String {
     name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned())
 }
 
-/// Tells of something that went wrong and did not matter for the result.
+/// Logs a failure that does not change the result.
 pub fn warn(what: &str, error: &Error) {
-    println!(
-        "{}",
-        json!({"level": "WARN", "message": what, "errorType": error.kind().name(), "cause": error.to_string()})
-    );
+    tracing::warn!(error_type = error.kind().name(), cause = %error, "{what}");
 }

@@ -2,12 +2,12 @@
 
 use pomona::{
     Result,
-    dataset::RunId,
-    extractor::{self, FeatureRange},
-    request::Request,
-    stages::{self, PlanInput, Planned, Silent, Stop},
+    aws::request::Request,
+    ids::RunId,
+    model::FeatureRange,
+    stages::{self, CancellationToken, PlanInput, Planned, Silent},
 };
-use pomona_host::{Place, serve};
+use pomona_host::{Figures, Measured, Place, serve};
 use serde::{Deserialize, Serialize};
 
 /// The execution's input, its name, and how often the run has been planned.
@@ -33,17 +33,23 @@ struct Answer {
     merge_key: String,
 }
 
+impl Measured for Answer {
+    fn figures(&self) -> Figures {
+        self.planned.figures()
+    }
+}
+
 async fn handle(event: Event) -> Result<Answer> {
     let Request { input, output, settings, mode } = Request::parse(event.request)?;
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
     let place = Place { input, output };
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
-    let info = extractor::embedded_info(FeatureRange::default());
+    let info = pomona::model::embedded_info(FeatureRange::default());
     let input = PlanInput { run, settings, mode };
-    let planned = stages::plan(&place.open().await?, &info, input, &Silent, &Stop::default()).await?;
+    let planned = stages::plan(&place.open().await?, &info, input, &Silent, &CancellationToken::default()).await?;
     Ok(Answer {
-        featurize_key: format!("{prefix}{}", planned.manifest),
-        merge_key: format!("{prefix}{}", planned.merge_manifest),
+        featurize_key: format!("{prefix}{}", planned.work_list),
+        merge_key: format!("{prefix}{}", planned.merge_work_list),
         input: place.input,
         output: place.output,
         attempt: event.attempt,

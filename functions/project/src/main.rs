@@ -17,8 +17,8 @@ struct Event {
 }
 
 async fn handle(event: Event) -> Result<Projected> {
-    let site = Place { input: event.input, output: event.output }.open().await?;
-    stages::project(&site, event.work).await
+    let stores = Place { input: event.input, output: event.output }.open().await?;
+    stages::project(&stores, event.work).await
 }
 
 #[tokio::main]

@@ -2,11 +2,12 @@
 
 use pomona::{
     Result,
-    dataset::RunId,
-    effort::Timer,
-    stages::{self, Published, ReportInput, Reported, RunInput},
+    dataset::timing::Timer,
+    ids::RunId,
+    report::{self, ReportInput, Reported},
+    stages::{self, Published, RunInput},
 };
-use pomona_host::{Place, serve, warn};
+use pomona_host::{Figures, Measured, Place, serve, warn};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -21,17 +22,24 @@ struct Event {
 struct Answer {
     #[serde(flatten)]
     published: Published,
-    /// None when no report could be written: the version stands all the same.
+    /// None when no report could be written: the version is published.
     #[serde(flatten)]
     reported: Option<Reported>,
 }
 
+impl Measured for Answer {
+    fn figures(&self) -> Figures {
+        let dollars = self.reported.as_ref().map(|reported| reported.dollars);
+        Figures { dollars, ..self.published.figures() }
+    }
+}
+
 async fn handle(event: Event) -> Result<Answer> {
     let timer = Timer::start();
-    let site = Place { input: event.input, output: event.output }.open().await?;
-    let published = stages::publish(&site, RunInput { run: event.run.clone() }).await?;
-    let report = stages::report(&site, ReportInput { run: event.run, publish: timer.read() }).await;
-    let reported = report.map_err(|error| warn("no report could be written", &error)).ok();
+    let stores = Place { input: event.input, output: event.output }.open().await?;
+    let published = stages::publish(&stores, RunInput { run: event.run.clone() }).await?;
+    let reported = report::report(&stores, ReportInput { run: event.run, publish: timer.read() }).await;
+    let reported = reported.map_err(|error| warn("no report could be written", &error)).ok();
     Ok(Answer { published, reported })
 }
 

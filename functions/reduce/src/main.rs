@@ -2,10 +2,10 @@
 
 use pomona::{
     Error, ErrorKind, Result,
-    dataset::RunId,
+    ids::RunId,
     stages::{self, MergeWork, Merged, Reduced, RunInput},
 };
-use pomona_host::{Place, serve};
+use pomona_host::{Figures, Measured, Place, serve};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -38,13 +38,24 @@ struct ReducedKeys {
     project_key: String,
 }
 
+impl Measured for Answer {
+    fn figures(&self) -> Figures {
+        match self {
+            Answer::Merged(merged) => merged.figures(),
+            Answer::Reduced(reduced) => {
+                Figures { images: Some(reduced.images), rejects: Some(reduced.rejects), ..Figures::default() }
+            }
+        }
+    }
+}
+
 async fn handle(event: Event) -> Result<Answer> {
     let (_, prefix) = pomona::store::bucket_and_prefix(&event.output)?;
-    let site = Place { input: event.input, output: event.output }.open().await?;
+    let stores = Place { input: event.input, output: event.output }.open().await?;
     match (event.work, event.run) {
-        (Some(work), None) => stages::merge(&site, work).await.map(Answer::Merged),
+        (Some(work), None) => stages::merge(&stores, work).await.map(Answer::Merged),
         (None, Some(run)) => {
-            let reduced: Reduced = stages::reduce(&site, RunInput { run }).await?;
+            let reduced: Reduced = stages::reduce(&stores, RunInput { run }).await?;
             Ok(Answer::Reduced(ReducedKeys {
                 version: reduced.version.0,
                 images: reduced.images,
@@ -52,7 +63,7 @@ async fn handle(event: Event) -> Result<Answer> {
                 components: reduced.basis.components,
                 parts_to_project: reduced.parts_to_project,
                 basis: reduced.basis.key,
-                project_key: format!("{prefix}{}", reduced.manifest),
+                project_key: format!("{prefix}{}", reduced.work_list),
             }))
         }
         _ => Err(Error::new(ErrorKind::InputInvalid, "an event has either a run or work")),

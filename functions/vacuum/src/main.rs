@@ -2,7 +2,7 @@
 
 use pomona::{
     Result, store,
-    vacuum::{self, Policy, Vacuumed},
+    versions::vacuum::{self, Action, Policy, Vacuumed},
 };
 use pomona_host::serve;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ struct Event {
 
 async fn handle(event: Event) -> Result<Vacuumed> {
     let policy = Policy { keep_versions: event.keep_versions, older_than_days: event.older_than_days };
-    vacuum::vacuum(store::open(&event.output).await?.as_ref(), policy, false, &|_| {}).await
+    vacuum::vacuum(store::open(&event.output).await?.as_ref(), policy, Action::Delete, &|_| {}).await
 }
 
 #[tokio::main]

@@ -1,0 +1,98 @@
+//! What EventBridge sends to the queue.
+
+use aws_lambda_events::event::eventbridge::EventBridgeEvent;
+use pomona::{Error, ErrorKind, Result, store::bucket_and_prefix};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// This key of the input, relative to it, was written or deleted.
+    Changed(String),
+    /// Something happened, but not below the input.
+    Elsewhere,
+    /// A run has ended, or it is time to look whether a notice waits.
+    Look,
+}
+
+/// The detail of S3's events. Keys come as they are; only notifications that bypass EventBridge encode them.
+#[derive(Deserialize)]
+struct ObjectEvent {
+    bucket: Bucket,
+    object: ObjectKey,
+}
+
+#[derive(Deserialize)]
+struct Bucket {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct ObjectKey {
+    key: String,
+}
+
+impl Message {
+    /// Reads the body of a queue's message. Fails with `Input.Invalid` on events that no rule of the template sends.
+    pub fn parse(body: &str, input: &str) -> Result<Message> {
+        let invalid = |what: String| {
+            let start: String = body.chars().take(200).collect();
+            Error::new(ErrorKind::InputInvalid, what).context("message", start)
+        };
+        let event: EventBridgeEvent<Value> =
+            serde_json::from_str(body).map_err(|e| invalid("the message is not an event".to_owned()).source(e))?;
+        match (event.source.as_str(), event.detail_type.as_str()) {
+            ("aws.s3", "Object Created" | "Object Deleted") => {
+                let event: ObjectEvent = serde_json::from_value(event.detail)
+                    .map_err(|e| invalid("the event does not name an object".to_owned()).source(e))?;
+                let (bucket, prefix) = bucket_and_prefix(input)?;
+                Ok(match event.object.key.strip_prefix(&prefix) {
+                    Some(key) if event.bucket.name == bucket && !key.is_empty() => Message::Changed(key.to_owned()),
+                    _ => Message::Elsewhere,
+                })
+            }
+            ("aws.states", "Step Functions Execution Status Change") | ("pomona", "Look") => Ok(Message::Look),
+            (source, kind) => Err(invalid(format!("events of {source} with detail-type {kind:?} are not expected"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INPUT: &str = "s3://fruit/images/";
+
+    fn event(bucket: &str, key: &str) -> String {
+        serde_json::json!({
+            "version": "0", "id": "1", "source": "aws.s3", "detail-type": "Object Created", "region": "eu-west-3",
+            "detail": {"bucket": {"name": bucket}, "object": {"key": key, "size": 3, "etag": "e", "sequencer": "00A"}}
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn messages_are_read_and_unexpected_ones_are_refused() {
+        let parse = |body: &str| Message::parse(body, INPUT);
+        let changed = parse(&event("fruit", "images/Äpfel rot/1 %2B.jpg")).unwrap();
+        assert_eq!(changed, Message::Changed("Äpfel rot/1 %2B.jpg".to_owned()));
+        for elsewhere in [event("fruit", "other/1.jpg"), event("vegetables", "images/1.jpg"), event("fruit", "images/")]
+        {
+            assert_eq!(parse(&elsewhere).unwrap(), Message::Elsewhere);
+        }
+        let ended =
+            r#"{"source": "aws.states", "detail-type": "Step Functions Execution Status Change", "detail": {}}"#;
+        assert_eq!(parse(ended).unwrap(), Message::Look);
+        assert_eq!(parse(r#"{"source": "pomona", "detail-type": "Look"}"#).unwrap(), Message::Look);
+        for bad in [
+            "",
+            "{}",
+            "[1]",
+            r#"{"source": "aws.s3", "detail-type": "Object Created", "detail": {"bucket": {"name": "fruit"}}}"#,
+            r#"{"source": "aws.ec2", "detail-type": "Object Created", "detail": {}}"#,
+        ] {
+            assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InputInvalid, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Making a [`Network`] layer by layer: shapes, padding, fusing, and the plan of the buffers.
+
+use std::fmt;
+
+use crate::{
+    conv::{Depthwise, Map, Packed, Taps},
+    fused::Fused,
+    network::{Layer, Network, Place},
+    simd::LANES,
+};
+
+/// Widest padding of a convolution, pixels on one side.
+const MAX_PADDING: usize = 8;
+
+/// Why the kernels cannot run a layer. Its text completes a sentence: "it has 3 output channels, not a multiple of 8".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported(String);
+
+impl Unsupported {
+    /// With the text that completes "the kernels cannot run it: ...".
+    pub fn new(reason: impl Into<String>) -> Self {
+        Unsupported(reason.into())
+    }
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsupported {}
+
+fn unsupported<T>(reason: impl Into<String>) -> Result<T, Unsupported> {
+    Err(Unsupported::new(reason))
+}
+
+/// A value of a network under construction: the image, or the output of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value(usize);
+
+/// A convolution in ONNX's terms.
+#[derive(Clone, Copy, Debug)]
+pub struct Convolution<'a> {
+    /// `[outputs, inputs / groups, rows, columns]` row-major.
+    pub weight: &'a [f32],
+    /// The shape of `weight`.
+    pub shape: [usize; 4],
+    /// `[outputs]`
+    pub bias: &'a [f32],
+    /// Pixels between two outputs, on both axes.
+    pub stride: usize,
+    /// Pixels of zeros above, left, below and right.
+    pub padding: [usize; 4],
+    /// 1, or the number of channels for a depthwise convolution.
+    pub groups: usize,
+    /// Whether the output is clipped to [0, 6].
+    pub relu6: bool,
+}
+
+/// A layer whose places are still numbers of values.
+#[derive(Debug)]
+enum Step {
+    Dense { packed: Packed, taps: Taps, relu6: bool, from: usize, residual: Option<usize>, to: usize },
+    Depthwise { kernel: Depthwise, from: usize, to: usize },
+    Fused { fused: Box<Fused>, from: usize, to: usize },
+    Mean { from: usize, to: usize },
+}
+
+impl Step {
+    fn inputs(&self) -> Vec<usize> {
+        match self {
+            Step::Dense { from, residual, .. } => [*from].into_iter().chain(*residual).collect(),
+            Step::Depthwise { from, .. } | Step::Fused { from, .. } | Step::Mean { from, .. } => vec![*from],
+        }
+    }
+
+    fn to(&self) -> usize {
+        match self {
+            Step::Dense { to, .. } | Step::Depthwise { to, .. } | Step::Fused { to, .. } | Step::Mean { to, .. } => *to,
+        }
+    }
+}
+
+/// Makes a [`Network`].
+#[derive(Debug)]
+pub struct Builder {
+    /// The map of each value; the first is the image.
+    values: Vec<Map>,
+    layers: Vec<Step>,
+}
+
+impl Builder {
+    /// A network for images of that size, and the value of the image: `[height, width, 3]`, samples as `x / 127.5 - 1`.
+    pub fn new(height: usize, width: usize) -> (Self, Value) {
+        (Builder { values: vec![Map::dense(height, width, 3)], layers: Vec::new() }, Value(0))
+    }
+
+    /// Height, width and channels of a value.
+    pub fn shape(&self, value: Value) -> [usize; 3] {
+        let map = self.values[value.0];
+        [map.height, map.width, map.channels]
+    }
+
+    fn add(&mut self, map: Map) -> usize {
+        self.values.push(map);
+        self.values.len() - 1
+    }
+
+    /// Adds a convolution, with a `residual` of the output's shape added to its output.
+    ///
+    /// Fails where the kernels have no such convolution: more than one group that is not depthwise 3 x 3, output channels
+    /// that are not a multiple of 8, a padding that two layers do not agree on.
+    pub fn convolution(
+        &mut self,
+        input: Value,
+        convolution: &Convolution<'_>,
+        residual: Option<Value>,
+    ) -> Result<Value, Unsupported> {
+        let [outer, inner, rows, columns] = convolution.shape;
+        let map = self.output_map(input, convolution)?;
+        self.pad(input.0, convolution.padding)?;
+        let channels = self.values[input.0].channels;
+        let step = if convolution.groups == 1 && inner == channels {
+            if let Some(residual) = residual
+                && self.values[residual.0] != map
+            {
+                return unsupported("a residual of another shape, or one that another layer pads, is added to it");
+            }
+            let packed = pack(convolution)?;
+            let taps = Taps { rows, run: columns * inner, stride: convolution.stride };
+            let (from, residual) = (input.0, residual.map(|value| value.0));
+            Step::Dense { packed, taps, relu6: convolution.relu6, from, residual, to: self.add(map) }
+        } else if convolution.groups == channels && inner == 1 && outer == channels && (rows, columns) == (3, 3) {
+            if residual.is_some() {
+                return unsupported("a residual is added to a depthwise convolution");
+            }
+            let weight = |tap: usize, c: usize| convolution.weight[c * 9 + tap];
+            let kernel = Depthwise::new(convolution.bias, convolution.stride, convolution.relu6, weight);
+            let Some(kernel) = kernel else { return unsupported(channels_or_stride(outer, convolution.stride)) };
+            Step::Depthwise { kernel, from: input.0, to: self.add(map) }
+        } else {
+            return unsupported(format!(
+                "it has {} groups of {rows} x {columns} over {channels} channels, neither dense nor depthwise 3 x 3",
+                convolution.groups
+            ));
+        };
+        let output = step.to();
+        self.layers.push(step);
+        Ok(Value(output))
+    }
+
+    /// The shape of a convolution's output.
+    fn output_map(&self, input: Value, convolution: &Convolution<'_>) -> Result<Map, Unsupported> {
+        let [outer, inner, rows, columns] = convolution.shape;
+        let (map, pads, stride) = (self.values[input.0], convolution.padding, convolution.stride);
+        if stride == 0 || pads.iter().any(|pad| *pad > MAX_PADDING) {
+            return unsupported(format!("it has stride {stride} and padding {pads:?}"));
+        }
+        let weights = [outer, inner, rows, columns].iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        if weights != Some(convolution.weight.len()) || convolution.bias.len() != outer {
+            return unsupported("its weights or bias do not have the shape that it states");
+        }
+        let size = |length: usize, pad: usize, kernel: usize| Some((length + pad).checked_sub(kernel)? / stride + 1);
+        match (size(map.height, pads[0] + pads[2], rows), size(map.width, pads[1] + pads[3], columns)) {
+            (Some(height), Some(width)) => Ok(Map::dense(height, width, outer)),
+            _ => unsupported(format!("its kernel of {rows} x {columns} is larger than its input")),
+        }
+    }
+
+    /// Gives a value the border that its one consumer pads with.
+    fn pad(&mut self, value: usize, border: [usize; 4]) -> Result<(), Unsupported> {
+        if border == [0; 4] {
+            return Ok(());
+        }
+        if self.layers.iter().any(|layer| layer.inputs().contains(&value)) {
+            return unsupported("it pads a value that another layer reads");
+        }
+        self.values[value].border = border;
+        Ok(())
+    }
+
+    /// Adds the mean over all pixels of each channel. Fails unless the channels are a multiple of 8.
+    pub fn mean(&mut self, input: Value) -> Result<Value, Unsupported> {
+        let Map { channels, border, .. } = self.values[input.0];
+        if !channels.is_multiple_of(LANES) || border != [0; 4] {
+            return unsupported(format!("it is the mean of {channels} channels, not a multiple of {LANES}"));
+        }
+        let to = self.add(Map::dense(1, 1, channels));
+        self.layers.push(Step::Mean { from: input.0, to });
+        Ok(Value(to))
+    }
+
+    /// The network that computes `output`, which must be a vector made by the last layer. A value with a border must
+    /// have one reader.
+    pub fn build(mut self, output: Value) -> Result<Network, Unsupported> {
+        let result = self.values[output.0];
+        if self.layers.last().is_none_or(|layer| layer.to() != output.0) || result.height * result.width != 1 {
+            return unsupported("its output is not a vector that the last layer makes");
+        }
+        let readers = self.readers(output.0);
+        if self.values.iter().zip(&readers).any(|(map, readers)| map.border != [0; 4] && *readers != 1) {
+            return unsupported("it pads a value that another layer reads");
+        }
+        self.fuse(&readers);
+        Ok(self.place(result.channels))
+    }
+
+    /// How many layers read each value; the network's output counts as one.
+    fn readers(&self, output: usize) -> Vec<usize> {
+        let mut readers = vec![0; self.values.len()];
+        readers[output] = 1;
+        for value in self.layers.iter().flat_map(Step::inputs) {
+            readers[value] += 1;
+        }
+        readers
+    }
+
+    /// Fuses a dense convolution with the depthwise one behind it where the map between them is large and nothing else
+    /// reads it.
+    fn fuse(&mut self, readers: &[usize]) {
+        let mut joined: Vec<Step> = Vec::new();
+        for layer in std::mem::take(&mut self.layers) {
+            let Step::Depthwise { kernel, from, to } = layer else {
+                joined.push(layer);
+                continue;
+            };
+            let map = self.values[from];
+            match joined.pop() {
+                Some(Step::Dense { packed, taps, relu6, from: source, residual: None, to: between })
+                    if between == from && readers[from] == 1 && Fused::pays(map) =>
+                {
+                    let fused = Box::new(Fused::new(packed, taps, relu6, kernel, map));
+                    joined.push(Step::Fused { fused, from: source, to });
+                }
+                other => {
+                    joined.extend(other);
+                    joined.push(Step::Depthwise { kernel, from, to });
+                }
+            }
+        }
+        self.layers = joined;
+    }
+
+    /// Gives buffers to values: one is used again as soon as nothing needs what is in it.
+    fn place(self, columns: usize) -> Network {
+        let image = self.values[0];
+        let mut last_use = vec![0; self.values.len()];
+        for (at, layer) in self.layers.iter().enumerate() {
+            for value in layer.inputs() {
+                last_use[value] = at;
+            }
+        }
+        let mut sizes = vec![image.len()];
+        let mut buffer_of = vec![0; self.values.len()];
+        let mut free: Vec<usize> = Vec::new();
+        for (at, layer) in self.layers.iter().enumerate() {
+            let to = layer.to();
+            let buffer = free.pop().unwrap_or_else(|| {
+                sizes.push(0);
+                sizes.len() - 1
+            });
+            sizes[buffer] = sizes[buffer].max(self.values[to].len());
+            buffer_of[to] = buffer;
+            let mut inputs = layer.inputs();
+            inputs.dedup();
+            // The image's buffer stays the image's.
+            free.extend(inputs.into_iter().filter(|v| last_use[*v] == at && *v != 0).map(|v| buffer_of[v]));
+        }
+        let strip = self.layers.iter().filter_map(|layer| match layer {
+            Step::Fused { fused, .. } => Some(fused.buffer()),
+            _ => None,
+        });
+        sizes.push(strip.max().unwrap_or(0));
+        let strip = sizes.len() - 1;
+        let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
+        let layers = self.layers.into_iter().map(|layer| match layer {
+            Step::Dense { packed, taps, relu6, from, residual, to } => Layer::Dense {
+                packed,
+                taps,
+                relu6,
+                from: place(from),
+                residual: residual.map(place),
+                offsets: place(to).map.offsets(),
+                to: place(to),
+            },
+            Step::Depthwise { kernel, from, to } => Layer::Depthwise { kernel, from: place(from), to: place(to) },
+            Step::Fused { fused, from, to } => Layer::Fused { fused, from: place(from), strip, to: place(to) },
+            Step::Mean { from, to } => Layer::Mean { from: place(from), to: place(to) },
+        });
+        Network::new(layers.collect(), sizes, image, columns)
+    }
+}
+
+fn channels_or_stride(channels: usize, stride: usize) -> String {
+    if channels.is_multiple_of(LANES) {
+        format!("it has stride {stride}")
+    } else {
+        format!("it has {channels} output channels, not a multiple of {LANES}")
+    }
+}
+
+/// The weights of a dense convolution, in the order in which they are read.
+fn pack(convolution: &Convolution<'_>) -> Result<Packed, Unsupported> {
+    let [outer, inner, rows, columns] = convolution.shape;
+    let weight = convolution.weight;
+    let packed = if (rows, columns) == (1, 1) {
+        // Most weights of a network are here, and divisions would take longer than anything else at its start.
+        Packed::new(inner, convolution.bias, |k, o| weight[o * inner + k])
+    } else {
+        Packed::new(inner * rows * columns, convolution.bias, |k, o| {
+            let (c, rest) = (k % inner, k / inner);
+            weight[((o * inner + c) * rows + rest / columns) * columns + rest % columns]
+        })
+    };
+    packed.ok_or_else(|| Unsupported::new(channels_or_stride(outer, convolution.stride)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convolution<'a>(weight: &'a [f32], shape: [usize; 4], bias: &'a [f32]) -> Convolution<'a> {
+        Convolution { weight, shape, bias, stride: 1, padding: [0; 4], groups: 1, relu6: false }
+    }
+
+    #[test]
+    fn what_the_kernels_cannot_run_is_refused_with_its_reason() {
+        let weight = vec![0.0; 8 * 3 * 9];
+        let bias = [0.0; 8];
+        let fails = |change: &dyn Fn(&mut Convolution<'_>)| {
+            let (mut builder, image) = Builder::new(5, 5);
+            let mut layer = convolution(&weight, [8, 3, 3, 3], &bias);
+            change(&mut layer);
+            builder.convolution(image, &layer, None).map(drop).map_err(|e| e.to_string())
+        };
+        assert_eq!(fails(&|_| {}), Ok(()));
+        type Change<'a> = &'a dyn Fn(&mut Convolution<'_>);
+        let cases: [(&str, Change<'_>); 7] = [
+            ("stride 0", &|l| l.stride = 0),
+            ("padding [9, 0, 0, 0]", &|l| l.padding = [9, 0, 0, 0]),
+            ("do not have the shape", &|l| l.bias = &[0.0; 3]),
+            ("do not have the shape", &|l| l.shape = [8, 3, 3, usize::MAX]),
+            ("2 groups", &|l| l.groups = 2),
+            ("larger than its input", &|l| (l.shape, l.weight) = ([8, 1, 9, 3], &[0.0; 216])),
+            ("not a multiple of 8", &|l| (l.shape, l.weight, l.bias) = ([3, 3, 1, 1], &[0.0; 9], &[0.0; 3])),
+        ];
+        for (reason, change) in cases {
+            let found = fails(change);
+            assert!(found.as_ref().is_err_and(|e| e.contains(reason)), "{reason}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_padded_value_has_one_reader() {
+        let (weight, bias) = (vec![0.0; 8 * 3 * 9], [0.0; 8]);
+        let padded = Convolution { padding: [1; 4], ..convolution(&weight, [8, 3, 3, 3], &bias) };
+        let (mut builder, image) = Builder::new(5, 5);
+        builder.convolution(image, &padded, None).unwrap();
+        assert!(builder.convolution(image, &padded, None).is_err());
+
+        let (mut builder, image) = Builder::new(5, 5);
+        let first = builder.convolution(image, &padded, None).unwrap();
+        // Read without a border after it got one.
+        let output = builder.mean(first).unwrap();
+        builder.convolution(image, &convolution(&weight[..24], [8, 3, 1, 1], &bias), None).unwrap();
+        assert!(builder.build(output).is_err());
+    }
+}

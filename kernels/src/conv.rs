@@ -1,0 +1,437 @@
+//! Convolutions on channels-last data: pointwise and stem as matrix products, depthwise 3 x 3, and the mean of a map.
+//!
+//! Every output starts from its bias and adds its products one after the other, in the order of the kernel's rows,
+//! columns and input channels. How many outputs are worked on at a time changes nothing.
+
+use super::simd::{LANES, PANEL, Simd, Vectors};
+
+/// Pixels that are worked on together, at most.
+const MOST_ROWS: usize = 12;
+/// Floats of input that stay in the second-level cache while all panels pass over them.
+const CHUNK: usize = 24 * 1_024;
+
+/// Weights `[inner, outer]` in panels of [`PANEL`] output channels, the last one of [`LANES`] where they do not divide.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    weights: Aligned,
+    bias: Aligned,
+    inner: usize,
+    outer: usize,
+}
+
+impl Packed {
+    /// `weight(k, o)` is the factor of input `k` for output `o`. None unless `outer` is a multiple of [`LANES`].
+    pub(crate) fn new(inner: usize, bias: &[f32], weight: impl Fn(usize, usize) -> f32) -> Option<Self> {
+        let outer = bias.len();
+        if inner == 0 || outer == 0 || !outer.is_multiple_of(LANES) {
+            return None;
+        }
+        let mut weights = Aligned::zeros(inner * outer);
+        let mut at = 0;
+        let all = weights.slice_mut();
+        for start in (0..outer).step_by(PANEL) {
+            for k in 0..inner {
+                for o in start..(start + PANEL).min(outer) {
+                    all[at] = weight(k, o);
+                    at += 1;
+                }
+            }
+        }
+        let mut aligned = Aligned::zeros(outer);
+        aligned.slice_mut().copy_from_slice(bias);
+        Some(Packed { weights, bias: aligned, inner, outer })
+    }
+}
+
+/// Numbers that begin with a cache line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aligned {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Aligned {
+    pub(crate) fn zeros(len: usize) -> Self {
+        Aligned { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+    }
+
+    pub(crate) fn slice(&self) -> &[f32] {
+        // SAFETY: lines are arrays of numbers without gaps, and at least `len` of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Where the pixels of a map lie: `height` rows of `width` pixels of `channels` numbers, inside a border.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Map {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
+    /// Pixels of zeros above, left, below and right.
+    pub(crate) border: [usize; 4],
+}
+
+impl Map {
+    pub(crate) fn dense(height: usize, width: usize, channels: usize) -> Self {
+        Map { height, width, channels, border: [0; 4] }
+    }
+
+    pub(crate) fn row(&self) -> usize {
+        (self.width + self.border[1] + self.border[3]) * self.channels
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        (self.height + self.border[0] + self.border[2]) * self.row()
+    }
+
+    pub(crate) fn at(&self, y: usize, x: usize) -> usize {
+        (y + self.border[0]) * self.row() + (x + self.border[1]) * self.channels
+    }
+
+    /// Where each pixel lies, row by row.
+    pub(crate) fn offsets(&self) -> Vec<u32> {
+        (0..self.height).flat_map(|y| (0..self.width).map(move |x| self.at(y, x) as u32)).collect()
+    }
+
+    /// Writes the zeros of the border.
+    pub(crate) fn clear_border(&self, data: &mut [f32]) {
+        if self.border == [0; 4] {
+            return;
+        }
+        let (row, c) = (self.row(), self.channels);
+        data[..self.border[0] * row].fill(0.0);
+        data[(self.border[0] + self.height) * row..].fill(0.0);
+        for line in data.chunks_exact_mut(row).skip(self.border[0]).take(self.height) {
+            line[..self.border[1] * c].fill(0.0);
+            line[(self.border[1] + self.width) * c..].fill(0.0);
+        }
+    }
+}
+
+/// How a convolution with a dense kernel reads its input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taps {
+    /// Rows of the kernel, and numbers of each that lie next to each other in the input.
+    pub(crate) rows: usize,
+    pub(crate) run: usize,
+    pub(crate) stride: usize,
+}
+
+/// `output = weights . input + bias`, with [`Simd::relu6`] or a residual of the output's shape added.
+pub(crate) struct Dense<'a> {
+    pub(crate) input: &'a [f32],
+    pub(crate) from: Map,
+    pub(crate) taps: Taps,
+    pub(crate) packed: &'a Packed,
+    pub(crate) to: Map,
+    /// Where each pixel of the output lies: see [`Map::offsets`].
+    pub(crate) offsets: &'a [u32],
+    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) relu6: bool,
+}
+
+impl Dense<'_> {
+    /// # Safety
+    ///
+    /// The processor has the instructions of `I`.
+    #[inline(always)]
+    pub(crate) unsafe fn run<I: Vectors>(&self, output: &mut [f32]) {
+        const { assert!(I::ROWS <= MOST_ROWS && I::Panel::LANES == PANEL && I::Half::LANES == LANES) };
+        let Dense { input, from, taps, packed, to, .. } = *self;
+        let (outer, inner) = (packed.outer, packed.inner);
+        assert!(inner == taps.rows * taps.run && to.channels == outer);
+        assert!(self.residual.is_none_or(|r| r.len() == to.height * to.width * outer));
+        assert!(
+            self.offsets.len() >= to.height * to.width && to.at(to.height - 1, to.width - 1) + outer <= output.len()
+        );
+        let last = (to.height - 1) * taps.stride * from.row() + (to.width - 1) * taps.stride * from.channels;
+        assert!(last + (taps.rows - 1) * from.row() + taps.run <= input.len());
+        // Without kernel rows and strides, all pixels are one long row.
+        let (lines, pixels) = if taps.rows == 1 && taps.stride == 1 && from.border == [0; 4] {
+            (1, to.height * to.width)
+        } else {
+            (to.height, to.width)
+        };
+        let step = taps.stride * from.channels;
+        let chunk = (CHUNK / inner).next_multiple_of(I::ROWS).max(I::ROWS);
+        for line in 0..lines {
+            let line_input = &input[line * taps.stride * from.row()..];
+            let mut start = 0;
+            while start < pixels {
+                let end = pixels.min(start + chunk);
+                let mut weights = packed.weights.slice();
+                for o in (0..outer).step_by(PANEL) {
+                    let width = PANEL.min(outer - o);
+                    let (panel, rest) = weights.split_at(inner * width);
+                    weights = rest;
+                    let mut pixel = start;
+                    while pixel < end {
+                        let rows = block(end - pixel, I::ROWS);
+                        let block = Block {
+                            input: &line_input[pixel * step..],
+                            step,
+                            kernel_row: from.row(),
+                            taps,
+                            panel,
+                            bias: &packed.bias.slice()[o..o + width],
+                            first: line * pixels + pixel,
+                            channel: o,
+                        };
+                        // SAFETY: the caller guarantees the instructions; the extents are checked above and in `Block::rows`.
+                        unsafe {
+                            if width == PANEL {
+                                block.rows::<I, I::Panel>(rows, self, output);
+                            } else {
+                                block.rows::<I, I::Half>(rows, self, output);
+                            }
+                        }
+                        pixel += rows;
+                    }
+                }
+                start = end;
+            }
+        }
+    }
+}
+
+/// Pixels of the next block; the last two share what is left, as very small blocks are slow.
+fn block(left: usize, rows: usize) -> usize {
+    if left <= rows {
+        left
+    } else if left < 2 * rows {
+        left.div_ceil(2)
+    } else {
+        rows
+    }
+}
+
+/// A few pixels, one panel.
+struct Block<'a> {
+    /// From the first pixel's first tap on.
+    input: &'a [f32],
+    /// Numbers from one pixel's taps to the next one's.
+    step: usize,
+    kernel_row: usize,
+    taps: Taps,
+    panel: &'a [f32],
+    bias: &'a [f32],
+    /// The first pixel, counted over the whole map.
+    first: usize,
+    /// The panel's first output channel.
+    channel: usize,
+}
+
+impl Block<'_> {
+    /// # Safety
+    ///
+    /// As for [`Block::run`]; there are `rows` pixels.
+    #[inline(always)]
+    unsafe fn rows<I: Vectors, S: Simd>(&self, rows: usize, dense: &Dense<'_>, output: &mut [f32]) {
+        macro_rules! run {
+            ($($m:literal)*) => {
+                match rows {
+                    // Sets of instructions with fewer registers have no code for the others.
+                    $($m if $m <= I::ROWS => unsafe { self.run::<S, $m>(dense, output) },)*
+                    _ => unreachable!("a block has at most {} pixels", I::ROWS),
+                }
+            };
+        }
+        // SAFETY: the caller guarantees it.
+        run!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`. `M` pixels of input, and of output from `first` on, are there.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const M: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
+        let Block { input, step, kernel_row, taps, panel, bias, first, channel } = *self;
+        debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
+        debug_assert!(panel.len() == taps.rows * taps.run * S::LANES && bias.len() == S::LANES);
+        // SAFETY: the panel holds rows * run vectors, each read once. `Dense::run` has checked the extents of input,
+        // residual and output, and that there is an offset for each pixel; offsets are those of the output's map.
+        unsafe {
+            let mut sums = [S::load(bias.as_ptr()); M];
+            let mut weight = panel.as_ptr();
+            for row in 0..taps.rows {
+                let mut tap = input.as_ptr().add(row * kernel_row);
+                for _ in 0..taps.run {
+                    let factor = S::load(weight);
+                    for (m, sum) in sums.iter_mut().enumerate() {
+                        *sum = S::fma(S::splat(tap.add(m * step)), factor, *sum);
+                    }
+                    weight = weight.add(S::LANES);
+                    tap = tap.add(1);
+                }
+            }
+            // By way of memory: indexed in the loop below, the sums would be kept there all the time.
+            let mut done = [[0.0f32; PANEL]; M];
+            for (sum, done) in sums.iter().zip(&mut done) {
+                S::store(done.as_mut_ptr(), *sum);
+            }
+            let offsets = dense.offsets.as_ptr().add(first);
+            let target = output.as_mut_ptr().add(channel);
+            let residual = dense.residual.map(|residual| residual.as_ptr().add(first * dense.to.channels + channel));
+            for (m, done) in done.iter().enumerate() {
+                let mut value = S::load(done.as_ptr());
+                if let Some(residual) = residual {
+                    value = S::add(value, S::load(residual.add(m * dense.to.channels)));
+                }
+                if dense.relu6 {
+                    value = S::relu6(value);
+                }
+                S::store(target.add(*offsets.add(m) as usize), value);
+            }
+        }
+    }
+}
+
+/// A 3 x 3 convolution of each channel with itself, and [`Simd::relu6`].
+#[derive(Debug)]
+pub(crate) struct Depthwise {
+    /// `[channel group][9][width of the group]`; groups of [`PANEL`] channels, the last perhaps of [`LANES`].
+    weights: Aligned,
+    bias: Aligned,
+    pub(crate) stride: usize,
+    relu6: bool,
+}
+
+impl Depthwise {
+    /// `weight(tap, channel)`, taps row by row. None unless the channels are a multiple of [`LANES`].
+    pub(crate) fn new(bias: &[f32], stride: usize, relu6: bool, weight: impl Fn(usize, usize) -> f32) -> Option<Self> {
+        let packed = Packed::new(9, bias, weight)?;
+        (1..=2).contains(&stride).then_some(Depthwise { weights: packed.weights, bias: packed.bias, stride, relu6 })
+    }
+
+    /// `from` has the border that the convolution pads with; `to` has none.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `I`.
+    #[inline(always)]
+    pub(crate) unsafe fn run<I: Vectors>(&self, input: &[f32], from: Map, output: &mut [f32], to: Map) {
+        let channels = self.bias.slice().len();
+        assert!(from.channels == channels && to.channels == channels && to.border == [0; 4]);
+        assert!(output.len() >= to.len());
+        let row = from.row();
+        let lines = input.len() / row;
+        assert!((to.height - 1) * self.stride + 3 <= lines);
+        assert!(((to.width - 1) * self.stride + 3) * channels <= row);
+        for y in 0..to.height {
+            let top = &input[y * self.stride * row..];
+            let line = &mut output[y * to.row()..(y + 1) * to.row()];
+            let mut weights = self.weights.slice();
+            for channel in (0..channels).step_by(PANEL) {
+                let width = PANEL.min(channels - channel);
+                let (group, rest) = weights.split_at(9 * width);
+                weights = rest;
+                let bias = &self.bias.slice()[channel..channel + width];
+                // SAFETY: the caller guarantees the instructions; the extents are checked above.
+                unsafe {
+                    match (self.stride, width == PANEL) {
+                        (1, true) => self.line::<I::Panel, 1>(&top[channel..], row, line, to, channel, group, bias),
+                        (1, false) => self.line::<I::Half, 1>(&top[channel..], row, line, to, channel, group, bias),
+                        (_, true) => self.line::<I::Panel, 2>(&top[channel..], row, line, to, channel, group, bias),
+                        (_, false) => self.line::<I::Half, 2>(&top[channel..], row, line, to, channel, group, bias),
+                    }
+                }
+            }
+        }
+    }
+
+    /// One row of outputs, one group of channels.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // the inside of one loop nest
+    unsafe fn line<S: Simd, const STRIDE: usize>(
+        &self,
+        top: &[f32],
+        row: usize,
+        line: &mut [f32],
+        to: Map,
+        channel: usize,
+        group: &[f32],
+        bias: &[f32],
+    ) {
+        let channels = to.channels;
+        let mut x = 0;
+        while x < to.width {
+            let from = &top[x * STRIDE * channels..];
+            let target = &mut line[x * channels + channel..];
+            // SAFETY: as in `run`.
+            x += unsafe {
+                match to.width - x {
+                    1 => self.pixels::<S, STRIDE, 1>(from, row, target, channels, group, bias),
+                    2 | 3 => self.pixels::<S, STRIDE, 2>(from, row, target, channels, group, bias),
+                    _ => self.pixels::<S, STRIDE, 4>(from, row, target, channels, group, bias),
+                }
+            };
+        }
+    }
+
+    /// `P` outputs next to each other; inputs that they share are read once.
+    #[inline(always)]
+    unsafe fn pixels<S: Simd, const STRIDE: usize, const P: usize>(
+        &self,
+        from: &[f32],
+        row: usize,
+        target: &mut [f32],
+        channels: usize,
+        group: &[f32],
+        bias: &[f32],
+    ) -> usize {
+        assert!(target.len() >= (P - 1) * channels + S::LANES && group.len() == 9 * S::LANES);
+        assert!(from.len() >= 2 * row + ((P - 1) * STRIDE + 2) * channels + S::LANES && bias.len() == S::LANES);
+        // SAFETY: all reads and writes lie inside what was just checked.
+        unsafe {
+            let mut sums = [S::load(bias.as_ptr()); P];
+            for ky in 0..3 {
+                let weights = group.as_ptr().add(ky * 3 * S::LANES);
+                let factors = [0, 1, 2].map(|kx| S::load(weights.add(kx * S::LANES)));
+                let line = from.as_ptr().add(ky * row);
+                for column in 0..(P - 1) * STRIDE + 3 {
+                    let x = S::load(line.add(column * channels));
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        if column >= p * STRIDE && column < p * STRIDE + 3 {
+                            *sum = S::fma(x, factors[column - p * STRIDE], *sum);
+                        }
+                    }
+                }
+            }
+            for (p, sum) in sums.iter().enumerate() {
+                let value = if self.relu6 { S::relu6(*sum) } else { *sum };
+                S::store(target.as_mut_ptr().add(p * channels), value);
+            }
+        }
+        P
+    }
+}
+
+/// The mean over all pixels of each channel, added in their order.
+///
+/// # Safety
+///
+/// The processor has the instructions of `I`.
+#[inline(always)]
+pub(crate) unsafe fn mean<I: Vectors>(input: &[f32], channels: usize, output: &mut [f32]) {
+    assert!(channels.is_multiple_of(LANES) && output.len() == channels && input.len().is_multiple_of(channels));
+    let count = (input.len() / channels) as f32;
+    for channel in (0..channels).step_by(LANES) {
+        // SAFETY: channels are a multiple of the lanes, and every pixel has them all.
+        unsafe {
+            let mut sum = I::Half::load([0.0; LANES].as_ptr());
+            for pixel in input.chunks_exact(channels) {
+                sum = I::Half::add(sum, I::Half::load(pixel.as_ptr().add(channel)));
+            }
+            I::Half::store(output.as_mut_ptr().add(channel), I::Half::div(sum, I::Half::splat(&count)));
+        }
+    }
+}

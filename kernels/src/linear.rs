@@ -1,0 +1,287 @@
+//! The inner loops of the PCA, in `f64`: symmetric matrices of which the lower triangle is kept, and scores.
+//!
+//! They are plain code that is compiled twice, for any processor and for AVX2. Products are not fused, and each sum has
+//! one order, so both give the same bits.
+
+use std::ops::Range;
+
+use rayon::join;
+
+/// Partial sums of a scalar product.
+const LANES: usize = 8;
+/// Numbers of a row that stay in registers while all changes run over them.
+const BLOCK: usize = 16;
+/// A triangle of fewer rows is not worth a thread.
+const ALONE: usize = 256;
+/// Rows, and scores of each, that stay in registers while the columns run over them.
+pub const ROWS: usize = 4;
+const SCORES: usize = 8;
+
+/// `I - scale v v'` changes a symmetric matrix by `v w' + w v'`. Both have the matrix's size; what lies before the rows
+/// that are changed is not read.
+#[derive(Debug)]
+pub struct RankTwo {
+    /// `[size]`
+    pub v: Vec<f64>,
+    /// `[size]`
+    pub w: Vec<f64>,
+}
+
+compiled_twice!(
+    /// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
+    pub dot, dot_avx2, dot_body, (a: &[f64], b: &[f64]) -> f64
+);
+compiled_twice!(
+    /// `x -= a v`
+    pub subtract, subtract_avx2, subtract_body, (x: &mut [f64], a: f64, v: &[f64])
+);
+compiled_twice!(
+    /// `x -= a v + b w`
+    pub subtract_both, subtract_both_avx2, subtract_both_body, (x: &mut [f64], a: f64, v: &[f64], b: f64, w: &[f64])
+);
+compiled_twice!(
+    multiply_rows, multiply_rows_avx2, multiply_rows_body,
+    (matrix: &[f64], size: usize, from: usize, v: &[f64], rows: Range<usize>) -> Vec<f64>
+);
+compiled_twice!(
+    update_rows, update_rows_avx2, update_rows_body,
+    (rows: &mut [f64], first: usize, size: usize, from: usize, changes: &[RankTwo])
+);
+compiled_twice!(
+    /// Scores of some rows, each summed over the columns in their order: for each block of components, one row after the
+    /// other.
+    project, project_avx2, project_body, (rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; SCORES]])
+);
+
+#[inline(always)]
+fn total(sums: [f64; LANES]) -> f64 {
+    ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+}
+
+#[inline(always)]
+fn dot_body(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y);
+    let tail = tail.fold(0.0, |sum, product| sum + product);
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    total(sums) + tail
+}
+
+#[inline(always)]
+fn subtract_body(x: &mut [f64], a: f64, v: &[f64]) {
+    for (x, v) in x.iter_mut().zip(v) {
+        *x -= a * v;
+    }
+}
+
+#[inline(always)]
+fn subtract_both_body(x: &mut [f64], a: f64, v: &[f64], b: f64, w: &[f64]) {
+    for ((x, v), w) in x.iter_mut().zip(v).zip(w) {
+        *x -= a * v + b * w;
+    }
+}
+
+/// `matrix v` for the part of a `[size, size]` matrix from row and column `from` on; `v` and the product begin there.
+pub fn multiply(matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64> {
+    let count = v.len();
+    let split = half(count);
+    let rows = |rows| multiply_rows(matrix, size, from, v, rows);
+    let (above, mut product) = beside(count, || rows(0..split), || rows(split..count));
+    for (sum, above) in product.iter_mut().zip(above) {
+        *sum += above;
+    }
+    product
+}
+
+/// `matrix -= v w' + w v'` for each of `changes` in turn, on the part from row and column `from` on.
+pub fn update(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo]) {
+    let split = from + half(size - from);
+    let (above, below) = matrix.split_at_mut(split * size);
+    beside(
+        size - from,
+        || update_rows(&mut above[from * size..], from, size, from, changes),
+        || update_rows(below, split, size, from, changes),
+    );
+}
+
+/// The row of a triangle above which half of it lies. It does not depend on the number of processors, as the order of the
+/// sums depends on it.
+pub fn half(rows: usize) -> usize {
+    rows * 181 / 256
+}
+
+/// Does both, in two threads where there are so many rows that it pays.
+fn beside<A: Send, B: Send>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    if rows < ALONE { (a(), b()) } else { join(a, b) }
+}
+
+/// What the given rows, and the columns that they stand for above the diagonal, add to the product; up to the last row.
+#[inline(always)]
+fn multiply_rows_body(matrix: &[f64], size: usize, from: usize, v: &[f64], rows: Range<usize>) -> Vec<f64> {
+    let mut product = vec![0.0; rows.end];
+    for i in rows {
+        let row = &matrix[(from + i) * size + from..][..=i];
+        // The row stands for the column above the diagonal too: one pass over it serves both.
+        let (row, diagonal) = (&row[..i], row[i]);
+        let whole = i / LANES * LANES;
+        let mut sums = [0.0; LANES];
+        let columns = product[..whole].chunks_exact_mut(LANES);
+        for ((a, v_part), p) in row.chunks_exact(LANES).zip(v.chunks_exact(LANES)).zip(columns) {
+            for lane in 0..LANES {
+                p[lane] += a[lane] * v[i];
+                sums[lane] += a[lane] * v_part[lane];
+            }
+        }
+        let mut tail = 0.0;
+        for j in whole..i {
+            product[j] += row[j] * v[i];
+            tail += row[j] * v[j];
+        }
+        product[i] += total(sums) + tail + diagonal * v[i];
+    }
+    product
+}
+
+/// `rows` begin with row `first` of the matrix.
+#[inline(always)]
+fn update_rows_body(rows: &mut [f64], first: usize, size: usize, from: usize, changes: &[RankTwo]) {
+    for (row, i) in rows.chunks_exact_mut(size).zip(first..) {
+        let mut blocks = row[from..=i].chunks_exact_mut(BLOCK);
+        let mut start = from;
+        for block in &mut blocks {
+            let mut values = [0.0; BLOCK];
+            values.copy_from_slice(block);
+            for RankTwo { v, w } in changes {
+                let (vi, wi) = (v[i], w[i]);
+                let (v, w) = (&v[start..start + BLOCK], &w[start..start + BLOCK]);
+                for j in 0..BLOCK {
+                    values[j] -= vi * w[j] + wi * v[j];
+                }
+            }
+            block.copy_from_slice(&values);
+            start += BLOCK;
+        }
+        for (value, j) in blocks.into_remainder().iter_mut().zip(start..) {
+            for RankTwo { v, w } in changes {
+                *value -= v[i] * w[j] + w[i] * v[j];
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn project_body(rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; SCORES]]) {
+    let blocks = loadings.packed.chunks_exact(SCORES * rows.len().max(1));
+    for (block, scores) in blocks.zip(scores.chunks_exact_mut(ROWS)) {
+        let mut sums = [[0.0; SCORES]; ROWS];
+        for (z, loadings) in rows.iter().zip(block.chunks_exact(SCORES)) {
+            for (sums, z) in sums.iter_mut().zip(z) {
+                for (sum, loading) in sums.iter_mut().zip(loadings) {
+                    *sum += z * loading;
+                }
+            }
+        }
+        scores.copy_from_slice(&sums);
+    }
+}
+
+/// Components in the order that [`project`] reads them: for each [`SCORES`] of them, column after column.
+#[derive(Debug)]
+pub struct Loadings {
+    packed: Vec<f64>,
+    kept: usize,
+}
+
+impl Loadings {
+    /// Of `[kept, columns]`, row-major. Rests of a block are zero.
+    pub fn new(components: &[f64], columns: usize) -> Self {
+        let kept = components.len().checked_div(columns).unwrap_or(0);
+        let mut packed = vec![0.0; kept.div_ceil(SCORES) * SCORES * columns];
+        for (component, row) in components.chunks_exact(columns.max(1)).enumerate() {
+            let (block, lane) = (component / SCORES, component % SCORES);
+            for (column, loading) in row.iter().enumerate() {
+                packed[(block * columns + column) * SCORES + lane] = *loading;
+            }
+        }
+        Loadings { packed, kept }
+    }
+
+    /// Scores of up to [`ROWS`] rows, `[columns]` by rows; appended row by row.
+    pub fn scores(&self, rows: &[[f64; ROWS]], count: usize, to: &mut Vec<f32>) {
+        let mut sums = vec![[0.0; SCORES]; self.kept.div_ceil(SCORES) * ROWS];
+        project(rows, self, &mut sums);
+        for row in 0..count.min(ROWS) {
+            let of_row = sums.iter().skip(row).step_by(ROWS).flatten();
+            to.extend(of_row.take(self.kept).map(|score| *score as f32));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn numbers(count: usize) -> impl Strategy<Value = Vec<f64>> {
+        prop::collection::vec(-1e3..1e3, count)
+    }
+
+    fn bits(values: &[f64]) -> Vec<u64> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn both_compilations_give_the_same_bits(
+            (size, from, kept) in (1usize..70, 0usize..20, 1usize..60),
+            seed in numbers(70 * 70 + 4 * 70 + 70 * 60),
+        ) {
+            let from = from.min(size - 1);
+            let (matrix, rest) = seed.split_at(size * size);
+            let change = |at: usize| RankTwo { v: rest[at..at + size].to_vec(), w: rest[at + size..at + 2 * size].to_vec() };
+            let changes = [change(0), change(2 * size)];
+            let v = &rest[from..size];
+            prop_assert_eq!(dot(v, &matrix[..v.len()]).to_bits(), dot_body(v, &matrix[..v.len()]).to_bits());
+            let (mut chosen, mut plain) = (v.to_vec(), v.to_vec());
+            subtract(&mut chosen, rest[0], &matrix[..v.len()]);
+            subtract_body(&mut plain, rest[0], &matrix[..v.len()]);
+            subtract_both(&mut chosen, rest[1], v, rest[2], &rest[size..size + v.len()]);
+            subtract_both_body(&mut plain, rest[1], v, rest[2], &rest[size..size + v.len()]);
+            prop_assert_eq!(bits(&chosen), bits(&plain));
+
+            let all = 0..size - from;
+            let plain = multiply_rows_body(matrix, size, from, v, all.clone());
+            prop_assert_eq!(bits(&multiply_rows(matrix, size, from, v, all)), bits(&plain));
+            // In two parts it is the same product, in another order.
+            for (a, b) in multiply(matrix, size, from, v).iter().zip(&plain) {
+                prop_assert!((a - b).abs() <= 1e-9 * 1e6 * size as f64, "{} {}", a, b);
+            }
+
+            let (mut chosen, mut plain) = (matrix.to_vec(), matrix.to_vec());
+            update(&mut chosen, size, from, &changes);
+            update_rows_body(&mut plain[from * size..], from, size, from, &changes);
+            prop_assert_eq!(bits(&chosen), bits(&plain));
+
+            let kept = kept.min(rest.len() / size);
+            let loadings = Loadings::new(&rest[..size * kept], size);
+            let rows: Vec<[f64; ROWS]> = (0..size).map(|c| std::array::from_fn(|row| matrix[(c + row * 7) % matrix.len()])).collect();
+            let (mut chosen, mut plain) = (Vec::new(), vec![[0.0; SCORES]; kept.div_ceil(SCORES) * ROWS]);
+            loadings.scores(&rows, ROWS, &mut chosen);
+            project_body(&rows, &loadings, &mut plain);
+            for row in 0..ROWS {
+                for k in 0..kept {
+                    // And what they are: sums over the row in its order.
+                    let sum = (0..size).fold(0.0, |sum, c| sum + rows[c][row] * rest[k * size + c]);
+                    prop_assert_eq!(sum.to_bits(), plain[k / SCORES * ROWS + row][k % SCORES].to_bits());
+                    prop_assert_eq!(chosen[row * kept + k], sum as f32);
+                }
+            }
+        }
+    }
+}

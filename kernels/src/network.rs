@@ -1,0 +1,221 @@
+//! A whole model as a list of layers, and running it.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::{
+    Instructions,
+    conv::{self, Aligned, Dense, Depthwise, Map, Packed, Taps},
+    fused::Fused,
+    simd::{self, Scalar, Vectors},
+};
+
+/// A buffer, and how the map in it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) buffer: usize,
+    pub(crate) map: Map,
+}
+
+#[derive(Debug)]
+pub(crate) enum Layer {
+    Dense {
+        packed: Packed,
+        taps: Taps,
+        relu6: bool,
+        from: Place,
+        residual: Option<Place>,
+        to: Place,
+        /// Those of the map of `to`.
+        offsets: Vec<u32>,
+    },
+    Depthwise {
+        kernel: Depthwise,
+        from: Place,
+        to: Place,
+    },
+    Fused {
+        fused: Box<Fused>,
+        from: Place,
+        strip: usize,
+        to: Place,
+    },
+    Mean {
+        from: Place,
+        to: Place,
+    },
+}
+
+/// A model that is run by these kernels. Cheap to share: each call takes buffers of its own.
+#[derive(Debug)]
+pub struct Network {
+    layers: Vec<Layer>,
+    /// Numbers in each buffer; the first is the image's.
+    buffers: Vec<usize>,
+    image: Map,
+    columns: usize,
+    /// What each sample of a pixel becomes.
+    samples: [f32; 256],
+    instructions: Instructions,
+    spare: Mutex<Vec<Vec<Aligned>>>,
+}
+
+impl Network {
+    pub(crate) fn new(layers: Vec<Layer>, buffers: Vec<usize>, image: Map, columns: usize) -> Self {
+        Network {
+            layers,
+            buffers,
+            image,
+            columns,
+            samples: std::array::from_fn(|sample| sample as f32 / 127.5 - 1.0),
+            instructions: Instructions::chosen(),
+            spare: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Height and width of the images.
+    pub fn size(&self) -> (usize, usize) {
+        (self.image.height, self.image.width)
+    }
+
+    /// Length of the output.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The same network with other instructions. The processor must have them: see [`Instructions::available`].
+    pub fn with(mut self, instructions: Instructions) -> Self {
+        assert!(Instructions::available().contains(&instructions), "this processor lacks {}", instructions.name());
+        self.instructions = instructions;
+        self
+    }
+
+    /// Sets of buffers that no call is using: as many as there have been calls at a time.
+    pub fn spare_buffers(&self) -> usize {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The output for an image, `[height, width, 3]`, samples of 8 bits.
+    pub fn run(&self, pixels: &[u8]) -> Vec<f32> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffers = spare.unwrap_or_else(|| self.buffers.iter().map(|len| Aligned::zeros(*len)).collect());
+        self.read_image(pixels, &mut buffers[0]);
+        let mut last = 0;
+        for layer in &self.layers {
+            last = layer.to().buffer;
+            self.step(layer, &mut buffers);
+        }
+        let output = buffers[last].slice()[..self.columns].to_vec();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
+        output
+    }
+
+    fn read_image(&self, pixels: &[u8], buffer: &mut Aligned) {
+        let map = self.image;
+        let data = &mut buffer.slice_mut()[..map.len()];
+        map.clear_border(data);
+        for (y, line) in pixels.chunks_exact(map.width * 3).enumerate().take(map.height) {
+            let start = map.at(y, 0);
+            for (to, sample) in data[start..start + map.width * 3].iter_mut().zip(line) {
+                *to = self.samples[usize::from(*sample)];
+            }
+        }
+    }
+
+    pub(crate) fn step(&self, layer: &Layer, buffers: &mut [Aligned]) {
+        let to = layer.to();
+        // The builder gives the output a buffer that is none of its inputs'.
+        let mut taken = std::mem::take(&mut buffers[to.buffer]);
+        let output = &mut taken.slice_mut()[..to.map.len()];
+        let scratch = match layer {
+            Layer::Fused { strip, .. } => Some(*strip),
+            _ => None,
+        };
+        let mut strip = scratch.map(|buffer| std::mem::take(&mut buffers[buffer])).unwrap_or_default();
+        match self.instructions {
+            // SAFETY: chosen from those that the processor has.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { step_avx512(layer, buffers, &mut strip, output) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => unsafe { step_avx2(layer, buffers, &mut strip, output) },
+            // SAFETY: every 64-bit ARM has NEON.
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => unsafe { step::<simd::Neon>(layer, buffers, &mut strip, output) },
+            // SAFETY: needs no special instructions.
+            Instructions::Scalar => unsafe { step::<Scalar>(layer, buffers, &mut strip, output) },
+        }
+        buffers[to.buffer] = taken;
+        if let Some(buffer) = scratch {
+            buffers[buffer] = strip;
+        }
+    }
+}
+
+impl Layer {
+    pub(crate) fn to(&self) -> Place {
+        match self {
+            Layer::Dense { to, .. }
+            | Layer::Depthwise { to, .. }
+            | Layer::Fused { to, .. }
+            | Layer::Mean { to, .. } => *to,
+        }
+    }
+}
+
+/// Compiles everything below it for AVX-512.
+///
+/// # Safety
+///
+/// The processor has AVX-512F, AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn step_avx512(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { step::<simd::Avx512>(layer, buffers, strip, output) }
+}
+
+/// The same for AVX2.
+///
+/// # Safety
+///
+/// The processor has AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { step::<simd::Avx2>(layer, buffers, strip, output) }
+}
+
+/// # Safety
+///
+/// The processor has the instructions of `I`.
+#[inline(always)]
+unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
+    let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
+    match layer {
+        Layer::Dense { packed, taps, relu6, from, residual, to, offsets } => {
+            to.map.clear_border(output);
+            let dense = Dense {
+                input: read(from),
+                from: from.map,
+                taps: *taps,
+                packed,
+                to: to.map,
+                offsets,
+                residual: residual.as_ref().map(read),
+                relu6: *relu6,
+            };
+            // SAFETY: the caller guarantees the instructions.
+            unsafe { dense.run::<I>(output) }
+        }
+        // SAFETY: the caller guarantees the instructions.
+        Layer::Depthwise { kernel, from, to } => unsafe { kernel.run::<I>(read(from), from.map, output, to.map) },
+        Layer::Fused { fused, from, to, .. } => {
+            let strip = &mut strip.slice_mut()[..fused.buffer()];
+            // SAFETY: the caller guarantees the instructions.
+            unsafe { fused.run::<I>(read(from), from.map, strip, output, to.map) }
+        }
+        // SAFETY: the caller guarantees the instructions.
+        Layer::Mean { from, to } => unsafe { conv::mean::<I>(read(from), to.map.channels, output) },
+    }
+}

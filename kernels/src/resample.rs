@@ -1,0 +1,92 @@
+//! The inner loops of resizing: weighted sums of 8-bit samples in integers, so the same on every processor.
+
+/// Bits behind the point of a weight: samples of 8 bits, and sums that may be twice as large, fill the rest.
+pub const PRECISION_BITS: u32 = 32 - 8 - 2;
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+/// The source pixels behind each output pixel of one axis, and their weights.
+#[derive(Debug)]
+pub struct Axis {
+    /// First source pixel and number of weights, for each output pixel.
+    pub spans: Vec<(usize, usize)>,
+    /// `[outputs, stride]`
+    pub weights: Vec<i32>,
+    /// Weights of a row, with the unused ones at its end.
+    pub stride: usize,
+}
+
+impl Axis {
+    /// First source pixel and weights of each output pixel.
+    #[inline(always)]
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let rows = self.weights.chunks_exact(self.stride);
+        self.spans.iter().zip(rows).map(|(&(first, len), row)| (first, &row[..len]))
+    }
+}
+
+compiled_twice!(
+    /// One row of output pixels of three samples. `row` has one byte more than its pixels.
+    pub across, across_avx2, across_body, (row: &[u8], axis: &Axis, to: &mut [u8])
+);
+compiled_twice!(
+    /// One row of outputs from the rows that `weights` belong to, each as long as `sums`, a buffer, and as `to`.
+    pub down, down_avx2, down_body, (rows: &[u8], weights: &[i32], sums: &mut [i32], to: &mut [u8])
+);
+
+#[inline(always)]
+fn round(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+#[inline(always)]
+fn across_body(row: &[u8], axis: &Axis, to: &mut [u8]) {
+    for ((first, weights), to) in axis.iter().zip(to.chunks_exact_mut(3)) {
+        // Four samples fill a register; the last is the next pixel's, and left out.
+        let mut sums = [HALF; 4];
+        for (samples, weight) in row[first * 3..].windows(4).step_by(3).zip(weights) {
+            for (sum, sample) in sums.iter_mut().zip(samples) {
+                *sum += i32::from(*sample) * weight;
+            }
+        }
+        to.copy_from_slice(&sums.map(round)[..3]);
+    }
+}
+
+#[inline(always)]
+fn down_body(rows: &[u8], weights: &[i32], sums: &mut [i32], to: &mut [u8]) {
+    sums.fill(HALF);
+    for (row, weight) in rows.chunks_exact(sums.len()).zip(weights) {
+        for (sum, sample) in sums.iter_mut().zip(row) {
+            *sum += i32::from(*sample) * weight;
+        }
+    }
+    for (to, sum) in to.iter_mut().zip(sums) {
+        *to = round(*sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn both_compilations_give_the_same_bytes(
+            samples in prop::collection::vec(any::<u8>(), 3 * 40 + 1),
+            weights in prop::collection::vec(-(1i32 << 22)..1 << 22, 6 * 5),
+            spans in prop::collection::vec((0usize..35, 0usize..=5), 6),
+        ) {
+            let axis = Axis { spans, weights, stride: 5 };
+            let (mut chosen, mut plain) = ([0; 18], [0; 18]);
+            across(&samples, &axis, &mut chosen);
+            across_body(&samples, &axis, &mut plain);
+            prop_assert_eq!(chosen, plain);
+            let (mut sums, mut chosen, mut plain) = ([0; 24], [0; 24], [0; 24]);
+            down(&samples, &axis.weights[..5], &mut sums, &mut chosen);
+            down_body(&samples, &axis.weights[..5], &mut sums, &mut plain);
+            prop_assert_eq!(chosen, plain);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+use fastrand::Rng;
+use proptest::prelude::*;
+
+use crate::{
+    Instructions,
+    conv::{Aligned, Depthwise, Map, Packed, Taps},
+    fused::Fused,
+    network::{Layer, Network, Place},
+};
+
+/// Draws numbers between -1 and 1.
+struct Random(Rng);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Random(Rng::with_seed(seed))
+    }
+
+    fn many(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.0.f32() * 2.0 - 1.0).collect()
+    }
+}
+
+/// The map's pixels without border, as an image in memory with border zeros.
+fn bordered(map: Map, random: &mut Random) -> Vec<f32> {
+    let mut data = random.many(map.len());
+    map.clear_border(&mut data);
+    data
+}
+
+fn relu6(x: f32) -> f32 {
+    if x > 0.0 { x.min(6.0) } else { 0.0 }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Runs one layer with all instructions that there are; they must agree bit for bit.
+fn on_all(layer: &Layer, inputs: &[Vec<f32>]) -> Vec<f32> {
+    let mut buffers: Vec<Aligned> = inputs
+        .iter()
+        .map(|data| {
+            let mut buffer = Aligned::zeros(data.len());
+            buffer.slice_mut().copy_from_slice(data);
+            buffer
+        })
+        .collect();
+    buffers.push(Aligned::zeros(layer.to().map.len()));
+    let network = |instructions| Network::new(Vec::new(), Vec::new(), Map::dense(1, 1, 3), 0).with(instructions);
+    let outputs: Vec<Vec<f32>> = Instructions::available()
+        .into_iter()
+        .map(|instructions| {
+            let last = buffers.len() - 1;
+            // What lay there before must not show.
+            buffers[last].slice_mut().fill(f32::NAN);
+            network(instructions).step(layer, &mut buffers);
+            buffers[last].slice().to_vec()
+        })
+        .collect();
+    for output in &outputs {
+        assert_eq!(bits(output), bits(&outputs[outputs.len() - 1]));
+    }
+    outputs[outputs.len() - 1].clone()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn dense_convolutions_are_the_sums_in_order(
+        height in 1usize..9, width in 1usize..17, inner in 1usize..40, groups in 1usize..7, kernel in 1usize..4,
+        stride in 1usize..3, border in prop::array::uniform4(0usize..2), to_border in prop::array::uniform4(0usize..2),
+        relu in any::<bool>(), with_residual in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let outer = groups * 8;
+        let from = Map { height, width, channels: inner, border };
+        let (h, w) = (height + border[0] + border[2], width + border[1] + border[3]);
+        prop_assume!(h >= kernel && w >= kernel);
+        let to = Map { height: (h - kernel) / stride + 1, width: (w - kernel) / stride + 1, channels: outer, border: to_border };
+        let (input, bias) = (bordered(from, &mut random), random.many(outer));
+        let weights = random.many(kernel * kernel * inner * outer);
+        let residual = with_residual.then(|| random.many(to.height * to.width * outer));
+        let layer = Layer::Dense {
+            packed: Packed::new(kernel * kernel * inner, &bias, |k, o| weights[k * outer + o]).unwrap(),
+            taps: Taps { rows: kernel, run: kernel * inner, stride },
+            relu6: relu,
+            from: Place { buffer: 0, map: from },
+            residual: with_residual.then_some(Place { buffer: 1, map: Map::dense(to.height, to.width, outer) }),
+            to: Place { buffer: 1 + usize::from(with_residual), map: to },
+            offsets: to.offsets(),
+        };
+        let inputs: Vec<_> = [Some(input.clone()), residual.clone()].into_iter().flatten().collect();
+        let output = on_all(&layer, &inputs);
+        let mut expected = vec![0.0f32; to.len()];
+        for y in 0..to.height {
+            for x in 0..to.width {
+                for o in 0..outer {
+                    let mut sum = bias[o];
+                    for ky in 0..kernel {
+                        for k in 0..kernel * inner {
+                            let at = (y * stride + ky) * from.row() + x * stride * inner + k;
+                            sum = input[at].mul_add(weights[(ky * kernel * inner + k) * outer + o], sum);
+                        }
+                    }
+                    if let Some(residual) = &residual {
+                        sum += residual[(y * to.width + x) * outer + o];
+                    }
+                    expected[to.at(y, x) + o] = if relu { relu6(sum) } else { sum };
+                }
+            }
+        }
+        prop_assert_eq!(bits(&output), bits(&expected));
+    }
+
+    #[test]
+    fn depthwise_convolutions_are_the_sums_in_order(
+        height in 1usize..9, width in 1usize..17, groups in 1usize..7, stride in 1usize..3,
+        border in prop::array::uniform4(0usize..2), relu in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let channels = groups * 8;
+        let from = Map { height, width, channels, border };
+        let (h, w) = (height + border[0] + border[2], width + border[1] + border[3]);
+        prop_assume!(h >= 3 && w >= 3);
+        let to = Map::dense((h - 3) / stride + 1, (w - 3) / stride + 1, channels);
+        let (input, bias, weights) = (bordered(from, &mut random), random.many(channels), random.many(9 * channels));
+        let layer = Layer::Depthwise {
+            kernel: Depthwise::new(&bias, stride, relu, |tap, c| weights[tap * channels + c]).unwrap(),
+            from: Place { buffer: 0, map: from },
+            to: Place { buffer: 1, map: to },
+        };
+        let output = on_all(&layer, std::slice::from_ref(&input));
+        let mut expected = vec![0.0f32; to.len()];
+        for y in 0..to.height {
+            for x in 0..to.width {
+                for c in 0..channels {
+                    let mut sum = bias[c];
+                    for tap in 0..9 {
+                        let at = (y * stride + tap / 3) * from.row() + (x * stride + tap % 3) * channels + c;
+                        sum = input[at].mul_add(weights[tap * channels + c], sum);
+                    }
+                    expected[to.at(y, x) + c] = if relu { relu6(sum) } else { sum };
+                }
+            }
+        }
+        prop_assert_eq!(bits(&output), bits(&expected));
+    }
+
+    /// A strip at a time gives what the two layers give one after the other.
+    #[test]
+    fn a_fused_layer_gives_what_its_two_layers_give(
+        height in 3usize..40, width in 3usize..20, inner in 1usize..20, groups in 1usize..16, stride in 1usize..3,
+        first in 1usize..3, wide in 1usize..40, seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let (channels, width) = (groups * 8, width * wide);
+        // A 3 x 3 convolution of stride 2, or a pointwise one.
+        let (taps, from) = if first == 2 {
+            let from = Map { height: height * 2, width: width * 2, channels: inner, border: [0, 0, 1, 1] };
+            (Taps { rows: 3, run: 3 * inner, stride: 2 }, from)
+        } else {
+            (Taps { rows: 1, run: inner, stride: 1 }, Map::dense(height, width, inner))
+        };
+        let border = if stride == 1 { [1; 4] } else { [0, 0, 1, 1] };
+        let between = Map { height, width, channels, border };
+        let size = |n: usize| if stride == 1 { n } else { (n + 1 - 3) / 2 + 1 };
+        let to = Map::dense(size(height), size(width), channels);
+        let (input, weights) = (bordered(from, &mut random), random.many(taps.rows * taps.run * channels));
+        let (bias, second_bias, second) = (random.many(channels), random.many(channels), random.many(9 * channels));
+        let packed = || Packed::new(taps.rows * taps.run, &bias, |k, o| weights[k * channels + o]).unwrap();
+        let kernel = || Depthwise::new(&second_bias, stride, true, |tap, c| second[tap * channels + c]).unwrap();
+        let fused = Box::new(Fused::new(packed(), taps, true, kernel(), between));
+        let scratch = vec![f32::NAN; fused.buffer()];
+        let place = |buffer, map| Place { buffer, map };
+        let together = Layer::Fused { fused, from: place(0, from), strip: 1, to: place(2, to) };
+        let output = on_all(&together, &[input.clone(), scratch]);
+        let offsets = between.offsets();
+        let (from, to) = (place(0, from), place(1, between));
+        let one = Layer::Dense { packed: packed(), taps, relu6: true, from, residual: None, to, offsets };
+        let middle = on_all(&one, std::slice::from_ref(&input));
+        let map = Map::dense(size(height), size(width), channels);
+        let two = Layer::Depthwise { kernel: kernel(), from: place(0, between), to: place(1, map) };
+        prop_assert_eq!(bits(&output), bits(&on_all(&two, std::slice::from_ref(&middle))));
+    }
+
+    #[test]
+    fn means_are_the_sums_in_order(pixels in 1usize..60, groups in 1usize..7, seed in any::<u64>()) {
+        let channels = groups * 8;
+        let input = Random::new(seed).many(pixels * channels);
+        let layer = Layer::Mean {
+            from: Place { buffer: 0, map: Map::dense(1, pixels, channels) },
+            to: Place { buffer: 1, map: Map::dense(1, 1, channels) },
+        };
+        let output = on_all(&layer, std::slice::from_ref(&input));
+        let sum = |c: usize| input.chunks_exact(channels).fold(0.0f32, |sum, pixel| sum + pixel[c]);
+        let expected: Vec<f32> = (0..channels).map(|c| sum(c) / pixels as f32).collect();
+        prop_assert_eq!(bits(&output), bits(&expected));
+    }
+}
+
+#[test]
+fn nan_infinity_and_signed_zeros_give_the_same_bits() {
+    let special = [f32::NAN, -f32::NAN, 0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 6.0, 6.000_000_5];
+    let identity = |k: usize, o: usize| f32::from(u8::from(k == o));
+    for value in special {
+        let layer = Layer::Dense {
+            packed: Packed::new(8, &[-0.0; 8], identity).unwrap(),
+            taps: Taps { rows: 1, run: 8, stride: 1 },
+            relu6: true,
+            from: Place { buffer: 0, map: Map::dense(1, 1, 8) },
+            residual: None,
+            to: Place { buffer: 1, map: Map::dense(1, 1, 8) },
+            offsets: vec![0],
+        };
+        let mut input = vec![0.0; 8];
+        input[3] = value;
+        on_all(&layer, &[input]);
+    }
+}

@@ -1,0 +1,185 @@
+//! The one client of Step Functions, with one map from its errors to ours.
+
+use async_trait::async_trait;
+use aws_sdk_sfn::types::ExecutionStatus;
+use aws_sdk_sfn::{
+    Client,
+    config::Region,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+};
+use serde_json::{Map, Value};
+
+use super::uploads::{Executions, Status};
+use crate::{Error, ErrorKind, Result, store};
+
+/// The state machine of a stack is called `<stack>-pipeline`; see `template.yaml`.
+const PIPELINE: &str = "-pipeline";
+
+/// What a user means by a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The ARN of an execution.
+    Execution(String),
+    /// The ARN of a state machine.
+    Machine(String),
+}
+
+/// A client of Step Functions.
+#[derive(Clone, Debug)]
+pub struct StepFunctions {
+    /// For calls that have no method here.
+    pub client: Client,
+}
+
+impl StepFunctions {
+    /// A client for the region of `target` where that is an ARN, otherwise for the user's.
+    pub async fn connect(target: &str) -> Self {
+        let environment = store::aws_environment().await;
+        let region = region_of(target).map(|region| Region::new(region.to_owned()));
+        let config = aws_sdk_sfn::config::Builder::from(&environment);
+        let config = if region.is_some() { config.region(region) } else { config };
+        StepFunctions { client: Client::from_conf(config.build()) }
+    }
+
+    /// Fails with `Execution.NotFound`, naming the stacks that there are.
+    pub async fn find(&self, target: &str) -> Result<Target> {
+        if target.starts_with("arn:") {
+            return match target.split(':').nth(5) {
+                Some("execution") => Ok(Target::Execution(target.to_owned())),
+                Some("stateMachine") => Ok(Target::Machine(target.to_owned())),
+                _ => Err(Error::new(
+                    ErrorKind::ExecutionNotFound,
+                    "this is not the ARN of an execution or a state machine",
+                )
+                .context("arn", target)),
+            };
+        }
+        let mut stacks = Vec::new();
+        let mut pages = self.client.list_state_machines().into_paginator().items().send();
+        while let Some(machine) = pages.next().await {
+            let machine = machine.map_err(|e| failed("states:ListStateMachines", target, e))?;
+            if let Some(stack) = machine.name().strip_suffix(PIPELINE) {
+                if stack == target {
+                    return Ok(Target::Machine(machine.state_machine_arn().to_owned()));
+                }
+                stacks.push(stack.to_owned());
+            }
+        }
+        let error =
+            Error::new(ErrorKind::ExecutionNotFound, "there is no stack of Pomona with this name in this region")
+                .context("stack", target);
+        Err(if stacks.is_empty() { error } else { error.context("there are", stacks.join(", ")) })
+    }
+
+    /// Fails with `Execution.NotFound` when the machine has never run.
+    pub async fn newest(&self, machine: &str) -> Result<String> {
+        let listed = self.client.list_executions().state_machine_arn(machine).max_results(1).send().await;
+        let listed = listed.map_err(|e| failed("states:ListExecutions", machine, e))?;
+        listed.executions().first().map(|execution| execution.execution_arn().to_owned()).ok_or_else(|| {
+            Error::new(ErrorKind::ExecutionNotFound, "nothing has been started here yet")
+                .context("state machine", machine)
+        })
+    }
+}
+
+/// The executions of one state machine, all started with the same input.
+#[derive(Debug)]
+pub struct StateMachine {
+    client: Client,
+    arn: String,
+    input: Value,
+}
+
+impl StateMachine {
+    /// `settings` are more fields of the execution's input; `input` and `output` are its locations.
+    pub async fn new(arn: String, input: &str, output: &str, mut settings: Map<String, Value>) -> Self {
+        settings.insert("input".to_owned(), input.into());
+        settings.insert("output".to_owned(), output.into());
+        StateMachine { client: StepFunctions::connect(&arn).await.client, arn, input: settings.into() }
+    }
+
+    /// The ARN of an execution has another kind than the state machine's, and ends with the name.
+    fn execution(&self, name: &str) -> String {
+        format!("{}:{name}", self.arn.replacen(":stateMachine:", ":execution:", 1))
+    }
+}
+
+#[async_trait]
+impl Executions for StateMachine {
+    async fn status(&self, name: &str) -> Result<Status> {
+        let arn = self.execution(name);
+        match self.client.describe_execution().execution_arn(&arn).send().await {
+            Ok(execution) => Ok(match execution.status() {
+                ExecutionStatus::Running | ExecutionStatus::PendingRedrive => Status::Running,
+                ExecutionStatus::Succeeded => Status::Succeeded,
+                _ => Status::Failed,
+            }),
+            Err(e) if e.code() == Some("ExecutionDoesNotExist") => Ok(Status::Unknown),
+            Err(e) => Err(failed("states:DescribeExecution", &arn, e)),
+        }
+    }
+
+    async fn start(&self, name: &str) -> Result<()> {
+        let call = self.client.start_execution().state_machine_arn(&self.arn).name(name);
+        match call.input(self.input.to_string()).send().await {
+            Ok(_) => Ok(()),
+            Err(e) if e.code() == Some("ExecutionAlreadyExists") => Ok(()),
+            Err(e) => Err(failed("states:StartExecution", name, e)),
+        }
+    }
+}
+
+fn region_of(arn: &str) -> Option<&str> {
+    arn.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty())
+}
+
+/// The page of an execution in the console.
+pub fn console(execution: &str) -> String {
+    let region = region_of(execution).unwrap_or("us-east-1");
+    format!("https://{region}.console.aws.amazon.com/states/home?region={region}#/v2/executions/details/{execution}")
+}
+
+/// What an answer of Step Functions means to the user.
+pub fn failed<E>(action: &'static str, what: &str, error: SdkError<E>) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+    SdkError<E>: ProvideErrorMetadata,
+{
+    let code = error.code().map(str::to_owned);
+    let (kind, message) = match code.as_deref() {
+        Some("ExecutionDoesNotExist" | "StateMachineDoesNotExist" | "InvalidArn" | "ResourceNotFound") => {
+            (ErrorKind::ExecutionNotFound, "Step Functions has no such execution or state machine")
+        }
+        Some(
+            "AccessDeniedException"
+            | "UnrecognizedClientException"
+            | "ExpiredTokenException"
+            | "InvalidSignatureException",
+        ) => (ErrorKind::ExecutionDenied, "Step Functions refused access"),
+        Some("ThrottlingException" | "ExecutionLimitExceeded") => {
+            (ErrorKind::StoreThrottled, "Step Functions asks for fewer requests")
+        }
+        Some("ExecutionAlreadyExists") => (ErrorKind::InputInvalid, "an execution of this name exists already"),
+        Some("InvalidName" | "InvalidExecutionInput") => {
+            (ErrorKind::InputInvalid, "Step Functions refused the name or the input")
+        }
+        _ => (ErrorKind::StoreUnavailable, "Step Functions could not be reached"),
+    };
+    let error_text = match (code, error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => DisplayErrorContext(error).to_string(),
+    };
+    Error::new(kind, message).context("action", action).context("about", what).source(error_text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_is_that_of_the_executions_region() {
+        let arn = "arn:aws:states:eu-west-3:123456789012:execution:pomona-pipeline:first";
+        assert!(console(arn).starts_with("https://eu-west-3.console.aws.amazon.com/states/"), "{}", console(arn));
+        assert_eq!(region_of("pomona"), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! The input of a state machine execution: where, and the settings.
+
+use serde_json::Value;
+
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::settings::{Mode, Settings},
+};
+
+/// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/", ...mode and settings}`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub input: String,
+    pub output: String,
+    pub settings: Settings,
+    pub mode: Mode,
+}
+
+impl Request {
+    /// Fails with `Input.Invalid` in words that somebody at the console understands.
+    pub fn parse(value: Value) -> Result<Self> {
+        const EXAMPLE: &str = r#"the execution's input must look like {"input": "s3://BUCKET/images/", "output": "s3://BUCKET/results/"}"#;
+        let Value::Object(mut fields) = value else {
+            return Err(Error::new(ErrorKind::InputInvalid, EXAMPLE));
+        };
+        let mut location = |name: &'static str| match fields.remove(name) {
+            Some(Value::String(location)) if location.starts_with("s3://") => Ok(location),
+            Some(other) => Err(Error::new(
+                ErrorKind::InputInvalid,
+                format!("{name:?} must be a location like \"s3://BUCKET/PREFIX/\""),
+            )
+            .context("found", other)),
+            None => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} is missing; {EXAMPLE}"))),
+        };
+        let (input, output) = (location("input")?, location("output")?);
+        let wrong = |e: serde_json::Error| {
+            Error::new(ErrorKind::InputInvalid, "a setting of the execution's input is wrong").source(e)
+        };
+        let of_mode = ["refit", "rebuild", "listing"];
+        let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
+        let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
+        let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(wrong)?;
+        settings.check()?;
+        Ok(Request { input, output, settings, mode })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        dataset::settings::{ListingScope, Refit},
+        pca::ComponentSelection,
+    };
+
+    #[test]
+    fn settings_stand_beside_the_locations() {
+        let request = Request::parse(json!({
+            "input": "s3://b/images/", "output": "s3://b/out/", "pca": {"variance": 0.9}, "standardize": false
+        }));
+        let request = request.unwrap();
+        assert_eq!((request.input.as_str(), request.output.as_str()), ("s3://b/images/", "s3://b/out/"));
+        assert_eq!(
+            request.settings,
+            Settings { pca: Some(ComponentSelection::Variance(0.9)), standardize: false, ..Settings::default() }
+        );
+    }
+
+    #[test]
+    fn how_to_go_about_it_stands_there_too() {
+        let request = |more: Value| {
+            let mut value = json!({"input": "s3://b/images/", "output": "s3://b/out/"});
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Request::parse(value)
+        };
+        assert_eq!(request(json!({})).unwrap().mode, Mode::default());
+        let mode = request(json!({"refit": "never", "listing": "changed", "rebuild": true, "csv": true})).unwrap().mode;
+        assert_eq!(mode, Mode { refit: Refit::Never, rebuild: true, listing: ListingScope::Changed });
+        assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (bad, named) in [
+            (json!([]), "must look like"),
+            (json!({"output": "s3://b/o/"}), "\"input\" is missing"),
+            (json!({"input": 3, "output": "s3://b/o/"}), "\"input\" must be a location"),
+            (json!({"input": "/tmp/x", "output": "s3://b/o/"}), "\"input\" must be a location"),
+            (json!({"input": "s3://b/i/", "output": "s3://b/o/", "componets": 3}), "componets"),
+            (json!({"input": "s3://b/i/", "output": "s3://b/o/", "pca": {"variance": 7}}), "share of variance"),
+        ] {
+            let error = Request::parse(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InputInvalid);
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What AWS charges: the dated table `prices/aws.json`, and what a piece of work comes to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Result};
+
+const TABLE: &str = include_str!("../../prices/aws.json");
+/// Its prices stand in where another region's is not in the table.
+const STAND_IN: &str = "us-east-1";
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    date: String,
+    regions: BTreeMap<String, Row>,
+}
+
+/// Prices in dollars; none where the table does not have one.
+#[derive(Clone, Debug, Deserialize)]
+struct Row {
+    lambda_arm64_gb_second: Option<f64>,
+    lambda_x86_64_gb_second: Option<f64>,
+    lambda_million_requests: Option<f64>,
+    states_thousand_transitions: Option<f64>,
+    s3_thousand_puts: Option<f64>,
+    s3_thousand_gets: Option<f64>,
+    s3_gb_month: Option<f64>,
+    emr_node_hour: Option<f64>,
+    map_children_per_second: Option<f64>,
+}
+
+/// Processor of the functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    #[default]
+    #[serde(rename = "x86_64")]
+    X86_64,
+    Arm64,
+}
+
+impl Architecture {
+    /// That of this build.
+    pub const fn here() -> Self {
+        if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::X86_64 }
+    }
+}
+
+/// Prices of one region, in dollars.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prices {
+    /// When they were looked up.
+    pub date: String,
+    pub region: String,
+    pub architecture: Architecture,
+    pub gb_second: f64,
+    pub million_invocations: f64,
+    pub thousand_transitions: f64,
+    /// PUT and LIST.
+    pub thousand_puts: f64,
+    pub thousand_gets: f64,
+    pub gb_month: f64,
+    /// One m5.xlarge with EMR's fee.
+    pub emr_node_hour: f64,
+    /// Children of a Distributed Map that are started in a second.
+    pub map_children_per_second: f64,
+    /// Prices that are those of us-east-1, as the table has none of this region.
+    pub borrowed: Vec<&'static str>,
+}
+
+impl Prices {
+    /// Regions in the table.
+    pub fn regions() -> Result<Vec<String>> {
+        Ok(table()?.regions.into_keys().collect())
+    }
+
+    /// Fails with `Input.Invalid` for a region that is not in the table.
+    pub fn new(region: &str, architecture: Architecture) -> Result<Self> {
+        let table = table()?;
+        let row = |name: &str| {
+            table.regions.get(name).cloned().ok_or_else(|| {
+                Error::new(ErrorKind::InputInvalid, "there are no prices of this region")
+                    .context("region", name)
+                    .context("known", table.regions.keys().cloned().collect::<Vec<_>>().join(", "))
+            })
+        };
+        let (own, stand_in) = (row(region)?, row(STAND_IN)?);
+        let mut borrowed = Vec::new();
+        let mut price = |name: &'static str, of: fn(&Row) -> Option<f64>| {
+            of(&own)
+                .or_else(|| {
+                    borrowed.push(name);
+                    of(&stand_in)
+                })
+                .ok_or_else(|| {
+                    Error::new(ErrorKind::InternalBug, "the table of prices has a gap").context("price", name)
+                })
+        };
+        Ok(Prices {
+            gb_second: match architecture {
+                Architecture::Arm64 => price("Lambda arm64", |row| row.lambda_arm64_gb_second)?,
+                Architecture::X86_64 => price("Lambda x86_64", |row| row.lambda_x86_64_gb_second)?,
+            },
+            million_invocations: price("Lambda requests", |row| row.lambda_million_requests)?,
+            thousand_transitions: price("Step Functions", |row| row.states_thousand_transitions)?,
+            thousand_puts: price("S3 PUT", |row| row.s3_thousand_puts)?,
+            thousand_gets: price("S3 GET", |row| row.s3_thousand_gets)?,
+            gb_month: price("S3 storage", |row| row.s3_gb_month)?,
+            emr_node_hour: price("EMR", |row| row.emr_node_hour)?,
+            map_children_per_second: price("map starts", |row| row.map_children_per_second)?,
+            date: table.date.clone(),
+            region: region.to_owned(),
+            architecture,
+            borrowed,
+        })
+    }
+
+    /// Dollars for some use.
+    pub fn cost(&self, usage: &Usage) -> Cost {
+        let cost = Cost {
+            compute: usage.gb_seconds * self.gb_second,
+            invocations: usage.invocations as f64 / 1e6 * self.million_invocations,
+            transitions: usage.transitions as f64 / 1e3 * self.thousand_transitions,
+            requests: usage.puts as f64 / 1e3 * self.thousand_puts + usage.gets as f64 / 1e3 * self.thousand_gets,
+            total: 0.0,
+            storage_per_month: usage.stored_bytes as f64 / 1e9 * self.gb_month,
+        };
+        Cost { total: cost.compute + cost.invocations + cost.transitions + cost.requests, ..cost }
+    }
+}
+
+fn table() -> Result<Table> {
+    serde_json::from_str(TABLE)
+        .map_err(|e| Error::new(ErrorKind::InternalBug, "the table of prices cannot be read").source(e))
+}
+
+/// What is billed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Usage {
+    /// Billed seconds times gigabytes of memory.
+    pub gb_seconds: f64,
+    pub invocations: u64,
+    pub transitions: u64,
+    /// PUT and LIST requests.
+    pub puts: u64,
+    pub gets: u64,
+    pub stored_bytes: u64,
+}
+
+/// Dollars.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    pub compute: f64,
+    pub invocations: f64,
+    pub transitions: f64,
+    pub requests: f64,
+    /// All of the above.
+    pub total: f64,
+    pub storage_per_month: f64,
+}
+
+/// The same images on a cluster of three m5.xlarge (one of them leads) with PySpark and Keras.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Emr {
+    pub nodes: u32,
+    pub seconds: f64,
+    pub dollars: f64,
+}
+
+impl Emr {
+    const NODES: u32 = 3;
+    const PROCESSORS: f64 = 8.0;
+    /// Between the 15 and 20 minutes that clusters take to start.
+    const START_SECONDS: f64 = 17.5 * 60.0;
+    /// Half of the 14.2 images per second that two processors make (README, "How fast").
+    const IMAGES_PER_SECOND: f64 = 7.1;
+
+    pub fn new(images: u64, prices: &Prices) -> Self {
+        let seconds = Self::START_SECONDS + images as f64 / (Self::PROCESSORS * Self::IMAGES_PER_SECOND);
+        let dollars = f64::from(Self::NODES) * seconds / 3_600.0 * prices.emr_node_hour;
+        Emr { nodes: Self::NODES, seconds, dollars }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_price_is_borrowed_and_named() {
+        let paris = Prices::new("eu-west-3", Architecture::X86_64).unwrap();
+        assert_eq!(paris.borrowed, ["Lambda x86_64", "Step Functions", "EMR"]);
+        assert_eq!(paris.thousand_gets, 0.00042);
+        assert!(Prices::new("us-east-1", Architecture::Arm64).unwrap().borrowed.is_empty());
+        let error = Prices::new("mars-1", Architecture::Arm64).unwrap_err();
+        assert!(error.is(ErrorKind::InputInvalid) && error.to_string().contains("us-east-1"), "{error}");
+    }
+
+    #[test]
+    fn the_cluster_of_the_old_pipeline_costs_what_it_did() {
+        // 22,688 images took 28 minutes and about 0.34 dollars.
+        let emr = Emr::new(22_688, &Prices::new("us-east-1", Architecture::Arm64).unwrap());
+        assert!((20.0..30.0).contains(&(emr.seconds / 60.0)), "{emr:?}");
+        assert!((0.25..0.40).contains(&emr.dollars), "{emr:?}");
+    }
+
+    #[test]
+    fn use_is_priced_item_by_item() {
+        let prices = Prices::new("us-east-1", Architecture::X86_64).unwrap();
+        let usage = Usage {
+            gb_seconds: 60_000.0,
+            invocations: 1_000_000,
+            transitions: 2_000,
+            puts: 1_000,
+            gets: 10_000,
+            stored_bytes: 2_000_000_000,
+        };
+        let cost = prices.cost(&usage);
+        let expected = 1.000_002 + 0.20 + 0.05 + 0.005 + 0.004;
+        assert!((cost.total - expected).abs() < 1e-9, "{cost:?}");
+        assert!((cost.storage_per_month - 0.046).abs() < 1e-9);
+    }
+}

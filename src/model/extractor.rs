@@ -1,0 +1,276 @@
+//! The model, and what makes features comparable: model file, preprocessing, arithmetic and rounding.
+//!
+//! An extractor turns pixels into features that are integers in units of a *quantum*. With the default range of 8
+//! the quantum is 2^-20, which leaves MobileNetV2's features (0 to 6) 23 bits, all that an `f32` holds. Everything
+//! that comes after stands on that: see [`crate::pca::moments`].
+
+use bytes::Bytes;
+use pomona_kernels::{Network, Unsupported};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{FEATURE_BITS, FeatureRange, graph, invalid, onnx};
+use crate::{
+    Result,
+    ids::{ExtractorId, short_hex},
+    image::{self, Limits, Pixels, Reason, Reject},
+};
+
+/// Keras MobileNetV2 1.00/224 without its head: see `models/README.md`.
+static EMBEDDED: &[u8] = include_bytes!("../../models/mobilenetv2_1.00_224.onnx");
+/// Its SHA-256, which would take a good part of the program's start to compute.
+const EMBEDDED_SHA256: &str = "2ea09923f95706ed89903ed20ecec9b46d7c737ad2d2e56e1b859cb012578bfd";
+/// Name of the model inside the binary.
+pub const EMBEDDED_NAME: &str = "MobileNetV2 1.00 224 ImageNet";
+/// Features of the embedded model.
+pub const EMBEDDED_COLUMNS: usize = 1280;
+/// Changes whenever the same pixels could give other features.
+const REVISION: u32 = 1;
+/// Longest output vector.
+pub const MAX_COLUMNS: usize = 4_096;
+/// Longest side of a model's input, pixels.
+pub(super) const MAX_SIDE: usize = 2_048;
+
+/// What a data set needs to know of its extractor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtractorInfo {
+    pub id: ExtractorId,
+    pub model: String,
+    pub model_sha256: String,
+    pub columns: usize,
+    pub feature_range: FeatureRange,
+}
+
+/// What a model is run with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// Pomona's kernels where the whole model is of a kind that they have, tract otherwise.
+    #[default]
+    Auto,
+    /// tract, whatever the model. Its last bits depend on the processor.
+    Tract,
+}
+
+/// What runs a model.
+#[derive(Debug)]
+enum Program {
+    Kernels(Box<Network>),
+    #[cfg(feature = "tract")]
+    Tract(Box<super::tract::TractModel>),
+}
+
+impl Program {
+    /// Part of the extractor's id: the two do not agree in the last bits.
+    fn name(&self) -> &'static str {
+        match self {
+            Program::Kernels(_) => KERNELS,
+            #[cfg(feature = "tract")]
+            Program::Tract(_) => "tract",
+        }
+    }
+}
+
+/// Changes whenever the kernels could give other bits.
+const KERNELS: &str = "kernels 1";
+
+/// A model that is ready to run. Cheap to share; every call works on its own buffers.
+#[derive(Debug)]
+pub struct Extractor {
+    info: ExtractorInfo,
+    program: Program,
+    /// Why the kernels do not run it.
+    unsupported: Option<Unsupported>,
+    height: usize,
+    width: usize,
+}
+
+impl Extractor {
+    /// The model that is compiled into the binary.
+    pub fn embedded(range: FeatureRange) -> Result<Self> {
+        Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto)
+    }
+
+    /// The model that is compiled into the binary, run by tract.
+    pub fn embedded_on_tract(range: FeatureRange) -> Result<Self> {
+        Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract)
+    }
+
+    /// Reads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
+    /// output vector of at most [`MAX_COLUMNS`] numbers. Fails with `Model.Invalid`, saying what does not fit.
+    pub fn from_onnx(onnx: Bytes, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
+        let hash = sha256(&onnx);
+        Self::read(onnx, &hash, name, range, runtime)
+    }
+
+    fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
+        // tract asserts on some malformed graphs; a bad file must be an error here all the same.
+        let loaded = std::panic::catch_unwind(|| load(onnx, runtime));
+        let Loaded { program, unsupported, height, width, columns } = loaded
+            .unwrap_or_else(|_| Err(invalid("it contradicts itself, and the ONNX reader gave up")))
+            .map_err(|e| e.context("model", name))?;
+        let info = info(sha256, name, columns, range, program.name());
+        let extractor = Extractor { info, program, unsupported, height, width };
+        #[cfg(feature = "tract")]
+        if let Program::Tract(_) = extractor.program {
+            extractor.try_on_grey(name)?;
+        }
+        Ok(extractor)
+    }
+
+    /// Why the kernels do not run this model, where tract does.
+    pub fn unsupported(&self) -> Option<&Unsupported> {
+        self.unsupported.as_ref()
+    }
+
+    /// Whether the kernels run this model.
+    pub fn network(&self) -> Option<&Network> {
+        match &self.program {
+            Program::Kernels(network) => Some(network),
+            #[cfg(feature = "tract")]
+            Program::Tract(_) => None,
+        }
+    }
+
+    /// What a data set records of it.
+    pub fn info(&self) -> &ExtractorInfo {
+        &self.info
+    }
+
+    /// Numbers per image.
+    pub fn columns(&self) -> usize {
+        self.info.columns
+    }
+
+    /// From the bytes of an image file to its features, `[columns]`, each a multiple of the quantum.
+    pub fn features_of_file(&self, file: &[u8]) -> std::result::Result<Vec<f32>, Reject> {
+        let pixels = image::decode(file, Limits::default())?;
+        self.features(&image::resize(pixels, self.width, self.height))
+    }
+
+    /// The features of an image that already has the model's size.
+    pub fn features(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, Reject> {
+        let raw = self.infer(pixels).map_err(|e| Reject::new(Reason::Corrupt, format!("the model failed: {e:#}")))?;
+        let per_unit = self.info.feature_range.per_unit();
+        let limit = f64::from(1u32 << FEATURE_BITS);
+        raw.iter()
+            .enumerate()
+            .map(|(column, value)| {
+                let units = (f64::from(*value) * per_unit).round();
+                if !units.is_finite() {
+                    Err(Reject::new(Reason::NotFinite, format!("feature {column} is {value}")))
+                } else if units.abs() >= limit {
+                    let detail = format!(
+                        "feature {column} is {value}, beyond the feature range of {}; see --feature-range",
+                        u32::from(self.info.feature_range)
+                    );
+                    Err(Reject::new(Reason::OutOfRange, detail))
+                } else {
+                    // Adding zero turns -0 into 0, so that equal features have equal bits.
+                    Ok((units / per_unit + 0.0) as f32)
+                }
+            })
+            .collect()
+    }
+
+    /// The raw output for an image of the model's size, `[columns]`.
+    fn infer(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, String> {
+        if (pixels.height, pixels.width) != (self.height, self.width) {
+            return Err("the pixels do not have the model's size".to_owned());
+        }
+        match &self.program {
+            Program::Kernels(network) => Ok(network.run(&pixels.data)),
+            #[cfg(feature = "tract")]
+            Program::Tract(model) => model.run(pixels).map_err(|e| format!("{e:#}")),
+        }
+    }
+
+    /// Runs the model once on a grey image, so that a model that cannot run is refused before the work starts.
+    #[cfg(feature = "tract")]
+    fn try_on_grey(&self, name: &str) -> Result<()> {
+        let grey = Pixels { width: self.width, height: self.height, data: vec![127; self.width * self.height * 3] };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.infer(&grey)));
+        let failed = |detail: String| invalid("it fails on a grey image").context("model", name).source(detail);
+        match outcome {
+            Ok(Ok(features)) if features.len() == self.columns() => Ok(()),
+            Ok(Ok(features)) => Err(failed(format!("its output has {} numbers", features.len()))),
+            Ok(Err(e)) => Err(failed(e)),
+            Err(_) => Err(failed("the runtime gave up".to_owned())),
+        }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn info(model_sha256: &str, name: &str, columns: usize, range: FeatureRange, program: &str) -> ExtractorInfo {
+    let mut sha = Sha256::new();
+    sha.update(format!(
+        "pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n",
+        image::REVISION,
+        u32::from(range)
+    ));
+    let id = short_hex(&sha.finalize()).into();
+    ExtractorInfo { id, model: name.to_owned(), model_sha256: model_sha256.to_owned(), columns, feature_range: range }
+}
+
+/// What the embedded model's [`Extractor::info`] says, without loading the model.
+pub fn embedded_info(range: FeatureRange) -> ExtractorInfo {
+    info(EMBEDDED_SHA256, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS)
+}
+
+pub(super) struct Loaded {
+    program: Program,
+    unsupported: Option<Unsupported>,
+    height: usize,
+    width: usize,
+    columns: usize,
+}
+
+/// Reads a model for the kernels where they can run all of it, and for tract otherwise.
+fn load(onnx: Bytes, runtime: Runtime) -> Result<Loaded> {
+    let model =
+        onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not an ONNX file that can be read").source(e))?;
+    if runtime == Runtime::Tract {
+        return load_with_tract(&onnx, None);
+    }
+    match graph::network(&model).and_then(within_limits) {
+        Ok(network) => {
+            let ((height, width), columns) = (network.size(), network.columns());
+            Ok(Loaded { program: Program::Kernels(Box::new(network)), unsupported: None, height, width, columns })
+        }
+        Err(unsupported) => load_with_tract(&onnx, Some(unsupported)),
+    }
+}
+
+fn within_limits(network: Network) -> std::result::Result<Network, Unsupported> {
+    let ((height, width), columns) = (network.size(), network.columns());
+    if !(1..=MAX_COLUMNS).contains(&columns) || ![height, width].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+        return Err(Unsupported::new(format!("images of {width} x {height} pixels, {columns} output numbers")));
+    }
+    Ok(network)
+}
+
+#[cfg(feature = "tract")]
+fn load_with_tract(onnx: &[u8], unsupported: Option<Unsupported>) -> Result<Loaded> {
+    let model = super::tract::TractModel::from_onnx(onnx)?;
+    let (height, width, columns) = (model.height(), model.width(), model.columns());
+    Ok(Loaded { program: Program::Tract(Box::new(model)), unsupported, height, width, columns })
+}
+
+#[cfg(not(feature = "tract"))]
+fn load_with_tract(_onnx: &[u8], unsupported: Option<Unsupported>) -> Result<Loaded> {
+    let why = unsupported.map_or_else(|| "tract was asked for".to_owned(), |unsupported| unsupported.to_string());
+    Err(invalid("it needs tract, which this build does not have").source(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_the_one_that_its_hash_names() {
+        assert_eq!(sha256(EMBEDDED), EMBEDDED_SHA256);
+    }
+}

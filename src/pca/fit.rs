@@ -1,0 +1,157 @@
+//! From exact sums to a basis.
+
+use ndarray::Array2;
+use pomona_kernels::linear;
+use rayon::join;
+
+use super::{
+    Basis, ComponentSelection, DEFAULT_COMPONENTS,
+    basis::components_for,
+    eigen::{self, Eigen},
+    moments::TotalMoments,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// Fits a PCA. `per_unit` is the number of quanta in 1 of the features behind `moments`.
+///
+/// Without `selection`: [`DEFAULT_COMPONENTS`], or as many as there can be. Fails with `Pca.TooFewImages`,
+/// `Pca.NoVariance` or `Pca.TooManyComponents`, saying what is possible.
+pub fn fit(
+    moments: &TotalMoments,
+    per_unit: f64,
+    standardize: bool,
+    selection: Option<ComponentSelection>,
+) -> Result<Basis> {
+    let (n, columns) = (moments.rows(), moments.columns());
+    if n < 2 {
+        return Err(Error::new(ErrorKind::PcaTooFewImages, "there are too few images for a PCA").context("images", n));
+    }
+    let scatter = Scatter::new(moments, per_unit);
+    let size = scatter.varying.len();
+    if size == 0 {
+        return Err(Error::new(ErrorKind::PcaNoVariance, "all images have the same features").context("images", n));
+    }
+    let possible = size.min(usize::try_from(n - 1).unwrap_or(usize::MAX));
+    check(selection, possible, n, size)?;
+
+    let matrix = if standardize { scatter.correlation() } else { scatter.covariance() };
+    let total_variance = (0..size).map(|i| matrix[i * size + i]).sum();
+    let eigen = eigen::decompose(matrix, size, |values| match selection {
+        None => DEFAULT_COMPONENTS.min(possible),
+        Some(ComponentSelection::Components(k)) => k,
+        Some(ComponentSelection::Variance(share)) => components_for(values, total_variance, share).min(possible),
+    })?;
+    // Rounding leaves tiny negative values where the true value is zero.
+    let spectrum: Vec<f64> = eigen.values.iter().map(|value| value.max(0.0)).collect();
+    let components = scatter.components(&eigen);
+    let kept = components.nrows();
+    Ok(Basis {
+        mean: moments.sums().iter().map(|sum| *sum as f64 / (n as f64 * per_unit)).collect(),
+        scale: scatter.scale(columns, standardize),
+        components,
+        explained_variance: spectrum[..kept].to_vec(),
+        explained_variance_ratio: spectrum[..kept].iter().map(|v| v / total_variance).collect(),
+        total_variance,
+        spectrum,
+        rows: n,
+    })
+}
+
+/// `n Sxy - Sx Sy` of the columns that vary, exact: n (n - 1) times the covariance in squared quanta.
+struct Scatter<'a> {
+    moments: &'a TotalMoments,
+    /// Columns that are not constant.
+    varying: Vec<usize>,
+    /// Square roots of the diagonal, of those columns.
+    deviation: Vec<f64>,
+    /// What turns an entry into a covariance.
+    divisor: f64,
+}
+
+impl<'a> Scatter<'a> {
+    fn new(moments: &'a TotalMoments, per_unit: f64) -> Self {
+        let n = moments.rows();
+        let divisor = n as f64 * (n - 1) as f64 * per_unit * per_unit;
+        let mut scatter = Scatter { moments, varying: Vec::new(), deviation: Vec::new(), divisor };
+        scatter.varying = (0..moments.columns()).filter(|i| scatter.entry(*i, *i) > 0).collect();
+        scatter.deviation = scatter.varying.iter().map(|i| (scatter.entry(*i, *i) as f64).sqrt()).collect();
+        scatter
+    }
+
+    /// For i <= j.
+    fn entry(&self, i: usize, j: usize) -> i128 {
+        let (moments, sums) = (self.moments, self.moments.sums());
+        i128::from(moments.rows()) * moments.products()[moments.position(i, j)] - sums[i] * sums[j]
+    }
+
+    fn covariance(&self) -> Vec<f64> {
+        self.lower_triangle(|b, a| self.entry(self.varying[b], self.varying[a]) as f64 / self.divisor)
+    }
+
+    fn correlation(&self) -> Vec<f64> {
+        self.lower_triangle(|b, a| {
+            if a == b {
+                return 1.0;
+            }
+            self.entry(self.varying[b], self.varying[a]) as f64 / (self.deviation[b] * self.deviation[a])
+        })
+    }
+
+    /// A square matrix whose lower triangle is filled, by two threads; `entry` is called with b <= a for row a.
+    fn lower_triangle(&self, entry: impl Fn(usize, usize) -> f64 + Sync) -> Vec<f64> {
+        let size = self.varying.len();
+        let mut matrix = vec![0.0; size * size];
+        let fill = |rows: &mut [f64], first: usize| {
+            for (row, a) in rows.chunks_exact_mut(size).zip(first..) {
+                for (b, to) in row.iter_mut().enumerate().take(a + 1) {
+                    *to = entry(b, a);
+                }
+            }
+        };
+        let half = linear::half(size);
+        let (above, below) = matrix.split_at_mut(half * size);
+        join(|| fill(above, 0), || fill(below, half));
+        matrix
+    }
+
+    /// Eigenvectors as components over all columns, with their signs fixed.
+    fn components(&self, eigen: &Eigen) -> Array2<f64> {
+        let size = self.varying.len();
+        let mut components = Array2::zeros((eigen.vectors.len() / size, self.moments.columns()));
+        for (mut row, vector) in components.outer_iter_mut().zip(eigen.vectors.chunks_exact(size)) {
+            let mut largest = 0.0f64;
+            for loading in vector {
+                if loading.abs() > largest.abs() {
+                    largest = *loading;
+                }
+            }
+            for (column, loading) in self.varying.iter().zip(vector) {
+                row[*column] = if largest < 0.0 { -loading } else { *loading };
+            }
+        }
+        components
+    }
+
+    /// The sample standard deviation of each column, or 1 when not standardised; 0 for a constant column.
+    fn scale(&self, columns: usize, standardize: bool) -> Vec<f64> {
+        let mut scale = vec![0.0; columns];
+        for (column, deviation) in self.varying.iter().zip(&self.deviation) {
+            scale[*column] = if standardize { deviation / self.divisor.sqrt() } else { 1.0 };
+        }
+        scale
+    }
+}
+
+/// Fails with `Pca.TooManyComponents`, saying what is possible.
+fn check(selection: Option<ComponentSelection>, possible: usize, images: u64, varying: usize) -> Result<()> {
+    selection.map_or(Ok(()), ComponentSelection::check)?;
+    match selection {
+        Some(ComponentSelection::Components(k)) if k > possible => Err(Error::new(
+            ErrorKind::PcaTooManyComponents,
+            format!("{k} components were asked for; 1 to {possible} are possible"),
+        )
+        .context("images", images)
+        .context("columns that vary", varying)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,296 @@
+//! Exact sums and sums of products of features.
+//!
+//! A feature is an integer multiple of a power of two, the *quantum*, and smaller than 2^23 quanta. The product of
+//! two has 46 bits, and 128 such products add up to at most 2^53: a block of 128 rows can go through any matrix
+//! multiplication in `f64`, in any order and on any processor, without a rounding. Blocks are added into `i64`,
+//! which hold the products of 131,072 rows, the largest shard; totals are `i128`.
+//!
+//! So adding is associative and commutative, and subtracting undoes it, bit for bit: the totals do not depend on
+//! how the images were cut into shards, on the order of arrival, or on what was added and taken away before.
+
+use ndarray::{Array2, ArrayView2, Axis, linalg::general_mat_mul, s};
+
+use crate::{Error, ErrorKind, Result, model::FEATURE_BITS};
+
+/// Rows whose products can be added in 64 bits: 2^46 * 2^17 = 2^63.
+pub const MAX_SHARD_ROWS: usize = 1 << 17;
+/// Rows whose products can be added in the 53 bits of an `f64`: 2^46 * 2^7 = 2^53.
+const BLOCK_ROWS: usize = 128;
+/// Columns of the triangle that are multiplied at a time.
+const PANEL_COLUMNS: usize = 128;
+
+/// An integer type that sums are kept in.
+pub trait Sum: Copy + Default + PartialEq + std::fmt::Debug + Into<i128> {}
+impl Sum for i64 {}
+impl Sum for i128 {}
+
+/// `n`, `sum x_i` and `sum x_i x_j` (upper triangle, row by row), in units of the quantum and of its square.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moments<T> {
+    columns: usize,
+    rows: u64,
+    sums: Vec<T>,
+    products: Vec<T>,
+}
+
+/// The moments of one shard.
+pub type ShardMoments = Moments<i64>;
+/// The moments of a data set.
+pub type TotalMoments = Moments<i128>;
+
+/// Entries of the upper triangle, diagonal included.
+pub fn triangle(columns: usize) -> usize {
+    columns * (columns + 1) / 2
+}
+
+impl<T: Sum> Moments<T> {
+    pub fn zero(columns: usize) -> Self {
+        Moments { columns, rows: 0, sums: vec![T::default(); columns], products: vec![T::default(); triangle(columns)] }
+    }
+
+    /// Puts together what [`Moments::sums`] and [`Moments::products`] gave.
+    pub fn from_parts(rows: u64, sums: Vec<T>, products: Vec<T>) -> Result<Self> {
+        let columns = sums.len();
+        if products.len() != triangle(columns) {
+            return Err(Error::new(ErrorKind::DatasetCorrupt, "the sums of products do not fit the sums")
+                .context("sums", columns)
+                .context("products", products.len()));
+        }
+        Ok(Moments { columns, rows, sums, products })
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// `[columns]`
+    pub fn sums(&self) -> &[T] {
+        &self.sums
+    }
+
+    /// `[columns * (columns + 1) / 2]`: (0, 0), (0, 1), ..., (1, 1), (1, 2), ...
+    pub fn products(&self) -> &[T] {
+        &self.products
+    }
+
+    /// Where (i, j) with i <= j stands in [`Moments::products`].
+    pub fn position(&self, i: usize, j: usize) -> usize {
+        debug_assert!(i <= j && j < self.columns);
+        i * (2 * self.columns - i + 1) / 2 + (j - i)
+    }
+}
+
+impl ShardMoments {
+    /// The moments of `features`, `[rows, columns]`, each a multiple of 1 / `per_unit`.
+    ///
+    /// Fails with `Internal.Bug` when a value is not such a multiple or too large, or when there are more than
+    /// [`MAX_SHARD_ROWS`] rows: a wrong sum is never given.
+    pub fn from_features(features: ArrayView2<'_, f32>, per_unit: f64) -> Result<Self> {
+        let (rows, columns) = features.dim();
+        if columns == 0 || rows > MAX_SHARD_ROWS {
+            return Err(Error::new(ErrorKind::InternalBug, "these features are not the matrix of a shard")
+                .context("rows", rows)
+                .context("columns", columns));
+        }
+        let mut moments = Moments::zero(columns);
+        moments.rows = rows as u64;
+        let mut block = Array2::<f64>::zeros((BLOCK_ROWS.min(rows), columns));
+        let mut panel = Array2::<f64>::zeros((columns, PANEL_COLUMNS.min(columns)));
+        for (number, chunk) in features.axis_chunks_iter(Axis(0), BLOCK_ROWS).enumerate() {
+            for (i, (mut to, row)) in block.outer_iter_mut().zip(chunk.outer_iter()).enumerate() {
+                for ((to, from), sum) in to.iter_mut().zip(row).zip(&mut moments.sums) {
+                    let value = f64::from(*from) * per_unit;
+                    if value.fract() != 0.0 || value.abs() >= f64::from(1 << FEATURE_BITS) {
+                        return Err(Error::new(ErrorKind::InternalBug, "a feature was not rounded to its quantum")
+                            .context("row", number * BLOCK_ROWS + i)
+                            .context("value", from));
+                    }
+                    *to = value;
+                    *sum += value as i64;
+                }
+            }
+            moments.add_block(block.slice(s![..chunk.nrows(), ..]), &mut panel);
+        }
+        Ok(moments)
+    }
+
+    /// Adds the moments of more rows of the same shard, of at most [`MAX_SHARD_ROWS`] together.
+    pub fn append(&mut self, other: &Self) -> Result<()> {
+        if other.columns != self.columns || self.rows + other.rows > MAX_SHARD_ROWS as u64 {
+            return Err(Error::new(ErrorKind::InternalBug, "these are not rows of one shard")
+                .context("rows", self.rows + other.rows)
+                .context("columns", other.columns));
+        }
+        self.rows += other.rows;
+        for (to, from) in self.sums.iter_mut().zip(&other.sums).chain(self.products.iter_mut().zip(&other.products)) {
+            *to += from;
+        }
+        Ok(())
+    }
+
+    /// Adds the products of at most [`BLOCK_ROWS`] rows, panel by panel of the upper triangle.
+    fn add_block(&mut self, block: ArrayView2<f64>, panel: &mut Array2<f64>) {
+        for start in (0..self.columns).step_by(PANEL_COLUMNS) {
+            let end = (start + PANEL_COLUMNS).min(self.columns);
+            let mut out = panel.slice_mut(s![..end, ..end - start]);
+            general_mat_mul(1.0, &block.slice(s![.., ..end]).t(), &block.slice(s![.., start..end]), 0.0, &mut out);
+            for (i, row) in out.outer_iter().enumerate() {
+                let first = start.max(i);
+                let position = self.position(i, first);
+                let to = &mut self.products[position..position + (end - first)];
+                for (to, value) in to.iter_mut().zip(row.iter().skip(first - start)) {
+                    *to += *value as i64;
+                }
+            }
+        }
+    }
+}
+
+impl TotalMoments {
+    /// Adds the moments of a shard or of other totals.
+    pub fn add<T: Sum>(&mut self, other: &Moments<T>) -> Result<()> {
+        self.combine(other, 1)
+    }
+
+    /// Takes away what was added before.
+    pub fn subtract<T: Sum>(&mut self, other: &Moments<T>) -> Result<()> {
+        self.combine(other, -1)
+    }
+
+    fn combine<T: Sum>(&mut self, other: &Moments<T>, sign: i128) -> Result<()> {
+        let corrupt = |what: &str| Error::new(ErrorKind::DatasetCorrupt, what.to_owned());
+        if other.columns != self.columns {
+            return Err(corrupt("these sums are of another model")
+                .context("columns", other.columns)
+                .context("expected", self.columns));
+        }
+        let rows = i128::from(self.rows) + sign * i128::from(other.rows);
+        self.rows = u64::try_from(rows).map_err(|_| corrupt("more rows were taken away than there are"))?;
+        for (to, from) in self.sums.iter_mut().zip(&other.sums).chain(self.products.iter_mut().zip(&other.products)) {
+            let from: i128 = (*from).into();
+            *to = to.checked_add(sign * from).ok_or_else(|| corrupt("a sum is beyond 128 bits"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PER_UNIT: f64 = (1u64 << 20) as f64;
+
+    fn feature() -> impl Strategy<Value = f32> {
+        prop_oneof![Just(0i32), -((1i32 << 23) - 1)..(1 << 23), Just((1 << 23) - 1), Just(1),]
+            .prop_map(|units| (f64::from(units) / PER_UNIT) as f32)
+    }
+
+    fn moments(features: &[f32], columns: usize) -> Result<ShardMoments> {
+        let rows = ArrayView2::from_shape((features.len() / columns, columns), features).unwrap();
+        ShardMoments::from_features(rows, PER_UNIT)
+    }
+
+    fn naive(features: &[f32], columns: usize) -> TotalMoments {
+        let mut total = TotalMoments::zero(columns);
+        for row in features.chunks(columns) {
+            let units: Vec<i128> = row.iter().map(|x| (f64::from(*x) * PER_UNIT) as i128).collect();
+            total.rows += 1;
+            for i in 0..columns {
+                total.sums[i] += units[i];
+                for j in i..columns {
+                    let position = total.position(i, j);
+                    total.products[position] += units[i] * units[j];
+                }
+            }
+        }
+        total
+    }
+
+    fn total(features: &[f32], columns: usize, rows_per_shard: usize) -> TotalMoments {
+        let mut total = TotalMoments::zero(columns);
+        for shard in features.chunks(rows_per_shard * columns) {
+            total.add(&moments(shard, columns).unwrap()).unwrap();
+        }
+        total
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn sums_are_exact_for_every_split(
+            columns in 1usize..12,
+            values in prop::collection::vec(feature(), 0..4_000),
+            size in 1usize..400,
+        ) {
+            let values = &values[..values.len() / columns * columns];
+            prop_assert_eq!(total(values, columns, size), naive(values, columns));
+            // And where the rows of a shard are summed in two parts.
+            let (first, second) = values.split_at((size * columns).min(values.len()));
+            let mut halves = moments(first, columns).unwrap();
+            halves.append(&moments(second, columns).unwrap()).unwrap();
+            prop_assert_eq!(halves, moments(values, columns).unwrap());
+        }
+
+        #[test]
+        fn order_does_not_matter_and_subtracting_undoes_adding(
+            values in prop::collection::vec(feature(), 60..1_200),
+            order in Just((0..12usize).collect::<Vec<_>>()).prop_shuffle(),
+            gone in 0usize..12,
+        ) {
+            let values = &values[..values.len() / 60 * 60];
+            let shards: Vec<_> =
+                values.chunks(values.len() / 12).map(|s| moments(s, 5).unwrap()).collect();
+            let (mut forward, mut shuffled, mut without) =
+                (TotalMoments::zero(5), TotalMoments::zero(5), TotalMoments::zero(5));
+            for i in 0..12 {
+                forward.add(&shards[i]).unwrap();
+                shuffled.add(&shards[order[i]]).unwrap();
+                if i != gone {
+                    without.add(&shards[i]).unwrap();
+                }
+            }
+            prop_assert_eq!(&forward, &shuffled);
+            forward.subtract(&shards[gone]).unwrap();
+            prop_assert_eq!(forward, without);
+        }
+    }
+
+    #[test]
+    fn wide_features_cross_panels_and_blocks_exactly() {
+        let columns = 300;
+        let values: Vec<f32> = (0..columns * 301)
+            .map(|i: usize| ((i.wrapping_mul(2_654_435_761) % (1 << 23)) as f64 / PER_UNIT) as f32)
+            .collect();
+        assert_eq!(total(&values, columns, 301), naive(&values, columns));
+    }
+
+    #[test]
+    fn the_largest_values_fill_but_do_not_overflow_a_shard() {
+        let largest = (f64::from((1 << 23) - 1) / PER_UNIT) as f32;
+        let full = moments(&vec![largest; MAX_SHARD_ROWS], 1).unwrap();
+        let units = i128::from((1 << 23) - 1);
+        assert_eq!(i128::from(full.products()[0]), units * units * MAX_SHARD_ROWS as i128);
+        assert!(moments(&vec![0.0; MAX_SHARD_ROWS + 1], 1).is_err());
+    }
+
+    #[test]
+    fn a_value_off_the_grid_is_an_error_not_a_wrong_sum() {
+        for bad in [f32::NAN, f32::INFINITY, 8.0, -8.0, 0.3] {
+            assert!(moments(&[0.5, bad], 1).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn taking_away_more_than_there_is_fails() {
+        let shard = moments(&[1.0], 1).unwrap();
+        assert!(TotalMoments::zero(1).subtract(&shard).is_err());
+        assert!(TotalMoments::zero(2).add(&shard).is_err());
+    }
+}

@@ -1,0 +1,173 @@
+//! `report.html`: one file that shows what a run made, with no need of a network, and two plots as PNG.
+//!
+//! Its size is bounded: it looks at a sample of the rows, says so, and shows a sample of those. A version never depends
+//! on its report, and no other result does.
+
+mod findings;
+mod html;
+mod plots;
+mod sample;
+mod stage;
+pub mod text;
+
+pub use stage::{ReportInput, Reported, report};
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures::try_join;
+use serde::Serialize;
+
+use crate::{
+    Result,
+    cost::receipt::{Receipt, StageRecords},
+    dataset::{self, Manifest, blocking::run_blocking, keys, tables},
+    report::text::percent,
+    store::Store,
+};
+use findings::{Duplicates, Outliers, Scores, evenly};
+use plots::{Scatter, Scree};
+use sample::{Sample, Sheet};
+
+/// Points of a scatter plot.
+const POINTS: usize = 300;
+/// Images whose nearest are shown, and how many of each.
+const ASKED: usize = 6;
+const NEAREST: usize = 6;
+/// Rows shown of each list of findings.
+const LISTED: usize = 12;
+/// Rejects that are listed.
+const REJECTS: usize = 60;
+
+/// Keys of what was written, relative to the output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Written {
+    pub report: String,
+    pub receipt: String,
+}
+
+/// Everything that the page shows.
+struct Content<'a> {
+    manifest: &'a Manifest,
+    records: &'a [StageRecords],
+    receipt: &'a Receipt,
+    sample: Sample,
+    /// Rows of the sample that are points of the plots.
+    points: Vec<usize>,
+    outliers: Outliers,
+    duplicates: Duplicates,
+    /// Some rows, and the nearest to each with their distances.
+    nearest: Vec<(usize, Vec<(usize, f64)>)>,
+    sheet: Sheet,
+    rejects: Vec<[String; 3]>,
+    scree: Scree,
+}
+
+/// Writes `report.html`, `scree.png`, `scatter.png` and `receipt.json` below `runs/<run>/`.
+pub async fn write(
+    input: &dyn Store,
+    output: &dyn Store,
+    manifest: &Manifest,
+    records: &[StageRecords],
+    receipt: &Receipt,
+) -> Result<Written> {
+    let key = |name: &str| keys::run(&manifest.run, name);
+    let written = Written { report: key("report.html"), receipt: key("receipt.json") };
+    output.put(&written.receipt, dataset::to_json(receipt)?).await?;
+
+    let mut content = gather(output, manifest, records, receipt).await?;
+    let (scree, scatter) = (content.scree.clone(), content.scatter(0));
+    let plots = run_blocking(move || Ok((scree.png()?, scatter.map(|plot| plot.png()).transpose()?)));
+    let (sheet, plots) = try_join!(sample::pictures(input, content.pictured()), plots)?;
+    content.sheet = sheet;
+    let page = html::page(&content)?;
+    output.put(&key("scree.png"), plots.0.into()).await?;
+    if let Some(scatter) = plots.1 {
+        output.put(&key("scatter.png"), scatter.into()).await?;
+    }
+    output.put(&written.report, Bytes::from(page)).await?;
+    Ok(written)
+}
+
+async fn gather<'a>(
+    output: &dyn Store,
+    manifest: &'a Manifest,
+    records: &'a [StageRecords],
+    receipt: &'a Receipt,
+) -> Result<Content<'a>> {
+    let basis = &manifest.basis;
+    let file = output.get(&basis.key).await?;
+    let spectrum = tables::read_basis(file, basis.columns, &basis.key)?.spectrum;
+    let shares = spectrum.iter().map(|variance| variance / basis.total_variance).collect();
+    let scree = Scree { shares, kept: basis.components, for_mark: basis.components_for_90_percent };
+
+    let sample = sample::read(output, manifest).await?;
+    let (variances, kept) = (basis.explained_variance.clone(), basis.components);
+    let (sample, outliers, duplicates, nearest) = run_blocking(move || {
+        let scores = Scores { values: &sample.scores, kept };
+        let asked = evenly(scores.rows(), ASKED);
+        let nearest = asked.into_iter().map(|row| (row, scores.nearest(row, NEAREST))).collect();
+        let (outliers, duplicates) = (scores.outliers(&variances), scores.duplicates());
+        Ok((sample, outliers, duplicates, nearest))
+    })
+    .await?;
+    let key = &manifest.outputs.rejects;
+    let rejects = tables::read_rejects(output.get(key).await?, key)?;
+
+    Ok(Content {
+        points: evenly(sample.paths.len(), POINTS),
+        manifest,
+        records,
+        receipt,
+        sample,
+        outliers,
+        duplicates,
+        nearest,
+        sheet: Sheet::default(),
+        rejects,
+        scree,
+    })
+}
+
+impl Content<'_> {
+    /// Paths of all images that the page shows, each once; those of the findings first.
+    fn pictured(&self) -> Vec<String> {
+        let outliers = self.outliers.rows.iter().take(LISTED).map(|(row, _)| *row);
+        let pairs = self.duplicates.pairs.iter().take(LISTED).flat_map(|(a, b, _)| [*a, *b]);
+        let nearest = self.nearest.iter().flat_map(|(row, near)| {
+            let near = near.iter().map(|(row, _)| *row);
+            [*row].into_iter().chain(near)
+        });
+        let rows = outliers.chain(pairs).chain(nearest).chain(self.points.iter().copied());
+        let rejects = self.rejects.iter().take(REJECTS).map(|[path, ..]| path.as_str());
+        let paths = rows.map(|row| self.sample.paths[row].as_str()).chain(rejects);
+        let mut seen = BTreeSet::new();
+        paths.filter(|path| seen.insert(*path)).map(str::to_owned).collect()
+    }
+
+    /// The plot of two components, `first` and the next; none when there are too few.
+    fn scatter(&self, first: usize) -> Option<Scatter> {
+        let (kept, scores) = (self.manifest.basis.components, &self.sample.scores);
+        if first + 1 >= kept.max(2) || self.points.is_empty() {
+            return None;
+        }
+        // With one component, the other axis is empty.
+        let score = |row: usize, component: usize| {
+            if component < kept { f64::from(scores[row * kept + component]) } else { 0.0 }
+        };
+        let share = |component: usize| {
+            let share = self.manifest.basis.explained_variance_ratio.get(component).copied().unwrap_or(0.0);
+            format!("pc_{component} ({} of the variance)", percent(share))
+        };
+        let label = |row: &usize| (self.sample.labels[*row], html::label_of(self, *row).to_owned());
+        Some(Scatter {
+            axes: [share(first), share(first + 1)],
+            labels: self.points.iter().map(label).collect(),
+            points: self
+                .points
+                .iter()
+                .map(|row| (score(*row, first), score(*row, first + 1), self.sample.labels[*row]))
+                .collect(),
+        })
+    }
+}

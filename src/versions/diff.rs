@@ -1,0 +1,131 @@
+//! Comparing two versions: keys, and the angles between the subspaces of their components.
+
+use std::collections::{BTreeMap, HashSet};
+
+use nalgebra::{DMatrix, SVD};
+use serde::Serialize;
+
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::{Manifest, tables},
+    pca::Basis,
+    store::Store,
+};
+
+/// Steps of the singular value decomposition; a few per component are usual.
+const SVD_STEPS: usize = 10_000;
+
+/// From the first version to the second.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Diff {
+    /// Keys, relative to the input, in order, that only the second version has.
+    pub added: Vec<String>,
+    /// Keys that both have, with other contents.
+    pub changed: Vec<String>,
+    /// Keys that only the first version has.
+    pub removed: Vec<String>,
+    /// Principal angles between the subspaces that the components span, in degrees, rising; as many as the version with
+    /// fewer components has. None when their features are not those of one extractor.
+    pub angles: Option<Vec<f64>>,
+}
+
+/// Compares two versions of an output. Reads the shards that only one of them has, and the two bases.
+pub async fn diff(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<Diff> {
+    let (before, after) = (rows_without(output, from, to).await?, rows_without(output, to, from).await?);
+    let mut diff = Diff { added: Vec::new(), changed: Vec::new(), removed: Vec::new(), angles: None };
+    for (key, etag) in &after {
+        match before.get(key) {
+            None => diff.added.push(key.clone()),
+            Some(old) if old != etag => diff.changed.push(key.clone()),
+            Some(_) => {}
+        }
+    }
+    diff.removed = before.keys().filter(|key| !after.contains_key(*key)).cloned().collect();
+    if from.extractor.columns == to.extractor.columns && from.extractor.id == to.extractor.id {
+        diff.angles = Some(angles(&read_basis(output, from).await?, &read_basis(output, to).await?)?);
+    }
+    Ok(diff)
+}
+
+/// Etags by key of the rows in shards that `other` does not have.
+async fn rows_without(output: &dyn Store, version: &Manifest, other: &Manifest) -> Result<BTreeMap<String, String>> {
+    let shared: HashSet<_> = other.shards.iter().map(|shard| &shard.id).collect();
+    let mut rows = BTreeMap::new();
+    for shard in version.shards.iter().filter(|shard| shard.rows > 0 && !shared.contains(&shard.id)) {
+        rows.extend(tables::etags(output, &shard.id).await?);
+    }
+    Ok(rows)
+}
+
+async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {
+    let key = &version.basis.key;
+    tables::read_basis(output.get(key).await?, version.basis.columns, key)
+}
+
+/// The principal angles between two subspaces, in degrees, rising.
+///
+/// Björck and Golub 1973: the cosines are the singular values of the product of the two orthonormal bases. The cosine of
+/// a small angle is 1 but for its last bits, so small angles come from their sines, the singular values of what one
+/// basis has outside of the other (Knyazev and Argentati 2002).
+fn angles(a: &Basis, b: &Basis) -> Result<Vec<f64>> {
+    let (a, b) = if a.kept() >= b.kept() { (a, b) } else { (b, a) };
+    let columns = |basis: &Basis| {
+        DMatrix::from_iterator(basis.columns(), basis.kept(), basis.components.outer_iter().flatten().copied())
+    };
+    let (a, b) = (columns(a), columns(b));
+    let product = a.transpose() * &b;
+    let mut sines = singular_values(&b - &a * &product)?;
+    sines.reverse();
+    let cosines = singular_values(product)?;
+    let angle = |(cosine, sine): (&f64, &f64)| {
+        if cosine * cosine >= 0.5 { sine.clamp(0.0, 1.0).asin() } else { cosine.clamp(0.0, 1.0).acos() }
+    };
+    Ok(cosines.iter().zip(&sines).map(angle).map(f64::to_degrees).collect())
+}
+
+/// Falling. Fails with `Pca.NotConverged`.
+fn singular_values(matrix: DMatrix<f64>) -> Result<Vec<f64>> {
+    let svd = SVD::try_new(matrix, false, false, f64::EPSILON, SVD_STEPS);
+    let svd =
+        svd.ok_or_else(|| Error::new(ErrorKind::PcaNotConverged, "the angles between two bases did not converge"))?;
+    let mut values: Vec<f64> = svd.singular_values.iter().copied().collect();
+    values.sort_by(|a, b| b.total_cmp(a));
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, array};
+
+    use super::*;
+
+    fn basis(components: Array2<f64>) -> Basis {
+        let (kept, columns) = components.dim();
+        Basis {
+            mean: vec![0.0; columns],
+            scale: vec![1.0; columns],
+            explained_variance: vec![1.0; kept],
+            explained_variance_ratio: vec![0.1; kept],
+            total_variance: 1.0,
+            spectrum: vec![1.0; columns],
+            rows: 10,
+            components,
+        }
+    }
+
+    #[test]
+    fn angles_of_all_sizes_are_exact() {
+        let plane = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]);
+        for degrees in [0.0f64, 1e-9, 1e-4, 0.5, 30.0, 45.0, 89.0, 90.0] {
+            let (sine, cosine) = degrees.to_radians().sin_cos();
+            let turned = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, cosine, sine, 0.0]]);
+            let found = angles(&plane, &turned).unwrap();
+            assert!(found[0].abs() < 1e-12, "{found:?}");
+            assert!((found[1] - degrees).abs() <= 1e-12 * degrees.max(1e-3), "{degrees}: {found:?}");
+            assert_eq!(angles(&turned, &plane).unwrap().len(), 2);
+        }
+        let line = basis(array![[0.0, 0.0, 0.0, 1.0]]);
+        assert_eq!(angles(&plane, &line).unwrap(), [90.0]);
+        assert_eq!(angles(&line, &plane).unwrap(), [90.0]);
+    }
+}
