@@ -1,9 +1,9 @@
-"""Cold start of the featurize function: from the start of its process to its first request for work (Lambda's init
-phase: program and model), and from there to the features of the first image, with a local S3.
+"""Measures the cold start of the featurize function with a local S3: from the start of its process to its first request
+for work (Lambda's init phase, which loads program and model), and from there to the features of the first image.
 
     make e2e && .venv/ministack/bin/python bench/cold_start.py
 
-Stands in for Lambda's runtime interface, which a function asks for its events. Raw runs go to bench/runs/.
+It emulates Lambda's runtime API, from which a function requests its events. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BOOTSTRAP = ROOT / ".aws-sam/build/FeaturizeFunction/bootstrap"
 
 
 def start(aws, event):
-    """Milliseconds of init, and of the first invocation."""
+    """Starts the function once; returns milliseconds of init and of the first invocation."""
     times, done = {}, threading.Event()
 
     class Runtime(BaseHTTPRequestHandler):

@@ -1,12 +1,12 @@
-"""Pomona beside its peers on the same images, in one go.
+"""Compares Pomona with other pipelines on the same images, in one run.
 
     make bench                      (or: compare.py --pomona PATH --images 2000 --rounds 3)
 
-Images come from `pomona demo`, 100 x 100 JPEGs, so anybody can repeat it. The programs take turns; each round every
-one of them runs once, so that a machine that gets slower is slower for all. Printed: seconds for the whole job (process
-start to last file), images/s, the peak memory of all processes of a job together, and the ratio to Pomona in the same round (median over
-rounds). The raw runs go to bench/runs/ with the machine described. PySpark takes minutes, so it runs once unless
---spark-rounds says otherwise. Java 17 is needed for it.
+The images are 100 x 100 JPEGs from `pomona demo`, so the benchmark can be repeated anywhere. In each round, every program
+runs once, so a machine that becomes slower affects all programs. The script prints seconds for the whole job (process start
+to last file), images/s, peak memory of all processes of a job together, and the ratio to Pomona in the same round (median
+over rounds). Raw runs go to bench/runs/ with a description of the machine. PySpark takes minutes, so it runs once unless
+--spark-rounds is given. It needs Java 17.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MODEL = HERE.parent / "models/mobilenetv2_1.00_224.onnx"
 
 
 def memory_of_group(group):
-    """Resident bytes of all processes of a process group, shared pages counted once per process."""
+    """Resident bytes of all processes of a process group; shared pages count once per process."""
     total = 0
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -38,7 +38,7 @@ def memory_of_group(group):
 
 
 def measure(command, log):
-    """Wall seconds and peak memory of a command with all its children."""
+    """Wall clock seconds and peak memory of a command and its children."""
     started = time.perf_counter()
     process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, start_new_session=True)
     peak = 0
@@ -61,7 +61,7 @@ def write_images(pomona, folder, count):
 
 
 def write_photos(pomona, folder, count):
-    """Photos of 500 x 400: fruit enlarged, on grainy backgrounds that JPEG does not make small."""
+    """Photos of 500 x 400: enlarged fruit on grainy backgrounds, which JPEG compresses little."""
     import numpy as np
     from PIL import Image
 
@@ -83,7 +83,7 @@ def commands(args, images, work):
 
 
 def memory_growth(args, work, log):
-    """Pomona's peak memory for 1,000 and for 10,000 images."""
+    """Peak memory of Pomona for 1,000 and for 10,000 images."""
     peaks = {}
     for count in (1_000, 10_000):
         images = write_images(args.pomona, work / f"images-{count}", count)
@@ -102,7 +102,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spark-rounds", type=int, default=1)
     parser.add_argument("--photos", action="store_true", help="photos of 500 x 400 instead of pictures of 100 x 100")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the run over 10,000 images")
+    parser.add_argument("--no-memory", action="store_true", help="skip the memory runs with 1,000 and 10,000 images")
     args = parser.parse_args()
     args.pomona = args.pomona.resolve()
 

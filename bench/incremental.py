@@ -1,9 +1,9 @@
-"""What one new image costs in a data set of 10,000: seconds of the whole run, beside those of the first one.
+"""Measures a run for one new image in a data set of 10,000, compared with the first run.
 
     make bench-incremental          (or: incremental.py --pomona PATH --images 10000 --rounds 5)
 
-Each round adds one picture of another seed and runs again; the program's own summary says how many images it inferred.
-Raw runs go to bench/runs/.
+Each round adds one picture and runs again. The program's summary must say that it inferred exactly one image. Raw runs go
+to bench/runs/.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         images = write_images(args.pomona, work / "data", args.images + args.rounds * 2)
-        # Some pictures are held back, and come in one by one.
+        # Some pictures are moved away first and added one by one.
         later = sorted(images.rglob("*.jpg"))[:: args.images // (args.rounds * 2)][: args.rounds * 2]
         (work / "later").mkdir()
         held = [(path, shutil.move(path, work / "later" / f"{i}.jpg")) for i, path in enumerate(later)]

@@ -1,10 +1,10 @@
-"""The model alone: milliseconds per image, one thread, batch 1, of Pomona's kernels, tract, ONNX Runtime and OpenVINO.
+"""Measures the model alone: milliseconds per image with Pomona's kernels, tract, ONNX Runtime and OpenVINO, one thread, batch 1.
 
     make bench-kernels              (or: kernels.py --example target/release/examples/kernel_time --rounds 5)
 
-The programs take turns, one process each, pinned to one processor; each round gives one median per program and the
-ratio to Pomona's in the same round. Also the machine's own sgemm (NumPy's BLAS, one thread) for scale. Raw runs go to
-bench/runs/.
+The programs run in turns, each in a process of its own that is pinned to one processor. Each round gives one median per
+program and its ratio to Pomona's median in the same round. For scale, the sgemm of NumPy's BLAS is measured with one
+thread. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -50,7 +50,7 @@ print(json.dumps(sorted(times[5:])[images // 2]))
 """
 
 
-# A process from its start to its first feature, file caches warm.
+# From process start to the first features, with warm file caches.
 FIRST = """
 import sys
 import numpy as np, onnxruntime

@@ -1,8 +1,8 @@
-"""The strong peer: two Python processes with Pillow and ONNX Runtime, NumPy's eigh, PyArrow.
+"""The fastest pipeline that Pomona is compared with: two Python processes with Pillow and ONNX Runtime, NumPy's eigh, PyArrow.
 
 usage: peer_onnxruntime.py IMAGES OUTPUT COMPONENTS MODEL.onnx
 
-The same model file, the same preprocessing and the same PCA as Pomona's; features and scores as Parquet files.
+It uses the same model file, preprocessing and PCA as Pomona and writes features and scores as Parquet files.
 """
 
 import multiprocessing

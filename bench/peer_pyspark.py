@@ -1,4 +1,4 @@
-"""The way that Pomona replaces, on one machine: PySpark, Keras in a pandas function, Spark ML, Parquet.
+"""The pipeline that Pomona replaces, on one machine: PySpark, Keras in a pandas function, Spark ML, Parquet.
 
 usage: peer_pyspark.py IMAGES OUTPUT COMPONENTS
 """

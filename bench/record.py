@@ -1,4 +1,4 @@
-"""Raw runs: a file below bench/runs/ for each, with the machine described."""
+"""Writes raw runs: one file in bench/runs/ for each, with a description of the machine."""
 
 import datetime
 import json
@@ -31,7 +31,7 @@ def machine():
 
 
 def write(name, command, **fields):
-    """Keeps one run, and says where."""
+    """Writes one run and prints where."""
     now = datetime.datetime.now(datetime.timezone.utc)
     out = RUNS / f"{now:%Y-%m-%dT%H%M%SZ}-{name}.json"
     out.parent.mkdir(exist_ok=True)

@@ -1,9 +1,10 @@
-"""Time and memory against the number of images and of threads.
+"""Measures time and memory by number of images and of threads.
 
     make bench-scaling          (or: scaling.py --pomona PATH --images 1000 3000 10000 38000 --threads 1 2)
 
-The images come from `pomona demo`. Each run is a whole one, process start to last file, into an output of its own; the orders are
-shuffled, so that a machine that gets slower is slower for all. Raw runs go to bench/runs/, a plot to bench/scaling.svg.
+The images come from `pomona demo`. Each run is complete, from process start to last file, and has its own output. The runs are
+shuffled, so a machine that becomes slower does not affect one series only. Raw runs go to bench/runs/, a plot to
+bench/scaling.svg.
 """
 
 import argparse

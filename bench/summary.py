@@ -1,6 +1,6 @@
-"""bench/README.md and bench/compare.svg from the newest raw run of each kind.
+"""Writes bench/README.md and bench/compare.svg from the newest raw run of each kind.
 
-    .venv/bench/bin/python bench/summary.py          (make bench does it last)
+    .venv/bench/bin/python bench/summary.py          (the last step of make bench)
 """
 
 import json
@@ -15,9 +15,23 @@ HERE = pathlib.Path(__file__).parent
 NAMES = {"pomona": "Pomona", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tract": "tract", "pyspark": "PySpark + Keras"}
 
 
-def newest(kind):
-    runs = sorted((HERE / "runs").glob(f"*-{kind}.json"))
-    return (runs[-1].stem, json.loads(runs[-1].read_text())) if runs else (None, None)
+def newest(kind, wanted=lambda run: True):
+    """Name and content of the newest raw run of a kind, of those that are wanted."""
+    for file in sorted((HERE / "runs").glob(f"*-{kind}.json"), reverse=True):
+        run = json.loads(file.read_text())
+        if wanted(run):
+            return file.stem, run
+    return None, None
+
+
+def several_spark_rounds():
+    """The newest comparison in which PySpark ran more than once, in a sentence."""
+    stem, run = newest("compare", lambda run: len(run["runs"].get("pyspark", [])) > 1)
+    if not run:
+        return []
+    ratios = {name: f"{row['ratio_to_pomona']:.2f}" for name, row in run["summary"].items()}
+    return [f"PySpark takes minutes, so it runs once by default. In run `{stem}` it ran {len(run['runs']['pyspark'])} times: "
+            f"Pomona took {run['summary']['pomona']['seconds']:.1f} s, ONNX Runtime {ratios['onnxruntime']} times and PySpark {ratios['pyspark']} times as long.\n"]
 
 
 def table(head, rows):
@@ -30,7 +44,8 @@ def machine(run):
 
 
 def main():
-    text = ["# What was measured\n", "Made by `bench/summary.py` from the newest raw runs in [runs/](runs/). Machines were shared; compare within a run.\n"]
+    text = ["# Benchmarks\n", "`bench/summary.py` generates this page from the newest raw runs in [runs/](runs/). The machines were shared with other work: "
+            "compare numbers within a run, not between runs.\n"]
     bars = []
     for kind, command in (("compare", "make bench"), ("photos", "make bench")):
         stem, run = newest(kind)
@@ -39,36 +54,44 @@ def main():
         what = f"{run['images']:,} {run.get('kind', 'images of 100 x 100')}"
         rows = [[NAMES[name], f"{row['seconds']:.1f}", f"{row['images_per_second']:.0f}", f"{row['peak_mb']:,.0f}", f"{row['ratio_to_pomona']:.2f}"]
                 for name, row in run["summary"].items()]
-        text += [f"## The whole job: {what}\n", f"Process start to last file, k = 50 standardised; medians. `{command}`, run `{stem}`; {machine(run)}.\n",
+        text += [f"## The whole job: {what}\n", f"Process start to last file, PCA with 50 components, standardised; medians of the rounds. `{command}`, run `{stem}`; {machine(run)}.\n",
                  table(["", "seconds", "images/s", "peak MB", "time / Pomona's"], rows)]
         bars += [(f"{NAMES[name]}\n{what}", row["seconds"], name) for name, row in run["summary"].items()]
         if run.get("memory"):
             peaks = ", ".join(f"{row['peak_mb']} MB for {int(count):,} images" for count, row in run["memory"]["runs"].items())
-            text.append(f"Memory: {peaks}.\n")
+            text.append(f"Pomona's peak memory: {peaks}.\n")
+        if kind == "compare":
+            text += several_spark_rounds()
     stem, run = newest("kernels")
     if run:
         rows = [[NAMES[name], f"{run['summary'][name]['ms_per_image']:.1f}", f"{run['summary'][name]['ratio_to_pomona']:.2f}"]
                 for name in ("pomona", "onnxruntime", "openvino", "tract")]
-        text += ["## The model alone\n", f"One image at a time, one processor. `make bench-kernels`, run `{stem}`.\n",
+        text += ["## The model alone\n", f"One image at a time on one processor; medians of {len(run['rounds'])} rounds. `make bench-kernels`, run `{stem}`.\n",
                  table(["", "ms per image", "time / Pomona's"], rows),
-                 f"{run['summary']['share_of_sgemm']:.0%} of the speed of NumPy's sgemm on the same processor.\n"]
+                 f"Pomona's kernels reach {run['summary']['share_of_sgemm']:.0%} of the speed of NumPy's sgemm on the same processor.\n"]
         if "start_ms" in run["summary"]:
             starts = ", ".join(f"{NAMES[name]} {ms:.0f} ms" for name, ms in run["summary"]["start_ms"].items())
-            text.append(f"From the start of a process to its first feature and its end: {starts}.\n")
+            text.append(f"Time of a whole process that computes the features of one image: {starts}.\n")
+    stem, run = newest("cold-start")
+    if run:
+        text += ["## Cold start of the featurize function\n",
+                 f"The function asks for work {run['init_ms']:.0f} ms after its process has started, with the model loaded. It answers for its first image "
+                 f"{run['first_image_ms']:.0f} ms later, with S3 on the same machine. Lambda adds its own start and the download of a zip of less than 25 MB. "
+                 f"`{run['command']}` after `make e2e`, run `{stem}`, with the build of that date.\n"]
     stem, run = newest("incremental")
     if run:
         rows = [[name, f"{row['seconds']:.2f}", f"{row['times_faster']:.0f}"] for name, row in
-                (("new fit", run["summary"]["refit"]), ("`--refit never`", run["summary"]["kept"]))]
-        text += ["## One more image\n", f"In a data set of 10,000, whose first run took {run['first']['seconds']:.0f} s. `make bench-incremental`, run `{stem}`.\n",
+                (("with a new fit", run["summary"]["refit"]), ("with `--refit never`", run["summary"]["kept"]))]
+        text += ["## One more image\n", f"Added to a data set of {run['first']['images']:,}; its first run took {run['first']['seconds']:.0f} s. `make bench-incremental`, run `{stem}`.\n",
                  table(["", "seconds", "times faster than the first run"], rows)]
     stem, run = newest("scaling")
     if run:
         rows = [[f"{row['images']:,}", str(row["threads"]), f"{row['seconds']:.1f}", f"{row['images'] / row['seconds']:.0f}", str(row["peak_mb"])] for row in run["runs"]]
         note = f" Note: {run['note']}." if "note" in run else ""
         text += ["## Images and threads\n", f"`make bench-scaling`, run `{stem}`.{note}\n", table(["images", "threads", "seconds", "images/s", "peak MB"], rows),
-                 "![Time and memory against images](scaling.svg)\n"]
+                 "![Time and memory by number of images](scaling.svg)\n"]
     if bars:
-        text.insert(2, "![Seconds for the whole job](compare.svg)\n")
+        text.insert(2, "![Seconds for the whole job, by program](compare.svg)\n")
         plt.rcParams["svg.hashsalt"] = "pomona"
         figure, axis = plt.subplots(figsize=(8, 0.55 * len(bars) + 0.8))
         colours = {"pomona": "#2f6e4f", "onnxruntime": "#5e6978", "pyspark": "#b08d57"}

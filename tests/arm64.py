@@ -1,9 +1,9 @@
-"""The arm64 packages, built as for deployment; and the same bytes from the arm64 program under qemu-user.
+"""Builds the arm64 packages as for deployment and compares the output of the arm64 program, under qemu-user, byte for byte.
 
     make test-arm64       (or: arm64.py --pomona target/release/pomona --cargo-lambda .venv/cargo-lambda/bin)
 
-Needs: apt-get install qemu-user-static libc6-arm64-cross libgcc-s1-arm64-cross. It is no part of `make test`: the build takes
-as long as the whole of that.
+Needs: apt-get install qemu-user-static libc6-arm64-cross libgcc-s1-arm64-cross. It is not part of `make test`, because the
+build takes as long as all of `make test`.
 """
 
 import argparse
@@ -20,12 +20,12 @@ FUNCTIONS = ["plan", "featurize", "reduce", "project", "publish", "trigger", "va
 TARGET = ROOT / "target/arm64"
 SYSROOT = "/usr/aarch64-linux-gnu"
 QEMU = "qemu-aarch64-static"
-# What readers look at; manifests and records of runs hold times.
+# The tables that readers use. Manifests and records of runs contain times.
 TABLES = ["shards", "moments", "basis", "pca", "csv", "rejects"]
 
 
 def build(cargo_lambda):
-    """Bins of all functions and of the program, and the zips of the functions."""
+    """Builds the functions, their zips, and the program; returns the program."""
     env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "PATH": f"{cargo_lambda.resolve()}:{os.environ['PATH']}"}
     packages = [f for name in FUNCTIONS for f in ("-p", f"pomona-{name}", "--bin", name)]
     command = ["cargo", "lambda", "build", "--release", "--arm64", "-p", "pomona", "--bin", "pomona", *packages]
@@ -40,7 +40,7 @@ def build(cargo_lambda):
         size = package.stat().st_size
         print(f"{name:10} {size / 1e6:5.1f} MB zipped")
         assert size < 25_000_000, name
-    # cargo-lambda takes the program for one more function.
+    # cargo-lambda treats the program as one more function.
     return TARGET / "lambda/pomona/bootstrap"
 
 

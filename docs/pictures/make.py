@@ -1,8 +1,8 @@
-"""Makes the pictures of the README: a run in a terminal, its report, and a sketch of the dashboard.
+"""Makes the pictures in the README: a run in a terminal, its report, and a sketch of the dashboard.
 
     make pictures
 
-The run is a real one (`pomona demo`); the sketch is drawn from the widgets in template.yaml, as CloudWatch would lay them out.
+The run is real (`pomona demo`). The sketch shows the widgets of template.yaml in CloudWatch's layout.
 """
 
 import argparse
@@ -34,7 +34,7 @@ COLOURS = ["#2f6e4f", "#1f77b4", "#d0343a", "#e67e22", "#8a5cbe", "#5e6978"]
 
 
 def terminal(pomona, folder):
-    """What the demo prints, command included."""
+    """The output of the demo, with the command."""
     printed = subprocess.run([pomona, "demo"], cwd=folder, capture_output=True, text=True, check=True).stdout
     return TERMINAL.format(text=f"<b>$ pomona demo</b>\n{html.escape(printed)}")
 

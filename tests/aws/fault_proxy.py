@@ -1,10 +1,10 @@
-"""A proxy in front of the local S3 that can be told to fail.
+"""A proxy in front of the local S3 that injects faults.
 
-`rule(method, path)` is asked for every request and gives None (pass it on), "throttle" (503 SlowDown), "fail" (500),
+`rule(method, path)` is called for every request and returns None (forward it), "throttle" (503 SlowDown), "fail" (500),
 "refuse" (400), "cut" (the connection is closed) or "cut half" (half of the answer, then closed).
 
-`calls` gathers who asked for what: (function, method, path with query); the function is what the user agent names. `sent` has
-the same for every request, in order.
+`calls` is the set of (function, method, path with query); the function comes from the user agent. `sent` lists the same for
+every request, in order.
 """
 
 import http.client

@@ -1,6 +1,6 @@
-"""A local AWS for tests: ministack as a process of its own, SAM and cargo-lambda beside it.
+"""A local AWS for tests: ministack in a process of its own, with SAM and cargo-lambda.
 
-Everything comes from the virtual environments that the Makefile makes (.venv/ministack, .venv/sam, .venv/cargo-lambda).
+All programs come from the virtual environments that the Makefile creates (.venv/ministack, .venv/sam, .venv/cargo-lambda).
 """
 
 import contextlib
@@ -30,14 +30,14 @@ def free_port():
 
 
 class LocalAws:
-    """Starts ministack on a free port of 127.0.0.1 and stops it, and what it started, at the end."""
+    """Starts ministack on a free port of 127.0.0.1; at the end, stops it and all processes that it started."""
 
     def __init__(self, endpoint_for_functions=None):
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pomona-aws-"))
         self.log = open(self.folder / "ministack.log", "w")
-        # Functions inherit this environment; nothing of the caller's gets in.
+        # Functions inherit this environment. It contains no variable of the caller.
         env = {
             "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8", "GATEWAY_PORT": str(self.port),
             "BIND_HOST": "127.0.0.1", "LAMBDA_EXECUTOR": "local",
@@ -58,7 +58,7 @@ class LocalAws:
         raise RuntimeError(f"ministack did not start; see {self.log.name}")
 
     def environment(self):
-        """For commands that talk to it."""
+        """The environment for commands that connect to it."""
         keep = ("PATH", "HOME", "LANG", "CARGO_HOME", "RUSTUP_HOME", "TMPDIR", "SSL_CERT_FILE", "CARGO_NET_OFFLINE")
         env = {name: os.environ[name] for name in keep if name in os.environ}
         env |= {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",

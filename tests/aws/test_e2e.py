@@ -1,6 +1,6 @@
-"""The whole of it on a local AWS: `sam build`, `sam deploy` of the unchanged template, uploads, executions, faults.
+"""End-to-end tests on a local AWS: `sam build`, `sam deploy` of the unchanged template, uploads, executions, faults.
 
-The functions run as processes of their own and reach S3 through a proxy that can be told to fail.
+The functions run in their own processes and reach S3 through a proxy that injects faults.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from local_aws import ROOT, LocalAws
 from test_template import STAGES, TEMPLATE
 
 STACK = "pomona-e2e"
-# One shard of about 40 images: 560 images are enough for a map with many items.
+# With shards of about 40 images, a few hundred images make a map with several items.
 SHARD_SIZE = 40
 
 
@@ -49,7 +49,7 @@ class Stack:
         self.queue, self.dead_letters = outputs["UploadQueue"], outputs["UploadDeadLetters"]
 
     def upload(self, folder, prefix):
-        """Puts a folder's files below images/<prefix>/; gives the location."""
+        """Uploads the files of a folder below images/<prefix>/; returns the location."""
         bucket, base = self.images.removeprefix("s3://").split("/", 1)
         for path in sorted(pathlib.Path(folder).rglob("*")):
             if path.is_file():
@@ -96,7 +96,7 @@ class Stack:
         return [record for record in records if record["state"] == "published"][-1]
 
     def functions(self):
-        """Processes that serve featurize."""
+        """Ids of the processes that serve featurize."""
         found = []
         for environ in pathlib.Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
@@ -128,7 +128,7 @@ def no_faults(stack):
 
 @pytest.fixture(scope="module")
 def demo(stack, tmp_path_factory):
-    """The demo's images in a folder and in the bucket, and the folder's results."""
+    """The images of the demo in a folder and in the bucket, and the results of a run on the folder."""
     folder = tmp_path_factory.mktemp("demo")
     stack.aws.pomona("demo", folder, "--images-only", "--views", 12)
     stack.aws.pomona("run", folder / "images", folder / "results", "--shard-size", SHARD_SIZE, "--csv")
@@ -136,7 +136,7 @@ def demo(stack, tmp_path_factory):
 
 
 def tables_of(manifest, read):
-    """Values of features, sums, basis and scores, without paths, etags and times."""
+    """A digest of features, sums, basis and scores, without etags and times."""
     digest = hashlib.sha256()
     for shard in manifest["shards"]:
         frame = pd.read_parquet(io.BytesIO(read(f"shards/{shard['id']}/features.parquet")))
@@ -159,7 +159,7 @@ def test_packages_are_small(stack):
 
 
 def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
-    """Each function, called with the event beside its code, as `cargo lambda invoke --data-file` does."""
+    """Calls each function with the event in its folder, as `cargo lambda invoke --data-file` does."""
     for bucket in ("pomona-images", "pomona-results"):
         stack.s3.create_bucket(Bucket=bucket)
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
@@ -220,7 +220,7 @@ def test_a_function_killed_in_mid_shard_is_tried_again(stack, demo):
     killed = []
 
     def rule(method, path):
-        # The first writer of sums is killed before its shard is finished.
+        # Kill the first function that writes sums, before its shard is finished.
         if method == "PUT" and path.split("?")[0].endswith("moments.parquet") and not killed:
             for pid in stack.functions():
                 killed.append(pid)
@@ -256,7 +256,7 @@ def test_a_throttled_and_failing_s3_changes_nothing(stack, demo):
     same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
     assert tables_of(stack.manifest("shaky"), lambda key: stack.read("shaky", key)) == same
 
-    # Without the CSV it is another version; of the same basis, so that its parts are copied and none is projected.
+    # Without the CSV, the run makes another version with the same basis. Its parts are copied, none is projected.
     before = [stack.read("shaky", key) for key in stack.manifest("shaky")["outputs"]["parts"]]
     assert stack.run(demo[1], "shaky")["version"] == 2
     assert [stack.read("shaky", key) for key in stack.manifest("shaky")["outputs"]["parts"]] == before
@@ -315,7 +315,7 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     poisoned = []
 
     def rule(method, path):
-        # One shard can never be written; S3 says so in a way that is not tried again.
+        # S3 refuses one shard with an error that is not retried.
         if method == "PUT" and "/shards/" in path and path.split("?")[0].endswith("features.parquet"):
             shard = path.split("/shards/")[1].split("/")[0]
             if not poisoned:
@@ -329,7 +329,7 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert failed["status"] == "FAILED" and failed["error"] == "States.ExceedToleratedFailureThreshold", stack.explain(failed)
     assert not [key for key in stack.keys("poisoned") if key.startswith("versions/")]
 
-    # One of seven shards, on an output of its own: where the others are reused, it would be one of one.
+    # One of seven shards fails. A new output is needed: with six shards reused, it would be one of one.
     stack.deploy(ToleratedShardFailurePercent=50)
     output = stack.run(demo[1], "tolerated", max_reject_percent=60)
     assert output["rejects"] > 0 and output["images"] + output["rejects"] == 168
@@ -354,11 +354,11 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
     assert maps["Featurize"]["succeeded"] == maps["Featurize"]["total"] == shards
     assert status["output"]["report"] in stack.keys("cli")
 
-    # The receipt counts what the run's functions asked of S3, within what retries and listings make uncertain.
+    # The receipt's counts equal the requests to S3, up to the uncertainty of retries and listings.
     receipt = json.loads(stack.read("cli", status["output"]["receipt"]))
     methods = [("list" if "list-type" in path else method) for function, method, path in requests if "Trigger" not in function]
     puts = sum(method in ("PUT", "POST", "list") for method in methods)
-    # Pictures for the report are read beside what the run itself needs.
+    # The report reads pictures in addition to the requests of the run.
     gets = methods.count("GET") - 168
     assert receipt["usage"]["puts"] == pytest.approx(puts, rel=0.25), (puts, receipt["usage"])
     assert receipt["usage"]["gets"] == pytest.approx(gets, rel=0.25), (gets, receipt["usage"])
@@ -376,7 +376,7 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
         stages.add(seen["stage"])
         if seen["stage"] == "Featurize" and seen["maps"]:
             assert seen["maps"][0]["total"] >= seen["maps"][0]["succeeded"]
-    # Which stages are seen depends on the machine; that some are does not.
+    # Which stages are seen depends on the speed of the machine. At least one is always seen.
     assert seen["status"] == "SUCCEEDED" and stages and stages <= {None, "Plan", "Featurize", "Reduce", "Project", "Publish"}, stages
     assert "finished" not in pomona("status", arn, "--follow").stderr
 
@@ -399,9 +399,9 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
 
 @pytest.fixture(scope="module")
 def live(stack):
-    """The stack with uploads that start runs, on a prefix of its own."""
+    """The stack with `RunOnUpload`, on its own prefix."""
     stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
-    # Minutes between two deliveries are right on AWS, and too long for a test.
+    # The visibility timeout of the template is minutes, which is too long for a test.
     stack.sqs = stack.aws.client("sqs")
     stack.sqs.set_queue_attributes(QueueUrl=stack.queue, Attributes={"VisibilityTimeout": "1"})
     return stack
@@ -419,7 +419,7 @@ def messages_waiting(stack, url):
 
 
 def settle(stack, keys, seconds=180):
-    """Waits until the uploads' output holds just these keys and nothing goes on; gives the manifest."""
+    """Waits until the output of uploads has exactly these keys and no run is active; returns the manifest."""
     deadline, most = time.monotonic() + seconds, 0
     seen = None
     while time.monotonic() < deadline:
@@ -454,7 +454,7 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
         put(path)
     settle(stack, {key(path) for path in first})
 
-    # A burst, with deletions and replacements in between.
+    # A burst of uploads with deletions and replacements.
     for i, path in enumerate(burst):
         put(path)
         if i % 10 == 9:
@@ -472,7 +472,7 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
     assert tables_of(manifest, lambda k: stack.read("uploads", k)) == in_folder
     assert not [run for run in upload_runs(stack) if run["status"] != "SUCCEEDED"]
 
-    # The same messages again, late, out of order, and one of an object that is gone: nothing changes.
+    # Duplicate, late and reordered messages, and one about a deleted object, change nothing.
     runs = len(upload_runs(stack))
     for path in [*reversed(burst[:5]), burst[0]]:
         stack.sqs.send_message(QueueUrl=stack.queue, MessageBody=event(stack, key(path)))
@@ -482,7 +482,7 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
         time.sleep(0.1)
     assert settle(stack, {key(path) for path in first + burst}) == manifest
 
-    # What nobody understands is put aside, and holds nothing up.
+    # An unparseable message goes to the dead-letter queue and blocks nothing.
     stack.sqs.send_message(QueueUrl=stack.queue, MessageBody="no event")
     put(files[0])
     deadline = time.monotonic() + 60
@@ -508,7 +508,7 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
 
 
 def policies(template):
-    """(function, action, resource pattern) of every S3 statement of every function's role."""
+    """Yields (function, action, resource pattern) for every S3 statement of every role of a function."""
     for name, resource in template["Resources"].items():
         if resource["Type"] != "AWS::IAM::Role" or name == "PipelineRole":
             continue
@@ -531,7 +531,7 @@ def action_of(method, query):
 def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
     granted = set(policies(TEMPLATE))
     images = {"demo": "images/", "live": "live/"}
-    # The sample events use buckets of their own.
+    # The sample events use other buckets.
     buckets = [place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results)]
     used = set()
     for function, method, path in stack.proxy.calls:
@@ -558,14 +558,14 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
                 matching.add(grant)
         assert matching, f"{name} did {action} on {bucket}/{key}, which its role does not allow"
         used |= matching
-    # What goes unseen here, and why it is needed all the same.
+    # Grants that these tests do not use, and why they are needed.
     rare = {
-        ("Publish", "s3:AbortMultipartUpload", "csv/*"),  # an upload in parts that breaks off
-        ("Featurize", "s3:ListBucket", ""),  # without it S3 answers 403, not 404, where a partial is missing
-        ("Vacuum", "s3:DeleteObject", "csv/*"),  # no version that is removed here has a CSV
-        ("Vacuum", "s3:DeleteObject", "partials/*"),  # only runs that a person stops leave them
-        ("Vacuum", "s3:GetObject", "runs/*/started.json"),  # no run goes on
-        ("Vacuum", "s3:GetObject", "vacuum.json"),  # no other vacuum does
+        ("Publish", "s3:AbortMultipartUpload", "csv/*"),  # a multipart upload that fails
+        ("Featurize", "s3:ListBucket", ""),  # without it, S3 answers 403 instead of 404 for a missing partial
+        ("Vacuum", "s3:DeleteObject", "csv/*"),  # no version removed here has a CSV
+        ("Vacuum", "s3:DeleteObject", "partials/*"),  # only runs stopped by Ctrl-C leave them
+        ("Vacuum", "s3:GetObject", "runs/*/started.json"),  # no run is active
+        ("Vacuum", "s3:GetObject", "vacuum.json"),  # no other vacuum is active
     }
     ends_of = lambda pattern: (re.search(r'ResultPrefix\}\*(.*?)"', pattern) or ["", ""])[1]  # noqa: E731
     never = {grant for grant in granted - used if (grant[0], grant[1], ends_of(grant[2])) not in rare}

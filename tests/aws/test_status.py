@@ -1,4 +1,4 @@
-"""What `pomona status` makes of answers that the local AWS never gives: Step Functions refuses, or has been redriven."""
+"""`pomona status` with answers that the local AWS never gives: refused requests and redriven executions."""
 
 import contextlib
 import http.server
@@ -15,7 +15,7 @@ ARN = "arn:aws:states:eu-west-3:123456789012:execution:pomona-pipeline:first"
 
 @contextlib.contextmanager
 def step_functions(status, answer):
-    """A Step Functions that answers with what `answer` gives for the name of an action."""
+    """A server in place of Step Functions; it answers with `answer(action)`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -52,7 +52,7 @@ def test_a_refusal_names_the_action_and_what_to_do(code, name, words):
 
 
 def test_a_redriven_execution_has_counts_and_no_rate():
-    """Between its failure and the redrive nothing was done, for hours perhaps: a rate over all of it would mislead."""
+    """The pause between failure and redrive can be hours, so a rate over the whole time would mislead."""
     began, machine = 1_790_000_000, ARN.replace("execution", "stateMachine").rsplit(":", 1)[0]
     counts = {"total": 23, "succeeded": 20, "failed": 0, "running": 1, "pending": 2, "timedOut": 0, "aborted": 0, "resultsWritten": 0}
     run = {"executionArn": ARN, "mapRunArn": f"{ARN.rsplit(':', 1)[0].replace('execution', 'mapRun')}/Featurize:0a1b",

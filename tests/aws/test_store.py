@@ -1,4 +1,4 @@
-"""The S3 store against a local S3: the same suite as the folder's, and runs from and to a bucket."""
+"""The S3 store on a local S3: the conformance suite of all stores, and runs from and to a bucket."""
 
 import json
 import os

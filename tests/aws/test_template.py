@@ -1,4 +1,4 @@
-"""The template, the definition and the code held against each other. Nothing is started here."""
+"""Checks that template, definition and code agree. These tests start no service."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from local_aws import REGION, ROOT, VENVS
 
 STAGES = ["Plan", "Featurize", "Reduce", "Project", "Publish"]
 FUNCTIONS = [*STAGES, "Trigger", "Vacuum"]
-# What AWS itself raises, beside the names of src/error.rs.
+# Errors that AWS raises, in addition to those of src/error.rs.
 AWS_ERRORS = {
     "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException",
     "Lambda.Unknown", "Sandbox.Timedout", "Runtime.ExitError", "States.Timeout", "States.ALL",
@@ -22,7 +22,7 @@ AWS_ERRORS = {
 
 
 class Tag(yaml.SafeLoader):
-    """Reads CloudFormation's short forms as {"Fn": value}."""
+    """Parses the short forms of CloudFormation, such as !Sub, as {"Sub": value}."""
 
 
 Tag.add_multi_constructor("!", lambda loader, suffix, node: {suffix: (
@@ -30,7 +30,7 @@ Tag.add_multi_constructor("!", lambda loader, suffix, node: {suffix: (
     else loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode)
     else loader.construct_mapping(node, deep=True))})
 
-# The short forms that stand for {"Fn::Name": ...}, and the two that keep their name.
+# Short forms of {"Fn::Name": ...}, and the two names without the prefix.
 TAGS = {"Sub", "GetAtt", "If", "Equals", "Not", "Contains", "Ref", "Condition"}
 TEMPLATE = yaml.load((ROOT / "template.yaml").read_text(), Tag)
 RESOURCES = TEMPLATE["Resources"]
@@ -38,13 +38,13 @@ SOURCE = (ROOT / "statemachine/pipeline.asl.json").read_text()
 
 
 def definition():
-    """The definition with its substitutions filled in."""
+    """The definition after substitution."""
     filled = re.sub(r"\$\{(\w+)FunctionArn\}", rf"arn:aws:lambda:{REGION}:123456789012:function:\1", SOURCE)
     return json.loads(filled.replace("${MaxConcurrency}", "100").replace("${ToleratedShardFailurePercent}", "1"))
 
 
 def states(machine):
-    """All states, those inside maps too."""
+    """Yields all states, including those inside maps."""
     for name, state in machine["States"].items():
         yield name, state
         if "ItemProcessor" in state:
@@ -52,7 +52,7 @@ def states(machine):
 
 
 def kinds():
-    """Name and retryability of every error of the library."""
+    """Whether an error is retryable, for every error name of the library."""
     text = (ROOT / "src/error.rs").read_text()
     return {name: retry == "true" for name, retry in re.findall(r'= "(\w+\.\w+)", retry: (\w+)', text)}
 
@@ -78,7 +78,7 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
         if isinstance(node, dict) else [expand(item) for item in node] if isinstance(node, list) else node)
     template = expand(template)
     for resource in template["Resources"].values():
-        # What `sam package` does: the folders become objects in a bucket.
+        # As `sam package` does: replace the folders by objects in a bucket.
         for name in ("CodeUri", "DefinitionUri"):
             if name in resource["Properties"]:
                 resource["Properties"][name] = "s3://artifacts/object"
@@ -86,7 +86,7 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
         "RunOnUpload": on, "Vacuum": on, "AlarmEmail": "" if on == "false" else "someone@example.com"}
     translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(template, parameters)
     assert not any(r["Type"].startswith("AWS::Serverless") for r in translated["Resources"].values())
-    # A condition that SAM takes for a plain "yes" would start things that nobody asked for.
+    # If SAM treated a condition as true, the schedule and the queue would be active by default.
     schedule = translated["Resources"]["VacuumFunctionWeekly"]["Properties"]
     assert schedule["State"] == {"Fn::If": ["Vacuum", "ENABLED", "DISABLED"]}
     mapping = translated["Resources"]["TriggerFunctionQueue"]["Properties"]
@@ -209,7 +209,7 @@ def test_uploads_reach_the_trigger_and_what_cannot_be_read_is_kept():
     assert statement["Condition"]["ArnEquals"]["aws:SourceArn"] == [{"GetAtt": f"{name}.Arn"} for name in rules]
     for rule in rules.values():
         assert rule["Targets"][0]["Arn"] == {"GetAtt": "UploadQueue.Arn"}
-        # Nothing starts on its own unless it was asked for.
+        # No rule is active by default.
         assert rule["State"] == {"If": ["RunOnUpload", "ENABLED", "DISABLED"]}
     assert TEMPLATE["Parameters"]["RunOnUpload"]["Default"] == TEMPLATE["Parameters"]["Vacuum"]["Default"] == "false"
     known = (ROOT / "src/inbox.rs").read_text()

@@ -1,6 +1,6 @@
-"""`make watch`: the functions under `cargo lambda watch`, beside a local AWS that holds the demo's images.
+"""`make watch`: serves the functions with `cargo lambda watch` and a local AWS that has the images of the demo.
 
-Then invoke them one by one, as docs/deploy.md shows. Ctrl-C ends both.
+Invoke the functions one by one, as docs/deploy.md shows. Ctrl-C stops both.
 """
 
 import json
@@ -32,7 +32,7 @@ def main():
                 s3.upload_file(path, IMAGES, "images/" + os.path.relpath(path, f"{folder}/images"))
                 count += 1
         env = aws.environment()
-        # What the template gives the trigger.
+        # The environment of the trigger in the template.
         env |= {"INPUT": f"s3://{IMAGES}/images/", "OUTPUT": f"s3://{RESULTS}/pomona/first/", "SETTINGS": "{}",
                 "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:000000000000:stateMachine:none"}
         command = [VENVS / "cargo-lambda/bin/cargo-lambda", "lambda", "watch", "--release", "--invoke-address", "127.0.0.1",

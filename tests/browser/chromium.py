@@ -1,4 +1,4 @@
-"""Debian's Chromium, headless, as tests and pictures open it."""
+"""Starts headless Chromium for tests and pictures."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 
 def launch(playwright):
-    """A browser; CHROMIUM in the environment names another one than the system's."""
+    """Launches the system's Chromium, or the one in the environment variable CHROMIUM."""
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     assert found, "no Chromium on this machine: apt-get install chromium (or set CHROMIUM)"
     return playwright.chromium.launch(executable_path=found, args=FLAGS)

@@ -1,4 +1,4 @@
-"""report.html in a real browser: what people see, point at and filter; and what it must never do."""
+"""report.html in a real browser: plots, pointing, filters, and protection against hostile names."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = pathlib.Path(__file__).parents[2]
 POMONA = os.environ.get("POMONA", str(ROOT / "target/release/pomona"))
-# Folder and file names that would run, break out of an attribute, or turn the line around.
+# Folder and file names that would run a script, break out of an attribute, or reverse the text direction.
 LABELS = ["<img src=x onerror=alert(1)>", "\"quoted\" 'label' & <b>bold<b>", "תפוחים אדומים \u202e txt", "<script>alert(2)<script>"]
 FILE = "a\"onmouseover=alert(3) '<svg onload=alert(4)> ملف.jpg"
 VIEWS = 6
@@ -19,7 +19,7 @@ VIEWS = 6
 
 @pytest.fixture(scope="session")
 def output(tmp_path_factory):
-    """A run on pictures of fruit, some below hostile names, and on files that are none."""
+    """A run on fruit pictures, some with hostile names, and on files that are not images."""
     folder = tmp_path_factory.mktemp("report")
     subprocess.run([POMONA, "demo", folder, "--images-only", "--views", str(VIEWS)], check=True, capture_output=True)
     images = folder / "images"
@@ -44,7 +44,7 @@ def browser():
 
 @pytest.fixture(params=[390, 1440])
 def page(request, browser, output):
-    """The page at the width of a phone and of a screen; anything that goes wrong on it is kept."""
+    """The page at the width of a phone and of a screen; collects everything that goes wrong."""
     page = browser.new_page(viewport={"width": request.param, "height": 900})
     page.wrong = []
     page.on("console", lambda message: page.wrong.append(f"console: {message.text}"))
@@ -79,13 +79,13 @@ def test_pointing_at_an_image_shows_it(page):
     assert not card.is_visible()
     point = page.locator(".scatter .point").nth(20)
     point.scroll_into_view_if_needed()
-    # Scrolling hides the card, and is told of a frame later.
+    # Scrolling hides the card; the event arrives a frame later.
     page.wait_for_timeout(200)
     at = point.bounding_box()
     x, y = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
     page.mouse.move(x, y)
     card.wait_for(state="visible")
-    # Another point may lie above it.
+    # Another point may cover it.
     seen = page.evaluate("([x, y]) => document.elementFromPoint(x, y).dataset.path", [x, y])
     assert seen and card.locator(".path").inner_text() == seen
     assert card.locator(".pic").evaluate("pic => getComputedStyle(pic).backgroundImage").startswith('url("data:image/jpeg')
@@ -130,7 +130,7 @@ def test_nothing_is_cut_off(page):
                        return at.left < -1 || at.right > innerWidth + 1 || (e.clientWidth && e.scrollWidth > e.clientWidth + 1); })
         .map(e => `${e.tagName} ${e.className} ${e.textContent.slice(0, 60)}`)""")
     assert not cut, cut
-    # Letters of the plots, as they are drawn at this width, lie inside their plot.
+    # Text in the plots stays inside its plot at this width.
     outside = page.evaluate("""() => [...document.querySelectorAll(".plot svg")].flatMap(svg => {
         const frame = svg.getBoundingClientRect();
         return [...svg.querySelectorAll("text")].filter(t => { const at = t.getBoundingClientRect();

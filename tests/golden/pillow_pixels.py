@@ -1,10 +1,10 @@
-"""Make tests/golden/pillow again: what Pillow makes of small images of all kinds.
+"""Regenerates tests/golden/pillow: Pillow's pixels of small images in many formats.
 
     make golden        (pinned packages in a virtual environment; see the Makefile)
 
-`formats/` holds the source files and, for each, the pixels of `Image.open(f).convert("RGB")` as a PNG.
-`resize.json` holds SHA-256 sums of `Image.resize((w, h))` of images that are made by a formula, which the Rust test
-uses too: the sums are only equal when every pixel is.
+`formats/` has the source files and, for each, the pixels of `Image.open(f).convert("RGB")` as a PNG.
+`resize.json` has SHA-256 sums of `Image.resize((w, h))` for images that a formula defines; the Rust test uses the same
+formula. The sums are equal only if every pixel is equal.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image
 
 
 def formula(width, height):
-    """Noise with long runs of black and white in it, where an overshoot shows."""
+    """Noise with long runs of black and white, which make overshoot visible."""
     i = np.arange(width * height * 3, dtype=np.uint64)
     state = (i * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)) >> np.uint64(33)
     noise = (state & np.uint64(0xFF)).astype(np.uint8)
@@ -50,7 +50,7 @@ def formats(folder):
     grey_alpha.putalpha(alpha)
     palette = color.quantize(64)
     cmyk = color.convert("CMYK")
-    # Smooth content for the lossy formats, so that a decoder's rounding and not its subsampling is compared.
+    # Smooth content for the lossy formats, so that the test compares rounding, not chroma subsampling.
     smooth = Image.fromarray(np.stack([x * 5, y * 7, x + y * 3], -1).astype(np.uint8))
     save = lambda image, name, **options: image.save(folder / name, **options)  # noqa: E731
     save(color, "rgb.png")
@@ -79,7 +79,7 @@ def formats(folder):
     save(grey, "grey.jpg", quality=92)
     save(smooth.convert("CMYK"), "cmyk.jpg", quality=92)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees, which convert() does not do
+    exif[0x0112] = 6  # orientation: rotated by 90 degrees; convert() ignores it
     save(smooth, "turned.jpg", quality=92, exif=exif)
     for source in sorted(folder.glob("*")):
         if not source.name.endswith(".expected.png"):

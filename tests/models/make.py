@@ -1,4 +1,4 @@
-"""Make the small ONNX models of the tests again: python make.py FOLDER"""
+"""Regenerates the small ONNX models of the tests: python make.py FOLDER"""
 
 import pathlib
 import sys
@@ -48,7 +48,7 @@ def main():
     inner, inner_constants = network(first="turned")
     save("nhwc", turned + inner, [("input", [1, 32, 48, 3])], [("features", [1, 24])], inner_constants)
 
-    # The logarithm of 1 + the mean of x: minus infinity for a black image.
+    # log(1 + mean of x), which is minus infinity for a black image.
     log = [helper.make_node("GlobalAveragePool", ["input"], ["mean"]), helper.make_node("Add", ["mean", "one"], ["sum"]),
            helper.make_node("Log", ["sum"], ["log"]), helper.make_node("Flatten", ["log"], ["features"])]
     save("log", log, [image], [("features", ["N", 3])], [("one", np.float32(1))])

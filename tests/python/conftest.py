@@ -1,4 +1,4 @@
-"""The program under test, and runs that several tests look at."""
+"""The program under test, and runs that several tests share."""
 
 import json
 import os
@@ -14,7 +14,7 @@ POMONA = os.environ.get("POMONA", str(ROOT / "target/release/pomona"))
 
 
 class Output:
-    """What a run has left, as a reader finds it: from the newest manifest."""
+    """The output of a run, read from its newest manifest."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -34,7 +34,7 @@ class Output:
 
 
 def pomona(*args, **options):
-    """Runs the program; gives its standard output."""
+    """Runs the program; returns its standard output."""
     done = subprocess.run([POMONA, *map(str, args)], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -50,7 +50,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def centred(demo):
-    """The demo centred only, one folder per label; the shards are reused."""
+    """The demo, centred but not standardised, with one folder per label."""
     images, results = demo.folder.parent / "images", demo.folder.parent / "centred"
     pomona("run", images, results, "--no-standardize", "--partition-by-label", "--shard-size", 100, "-k", 20)
     return Output(results)

@@ -1,4 +1,4 @@
-"""The notebook and the SQL that users begin with, on the demo's output."""
+"""The notebook and the SQL in examples/, on the output of the demo."""
 
 import os
 import re

@@ -33,7 +33,7 @@ def test_basis_and_scores_are_scikit_learns(name, request):
     assert np.allclose(rows["scale"], expected, rtol=1e-9, atol=0)
     assert (~varying).sum() == output.manifest["basis"]["constant_columns"]
 
-    # Beyond the rank there is only rounding; all components here lie well within it.
+    # Beyond the rank there is only rounding error; all components here are well within the rank.
     assert np.allclose(components["explained_variance"], peer.explained_variance_, rtol=1e-9, atol=0)
     assert np.allclose(components["explained_variance_ratio"], peer.explained_variance_ratio_, rtol=1e-9, atol=0)
     ours = np.stack(components["values"])

@@ -1,5 +1,5 @@
-"""Real images and figures that lie beside a developer's checkout. A user has only the repository: then there is
-nothing to compare here, and tests/golden and the other tests cover the same ground."""
+"""Compares with real images and figures in a folder next to the checkout. Without that folder there is nothing to compare
+here; tests/golden and the other tests cover the same code."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_fruit_shapes_have_numpys_principal_components(shapes, name, options, cu
     ratio = sum(output.manifest["basis"]["explained_variance_ratio"])
     figures = json.loads((SHARED / "golden/fruit-shapes.pca.json").read_text())[name]
     assert abs(ratio - cumulative) <= 0.0005 and abs(ratio - figures["cumulative_50"]) <= 0.0005
-    # A column that is zero but for a rounding of the JPEG decoder in one image may count as varying.
+    # A column that is zero except for a rounding of the JPEG decoder in one image may count as not constant.
     assert abs(output.manifest["basis"]["constant_columns"] - figures["zero_variance_columns"]) <= 1
     assert cosines(output.features(), pd.read_parquet(SHARED / "golden/fruit-shapes.features.parquet")).min() >= 0.997
     pomona("run", images, shapes / "results", "--variance", 0.9, "--rebuild", *options)
