@@ -45,9 +45,13 @@ test-aws: build $(AWS_VENVS) # the S3 store, the template and the definition on 
 	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py
 	$(MAKE) --no-print-directory e2e
 
+.PHONY: lambdas
+lambdas: .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready ## Build the Lambda functions for this machine's processor into .aws-sam/build
+	.venv/ministack/bin/python tests/aws/build.py
+
 .PHONY: e2e
-e2e: build $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete it
-	.venv/ministack/bin/python -m pytest -q -x tests/aws/test_e2e.py
+e2e: build lambdas $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete the stack
+	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_e2e.py
 
 .PHONY: watch
 watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## The functions under cargo lambda watch, with a local S3

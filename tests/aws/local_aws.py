@@ -6,6 +6,7 @@ Everything comes from the virtual environments that the Makefile makes (.venv/mi
 import contextlib
 import os
 import pathlib
+import platform
 import shutil
 import signal
 import socket
@@ -21,6 +22,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 VENVS = pathlib.Path(os.environ.get("POMONA_VENVS", ROOT / ".venv"))
 POMONA = ROOT / "target/release/pomona"
 REGION = "us-east-1"
+# The functions run on this machine, so they are built for its processor.
+ARCHITECTURE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
+
+
+def build_environment():
+    """The environment for commands that build. Of the caller's variables, it has those that cargo needs."""
+    keep = ("PATH", "HOME", "LANG", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "TMPDIR", "SSL_CERT_FILE", "CARGO_NET_OFFLINE")
+    env = {name: os.environ[name] for name in keep if name in os.environ}
+    env |= {"AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0", "SAM_CLI_BETA_RUST_CARGO_LAMBDA": "1"}
+    env["PATH"] = f"{VENVS / 'cargo-lambda/bin'}:{env['PATH']}"
+    return env
 
 
 def free_port():
@@ -58,14 +70,9 @@ class LocalAws:
         raise RuntimeError(f"ministack did not start; see {self.log.name}")
 
     def environment(self):
-        """For commands that talk to it."""
-        keep = ("PATH", "HOME", "LANG", "CARGO_HOME", "RUSTUP_HOME", "TMPDIR", "SSL_CERT_FILE", "CARGO_NET_OFFLINE")
-        env = {name: os.environ[name] for name in keep if name in os.environ}
-        env |= {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0", "SAM_CLI_BETA_RUST_CARGO_LAMBDA": "1",
-                "AWS_EC2_METADATA_DISABLED": "true"}
-        env["PATH"] = f"{VENVS / 'cargo-lambda/bin'}:{env['PATH']}"
-        return env
+        """The environment for commands that connect to it."""
+        return build_environment() | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test",
+                                      "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
     def client(self, service):
         return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="test",
