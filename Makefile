@@ -77,6 +77,16 @@ bench-incremental: build .venv/bench/ready ## One new image among 10,000
 bench-scaling: build .venv/bench/ready ## Time and memory against images and threads; a plot into bench/
 	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
 
+# The first seed is printed; SEED=N tries the same ones again, and POMONA_SEEDS=N..M (see tests/races.rs) a single one.
+SEED := $(or $(SEED),$(shell date +%s))
+SEEDS ?= 5000
+ROUNDS ?= 20
+.PHONY: soak
+soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of random histories
+	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --test races
+	set -e; for round in $$(seq $(ROUNDS)); do \
+	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --test pipeline --test incremental; done
+
 .PHONY: test-arm64
 test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare bits under qemu-user (apt-get install qemu-user-static)
 	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin
