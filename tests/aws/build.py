@@ -43,7 +43,10 @@ def progress(line):
 
 
 def run(name, command, folder, env, shown=None):
-    """Runs a command; prints its progress at intervals, and all of its output if it fails."""
+    """Runs a command; prints its progress at intervals, and its last lines if it fails.
+
+    `shown` is a pattern for lines of which the group is printed at once.
+    """
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines, last = [], ["starting"]
 
@@ -57,8 +60,8 @@ def run(name, command, folder, env, shown=None):
             text, line = line.decode(errors="replace"), b""
             if (at := progress(text)) is not None:
                 last[0] = at
-            if shown and re.match(shown, text):
-                say(f"{name}: {text}")
+            if shown and (found := re.match(shown, text)):
+                say(f"{name}: {found.group(1)}")
             if text.strip() and "Building [" not in text:
                 lines.append(text)
 
@@ -88,7 +91,7 @@ def main():
         size = (ROOT / "target/lambda" / binary / "bootstrap").stat().st_size
         say(f"{name}: built in {time.monotonic() - before:.0f} s, {size / 1e6:.1f} MB")
     command = [VENVS / "sam/bin/sam", "build", "--parameter-overrides", f"Architecture={ARCHITECTURE}"]
-    run("sam build", command, ROOT, env, shown="Building codeuri|Build Succeeded")
+    run("sam build", command, ROOT, env, shown=r"Building codeuri: .* functions: (\w+)")
     say("The functions are in .aws-sam/build")
 
 
