@@ -69,9 +69,9 @@ FEATURES = $(shell $(CARGO) metadata --no-deps --format-version 1 | python3 -c \
 
 .PHONY: check-features
 check-features: ## Compile the library without default features, then with each feature alone
-	$(CARGO) check --lib --no-default-features
+	$(CARGO) check --release --lib --no-default-features
 	set -e; for feature in $(FEATURES); do \
-	    echo "== feature $$feature"; $(CARGO) check --lib --no-default-features --features $$feature; done
+	    echo "== feature $$feature"; $(CARGO) check --release --lib --no-default-features --features $$feature; done
 
 .PHONY: test-rust
 test-rust: ## Unit, integration and documentation tests
