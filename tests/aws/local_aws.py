@@ -1,11 +1,12 @@
-"""A local AWS for tests: ministack in a process of its own, with SAM and cargo-lambda.
+"""A local AWS for tests: ministack as a process of its own, SAM and cargo-lambda beside it.
 
-All programs come from the virtual environments that the Makefile creates (.venv/ministack, .venv/sam, .venv/cargo-lambda).
+Everything comes from the virtual environments that the Makefile makes (.venv/ministack, .venv/sam, .venv/cargo-lambda).
 """
 
 import contextlib
 import os
 import pathlib
+import platform
 import shutil
 import signal
 import socket
@@ -21,6 +22,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 VENVS = pathlib.Path(os.environ.get("POMONA_VENVS", ROOT / ".venv"))
 POMONA = ROOT / "target/release/pomona"
 REGION = "us-east-1"
+# The functions run on this machine, so they are built for its processor.
+ARCHITECTURE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
+
+
+def build_environment():
+    """The environment for commands that build. Of the caller's variables, it has those that cargo needs."""
+    keep = ("PATH", "HOME", "LANG", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "TMPDIR", "SSL_CERT_FILE", "CARGO_NET_OFFLINE")
+    env = {name: os.environ[name] for name in keep if name in os.environ}
+    env |= {"AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0", "SAM_CLI_BETA_RUST_CARGO_LAMBDA": "1"}
+    env["PATH"] = f"{VENVS / 'cargo-lambda/bin'}:{env['PATH']}"
+    return env
 
 
 def free_port():
@@ -30,14 +42,14 @@ def free_port():
 
 
 class LocalAws:
-    """Starts ministack on a free port of 127.0.0.1; at the end, stops it and all processes that it started."""
+    """Starts ministack on a free port of 127.0.0.1 and stops it, and what it started, at the end."""
 
     def __init__(self, endpoint_for_functions=None):
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pomona-aws-"))
         self.log = open(self.folder / "ministack.log", "w")
-        # Functions inherit this environment. It contains no variable of the caller.
+        # Functions inherit this environment; nothing of the caller's gets in.
         env = {
             "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8", "GATEWAY_PORT": str(self.port),
             "BIND_HOST": "127.0.0.1", "LAMBDA_EXECUTOR": "local",
@@ -59,13 +71,8 @@ class LocalAws:
 
     def environment(self):
         """The environment for commands that connect to it."""
-        keep = ("PATH", "HOME", "LANG", "CARGO_HOME", "RUSTUP_HOME", "TMPDIR", "SSL_CERT_FILE", "CARGO_NET_OFFLINE")
-        env = {name: os.environ[name] for name in keep if name in os.environ}
-        env |= {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0", "SAM_CLI_BETA_RUST_CARGO_LAMBDA": "1",
-                "AWS_EC2_METADATA_DISABLED": "true"}
-        env["PATH"] = f"{VENVS / 'cargo-lambda/bin'}:{env['PATH']}"
-        return env
+        return build_environment() | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test",
+                                      "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
     def client(self, service):
         return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="test",

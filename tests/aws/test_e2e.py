@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
-from local_aws import ROOT, LocalAws
+from local_aws import ARCHITECTURE, ROOT, LocalAws
 from test_template import STAGES, TEMPLATE
 
 STACK = "pomona-e2e"
@@ -39,6 +39,7 @@ class Stack:
         self.s3, self.sfn = aws.client("s3"), aws.client("stepfunctions")
 
     def deploy(self, **parameters):
+        parameters |= {} if ARCHITECTURE == "x86_64" else {"Architecture": ARCHITECTURE}
         overrides = [f"{name}={value}" for name, value in parameters.items()]
         self.aws.sam("deploy", "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
                      "--no-fail-on-empty-changeset", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND",
@@ -107,10 +108,10 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack():
+    assert (ROOT / ".aws-sam/build/template.yaml").exists(), "the functions are not built: run `make lambdas`"
     proxy = FaultProxy()
     with LocalAws(endpoint_for_functions=proxy.endpoint) as aws:
         proxy.target = aws.port
-        aws.sam("build")
         stack = Stack(aws, proxy)
         stack.deploy()
         yield stack
