@@ -7,9 +7,10 @@ CARGO := cargo --locked
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# With the features of the whole workspace, so that the program, its tests and those of the functions share all crates.
 .PHONY: build
 build: ## Build target/release/pomona
-	$(CARGO) build --release
+	$(CARGO) build --release --workspace --bin pomona
 
 .PHONY: demo
 demo: build ## Render a fruit data set, run the pipeline on it, show the result
@@ -75,7 +76,9 @@ check-features: ## Compile the library without default features, then with each 
 
 .PHONY: test-rust
 test-rust: ## Unit, integration and documentation tests
-	$(CARGO) test --release
+	$(CARGO) test --release --workspace
+	@echo '== the library without its default features'
+	$(CARGO) test --no-default-features --test minimal
 
 .PHONY: test-python
 test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
