@@ -1,4 +1,7 @@
-//! The last step: the tables that span all parts, and the version that makes everything visible.
+//! Publishing: the tables of a whole version, and its manifest.
+//!
+//! Reads `runs/<run>/plan.json`, `reduced.json`, `rejects.parquet`, `projected/` and `csv/`. Writes the rejects table and
+//! the CSV, then `versions/<number>.json`, which makes the version visible.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,8 +16,10 @@ use crate::{
     store::Store,
 };
 
-/// Publishes a run whose parts are all written. Fails with `Dataset.Conflict` when another run was faster; then its
-/// parts are removed again.
+/// Publishes a run whose parts are all written.
+///
+/// Fails with `Dataset.Conflict` if another run has published since this one was planned; the parts of this run are then
+/// deleted.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
     let run = input.run;
@@ -42,7 +47,7 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     }
 }
 
-/// Writes the tables that span all parts, and names everything that the version consists of.
+/// Writes the rejects table and the CSV, and returns the manifest of the version.
 async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Manifest> {
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
@@ -97,7 +102,7 @@ fn answer(manifest: &Manifest) -> Published {
     }
 }
 
-/// Joins the CSV rows of all parts behind one header, a part at a time.
+/// Writes one CSV file: the header, then the rows of all parts, one part at a time. Returns its key.
 async fn join_csv(output: &dyn Store, run: &RunId, reduced: &Reduced) -> Result<String> {
     let key = keys::csv(reduced.version);
     let parts = stream::iter(0..reduced.parts).then(|part| async move {
