@@ -40,7 +40,10 @@ pub use records::{
 pub use reduce::reduce;
 pub use tokio_util::sync::CancellationToken;
 
-use crate::{Error, ErrorKind, Result, store::Store};
+use crate::{
+    Error, ErrorKind, Result,
+    store::{self, Store},
+};
 
 /// The two stores of a run.
 #[derive(Clone, Debug)]
@@ -49,6 +52,18 @@ pub struct Stores {
     pub input: Arc<dyn Store>,
     /// The data set.
     pub output: Arc<dyn Store>,
+}
+
+impl Stores {
+    /// Opens two locations, each a folder or `s3://BUCKET/PREFIX/`.
+    ///
+    /// Fails with `Input.NotFound` if the input is a path but not a folder, and with `Input.Overlap` if one location
+    /// contains the other.
+    pub async fn open(input: &str, output: &str) -> Result<Self> {
+        let stores = Stores { input: store::open_input(input).await?, output: store::open(output).await? };
+        store::check_apart(input, output)?;
+        Ok(stores)
+    }
 }
 
 /// Receives the progress of a stage. Several tasks may call it at the same time.
