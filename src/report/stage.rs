@@ -12,7 +12,10 @@ use crate::{
     cost::receipt::{Place, Receipt, StageRecords},
     dataset::{self, VersionState, keys, timing::Timing},
     ids::RunId,
-    stages::{Merged, Plan, Projected, Reduced, STORE_CONCURRENCY, Stores, records::featurized},
+    stages::{
+        Merged, Plan, Reduced, STORE_CONCURRENCY, Stores,
+        records::{featurized, read_projected},
+    },
     store::Store,
 };
 
@@ -72,11 +75,10 @@ async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Ti
         let merged: Merged = dataset::read_json(output, &keys::merge_record(run, group)).await?;
         Ok::<_, Error>((format!("group {group}"), merged.timing))
     });
-    let projected = stream::iter(0..reduced.parts).map(|part| async move {
-        let projected: Projected = dataset::read_json(output, &keys::projected(run, part)).await?;
-        Ok::<_, Error>(projected.timing.map(|timing| (format!("part {part}"), timing)))
+    // A part without a timing was copied.
+    let projected = read_projected(output, run, reduced.parts).try_filter_map(|projected| async move {
+        Ok(projected.timing.map(|timing| (format!("part {}", projected.part), timing)))
     });
-    let projected = projected.buffered(STORE_CONCURRENCY).try_filter_map(|part| async { Ok(part) });
     let merged = merged.buffered(STORE_CONCURRENCY);
     Ok([
         StageRecords::one("plan", plan.timing.clone()),

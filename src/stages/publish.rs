@@ -3,11 +3,15 @@
 //! Reads `runs/<run>/plan.json`, `reduced.json`, `rejects.parquet`, `projected/` and `csv/`. Writes the rejects table and
 //! the CSV, then `versions/<number>.json`, which makes the version visible.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Plan, Projected, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::REJECTS,
+    Plan, Published, Reduced, RunInput, Stores,
+    project::csv_header,
+    records::{REJECTS, read_projected},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -51,15 +55,8 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
 async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Manifest> {
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
-    let mut parts = Vec::new();
-    let mut projected = stream::iter(0..reduced.parts)
-        .map(|part| async move { dataset::read_json::<Projected>(output, &keys::projected(run, part)).await })
-        .buffered(STORE_CONCURRENCY);
-    while let Some(part) = projected.try_next().await? {
-        figures.project_ms += part.timing.map_or(0, |timing| timing.milliseconds);
-        parts.extend(part.keys);
-    }
-    drop(projected);
+    let (parts, milliseconds) = parts(output, run, reduced.parts).await?;
+    figures.project_ms += milliseconds;
     let csv = if plan.settings.csv { Some(join_csv(output, run, &reduced).await?) } else { None };
     let rejects = keys::rejects(version);
     output.put(&rejects, output.get(&keys::run(run, REJECTS)).await?).await?;
@@ -84,6 +81,17 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         figures,
         run: plan.run,
     })
+}
+
+/// Keys of all parts, and the milliseconds of their projection.
+async fn parts(output: &dyn Store, run: &RunId, parts: u64) -> Result<(Vec<String>, u64)> {
+    let (mut keys, mut milliseconds) = (Vec::new(), 0);
+    let mut projected = pin!(read_projected(output, run, parts));
+    while let Some(part) = projected.try_next().await? {
+        milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
+        keys.extend(part.keys);
+    }
+    Ok((keys, milliseconds))
 }
 
 fn answer(manifest: &Manifest) -> Published {

@@ -2,8 +2,10 @@
 //!
 //! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
 
+use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::STORE_CONCURRENCY;
 use crate::{
     Result,
     dataset::{
@@ -316,6 +318,13 @@ pub(super) async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Res
 pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Result<Option<Featurized>> {
     let key = keys::featurized(run, &planned.id);
     store::get_opt(output, &key).await?.map(|record| dataset::from_json(&record, &key)).transpose()
+}
+
+/// Reads the records of parts, in their order.
+pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> impl Stream<Item = Result<Projected>> {
+    stream::iter(0..parts)
+        .map(move |part| async move { dataset::read_json(output, &keys::projected(run, part)).await })
+        .buffered(STORE_CONCURRENCY)
 }
 
 /// Reads a work list.

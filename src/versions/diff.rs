@@ -121,11 +121,11 @@ mod tests {
         let plane = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]);
         for degrees in [0.0f64, 1e-9, 1e-4, 0.5, 30.0, 45.0, 89.0, 90.0] {
             let (sine, cosine) = degrees.to_radians().sin_cos();
-            let turned = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, cosine, sine, 0.0]]);
-            let found = angles(&plane, &turned).unwrap();
+            let rotated = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, cosine, sine, 0.0]]);
+            let found = angles(&plane, &rotated).unwrap();
             assert!(found[0].abs() < 1e-12, "{found:?}");
             assert!((found[1] - degrees).abs() <= 1e-12 * degrees.max(1e-3), "{degrees}: {found:?}");
-            assert_eq!(angles(&turned, &plane).unwrap().len(), 2);
+            assert_eq!(angles(&rotated, &plane).unwrap().len(), 2);
         }
         let line = basis(array![[0.0, 0.0, 0.0, 1.0]]);
         assert_eq!(angles(&plane, &line).unwrap(), [90.0]);

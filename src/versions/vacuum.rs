@@ -108,14 +108,14 @@ async fn sweep(
     for prefix in keys::swept() {
         let mut pages = output.list(prefix, None);
         while let Some(page) = pages.try_next().await? {
-            let gone: Vec<&Object> = page.iter().filter(|object| !stays(object)).collect();
-            for object in &gone {
+            let expired: Vec<&Object> = page.iter().filter(|object| !stays(object)).collect();
+            for object in &expired {
                 each(object);
                 done.objects += 1;
                 done.bytes += object.size;
             }
             if action == Action::Delete {
-                let deletes: Vec<_> = gone.iter().map(|object| output.delete(&object.key)).collect();
+                let deletes: Vec<_> = expired.iter().map(|object| output.delete(&object.key)).collect();
                 stream::iter(deletes).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
                 lock.renew().await?;
             }
