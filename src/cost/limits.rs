@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::estimate::{Deployment, Schedule, Workload};
+use super::schedule::{Deployment, Schedule, Workload};
 
 /// Longest time of a Lambda, seconds.
 const LAMBDA_SECONDS: f64 = 900.0;

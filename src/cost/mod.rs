@@ -11,9 +11,10 @@
 //! ```
 
 pub mod estimate;
-pub mod limits;
+mod limits;
 pub mod prices;
 pub mod receipt;
+mod schedule;
 pub mod simulate;
 #[cfg(test)]
 mod tests;

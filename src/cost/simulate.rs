@@ -7,8 +7,10 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use fastrand::Rng;
 
-use super::estimate::{Deployment, Map, Schedule, time};
-use crate::cost::prices::Prices;
+use super::{
+    prices::Prices,
+    schedule::{Deployment, Map, Schedule, time},
+};
 
 /// Execution environments that Lambda starts for one function within [`SCALING_PERIOD`].
 const NEW_ENVIRONMENTS: u32 = 1_000;

@@ -2,8 +2,9 @@ use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::{
-    estimate::{Deployment, Map, Schedule, Workload, estimate, time},
+    estimate::estimate,
     prices::{Architecture, Prices},
+    schedule::{Deployment, Map, Schedule, Workload, time},
     simulate,
 };
 use crate::ErrorKind;

@@ -273,7 +273,7 @@ def test_the_state_machine_has_the_name_that_status_looks_for():
 
 
 def test_the_estimate_knows_the_memory_of_the_functions():
-    text = (ROOT / "src/cost/estimate.rs").read_text()
+    text = "".join((ROOT / f"src/cost/{name}.rs").read_text() for name in ("estimate", "schedule"))
     memory = {name: int(mb.replace("_", "")) for name, mb in re.findall(r"const (\w+)_MB: f64 = ([\d_]+)\.0;", text)}
     of = lambda name: RESOURCES[f"{name}Function"]["Properties"]["MemorySize"]  # noqa: E731
     assert {of("Plan"), of("Project"), of("Publish")} == {memory["PLAN"]} and of("Reduce") == memory["REDUCE"]
