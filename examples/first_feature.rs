@@ -1,9 +1,9 @@
-//! Loads the model and infers one file: what a start costs.
+//! Loads the model and computes the features of one file. `bench/kernels.py` measures how long the process takes.
 //!
 //!     cargo run --release --example first_feature FILE.jpg
-#![allow(clippy::unwrap_used)] // a benchmark that cannot run has nothing to say
+#![allow(clippy::unwrap_used)] // a benchmark may panic
 
-use pomona::{model::Extractor, model::FeatureRange};
+use pomona::model::{Extractor, FeatureRange};
 
 fn main() {
     let file = std::fs::read(std::env::args().nth(1).unwrap()).unwrap();

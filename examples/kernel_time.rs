@@ -1,16 +1,18 @@
-//! Milliseconds per image of the embedded model, one thread, batch 1; JSON on standard output.
+//! Milliseconds per image of the embedded model with one thread, on the kernels and on tract; JSON on standard output.
 //!
 //!     cargo run --release --example kernel_time [IMAGES]
 //!
-//! Beside it: what tract takes, what starting takes, and how near the kernels come to the processor's peak. The peak is
-//! measured, as the time of independent fused multiplications and additions in registers.
-#![allow(clippy::unwrap_used)] // a benchmark that cannot run has nothing to say
+//! `bench/kernels.py` compares these figures with ONNX Runtime, OpenVINO and a matrix product.
+#![allow(clippy::unwrap_used)] // a benchmark may panic
 
 use std::time::Instant;
 
-use pomona::{image::Pixels, model::Extractor, model::FeatureRange};
+use pomona::{
+    image::Pixels,
+    model::{Extractor, FeatureRange},
+};
 
-/// Multiplications and additions of MobileNetV2 1.00 at 224 x 224, without its classifier.
+/// Floating-point operations of MobileNetV2 1.00 at 224 x 224 without its classifier.
 const FLOP: f64 = 2.0 * 299.5e6;
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -18,6 +20,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
+/// Milliseconds of each image, after three images to warm up.
 fn time(extractor: &Extractor, images: usize) -> Vec<f64> {
     let pixels = |seed: usize| Pixels {
         width: 224,

@@ -356,8 +356,8 @@ async fn a_slow_run_does_not_publish_below_versions_that_were_cleaned_away() {
 }
 
 async fn erase_keys(stores: &Stores, engine: &WorkerPool, keys: &[String]) -> pomona::Result<erase::Erased> {
-    let keys = keys.iter().cloned().collect();
-    erase::erase(stores, engine, &run_id("erase"), &keys, &Silent, &CancellationToken::default()).await
+    let input = erase::EraseInput { run: run_id("erase"), keys: keys.iter().cloned().collect() };
+    erase::erase(stores, engine, input, &Silent, &CancellationToken::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,7 +133,7 @@ async fn the_report_of_a_hundred_thousand_images_is_below_five_megabytes() {
     assert!(page.len() < 5_000_000, "{} bytes", page.len());
     // What is left out is said.
     for said in
-        ["300 of 100,000 are drawn", "of 100,000 images", "The first 60 are", "40 of them shown", "and 200 more"]
+        ["300 of 100,000 images are drawn", "of 100,000 images", "The first 60 are", "40 of them shown", "and 200 more"]
     {
         assert!(page.contains(said), "{said}");
     }

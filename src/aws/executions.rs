@@ -1,4 +1,4 @@
-//! The one client of Step Functions, with one map from its errors to ours.
+//! The client of Step Functions, and the mapping of its errors to [`ErrorKind`]s.
 
 use async_trait::async_trait;
 use aws_sdk_sfn::types::ExecutionStatus;
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use super::uploads::{Executions, Status};
 use crate::{Error, ErrorKind, Result, store};
 
-/// The state machine of a stack is called `<stack>-pipeline`; see `template.yaml`.
+/// `template.yaml` names the state machine of a stack `<stack>-pipeline`.
 const PIPELINE: &str = "-pipeline";
 
-/// What a user means by a name.
+/// An execution or a state machine that a user has named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The ARN of an execution.
@@ -27,12 +27,12 @@ pub enum Target {
 /// A client of Step Functions.
 #[derive(Clone, Debug)]
 pub struct StepFunctions {
-    /// For calls that have no method here.
+    /// The client of the SDK, for requests without a method here. [`failed`] converts their errors.
     pub client: Client,
 }
 
 impl StepFunctions {
-    /// A client for the region of `target` where that is an ARN, otherwise for the user's.
+    /// Connects to the region of `target` if it is an ARN, otherwise to the region of the environment.
     pub async fn connect(target: &str) -> Self {
         let environment = store::aws_environment().await;
         let region = region_of(target).map(|region| Region::new(region.to_owned()));
@@ -41,7 +41,9 @@ impl StepFunctions {
         StepFunctions { client: Client::from_conf(config.build()) }
     }
 
-    /// Fails with `Execution.NotFound`, naming the stacks that there are.
+    /// Resolves an ARN or the name of a stack.
+    ///
+    /// Fails with `Execution.NotFound` if there is no such stack in the region; the error lists the stacks that exist.
     pub async fn find(&self, target: &str) -> Result<Target> {
         if target.starts_with("arn:") {
             return match target.split(':').nth(5) {
@@ -65,24 +67,23 @@ impl StepFunctions {
                 stacks.push(stack.to_owned());
             }
         }
-        let error =
-            Error::new(ErrorKind::ExecutionNotFound, "there is no stack of Pomona with this name in this region")
-                .context("stack", target);
-        Err(if stacks.is_empty() { error } else { error.context("there are", stacks.join(", ")) })
+        let error = Error::new(ErrorKind::ExecutionNotFound, "this region has no stack of Pomona with this name")
+            .context("stack", target);
+        Err(if stacks.is_empty() { error } else { error.context("stacks", stacks.join(", ")) })
     }
 
-    /// Fails with `Execution.NotFound` when the machine has never run.
+    /// The ARN of the newest execution of a state machine. Fails with `Execution.NotFound` if there is none.
     pub async fn newest(&self, machine: &str) -> Result<String> {
         let listed = self.client.list_executions().state_machine_arn(machine).max_results(1).send().await;
         let listed = listed.map_err(|e| failed("states:ListExecutions", machine, e))?;
         listed.executions().first().map(|execution| execution.execution_arn().to_owned()).ok_or_else(|| {
-            Error::new(ErrorKind::ExecutionNotFound, "nothing has been started here yet")
+            Error::new(ErrorKind::ExecutionNotFound, "this state machine has no executions")
                 .context("state machine", machine)
         })
     }
 }
 
-/// The executions of one state machine, all started with the same input.
+/// The executions of a state machine that uploads start. All of them have the same input.
 #[derive(Debug)]
 pub struct StateMachine {
     client: Client,
@@ -91,14 +92,14 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// `settings` are more fields of the execution's input; `input` and `output` are its locations.
+    /// `input` and `output` are the locations in the executions' input, `settings` its other fields.
     pub async fn new(arn: String, input: &str, output: &str, mut settings: Map<String, Value>) -> Self {
         settings.insert("input".to_owned(), input.into());
         settings.insert("output".to_owned(), output.into());
         StateMachine { client: StepFunctions::connect(&arn).await.client, arn, input: settings.into() }
     }
 
-    /// The ARN of an execution has another kind than the state machine's, and ends with the name.
+    /// The ARN of an execution: that of the state machine with another resource type, and the name.
     fn execution(&self, name: &str) -> String {
         format!("{}:{name}", self.arn.replacen(":stateMachine:", ":execution:", 1))
     }
@@ -133,13 +134,16 @@ fn region_of(arn: &str) -> Option<&str> {
     arn.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty())
 }
 
-/// The page of an execution in the console.
+/// The address of an execution's page in the AWS console.
 pub fn console(execution: &str) -> String {
     let region = region_of(execution).unwrap_or("us-east-1");
     format!("https://{region}.console.aws.amazon.com/states/home?region={region}#/v2/executions/details/{execution}")
 }
 
-/// What an answer of Step Functions means to the user.
+/// Converts an error of Step Functions.
+///
+/// `action` is the IAM action, such as `states:StartExecution`; `what` is the ARN or name in the request. Both are in the
+/// context of the error, and the code and message of Step Functions are its source.
 pub fn failed<E>(action: &'static str, what: &str, error: SdkError<E>) -> Error
 where
     E: std::error::Error + Send + Sync + 'static,
@@ -148,7 +152,7 @@ where
     let code = error.code().map(str::to_owned);
     let (kind, message) = match code.as_deref() {
         Some("ExecutionDoesNotExist" | "StateMachineDoesNotExist" | "InvalidArn" | "ResourceNotFound") => {
-            (ErrorKind::ExecutionNotFound, "Step Functions has no such execution or state machine")
+            (ErrorKind::ExecutionNotFound, "this execution or state machine does not exist")
         }
         Some(
             "AccessDeniedException"
@@ -157,11 +161,11 @@ where
             | "InvalidSignatureException",
         ) => (ErrorKind::ExecutionDenied, "Step Functions refused access"),
         Some("ThrottlingException" | "ExecutionLimitExceeded") => {
-            (ErrorKind::StoreThrottled, "Step Functions asks for fewer requests")
+            (ErrorKind::StoreThrottled, "Step Functions throttles requests")
         }
-        Some("ExecutionAlreadyExists") => (ErrorKind::InputInvalid, "an execution of this name exists already"),
+        Some("ExecutionAlreadyExists") => (ErrorKind::InputInvalid, "an execution with this name exists already"),
         Some("InvalidName" | "InvalidExecutionInput") => {
-            (ErrorKind::InputInvalid, "Step Functions refused the name or the input")
+            (ErrorKind::InputInvalid, "Step Functions rejects the name or the input")
         }
         _ => (ErrorKind::StoreUnavailable, "Step Functions could not be reached"),
     };
@@ -169,7 +173,7 @@ where
         (Some(code), Some(message)) => format!("{code}: {message}"),
         _ => DisplayErrorContext(error).to_string(),
     };
-    Error::new(kind, message).context("action", action).context("about", what).source(error_text)
+    Error::new(kind, message).context("action", action).context("target", what).source(error_text)
 }
 
 #[cfg(test)]
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_console_is_that_of_the_executions_region() {
+    fn the_console_page_is_in_the_region_of_the_execution() {
         let arn = "arn:aws:states:eu-west-3:123456789012:execution:pomona-pipeline:first";
         assert!(console(arn).starts_with("https://eu-west-3.console.aws.amazon.com/states/"), "{}", console(arn));
         assert_eq!(region_of("pomona"), None);

@@ -1,4 +1,4 @@
-//! The input of a state machine execution: where, and the settings.
+//! The input of an execution of the state machine.
 
 use serde_json::Value;
 
@@ -7,17 +7,34 @@ use crate::{
     dataset::settings::{Mode, Settings},
 };
 
-/// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/", ...mode and settings}`
+/// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/"}`, and optional fields of [`Settings`] and [`Mode`].
+///
+/// ```
+/// use pomona::aws::request::Request;
+///
+/// let input = serde_json::json!({"input": "s3://b/images/", "output": "s3://b/results/", "csv": true});
+/// assert!(Request::parse(input)?.settings.csv);
+/// let input = serde_json::json!({"input": "s3://b/images/", "output": "s3://b/results/", "cvs": true});
+/// assert!(Request::parse(input).unwrap_err().to_string().contains("cvs"));
+/// # Ok::<(), pomona::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
+    /// Location of the images, `s3://BUCKET/PREFIX/`.
     pub input: String,
+    /// Location of the data set, `s3://BUCKET/PREFIX/`.
     pub output: String,
+    /// The settings that decide the result; defaults for fields that are missing.
     pub settings: Settings,
+    /// What the run lists and whether it fits a new basis; defaults for fields that are missing.
     pub mode: Mode,
 }
 
 impl Request {
-    /// Fails with `Input.Invalid` in words that somebody at the console understands.
+    /// Parses the input of an execution.
+    ///
+    /// Fails with `Input.Invalid` if a location is missing or not in S3, a field is unknown, or a setting is out of range.
+    /// The message names the field.
     pub fn parse(value: Value) -> Result<Self> {
         const EXAMPLE: &str = r#"the execution's input must look like {"input": "s3://BUCKET/images/", "output": "s3://BUCKET/results/"}"#;
         let Value::Object(mut fields) = value else {
@@ -34,7 +51,7 @@ impl Request {
         };
         let (input, output) = (location("input")?, location("output")?);
         let wrong = |e: serde_json::Error| {
-            Error::new(ErrorKind::InputInvalid, "a setting of the execution's input is wrong").source(e)
+            Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
         };
         let of_mode = ["refit", "rebuild", "listing"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
@@ -56,7 +73,7 @@ mod tests {
     };
 
     #[test]
-    fn settings_stand_beside_the_locations() {
+    fn settings_are_fields_of_the_input() {
         let request = Request::parse(json!({
             "input": "s3://b/images/", "output": "s3://b/out/", "pca": {"variance": 0.9}, "standardize": false
         }));
@@ -69,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn how_to_go_about_it_stands_there_too() {
+    fn the_mode_is_part_of_the_input() {
         let request = |more: Value| {
             let mut value = json!({"input": "s3://b/images/", "output": "s3://b/out/"});
             value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -82,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_field() {
         for (bad, named) in [
             (json!([]), "must look like"),
             (json!({"output": "s3://b/o/"}), "\"input\" is missing"),

@@ -1,8 +1,9 @@
-//! The runs that uploads start, at most one at a time per output.
+//! Runs that uploads start, at most one at a time per output.
 //!
-//! A received notice goes into the output's inbox first ([`inbox::add`]); then a run is requested ([`take_ticket`]). A
-//! ticket is a number that one conditional put takes, and the run is named after it, so starting it twice starts it
-//! once. While a run is in progress, notices wait in the inbox; when it ends, the next event takes the next ticket.
+//! For each batch of events, the trigger first adds the changed keys to the inbox of the output ([`inbox::add`]), then calls
+//! [`take_ticket`]. A ticket is a numbered object that one conditional put creates. The run is named after the number, so
+//! starting it twice starts one run. While a run is in progress, notices stay in the inbox; the event that reports its end
+//! leads to the next ticket.
 
 use std::collections::BTreeSet;
 
@@ -17,50 +18,50 @@ use crate::{
     store::{self, Store},
 };
 
-/// Attempts to take a ticket that other processes take at the same time.
+/// Attempts to take a ticket while other processes do the same.
 const ATTEMPTS: u32 = 8;
 
-/// The runs that notices start; on AWS, executions of the state machine.
+/// Starts runs and reports their status. On AWS, runs are executions of the state machine.
 #[async_trait]
 pub trait Executions: Send + Sync {
-    /// The status of the run of that name.
+    /// The status of the run with this name.
     async fn status(&self, name: &str) -> Result<Status>;
-    /// Starts a run of that name. A run of the name that exists already is not an error.
+    /// Starts a run with this name. If it exists already, does nothing.
     async fn start(&self, name: &str) -> Result<()>;
 }
 
 /// The status of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// There is no run of that name.
+    /// There is no run with this name.
     Unknown,
     /// In progress.
     Running,
-    /// Ended, with or without a new version.
+    /// Ended without an error, with or without a new version.
     Succeeded,
     /// Failed, timed out or aborted.
     Failed,
 }
 
-/// What became of the request for a run.
+/// Result of [`take_ticket`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "ticket", rename_all = "snake_case")]
 pub enum Outcome {
-    /// No notice waits.
+    /// The inbox is empty.
     Nothing,
-    /// A run is in progress; its successor takes what waits.
+    /// A run is in progress; the next one processes the notices.
     Waits {
         /// The run in progress.
         behind: String,
     },
-    /// The last run has failed, and no notice has come in since: another run would fail too.
+    /// The last run has failed, and the inbox has no notice that it did not see: another run would fail too.
     Failed {
         /// The run that failed.
         run: String,
     },
     /// A run was started.
     Started {
-        /// Its name.
+        /// Name of the run.
         run: String,
     },
 }
@@ -69,12 +70,14 @@ pub enum Outcome {
 #[derive(Serialize, Deserialize)]
 struct Ticket {
     run: String,
-    /// The notices that waited when the ticket was taken.
+    /// The notices in the inbox when the ticket was taken.
     #[serde(rename = "notes")]
     notices: BTreeSet<String>,
 }
 
-/// Starts a run for what waits in the inbox, unless one is in progress.
+/// Starts a run if the inbox has notices and no run is in progress.
+///
+/// Fails with `Store.Throttled`, which can be retried, if other processes take each ticket first.
 pub async fn take_ticket(output: &dyn Store, executions: &dyn Executions) -> Result<Outcome> {
     for _ in 0..ATTEMPTS {
         let waiting: BTreeSet<String> = inbox::notices(output).await?.into_iter().collect();
@@ -84,7 +87,7 @@ pub async fn take_ticket(output: &dyn Store, executions: &dyn Executions) -> Res
         let last = store::list_all(output, keys::TICKETS).await?.pop();
         let number = last.as_ref().and_then(|object| keys::parse_ticket(&object.key)).unwrap_or(0);
         if let Some(last) = &last {
-            // It was removed since it was listed: its successor is there.
+            // A ticket that was deleted after the listing has a successor.
             let Some(ticket) = store::get_opt(output, &last.key).await? else { continue };
             let ticket: Ticket = dataset::from_json(&ticket, &last.key)?;
             match executions.status(&ticket.run).await? {
@@ -108,11 +111,11 @@ pub async fn take_ticket(output: &dyn Store, executions: &dyn Executions) -> Res
             return Ok(Outcome::Started { run });
         }
     }
-    Err(Error::new(ErrorKind::StoreThrottled, "other processes kept taking the next ticket")
+    Err(Error::new(ErrorKind::StoreThrottled, "other processes took every next ticket first")
         .context("output", output.location()))
 }
 
-/// Two outputs of one state machine never share a name.
+/// The name of a run. It contains a hash of the output, because all outputs of a state machine share its executions' names.
 fn run_name(output: &dyn Store, number: u64) -> String {
     let place = short_hex(&Sha256::digest(output.location()));
     format!("uploads-{}-{number:010}", &place[..12])
@@ -128,7 +131,7 @@ mod tests {
     use super::*;
     use crate::store::MemoryStore;
 
-    /// Executions that run until the test ends them.
+    /// Runs that continue until a test ends them.
     #[derive(Default)]
     struct Machine {
         runs: Mutex<BTreeMap<String, Status>>,
@@ -156,7 +159,7 @@ mod tests {
         }
         async fn start(&self, name: &str) -> Result<()> {
             if self.broken.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::StoreUnavailable, "made to fail"));
+                return Err(Error::new(ErrorKind::StoreUnavailable, "injected failure"));
             }
             self.runs.lock().unwrap().entry(name.to_owned()).or_insert(Status::Running);
             Ok(())
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_run_at_a_time_and_the_next_takes_all_notices_in_between() {
+    async fn runs_do_not_overlap_and_the_next_processes_all_notices_in_between() {
         let (output, machine) = (MemoryStore::new(), Machine::default());
         assert!(matches!(upload(&output, &machine, "a").await, Outcome::Started { .. }));
         let seen = inbox::read(&output).await.unwrap();
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_failed_is_not_repeated_until_something_new_comes_in() {
+    async fn a_failed_run_is_not_repeated_before_a_new_notice() {
         let (output, machine) = (MemoryStore::new(), Machine::default());
         upload(&output, &machine, "a").await;
         machine.end(Status::Failed);
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ticket_that_was_taken_but_not_started_is_started_by_the_next() {
+    async fn a_ticket_whose_run_was_not_started_is_started_by_the_next_event() {
         let (output, machine) = (MemoryStore::new(), Machine::default());
         machine.broken.store(true, std::sync::atomic::Ordering::Relaxed);
         inbox::add(&output, &BTreeSet::from(["a".to_owned()])).await.unwrap();
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn many_notices_at_once_start_one_run() {
+    async fn concurrent_notices_start_one_run() {
         let (output, machine) = (std::sync::Arc::new(MemoryStore::new()), std::sync::Arc::new(Machine::default()));
         let calls = (0..60).map(|i| {
             let (output, machine) = (output.clone(), machine.clone());

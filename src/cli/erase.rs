@@ -5,7 +5,7 @@ use pomona::{
     ids::Version,
     stages::{CancellationToken, Stores},
     store,
-    versions::erase,
+    versions::erase::{self, EraseInput},
 };
 
 use crate::{args::EraseArgs, format, print_json, progress::Bars, run};
@@ -19,8 +19,8 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     let stop = CancellationToken::new();
     run::listen(stop.clone());
     let bars = Bars::new();
-    let keys = args.keys.into_iter().collect();
-    let outcome = erase::erase(&stores, &workers, &run::run_id()?, &keys, &bars, &stop).await;
+    let input = EraseInput { run: run::run_id()?, keys: args.keys.into_iter().collect() };
+    let outcome = erase::erase(&stores, &workers, input, &bars, &stop).await;
     bars.clear();
     let erased = outcome?;
     if args.json {

@@ -3,7 +3,7 @@
 use pomona::{
     Result,
     cost::{
-        estimate::{self, Course, Deployment, Estimate, Workload},
+        estimate::{self, Deployment, Estimate, Schedule, Workload},
         prices::{Architecture, Prices},
         simulate,
     },
@@ -46,8 +46,8 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
     };
     let estimate = estimate::estimate(work, deployment, prices)?;
     let played = (estimate.shards <= SIMULATED).then(|| {
-        let course = Course::new(&work, &deployment, estimate.prices.map_children_per_second);
-        simulate::run(&course, &deployment, &estimate.prices, SEED)
+        let schedule = Schedule::new(&work, &deployment, estimate.prices.map_children_per_second);
+        simulate::run(&schedule, &deployment, &estimate.prices, SEED)
     });
     if args.json {
         return print_json(&Json {
@@ -64,7 +64,7 @@ fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
-fn text(estimate: &Estimate, played: Option<&simulate::Played>) -> String {
+fn text(estimate: &Estimate, played: Option<&simulate::Simulated>) -> String {
     let Estimate { work, dollars, emr, .. } = estimate;
     let text = format!(
         "{} on AWS: {} and {}\nOn EMR ({} machines, start included): {} and {}\n\n",

@@ -8,7 +8,6 @@ use pomona::{
     model::{Extractor, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
-    store,
 };
 
 use crate::{
@@ -23,18 +22,11 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
 
 pub(crate) async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
     let started = Instant::now();
-    let stores = open(images, output).await?;
+    let stores = Stores::open(images, output).await?;
     let workers = workers(&options.engine)?;
     let stop = CancellationToken::new();
     listen(stop.clone());
     once(&stores, &workers, output, options, &stop, started).await
-}
-
-/// Both ends of a run.
-pub(crate) async fn open(images: &str, output: &str) -> Result<Stores> {
-    let stores = Stores { input: store::open_input(images).await?, output: store::open(output).await? };
-    store::check_apart(images, output)?;
-    Ok(stores)
 }
 
 /// One run and its summary.

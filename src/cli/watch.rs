@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use notify::{Event, EventKind, RecursiveMode, Watcher};
-use pomona::{Error, ErrorKind, Result, stages::CancellationToken};
+use pomona::{
+    Error, ErrorKind, Result,
+    stages::{CancellationToken, Stores},
+};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{args::WatchArgs, report, run};
@@ -17,7 +20,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<()> {
         let message = "only folders can be watched; for a bucket, let uploads start runs (docs/deploy.md)";
         return Err(Error::new(ErrorKind::InputInvalid, message).context("input", images));
     }
-    let stores = run::open(&images, &args.output).await?;
+    let stores = Stores::open(&images, &args.output).await?;
     let workers = run::workers(&args.options.engine)?;
     let stop = CancellationToken::new();
     run::listen(stop.clone());

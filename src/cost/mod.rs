@@ -1,8 +1,20 @@
-//! What a run costs: the dated prices, the estimate beforehand, its simulation, and the receipt afterwards.
+//! Time and cost of runs on AWS: the dated table of prices, the estimate of a planned run, its simulation, and the receipt
+//! of a finished run.
+//!
+//! ```
+//! use pomona::cost::{estimate::{Deployment, Workload, estimate}, prices::{Architecture, Prices}};
+//!
+//! let prices = Prices::new("us-east-1", Architecture::X86_64)?;
+//! let estimate = estimate(Workload::new(22_688), Deployment::default(), prices)?;
+//! assert!(estimate.dollars.total < 0.05 && estimate.seconds < 90.0);
+//! # Ok::<(), pomona::Error>(())
+//! ```
 
 pub mod estimate;
+mod limits;
 pub mod prices;
 pub mod receipt;
+mod schedule;
 pub mod simulate;
 #[cfg(test)]
 mod tests;

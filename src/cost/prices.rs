@@ -1,4 +1,4 @@
-//! What AWS charges: the dated table `prices/aws.json`, and what a piece of work comes to.
+//! Prices of AWS: the dated table `prices/aws.json`, and the cost of usage at these prices.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, ErrorKind, Result};
 
 const TABLE: &str = include_str!("../../prices/aws.json");
-/// Its prices stand in where another region's is not in the table.
+/// Region whose prices replace those that the table does not have.
 const STAND_IN: &str = "us-east-1";
 
 #[derive(Debug, Deserialize)]
@@ -16,7 +16,7 @@ struct Table {
     regions: BTreeMap<String, Row>,
 }
 
-/// Prices in dollars; none where the table does not have one.
+/// Prices of one region in dollars.
 #[derive(Clone, Debug, Deserialize)]
 struct Row {
     lambda_arm64_gb_second: Option<f64>,
@@ -30,57 +30,66 @@ struct Row {
     map_children_per_second: Option<f64>,
 }
 
-/// Processor of the functions.
+/// Processor architecture of the functions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
+    /// Intel and AMD.
     #[default]
     #[serde(rename = "x86_64")]
     X86_64,
+    /// Graviton.
     Arm64,
 }
 
 impl Architecture {
-    /// That of this build.
+    /// The architecture that this program is built for.
     pub const fn here() -> Self {
         if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::X86_64 }
     }
 }
 
-/// Prices of one region, in dollars.
+/// Prices of one region, in dollars, without free tier and taxes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prices {
-    /// When they were looked up.
+    /// The day on which the prices were looked up, as `YYYY-MM-DD`.
     pub date: String,
+    /// AWS region, such as `us-east-1`.
     pub region: String,
+    /// Architecture of the Lambdas; decides the price of compute.
     pub architecture: Architecture,
+    /// Lambda compute, per gigabyte of memory and second.
     pub gb_second: f64,
+    /// Lambda invocations, per million.
     pub million_invocations: f64,
+    /// State transitions of Step Functions, per thousand.
     pub thousand_transitions: f64,
-    /// PUT and LIST.
+    /// PUT and LIST requests to S3, per thousand.
     pub thousand_puts: f64,
+    /// GET requests to S3, per thousand.
     pub thousand_gets: f64,
+    /// S3 Standard storage, per 10^9 bytes and month.
     pub gb_month: f64,
-    /// One m5.xlarge with EMR's fee.
+    /// An m5.xlarge of an EMR cluster, including EMR's fee, per hour.
     pub emr_node_hour: f64,
-    /// Children of a Distributed Map that are started in a second.
+    /// Quota, not a price: child executions of a Distributed Map that start per second.
     pub map_children_per_second: f64,
-    /// Prices that are those of us-east-1, as the table has none of this region.
+    /// Names of the prices that the table does not have for this region. They are those of us-east-1.
     pub borrowed: Vec<&'static str>,
 }
 
 impl Prices {
-    /// Regions in the table.
+    /// All regions of the table, sorted. Fails with `Internal.Bug` if the table cannot be parsed.
     pub fn regions() -> Result<Vec<String>> {
         Ok(table()?.regions.into_keys().collect())
     }
 
-    /// Fails with `Input.Invalid` for a region that is not in the table.
+    /// The prices of a region. Fails with `Input.Invalid` if the region is not in the table.
     pub fn new(region: &str, architecture: Architecture) -> Result<Self> {
         let table = table()?;
         let row = |name: &str| {
             table.regions.get(name).cloned().ok_or_else(|| {
-                Error::new(ErrorKind::InputInvalid, "there are no prices of this region")
+                Error::new(ErrorKind::InputInvalid, "the table has no prices for this region")
                     .context("region", name)
                     .context("known", table.regions.keys().cloned().collect::<Vec<_>>().join(", "))
             })
@@ -94,7 +103,7 @@ impl Prices {
                     of(&stand_in)
                 })
                 .ok_or_else(|| {
-                    Error::new(ErrorKind::InternalBug, "the table of prices has a gap").context("price", name)
+                    Error::new(ErrorKind::InternalBug, "the table of prices lacks a price").context("price", name)
                 })
         };
         Ok(Prices {
@@ -116,7 +125,7 @@ impl Prices {
         })
     }
 
-    /// Dollars for some use.
+    /// The cost of some usage.
     pub fn cost(&self, usage: &Usage) -> Cost {
         let cost = Cost {
             compute: usage.gb_seconds * self.gb_second,
@@ -132,50 +141,64 @@ impl Prices {
 
 fn table() -> Result<Table> {
     serde_json::from_str(TABLE)
-        .map_err(|e| Error::new(ErrorKind::InternalBug, "the table of prices cannot be read").source(e))
+        .map_err(|e| Error::new(ErrorKind::InternalBug, "the table of prices cannot be parsed").source(e))
 }
 
-/// What is billed.
+/// Billed usage of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
-    /// Billed seconds times gigabytes of memory.
+    /// Billed seconds of all Lambdas times their memory in GiB.
     pub gb_seconds: f64,
+    /// Lambda invocations.
     pub invocations: u64,
+    /// State transitions of the state machine, including those of map children.
     pub transitions: u64,
-    /// PUT and LIST requests.
+    /// PUT and LIST requests to S3.
     pub puts: u64,
+    /// GET requests to S3.
     pub gets: u64,
+    /// Size of the data set in bytes.
     pub stored_bytes: u64,
 }
 
-/// Dollars.
+/// Cost in dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
+    /// Lambda compute.
     pub compute: f64,
+    /// Lambda invocations.
     pub invocations: f64,
+    /// Step Functions transitions.
     pub transitions: f64,
+    /// S3 requests.
     pub requests: f64,
-    /// All of the above.
+    /// Sum of the four items above.
     pub total: f64,
+    /// Storing the data set for a month; not part of `total`.
     pub storage_per_month: f64,
 }
 
-/// The same images on a cluster of three m5.xlarge (one of them leads) with PySpark and Keras.
+/// Time and cost of the same images on EMR: a cluster of three m5.xlarge, one of them the primary node, with PySpark and
+/// Keras.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Emr {
+    /// Nodes of the cluster.
     pub nodes: u32,
+    /// Wall-clock seconds, including the start of the cluster.
     pub seconds: f64,
+    /// Dollars for all nodes.
     pub dollars: f64,
 }
 
 impl Emr {
     const NODES: u32 = 3;
     const PROCESSORS: f64 = 8.0;
-    /// Between the 15 and 20 minutes that clusters take to start.
+    /// Clusters take 15 to 20 minutes to start.
     const START_SECONDS: f64 = 17.5 * 60.0;
-    /// Half of the 14.2 images per second that two processors make (README, "How fast").
+    /// Per processor: half of the 14.2 images per second that PySpark with Keras reached on two processors.
     const IMAGES_PER_SECOND: f64 = 7.1;
 
+    /// Estimates a run over `images` images.
     pub fn new(images: u64, prices: &Prices) -> Self {
         let seconds = Self::START_SECONDS + images as f64 / (Self::PROCESSORS * Self::IMAGES_PER_SECOND);
         let dollars = f64::from(Self::NODES) * seconds / 3_600.0 * prices.emr_node_hour;

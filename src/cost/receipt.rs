@@ -1,4 +1,4 @@
-//! What a run cost: from its own records and the dated table of prices.
+//! The receipt of a finished run, computed from the timings in its records and the dated table of prices.
 
 use std::collections::BTreeMap;
 
@@ -13,35 +13,40 @@ use crate::{
     dataset::{Manifest, timing::Timing},
 };
 
-/// The region of prices where a run does not tell its own.
+/// The region whose prices are used if that of a run is not known or not in the table.
 pub const USUAL_REGION: &str = "us-east-1";
 
-/// The pieces of work of one stage, by name: the shard, the part or the group.
+/// The timings of one stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageRecords {
+    /// Name of the stage.
     pub stage: &'static str,
+    /// One entry per piece of work: the name of its shard, part or group, and its timing.
     pub pieces: Vec<(String, Timing)>,
 }
 
 impl StageRecords {
+    /// A stage that runs once.
     pub fn one(stage: &'static str, timing: Timing) -> Self {
         StageRecords { stage, pieces: vec![(stage.to_owned(), timing)] }
     }
 }
 
-/// Where the run was.
+/// Where a run was executed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "place", rename_all = "snake_case")]
 pub enum Place {
+    /// Lambda functions.
     Lambda {
+        /// AWS region.
         region: String,
     },
-    /// No bill of AWS but that of the store.
+    /// Any other machine; AWS bills no compute.
     OwnMachine,
 }
 
 impl Place {
-    /// That of this process.
+    /// Where this process runs, from the environment variables that Lambda sets.
     pub fn here() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (variable("AWS_LAMBDA_FUNCTION_NAME"), variable("AWS_REGION")) {
@@ -51,35 +56,51 @@ impl Place {
     }
 }
 
-/// One line: a stage's functions.
+/// One line of a receipt: all work of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
+    /// Name of the stage.
     pub stage: &'static str,
+    /// Pieces of work; on Lambda, each is one invocation.
     pub invocations: u64,
+    /// Wall-clock time, summed over the pieces of work.
     pub milliseconds: u64,
-    /// Of the functions; none on a machine of one's own.
+    /// Memory of the function in MiB, the largest if it differs; `None` outside of Lambda.
     pub memory_mb: Option<u32>,
+    /// Seconds times GiB of memory; 0 outside of Lambda.
     pub gb_seconds: f64,
 }
 
+/// `runs/<run>/receipt.json`: usage and cost of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Receipt {
+    /// Id of the run.
     pub run: String,
+    /// Number of the version that the run has published.
     pub version: u64,
+    /// Where the run was executed.
     pub at: Place,
+    /// Images of the version.
     pub images: u64,
+    /// Images that went through the model in this run.
     pub inferred: u64,
+    /// One line per stage, in order.
     pub lines: Vec<Line>,
-    /// On Lambda: what was billed, start-up times and retries left out. Elsewhere: what the estimate says that the same
-    /// work would have taken there.
+    /// On Lambda: the billed usage, without start-up times and retries. Elsewhere: the estimated usage of the same work on
+    /// Lambda.
     pub usage: Usage,
+    /// Cost of `usage`.
     pub dollars: Cost,
+    /// The prices that the receipt was computed with.
     pub prices: Prices,
-    /// All images of the version from nothing, as the old pipeline does for every new photo.
+    /// Estimate for EMR, where every run computes all images of the version.
     pub emr: Emr,
 }
 
 impl Receipt {
+    /// Computes the receipt of a run. `groups` is the number of groups that the stage `merge` has added.
+    ///
+    /// Fails with `Internal.Bug` if the table of prices is damaged.
     pub fn new(manifest: &Manifest, groups: u64, records: &[StageRecords], at: Place) -> Result<Self> {
         let region = match &at {
             Place::Lambda { region } if Prices::regions()?.contains(region) => region,
@@ -122,7 +143,7 @@ impl Receipt {
         })
     }
 
-    /// Whether [`Receipt::dollars`] were billed; otherwise they are what AWS would have cost.
+    /// Whether AWS bills [`Receipt::dollars`]; otherwise they are the estimated cost of the same work on AWS.
     pub fn billed(&self) -> bool {
         matches!(self.at, Place::Lambda { .. })
     }
@@ -141,7 +162,7 @@ impl Line {
             invocations: records.pieces.len() as u64,
             milliseconds: by_memory.values().sum(),
             memory_mb: by_memory.keys().max().copied().flatten(),
-            // An empty sum would be -0.
+            // `Sum` of no numbers is -0.0, which JSON shows.
             gb_seconds: by_memory.iter().map(gb_seconds).fold(0.0, |sum, part| sum + part),
         }
     }

@@ -1,118 +1,202 @@
-//! The same run, played event by event: environments that have to be started, the rates and quotas that bound them,
-//! throttled calls that come again, shards of uneven length. Only used to check the closed form, and by
-//! `pomona estimate`, which prints both.
+//! A simulation of a run, event by event: execution environments that have to be started, rates and quotas, throttled calls
+//! that are retried, and shards of uneven length.
+//!
+//! It checks the closed form of [`super::estimate`], and `pomona estimate` prints both.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use fastrand::Rng;
 
-use super::estimate::{Course, Deployment, Map, time};
-use crate::cost::prices::Prices;
+use super::{
+    prices::Prices,
+    schedule::{Deployment, Map, Schedule, time},
+};
 
-/// New environments of one function in ten seconds.
+/// Execution environments that Lambda starts for one function within [`SCALING_PERIOD`].
 const NEW_ENVIRONMENTS: u32 = 1_000;
-/// Waits of a throttled call, as in the state machine: doubled up to a limit, with full jitter.
+const SCALING_PERIOD: Moment = 10_000_000;
+/// Seconds that a throttled call waits, as in the state machine: doubled up to a limit, with full jitter.
 const FIRST_WAIT: f64 = 2.0;
 const LONGEST_WAIT: f64 = 60.0;
-/// Shards differ in size by so much to both sides, and functions in speed.
+/// Items take between 1 - `SPREAD` and 1 + `SPREAD` times their mean, because shards differ in size and functions in
+/// speed.
 const SPREAD: f64 = 0.3;
 
+/// Result of a simulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Played {
+pub struct Simulated {
+    /// Wall-clock seconds.
     pub seconds: f64,
-    /// Calls that were refused and came again.
+    /// Calls that were throttled and retried.
     pub throttled: u64,
-    /// Environments that were started.
+    /// Execution environments that were started.
     pub cold: u64,
-    /// Billed seconds of the maps' functions.
+    /// Billed seconds of the functions of all maps.
     pub billed: f64,
 }
 
-/// Plays a whole run. The same seed gives the same run. Everything above `account` places is other work of the account.
-pub fn run(course: &Course, deployment: &Deployment, prices: &Prices, seed: u64) -> Played {
+/// Simulates a whole run; the same seed gives the same result. The functions of the run are the only ones of the account.
+pub fn run(schedule: &Schedule, deployment: &Deployment, prices: &Prices, seed: u64) -> Simulated {
     let mut random = Rng::with_seed(seed);
     let account = deployment.account_concurrency;
-    let single = |seconds: f64| time::COLD_START + time::TRANSITION + seconds;
-    let mut played = Played { seconds: single(course.plan), ..Played::default() };
-    for stage in [course.featurize, course.merge, course.project] {
+    let mut total = Simulated { seconds: Schedule::one(schedule.plan), ..Simulated::default() };
+    for stage in [schedule.featurize, schedule.merge, schedule.project] {
         let stage = Map { starts: prices.map_children_per_second, concurrency: deployment.concurrency, ..stage };
         let one = map(&stage, account, &mut random);
-        played.seconds += one.seconds;
-        played.throttled += one.throttled;
-        played.cold += one.cold;
-        played.billed += one.billed;
+        total.seconds += one.seconds;
+        total.throttled += one.throttled;
+        total.cold += one.cold;
+        total.billed += one.billed;
     }
-    played.seconds += single(course.reduce) + single(course.publish);
-    played
+    total.seconds += Schedule::one(schedule.reduce) + Schedule::one(schedule.publish);
+    total
 }
 
-/// Microseconds, so that the heap has a total order.
+/// Simulates one map. `account` is the Lambda concurrency of the account.
+pub fn map(map: &Map, account: u32, random: &mut Rng) -> Simulated {
+    let events = BinaryHeap::from([Reverse((0, Event::Start))]);
+    let environments = Environments { account, running: 0, warm: 0, period: 0, started: 0 };
+    let simulation = MapSimulation {
+        map,
+        random,
+        events,
+        environments,
+        left: map.items,
+        open: 0,
+        waits_for_place: false,
+        result: Simulated::default(),
+    };
+    simulation.run()
+}
+
+/// Microseconds since the start of the map. An integer, so that the heap has a total order.
 type Moment = u64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
-    /// The next item may be started.
-    Start,
-    /// An item asks for a function: for the n-th time.
-    Call(u32),
-    /// A function is free again.
-    Free,
-}
 
 fn moment(seconds: f64) -> Moment {
     (seconds.max(0.0) * 1e6) as Moment
 }
 
-/// Plays one map.
-pub fn map(map: &Map, account: u32, random: &mut Rng) -> Played {
-    let mut events = BinaryHeap::from([Reverse((0, Event::Start))]);
-    let (mut left, mut open, mut running, mut warm) = (map.items, 0u32, 0u32, 0u32);
-    let mut played = Played::default();
-    // Environments started in this stretch of ten seconds.
-    let (mut stretch, mut fresh) = (0, 0u32);
-    let mut waiting_to_start = false;
-    while let Some(Reverse((now, event))) = events.pop() {
-        match event {
-            Event::Start if left > 0 && open < map.concurrency => {
-                left -= 1;
-                open += 1;
-                events.push(Reverse((now, Event::Call(1))));
-                events.push(Reverse((now + moment(1.0 / map.starts), Event::Start)));
-            }
-            Event::Start => waiting_to_start = true,
-            Event::Call(attempt) => {
-                if now / 10_000_000 != stretch {
-                    (stretch, fresh) = (now / 10_000_000, 0);
-                }
-                let cold = warm == 0;
-                if running >= account || cold && fresh >= NEW_ENVIRONMENTS {
-                    played.throttled += 1;
-                    let longest = (FIRST_WAIT * 2f64.powi(attempt.min(20) as i32 - 1)).min(LONGEST_WAIT);
-                    events.push(Reverse((now + moment(random.f64() * longest).max(1), Event::Call(attempt + 1))));
-                    continue;
-                }
-                running += 1;
-                let mut seconds = map.seconds * (1.0 + SPREAD * (2.0 * random.f64() - 1.0));
-                if cold {
-                    fresh += 1;
-                    played.cold += 1;
-                    seconds += time::COLD_START;
-                } else {
-                    warm -= 1;
-                }
-                played.billed += seconds;
-                events.push(Reverse((now + moment(seconds + time::TRANSITION).max(1), Event::Free)));
-            }
-            Event::Free => {
-                running -= 1;
-                warm += 1;
-                open -= 1;
-                played.seconds = now as f64 / 1e6;
-                if std::mem::take(&mut waiting_to_start) {
-                    events.push(Reverse((now, Event::Start)));
-                }
-            }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// The next item may start.
+    Start,
+    /// An item calls its function; the number of the attempt, from 1.
+    Call(u32),
+    /// A function ends.
+    End,
+}
+
+/// The execution environments of the function.
+struct Environments {
+    /// Concurrency of the account.
+    account: u32,
+    running: u32,
+    /// Idle environments.
+    warm: u32,
+    /// The current scaling period, and the environments started in it.
+    period: Moment,
+    started: u32,
+}
+
+/// How a call was answered.
+enum Call {
+    Throttled,
+    /// A new environment had to be started.
+    Cold,
+    Warm,
+}
+
+impl Environments {
+    fn call(&mut self, now: Moment) -> Call {
+        if now / SCALING_PERIOD != self.period {
+            (self.period, self.started) = (now / SCALING_PERIOD, 0);
+        }
+        let cold = self.warm == 0;
+        if self.running >= self.account || cold && self.started >= NEW_ENVIRONMENTS {
+            return Call::Throttled;
+        }
+        self.running += 1;
+        if cold {
+            self.started += 1;
+            Call::Cold
+        } else {
+            self.warm -= 1;
+            Call::Warm
         }
     }
-    played
+
+    fn end(&mut self) {
+        self.running -= 1;
+        self.warm += 1;
+    }
+}
+
+struct MapSimulation<'a> {
+    map: &'a Map,
+    random: &'a mut Rng,
+    events: BinaryHeap<Reverse<(Moment, Event)>>,
+    environments: Environments,
+    /// Items that have not started.
+    left: u64,
+    /// Items that have started and not ended.
+    open: u32,
+    /// Whether the next item waits until another one ends.
+    waits_for_place: bool,
+    result: Simulated,
+}
+
+impl MapSimulation<'_> {
+    fn run(mut self) -> Simulated {
+        while let Some(Reverse((now, event))) = self.events.pop() {
+            match event {
+                Event::Start => self.start(now),
+                Event::Call(attempt) => self.call(now, attempt),
+                Event::End => self.end(now),
+            }
+        }
+        self.result
+    }
+
+    fn push(&mut self, at: Moment, event: Event) {
+        self.events.push(Reverse((at, event)));
+    }
+
+    fn start(&mut self, now: Moment) {
+        if self.left == 0 || self.open >= self.map.concurrency {
+            self.waits_for_place = true;
+            return;
+        }
+        self.left -= 1;
+        self.open += 1;
+        self.push(now, Event::Call(1));
+        self.push(now + moment(1.0 / self.map.starts), Event::Start);
+    }
+
+    fn call(&mut self, now: Moment, attempt: u32) {
+        let start_up = match self.environments.call(now) {
+            Call::Throttled => {
+                self.result.throttled += 1;
+                let longest = (FIRST_WAIT * 2f64.powi(attempt.min(20) as i32 - 1)).min(LONGEST_WAIT);
+                let wait = moment(self.random.f64() * longest).max(1);
+                return self.push(now + wait, Event::Call(attempt + 1));
+            }
+            Call::Cold => {
+                self.result.cold += 1;
+                time::COLD_START
+            }
+            Call::Warm => 0.0,
+        };
+        let seconds = self.map.seconds * (1.0 + SPREAD * (2.0 * self.random.f64() - 1.0)) + start_up;
+        self.result.billed += seconds;
+        self.push(now + moment(seconds + time::TRANSITION).max(1), Event::End);
+    }
+
+    fn end(&mut self, now: Moment) {
+        self.environments.end();
+        self.open -= 1;
+        self.result.seconds = now as f64 / 1e6;
+        if std::mem::take(&mut self.waits_for_place) {
+            self.push(now, Event::Start);
+        }
+    }
 }

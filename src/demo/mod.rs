@@ -1,8 +1,8 @@
-//! A small data set like Fruits-360, rendered on the spot.
+//! A small data set like Fruits-360, rendered by this module.
 //!
-//! Named varieties of fruit, each seen from many sides while it turns once: 100 x 100 JPEGs on white, in one folder
-//! per variety. Every byte and every modification time is the same on every machine and every time (the elementary
-//! functions come from the `libm` crate, not from the system), so results can be compared.
+//! There is one folder per variety of fruit, with views of the fruit while it rotates once: 100 x 100 JPEGs on white. Bytes
+//! and modification times are the same on every machine, so results can be compared. Therefore the elementary functions
+//! come from the crate `libm`, not from the system.
 
 mod fruit;
 mod render;
@@ -17,15 +17,17 @@ use std::{
 use image::codecs::jpeg::JpegEncoder;
 
 pub use fruit::{VARIETIES, Variety};
-pub use render::SIDE;
+use render::SIDE;
 
-/// Views of each variety unless the user says otherwise.
+/// Default number of views per variety.
 pub const DEFAULT_VIEWS: u32 = 40;
 /// 2024-01-01 00:00:00 UTC, the modification time of all demo images.
 const MODIFIED: u64 = 1_704_067_200;
 const JPEG_QUALITY: u8 = 90;
 
-/// One view as a JPEG file: `view` of `views` around the full turn.
+/// One view as a JPEG file. `view` of `views` is rotated by `view / views` of a full rotation.
+///
+/// Fails only if the encoder does.
 pub fn jpeg(variety: &Variety, view: u32, views: u32) -> image::ImageResult<Vec<u8>> {
     let pixels = render::render(variety, view, views);
     let side = SIDE as u32;
@@ -39,35 +41,33 @@ pub fn jpeg(variety: &Variety, view: u32, views: u32) -> image::ImageResult<Vec<
     Ok(file)
 }
 
-/// Writes `folder/<variety>/<view>_100.jpg` for all varieties. A file that is there with the same bytes stays as it
-/// is. `written` hears of each file.
+/// Writes `folder/<variety>/<view>_100.jpg` for all varieties, and sets the modification times. Does not write files that
+/// already have the right bytes.
+///
+/// `written` is called once per file, from several threads. Fails if a file or folder cannot be written.
 pub fn write(folder: &Path, views: u32, threads: usize, written: &(dyn Fn() + Sync)) -> io::Result<()> {
     let jobs: Vec<(&Variety, u32)> =
         VARIETIES.iter().flat_map(|variety| (0..views).map(move |view| (variety, view))).collect();
     for variety in VARIETIES {
         fs::create_dir_all(folder.join(variety.name))?;
     }
+    let render = &|(variety, view): &(&Variety, u32)| {
+        let file = jpeg(variety, *view, views).map_err(io::Error::other)?;
+        put(&folder.join(variety.name).join(format!("{view}_100.jpg")), &file)?;
+        written();
+        Ok(())
+    };
     std::thread::scope(|scope| {
         let share = jobs.len().div_ceil(threads.max(1)).max(1);
-        let workers: Vec<_> = jobs
-            .chunks(share)
-            .map(|jobs| {
-                scope.spawn(move || {
-                    jobs.iter().try_for_each(|(variety, view)| {
-                        let file = jpeg(variety, *view, views).map_err(io::Error::other)?;
-                        put(&folder.join(variety.name).join(format!("{view}_100.jpg")), &file)?;
-                        written();
-                        Ok(())
-                    })
-                })
-            })
-            .collect();
-        workers
+        let threads: Vec<_> =
+            jobs.chunks(share).map(|jobs| scope.spawn(move || jobs.iter().try_for_each(render))).collect();
+        threads
             .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed"))))
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))))
     })
 }
 
+/// Writes a file unless it has these bytes.
 fn put(path: &Path, body: &[u8]) -> io::Result<()> {
     if !fs::read(path).is_ok_and(|old| old == body) {
         fs::write(path, body)?;
@@ -90,7 +90,7 @@ mod tests {
             }
         }
         let hex: String = sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        // The golden Keras features in tests/golden belong to exactly these images: make them again on a change.
+        // The golden Keras features in tests/golden were computed from these images: after a change, run `make golden`.
         assert_eq!(hex, "d700d59b7e8c0b5597e874e885f73c31431b017cd5c767c6abb9695dc264f0da");
     }
 

@@ -1,23 +1,24 @@
-//! A picture of a fruit: parallel light, a soft highlight, white behind.
+//! Renders a fruit by ray casting: parallel light, a soft highlight, white background.
 
 use libm::{atan2, cos, floor, pow, sin, sqrt};
 
-use super::fruit::{Ball, Skin, Variety};
+use super::fruit::{Ball, Skin, Variety, Vector};
 
-/// Pixels on a side.
-pub const SIDE: usize = 100;
-/// Samples on a side of each pixel.
+/// Side of a picture, pixels.
+pub(super) const SIDE: usize = 100;
+/// Samples per pixel in each direction.
 const SAMPLES: usize = 2;
-const LIGHT: [f64; 3] = [-0.45, 0.62, 0.64];
-const STEM_COLOR: [f64; 3] = [0.20, 0.13, 0.05];
-/// The picture shows this much more than the fruit's frame.
+const LIGHT: Vector = [-0.45, 0.62, 0.64];
+const STEM_COLOR: Vector = [0.20, 0.13, 0.05];
+/// Half the side of the picture, in units of the fruit's frame of reference.
 const MARGIN: f64 = 1.06;
 
-/// A turn about the axis of the fruit, which leans towards the eye and sways a little: rows of a rotation matrix.
-fn rotation(turn: f64) -> [[f64; 3]; 3] {
-    let lean = 0.42 + 0.22 * sin(turn);
-    let sway = 0.30 * sin(turn + 0.9);
-    let (st, ct) = (sin(turn), cos(turn));
+/// Rows of the rotation matrix of a view. The fruit rotates about its axis by `angle`; the axis leans towards the eye and
+/// sways a little.
+fn rotation(angle: f64) -> [Vector; 3] {
+    let lean = 0.42 + 0.22 * sin(angle);
+    let sway = 0.30 * sin(angle + 0.9);
+    let (st, ct) = (sin(angle), cos(angle));
     let (sl, cl) = (sin(lean), cos(lean));
     let (ss, cs) = (sin(sway), cos(sway));
     let spin = [[ct, 0.0, st], [0.0, 1.0, 0.0], [-st, 0.0, ct]];
@@ -26,17 +27,17 @@ fn rotation(turn: f64) -> [[f64; 3]; 3] {
     product(roll, product(tilt, spin))
 }
 
-fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
+fn product(a: [Vector; 3], b: [Vector; 3]) -> [Vector; 3] {
     std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
 }
 
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+fn dot(a: Vector, b: Vector) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-/// Where the line of sight first meets a ball: how far along it, and the normal, in the fruit's frame.
-fn hit(ball: &Ball, origin: [f64; 3], sight: [f64; 3]) -> Option<(f64, [f64; 3])> {
-    let scaled = |v: [f64; 3]| -> [f64; 3] { std::array::from_fn(|i| v[i] / ball.radii[i]) };
+/// The first intersection of a ray with a ball: its distance along the ray, and the normal.
+fn hit(ball: &Ball, origin: Vector, sight: Vector) -> Option<(f64, Vector)> {
+    let scaled = |v: Vector| -> Vector { std::array::from_fn(|i| v[i] / ball.radii[i]) };
     let from = scaled(std::array::from_fn(|i| origin[i] - ball.center[i]));
     let along = scaled(sight);
     let (a, b, c) = (dot(along, along), dot(from, along), dot(from, from) - 1.0);
@@ -45,12 +46,12 @@ fn hit(ball: &Ball, origin: [f64; 3], sight: [f64; 3]) -> Option<(f64, [f64; 3])
         return None;
     }
     let distance = (-b - sqrt(root)) / a;
-    let normal: [f64; 3] = std::array::from_fn(|i| (from[i] + distance * along[i]) / ball.radii[i]);
+    let normal: Vector = std::array::from_fn(|i| (from[i] + distance * along[i]) / ball.radii[i]);
     let length = sqrt(dot(normal, normal));
     Some((distance, normal.map(|v| v / length)))
 }
 
-/// A number in [0, 1) for a point of a lattice.
+/// A hash of a lattice point, in [0, 1).
 fn lattice(x: i64, y: i64, z: i64) -> f64 {
     let mut h = (x as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ (y as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
@@ -61,9 +62,9 @@ fn lattice(x: i64, y: i64, z: i64) -> f64 {
 }
 
 /// Value noise in [0, 1).
-fn noise(p: [f64; 3]) -> f64 {
+fn noise(p: Vector) -> f64 {
     let cell = p.map(|v| floor(v) as i64);
-    let ease: [f64; 3] = std::array::from_fn(|i| {
+    let ease: Vector = std::array::from_fn(|i| {
         let t = p[i] - floor(p[i]);
         t * t * (3.0 - 2.0 * t)
     });
@@ -76,13 +77,14 @@ fn noise(p: [f64; 3]) -> f64 {
     sum
 }
 
+/// Smooth step: 0 below `from`, 1 above `to`.
 fn step(from: f64, to: f64, x: f64) -> f64 {
     let t = ((x - from) / (to - from)).clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
 }
 
-/// Share of the second colour at a point of the surface.
-fn skin(skin: Skin, p: [f64; 3]) -> f64 {
+/// Share of the second colour at a point of the surface, 0 to 1.
+fn skin(skin: Skin, p: Vector) -> f64 {
     let around = atan2(p[0], p[2]);
     match skin {
         Skin::Blush => step(-0.35, 0.75, sin(around) + 0.5 * (noise(p.map(|v| v * 5.0)) - 0.5)),
@@ -98,27 +100,38 @@ fn skin(skin: Skin, p: [f64; 3]) -> f64 {
     }
 }
 
-fn color(variety: &Variety, ball: &Ball, p: [f64; 3], normal: [f64; 3], light: [f64; 3], eye: [f64; 3]) -> [f64; 3] {
-    let base: [f64; 3] = if ball.stem {
+/// Directions in the fruit's frame of reference.
+struct Scene {
+    /// To the light.
+    light: Vector,
+    /// From the eye.
+    sight: Vector,
+    /// To the eye.
+    eye: Vector,
+}
+
+/// Linear RGB of a point of the surface.
+fn color(variety: &Variety, ball: &Ball, point: Vector, normal: Vector, scene: &Scene) -> Vector {
+    let base: Vector = if ball.stem {
         STEM_COLOR
     } else {
-        let share = skin(variety.skin, p);
+        let share = skin(variety.skin, point);
         std::array::from_fn(|i| variety.colors[0][i] * (1.0 - share) + variety.colors[1][i] * share)
     };
-    let diffuse = dot(normal, light).max(0.0);
-    let halfway: [f64; 3] = std::array::from_fn(|i| light[i] + eye[i]);
+    let diffuse = dot(normal, scene.light).max(0.0);
+    let halfway: Vector = std::array::from_fn(|i| scene.light[i] + scene.eye[i]);
     let length = sqrt(dot(halfway, halfway));
     let shine = variety.gloss * pow((dot(normal, halfway) / length).max(0.0), 28.0);
     base.map(|channel| channel * (0.28 + 0.85 * diffuse) + 0.6 * shine)
 }
 
-/// `[SIDE, SIDE, 3]`, sRGB.
+/// View `view` of `views`, as sRGB `[SIDE, SIDE, 3]`, row-major.
 pub(super) fn render(variety: &Variety, view: u32, views: u32) -> Vec<u8> {
-    let turn = f64::from(view) / f64::from(views.max(1)) * std::f64::consts::TAU;
-    let rotation = rotation(turn);
-    // Rows of the matrix are the picture's axes in the fruit's frame.
-    let seen = |v: [f64; 3]| -> [f64; 3] { std::array::from_fn(|j| (0..3).map(|i| v[i] * rotation[i][j]).sum()) };
-    let (light, sight, eye) = (seen(LIGHT), seen([0.0, 0.0, -1.0]), seen([0.0, 0.0, 1.0]));
+    let angle = f64::from(view) / f64::from(views.max(1)) * std::f64::consts::TAU;
+    let rotation = rotation(angle);
+    // The rows of the matrix are the axes of the picture in the fruit's frame of reference.
+    let seen = |v: Vector| -> Vector { std::array::from_fn(|j| (0..3).map(|i| v[i] * rotation[i][j]).sum()) };
+    let scene = Scene { light: seen(LIGHT), sight: seen([0.0, 0.0, -1.0]), eye: seen([0.0, 0.0, 1.0]) };
     let balls = variety.balls();
     let mut picture = Vec::with_capacity(SIDE * SIDE * 3);
     let step = 2.0 * MARGIN / (SIDE * SAMPLES) as f64;
@@ -131,11 +144,13 @@ pub(super) fn render(variety: &Variety, view: u32, views: u32) -> Vec<u8> {
                 let origin = seen([sx * step - MARGIN, MARGIN - sy * step, 4.0]);
                 let nearest = balls
                     .iter()
-                    .filter_map(|ball| hit(ball, origin, sight).map(|(distance, normal)| (distance, normal, ball)))
+                    .filter_map(|ball| {
+                        hit(ball, origin, scene.sight).map(|(distance, normal)| (distance, normal, ball))
+                    })
                     .min_by(|a, b| a.0.total_cmp(&b.0));
                 let rgb = nearest.map_or([1.0; 3], |(distance, normal, ball)| {
-                    let point = std::array::from_fn(|i| origin[i] + distance * sight[i]);
-                    color(variety, ball, point, normal, light, eye)
+                    let point = std::array::from_fn(|i| origin[i] + distance * scene.sight[i]);
+                    color(variety, ball, point, normal, &scene)
                 });
                 for (sum, value) in sum.iter_mut().zip(rgb) {
                     *sum += value.clamp(0.0, 1.0);

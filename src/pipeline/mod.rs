@@ -1,4 +1,7 @@
-//! A whole run in one process: the stages one after the other, shards and parts beside each other.
+//! A whole run in one process: all stages in order, with several shards or parts at the same time.
+//!
+//! [`run`] plans again if another run publishes first; finished shards are reused. `report` (feature `report`) writes the
+//! page of a run afterwards. The front page of the crate has an example.
 
 use std::time::{Duration, Instant};
 
@@ -15,29 +18,37 @@ use crate::{
     },
     model::WorkerPool,
     stages::{
-        self, CancellationToken, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Published,
-        Reduced, RunInput, Stores, check, records::read_work_list,
+        self, CancellationToken, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Reduced,
+        RunInput, Stores, check, records::read_work_list,
     },
 };
 
-/// A run that loses to another one plans again this often before it gives up.
+/// Attempts to publish. Each attempt after the first follows a conflict with another run.
 pub const ATTEMPTS: u32 = 5;
-/// Shards under way at a time: while one is summed and written, the workers go on with the next.
+/// Shards in progress: while the sums of one are written, the workers process the next.
 const SHARDS_AT_A_TIME: usize = 2;
 
-/// A stage, as a person watching should see it.
+/// A stage of a run, for progress and timings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// [`stages::plan()`]
     Plan,
+    /// [`stages::featurize()`] of all shards that are not finished.
     Featurize,
+    /// [`stages::merge()`] of all groups; skipped without groups.
     Merge,
+    /// [`stages::reduce()`]
     Reduce,
+    /// [`stages::project()`] of all parts that were not copied.
     Project,
+    /// [`stages::publish()`]
     Publish,
+    /// The report, after the version is published.
     Report,
 }
 
 impl Phase {
+    /// The name of the stage in summaries and receipts.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Plan => "plan",
@@ -51,30 +62,35 @@ impl Phase {
     }
 }
 
-/// Hears the stages come and go.
+/// Receives the progress of a run: that of the stages, and when each of them starts and ends.
 pub trait Watcher: Monitor {
-    /// A stage begins; it has so many images or parts to do.
+    /// A stage starts. `total` is its number of images (featurize) or parts (project); `None` if it is not counted.
     fn begin(&self, _phase: Phase, _total: Option<u64>) {}
-    /// One more part is written.
+    /// One more part of the PCA table is written.
     fn part_done(&self) {}
+    /// A stage has ended, with or without an error, after the time `took`.
     fn end(&self, _phase: Phase, _took: Duration) {}
 }
 
 impl Watcher for stages::Silent {}
 
-/// How a run ended well.
+/// Result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The current version was up to date, and no new one was made.
+    /// Whether the current version was up to date, so that the run published nothing.
     pub up_to_date: bool,
+    /// Manifest of the current version.
     pub manifest: Manifest,
-    /// What publishing took; none when the version was there.
+    /// Timing of the stage `publish`; `None` if the run published nothing.
     pub published: Option<Timing>,
-    /// Seconds by stage, in order; wall clock.
+    /// Name and wall-clock seconds of each stage, in order.
     pub seconds: Vec<(String, f64)>,
 }
 
-/// Runs all stages. A conflict with another run starts over from the plan, which finds most of the work done.
+/// Runs all stages up to the publication of a version.
+///
+/// Fails with the errors of the stages; with `Dataset.Conflict` if other runs publish first [`ATTEMPTS`] times. Finished
+/// shards stay in the output, and the next run reuses them.
 pub async fn run(
     stores: &Stores,
     workers: &WorkerPool,
@@ -82,14 +98,14 @@ pub async fn run(
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Summary> {
-    let mut attempt = 1;
+    let mut number = 1;
     loop {
-        let run = input.run.attempt(attempt)?;
-        let outcome = once(stores, workers, PlanInput { run: run.clone(), ..input.clone() }, watcher, stop).await;
-        match outcome {
-            Err(e) if e.is(ErrorKind::DatasetConflict) && attempt < ATTEMPTS => attempt += 1,
+        let run = input.run.attempt(number)?;
+        let attempt = Attempt { stores, workers, stop, clock: Clock { watcher, seconds: Vec::new() } };
+        match attempt.run(PlanInput { run: run.clone(), ..input.clone() }).await {
+            Err(e) if e.is(ErrorKind::DatasetConflict) && number < ATTEMPTS => number += 1,
             Err(e) => {
-                // Whether or not the mark can be taken away, the first error is the one to tell.
+                // The first error is the one to report, even if the mark of the run cannot be removed.
                 let _ = lease::leave(stores.output.as_ref(), &run).await;
                 return Err(e);
             }
@@ -98,74 +114,89 @@ pub async fn run(
     }
 }
 
-async fn once(
-    stores: &Stores,
-    workers: &WorkerPool,
-    input: PlanInput,
-    watcher: &dyn Watcher,
-    stop: &CancellationToken,
-) -> Result<Summary> {
-    let output = stores.output.as_ref();
-    let run = input.run.clone();
-    let mut clock = Clock { watcher, seconds: Vec::new() };
-
-    let info = workers.extractor().info();
-    let planning = stages::plan(stores, info, input, watcher, stop);
-    let planned: Planned = clock.time(Phase::Plan, None, planning).await?;
-    if planned.up_to_date
-        && let Some(manifest) = dataset::current(output).await?
-    {
-        return Ok(Summary { up_to_date: true, manifest, published: None, seconds: clock.seconds });
-    }
-
-    let work = read_work_list(output, &planned.work_list).await?;
-    let shards = stream::iter(work)
-        .map(|shard| stages::featurize(stores, workers, shard, watcher, stop))
-        .buffer_unordered(SHARDS_AT_A_TIME)
-        // A stop reaches every shard under way; each keeps what it has before the first answer counts.
-        .collect::<Vec<Result<Featurized>>>();
-    let featurizing = async { shards.await.into_iter().collect::<Result<Vec<_>>>() };
-    clock.time(Phase::Featurize, Some(planned.objects_to_featurize), featurizing).await?;
-    check(stop)?;
-
-    if planned.groups > 0 {
-        let groups = read_work_list::<MergeWork>(output, &planned.merge_work_list).await?;
-        let merging = stream::iter(groups).map(|group| stages::merge(stores, group)).buffer_unordered(SHARDS_AT_A_TIME);
-        let merging = merging.try_collect::<Vec<Merged>>();
-        clock.time(Phase::Merge, None, merging).await?;
-    }
-    check(stop)?;
-
-    let named = RunInput { run: run.clone() };
-    let reduced: Reduced = clock.time(Phase::Reduce, None, stages::reduce(stores, named.clone())).await?;
-    check(stop)?;
-
-    let parts = stream::iter(read_work_list(output, &reduced.work_list).await?)
-        .map(|part| async move {
-            check(stop)?;
-            let projected = stages::project(stores, part).await?;
-            watcher.part_done();
-            Ok(projected)
-        })
-        .buffer_unordered(workers.threads())
-        .try_collect::<Vec<Projected>>();
-    clock.time(Phase::Project, Some(reduced.parts_to_project), parts).await?;
-    check(stop)?;
-
-    let timer = Timer::start();
-    let published: Published = clock.time(Phase::Publish, None, stages::publish(stores, named)).await?;
-    let timing = timer.read();
-    let manifest = match dataset::state(output, published.version).await? {
-        VersionState::Published(manifest) => *manifest,
-        VersionState::Abandoned { version, .. } | VersionState::Removed { version } => {
-            return Err(Error::new(ErrorKind::InternalBug, "the version that was published is gone")
-                .context("version", version));
-        }
-    };
-    Ok(Summary { up_to_date: false, manifest, published: Some(timing), seconds: clock.seconds })
+/// One attempt to publish a version.
+struct Attempt<'a> {
+    stores: &'a Stores,
+    workers: &'a WorkerPool,
+    stop: &'a CancellationToken,
+    clock: Clock<'a>,
 }
 
-/// Writes the report of a run that has published; none when it made nothing new. A failure does not change the version.
+impl Attempt<'_> {
+    async fn run(mut self, input: PlanInput) -> Result<Summary> {
+        let run = RunInput { run: input.run.clone() };
+        let plan = stages::plan(self.stores, self.workers.extractor().info(), input, self.clock.watcher, self.stop);
+        let planned: Planned = self.clock.time(Phase::Plan, None, plan).await?;
+        if planned.up_to_date
+            && let Some(manifest) = dataset::current(self.stores.output.as_ref()).await?
+        {
+            return Ok(Summary { up_to_date: true, manifest, published: None, seconds: self.clock.seconds });
+        }
+        self.featurize(&planned).await?;
+        check(self.stop)?;
+        if planned.groups > 0 {
+            self.merge(&planned).await?;
+        }
+        check(self.stop)?;
+        let reduce = stages::reduce(self.stores, run.clone());
+        let reduced: Reduced = self.clock.time(Phase::Reduce, None, reduce).await?;
+        check(self.stop)?;
+        self.project(&reduced).await?;
+        check(self.stop)?;
+        self.publish(run).await
+    }
+
+    async fn featurize(&mut self, planned: &Planned) -> Result<()> {
+        let Attempt { stores, workers, stop, clock } = self;
+        let watcher = clock.watcher;
+        let work = read_work_list(stores.output.as_ref(), &planned.work_list).await?;
+        let shards = stream::iter(work)
+            .map(|shard| stages::featurize(stores, workers, shard, watcher, stop))
+            .buffer_unordered(SHARDS_AT_A_TIME)
+            // All shards in progress have to end before an error is returned: after a stop, each keeps its rows.
+            .collect::<Vec<Result<Featurized>>>();
+        let all = async { shards.await.into_iter().collect::<Result<Vec<_>>>() };
+        clock.time(Phase::Featurize, Some(planned.objects_to_featurize), all).await.map(drop)
+    }
+
+    async fn merge(&mut self, planned: &Planned) -> Result<()> {
+        let stores = self.stores;
+        let groups = read_work_list::<MergeWork>(stores.output.as_ref(), &planned.merge_work_list).await?;
+        let merging = stream::iter(groups).map(|group| stages::merge(stores, group)).buffer_unordered(SHARDS_AT_A_TIME);
+        self.clock.time(Phase::Merge, None, merging.try_collect::<Vec<Merged>>()).await.map(drop)
+    }
+
+    async fn project(&mut self, reduced: &Reduced) -> Result<()> {
+        let Attempt { stores, workers, stop, clock } = self;
+        let watcher = clock.watcher;
+        let parts = stream::iter(read_work_list(stores.output.as_ref(), &reduced.work_list).await?)
+            .map(|part| async {
+                check(stop)?;
+                let projected = stages::project(stores, part).await?;
+                watcher.part_done();
+                Ok(projected)
+            })
+            .buffer_unordered(workers.threads())
+            .try_collect::<Vec<Projected>>();
+        clock.time(Phase::Project, Some(reduced.parts_to_project), parts).await.map(drop)
+    }
+
+    async fn publish(mut self, run: RunInput) -> Result<Summary> {
+        let timer = Timer::start();
+        let published = self.clock.time(Phase::Publish, None, stages::publish(self.stores, run)).await?;
+        let timing = timer.read();
+        let VersionState::Published(manifest) = dataset::state(self.stores.output.as_ref(), published.version).await?
+        else {
+            return Err(Error::new(ErrorKind::InternalBug, "the published version does not exist any more")
+                .context("version", published.version));
+        };
+        Ok(Summary { up_to_date: false, manifest: *manifest, published: Some(timing), seconds: self.clock.seconds })
+    }
+}
+
+/// Writes the report and the receipt of a run; `None` if the run published nothing.
+///
+/// The version is published before, and an error here does not change it.
 #[cfg(feature = "report")]
 pub async fn report(stores: &Stores, summary: &mut Summary, watcher: &dyn Watcher) -> Result<Option<Reported>> {
     let Some(publish) = summary.published.clone() else { return Ok(None) };
@@ -176,6 +207,7 @@ pub async fn report(stores: &Stores, summary: &mut Summary, watcher: &dyn Watche
     reported.map(Some)
 }
 
+/// Measures stages and notifies the watcher.
 struct Clock<'a> {
     watcher: &'a dyn Watcher,
     seconds: Vec<(String, f64)>,

@@ -1,37 +1,39 @@
-//! What stands out among the scores: images unlike the rest, all but equal ones, and the nearest of some.
+//! Outliers, near-duplicates and nearest neighbours among the scores of a sample.
 
 /// Scores of a sample of rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scores<'a> {
     /// `[rows, kept]`, row-major.
-    pub values: &'a [f32],
-    pub kept: usize,
+    pub(super) values: &'a [f32],
+    pub(super) kept: usize,
 }
 
-/// So many median absolute deviations above the median, a distance is that of an outlier; 1.4826 makes them standard
-/// deviations where the distances are normal.
+/// The distance of an outlier exceeds the median by this many median absolute deviations, which are scaled by
+/// [`MAD_TO_DEVIATION`].
 const OUTLYING: f64 = 5.0;
+/// Ratio of standard deviation and median absolute deviation of a normal distribution.
 const MAD_TO_DEVIATION: f64 = 1.4826;
-/// Two images are near-duplicates when their distance is below this share of the median distance of two images.
+/// The distance of near-duplicates is below this share of the median distance of two images.
 const NEAR: f64 = 0.05;
-/// Rows of which all pairs are looked at.
+/// Rows among which all pairs are compared.
 const PAIRED: usize = 1_000;
 
-/// Rows whose distance from the centre is beyond the threshold, the farthest first.
+/// Rows whose distance from the mean exceeds the threshold, in descending order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Outliers {
-    pub threshold: f64,
+    pub(super) threshold: f64,
     /// Row and distance.
-    pub rows: Vec<(usize, f64)>,
+    pub(super) rows: Vec<(usize, f64)>,
 }
 
-/// Pairs of rows that lie closer than the threshold, the closest first.
+/// Pairs of rows whose distance is below the threshold, in ascending order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Duplicates {
-    pub threshold: f64,
-    pub pairs: Vec<(usize, usize, f64)>,
-    /// Rows whose pairs were looked at.
-    pub looked_at: usize,
+    pub(super) threshold: f64,
+    /// Two rows and their distance.
+    pub(super) pairs: Vec<(usize, usize, f64)>,
+    /// Number of rows that were compared with each other.
+    pub(super) rows: usize,
 }
 
 impl<'a> Scores<'a> {
@@ -43,13 +45,13 @@ impl<'a> Scores<'a> {
         &self.values[i * self.kept..(i + 1) * self.kept]
     }
 
-    /// Euclidean.
+    /// Euclidean distance of two rows.
     pub(super) fn distance(&self, a: usize, b: usize) -> f64 {
         let squares = self.row(a).iter().zip(self.row(b)).map(|(x, y)| f64::from(x - y) * f64::from(x - y));
         squares.sum::<f64>().sqrt()
     }
 
-    /// The distance of two rows when it is below `limit`. Most that are farther apart show it in a few components.
+    /// The distance of two rows if it is below `limit`. Stops early: a few components exclude most pairs.
     fn closer(&self, a: usize, b: usize, limit: f64) -> Option<f64> {
         let mut squares = 0.0;
         for (x, y) in self.row(a).chunks(8).zip(self.row(b).chunks(8)) {
@@ -61,7 +63,7 @@ impl<'a> Scores<'a> {
         Some(squares.sqrt()).filter(|distance| *distance < limit)
     }
 
-    /// Distance from the centre in standard deviations of each component (Mahalanobis), against a robust threshold.
+    /// Rows whose Mahalanobis distance from the mean exceeds a robust threshold. `variances` are those of the components.
     pub(super) fn outliers(&self, variances: &[f64]) -> Outliers {
         let weights: Vec<f64> = variances.iter().map(|v| if *v > 0.0 { 1.0 / v } else { 0.0 }).collect();
         let distance = |i: usize| {
@@ -77,9 +79,10 @@ impl<'a> Scores<'a> {
         Outliers { threshold, rows }
     }
 
+    /// Near-duplicates among at most [`PAIRED`] rows.
     pub(super) fn duplicates(&self) -> Duplicates {
         let rows = evenly(self.rows(), PAIRED);
-        // Pairs of rows that lie a third of the sample apart stand for any two images.
+        // Rows that are a third of the sample apart are used as random pairs.
         let apart = rows.len() / 3 + 1;
         let any: Vec<f64> = (apart..rows.len()).map(|i| self.distance(rows[i], rows[i - apart])).collect();
         let threshold = NEAR * median(any);
@@ -92,10 +95,10 @@ impl<'a> Scores<'a> {
             }
         }
         pairs.sort_by(|a, b| a.2.total_cmp(&b.2));
-        Duplicates { threshold, pairs, looked_at: rows.len() }
+        Duplicates { threshold, pairs, rows: rows.len() }
     }
 
-    /// The `count` nearest rows to a row, itself left out; row and distance.
+    /// The `count` nearest neighbours of a row: row and distance, in ascending order.
     pub(super) fn nearest(&self, row: usize, count: usize) -> Vec<(usize, f64)> {
         let others = (0..self.rows()).filter(|other| *other != row);
         let mut all: Vec<(usize, f64)> = others.map(|other| (other, self.distance(row, other))).collect();
@@ -105,6 +108,7 @@ impl<'a> Scores<'a> {
     }
 }
 
+/// The upper median; 0 without values.
 fn median(mut values: Vec<f64>) -> f64 {
     if values.is_empty() {
         return 0.0;
@@ -113,7 +117,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     *values.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
-/// At most `count` of the numbers below `n`, evenly spread, rising.
+/// At most `count` of the numbers below `n`, evenly spread and ascending.
 pub(super) fn evenly(n: usize, count: usize) -> Vec<usize> {
     let count = count.min(n);
     (0..count).map(|i| i * n / count).collect()
@@ -123,13 +127,13 @@ pub(super) fn evenly(n: usize, count: usize) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// Rows on a circle, so that none lies farther out than the others.
+    /// Rows close to a circle: none of them is an outlier.
     fn circle(n: usize) -> Vec<f32> {
         (0..n).flat_map(|i| [(i as f32).cos() * (1.0 + 0.01 * (i % 7) as f32), (i as f32).sin()]).collect()
     }
 
     #[test]
-    fn an_image_far_out_is_an_outlier() {
+    fn a_distant_image_is_an_outlier() {
         let mut values = circle(100);
         values.extend([50.0, 0.0]);
         let outliers = Scores { values: &values, kept: 2 }.outliers(&[1.0, 1.0]);
@@ -144,16 +148,16 @@ mod tests {
         values.extend_from_within(20..22);
         let duplicates = Scores { values: &values, kept: 2 }.duplicates();
         assert_eq!(duplicates.pairs.first().map(|pair| (pair.0, pair.1)), Some((10, 60)), "{duplicates:?}");
-        assert_eq!(duplicates.looked_at, 61);
+        assert_eq!(duplicates.rows, 61);
         assert!(duplicates.pairs.iter().all(|pair| pair.2 < duplicates.threshold));
     }
 
-    /// Whatever is left early: the pairs are all those below the threshold, with their distances.
+    /// Stopping early changes nothing: all pairs below the threshold are found, with their distances.
     #[test]
     fn near_duplicates_are_all_pairs_below_the_threshold() {
         let kept = 19;
         let number = |row: usize, i: usize| ((row + 1) * (i + 3) * 37 % 101) as f32 * 0.1;
-        // Every third row is another one moved a little, by more and more.
+        // Every third row is its predecessor, shifted by a growing amount.
         let value = |row: usize, i: usize| match row % 3 {
             0 if row > 0 => number(row - 1, i) + row as f32 * 0.02,
             _ => number(row, i),

@@ -1,7 +1,7 @@
-//! `report.html`: one file that shows what a run made, with no need of a network, and two plots as PNG.
+//! The report of a run: one HTML file that needs no network, two plots as PNG, and the receipt.
 //!
-//! Its size is bounded: it looks at a sample of the rows, says so, and shows a sample of those. A version never depends
-//! on its report, and no other result does.
+//! The size of the report is bounded: it reads a sample of the rows, shows some of them, and says so. No other result
+//! depends on a report.
 
 mod findings;
 mod html;
@@ -22,7 +22,7 @@ use crate::{
     Result,
     cost::receipt::{Receipt, StageRecords},
     dataset::{self, Manifest, blocking::run_blocking, keys, tables},
-    report::text::percent,
+    report::text::{label_name, percent},
     store::Store,
 };
 use findings::{Duplicates, Outliers, Scores, evenly};
@@ -31,22 +31,24 @@ use sample::{Sample, Sheet};
 
 /// Points of a scatter plot.
 const POINTS: usize = 300;
-/// Images whose nearest are shown, and how many of each.
+/// Images whose nearest neighbours are shown, and the number of neighbours.
 const ASKED: usize = 6;
 const NEAREST: usize = 6;
-/// Rows shown of each list of findings.
+/// Outliers and pairs of near-duplicates on the page.
 const LISTED: usize = 12;
-/// Rejects that are listed.
+/// Rejects on the page.
 const REJECTS: usize = 60;
 
-/// Keys of what was written, relative to the output.
+/// Keys of a report, relative to the output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Written {
+    /// Key of `report.html`.
     pub report: String,
+    /// Key of `receipt.json`.
     pub receipt: String,
 }
 
-/// Everything that the page shows.
+/// The data of the page.
 struct Content<'a> {
     manifest: &'a Manifest,
     records: &'a [StageRecords],
@@ -56,14 +58,18 @@ struct Content<'a> {
     points: Vec<usize>,
     outliers: Outliers,
     duplicates: Duplicates,
-    /// Some rows, and the nearest to each with their distances.
+    /// Some rows, and the nearest neighbours of each with their distances.
     nearest: Vec<(usize, Vec<(usize, f64)>)>,
     sheet: Sheet,
+    /// Path, reason and detail.
     rejects: Vec<[String; 3]>,
     scree: Scree,
 }
 
-/// Writes `report.html`, `scree.png`, `scatter.png` and `receipt.json` below `runs/<run>/`.
+/// Writes `report.html`, `scree.png`, `scatter.png` and `receipt.json` to `runs/<run>/`.
+///
+/// Reads the basis, the rejects table and a sample of the scores from `output`, and images from `input` for previews. An
+/// image that cannot be read has no preview; any other failure is an error.
 pub async fn write(
     input: &dyn Store,
     output: &dyn Store,
@@ -89,6 +95,7 @@ pub async fn write(
     Ok(written)
 }
 
+/// Reads the data of the page, without the previews.
 async fn gather<'a>(
     output: &dyn Store,
     manifest: &'a Manifest,
@@ -130,7 +137,13 @@ async fn gather<'a>(
 }
 
 impl Content<'_> {
-    /// Paths of all images that the page shows, each once; those of the findings first.
+    /// Name of the label of a row of the sample.
+    fn label_of(&self, row: usize) -> &str {
+        let label = self.manifest.labels.get(self.sample.labels[row]);
+        label_name(label.and_then(|count| count.label.as_deref()))
+    }
+
+    /// Paths of all images on the page, without repetitions; those of the findings are first.
     fn pictured(&self) -> Vec<String> {
         let outliers = self.outliers.rows.iter().take(LISTED).map(|(row, _)| *row);
         let pairs = self.duplicates.pairs.iter().take(LISTED).flat_map(|(a, b, _)| [*a, *b]);
@@ -145,13 +158,13 @@ impl Content<'_> {
         paths.filter(|path| seen.insert(*path)).map(str::to_owned).collect()
     }
 
-    /// The plot of two components, `first` and the next; none when there are too few.
+    /// The scatter plot of the components `first` and `first + 1`; `None` if there are too few.
     fn scatter(&self, first: usize) -> Option<Scatter> {
         let (kept, scores) = (self.manifest.basis.components, &self.sample.scores);
         if first + 1 >= kept.max(2) || self.points.is_empty() {
             return None;
         }
-        // With one component, the other axis is empty.
+        // With one component, the second coordinate is 0.
         let score = |row: usize, component: usize| {
             if component < kept { f64::from(scores[row * kept + component]) } else { 0.0 }
         };
@@ -159,7 +172,7 @@ impl Content<'_> {
             let share = self.manifest.basis.explained_variance_ratio.get(component).copied().unwrap_or(0.0);
             format!("pc_{component} ({} of the variance)", percent(share))
         };
-        let label = |row: &usize| (self.sample.labels[*row], html::label_of(self, *row).to_owned());
+        let label = |row: &usize| (self.sample.labels[*row], self.label_of(*row).to_owned());
         Some(Scatter {
             axes: [share(first), share(first + 1)],
             labels: self.points.iter().map(label).collect(),

@@ -1,6 +1,6 @@
-//! The plots of a report, as SVG for the page and as PNG for slides. plotters draws both.
+//! The plots of a report, as SVG for the page and as PNG for slides. The crate plotters draws both.
 //!
-//! In the SVG, colours are names that the page's style sheet gives a value, for light and dark.
+//! The colours of the SVG are CSS variables, which the style sheet of the page defines for light and dark mode.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -13,21 +13,21 @@ use plotters::{
 
 use crate::{Error, ErrorKind, Result, report::text::shorten};
 
-/// Width and height of a plot in the page's units.
+/// Width and height of a plot in CSS pixels.
 const SIZE: (u32, u32) = (640, 430);
-/// The PNGs are for print.
+/// Pixels of a PNG per CSS pixel.
 const SCALE: u32 = 2;
 const MARGIN: u32 = 10;
 const FONT: &str = "sans-serif";
-/// Width of a legend, the height of its lines, how many there are, and the letters of each.
+/// Width of the legend, height of a line, number of lines, and characters per line.
 const LEGEND: u32 = 150;
 const LINE: u32 = 24;
 const LINES: usize = 16;
 const LETTERS: usize = 14;
-/// The share of variance that is marked.
+/// The share of variance at which the scree plot has a line.
 const MARK: f64 = 0.9;
 
-/// One colour per label, then from the start again.
+/// Colours of the labels; they repeat after the last.
 pub(super) const PALETTE: [(u8, u8, u8); 20] = [
     (31, 119, 180),
     (230, 126, 34),
@@ -51,7 +51,7 @@ pub(super) const PALETTE: [(u8, u8, u8); 20] = [
     (20, 60, 120),
 ];
 
-/// What lines and letters look like.
+/// Colours of lines and text.
 struct Theme {
     text: RGBColor,
     grid: RGBColor,
@@ -59,7 +59,7 @@ struct Theme {
     quiet: RGBColor,
 }
 
-/// Stand for the style sheet's names; nothing else has these colours.
+/// Placeholders, which [`svg`] replaces by the names of CSS variables. Nothing else has these colours.
 const NAMED: Theme =
     Theme { text: RGBColor(1, 1, 1), grid: RGBColor(2, 2, 2), accent: RGBColor(3, 3, 3), quiet: RGBColor(4, 4, 4) };
 const NAMES: [(&str, &str); 4] = [
@@ -78,22 +78,32 @@ const PLAIN: Theme = Theme {
 /// Explained variance by component.
 #[derive(Clone, Debug)]
 pub(super) struct Scree {
-    /// Shares of the variance, falling; of all components.
-    pub shares: Vec<f64>,
-    /// Of them so many were kept.
-    pub kept: usize,
-    /// So many explain [`MARK`].
-    pub for_mark: usize,
+    /// Shares of the variance of all components, descending.
+    pub(super) shares: Vec<f64>,
+    /// Number of components that were kept.
+    pub(super) kept: usize,
+    /// Number of components that explain [`MARK`].
+    pub(super) for_mark: usize,
 }
 
 /// Points in the plane of two components.
 #[derive(Clone, Debug)]
 pub(super) struct Scatter {
-    pub axes: [String; 2],
-    /// Two scores, and the number of the label.
-    pub points: Vec<(f64, f64, usize)>,
-    /// Names of the labels that points have, by number; for the picture's legend.
-    pub labels: BTreeMap<usize, String>,
+    /// Names of the components.
+    pub(super) axes: [String; 2],
+    /// Two scores, and the index of the label.
+    pub(super) points: Vec<(f64, f64, usize)>,
+    /// Names of the labels by index, for the legend of the PNG.
+    pub(super) labels: BTreeMap<usize, String>,
+}
+
+/// Who draws the points of a scatter plot.
+#[derive(Clone, Copy, PartialEq)]
+enum Points {
+    /// plotters does.
+    Drawn,
+    /// The page does, because its points carry data.
+    Omitted,
 }
 
 fn colour(label: usize) -> RGBColor {
@@ -105,14 +115,14 @@ fn failed(e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::InternalBug, "a plot could not be drawn").source(e.to_string())
 }
 
-/// plotters measures letters; it has no font of its own.
+/// Registers the font. plotters has none of its own, and needs one for the size of text.
 fn fonts() -> Result<()> {
     static REGISTERED: LazyLock<bool> =
         LazyLock::new(|| register_font(FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok());
     if *REGISTERED { Ok(()) } else { Err(failed("the font cannot be read")) }
 }
 
-/// Draws into an SVG that takes the width it is given.
+/// Draws an SVG without a fixed size, so that it fills the width of its container.
 fn svg<T>(draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>, &Theme, u32) -> Result<T>) -> Result<(String, T)> {
     fonts()?;
     let mut text = String::new();
@@ -154,7 +164,7 @@ impl Scree {
         png(|root, theme, scale| self.draw(root, theme, scale))
     }
 
-    /// Components to draw: those that were kept, and those up to the mark where they are not out of sight.
+    /// Number of components to draw: the kept ones, and those up to the mark unless they are many more.
     pub(super) fn shown(&self) -> usize {
         let wanted = self.kept.max(if self.for_mark <= 3 * self.kept { self.for_mark + 2 } else { 0 });
         wanted.min(self.shares.len())
@@ -189,7 +199,7 @@ impl Scree {
             .map_err(failed)?;
         chart
             .configure_secondary_axes()
-            .y_desc("together (line)")
+            .y_desc("cumulative (line)")
             .y_label_formatter(&percent)
             .axis_style(theme.quiet)
             .axis_desc_style(font(18))
@@ -201,7 +211,7 @@ impl Scree {
             Rectangle::new([(i as f64 - 0.4, 0.0), (i as f64 + 0.4, *share)], colour.filled())
         });
         chart.draw_series(bars).map_err(failed)?;
-        let line = self.together().into_iter().take(shown).enumerate().map(|(i, share)| (i as f64, share));
+        let line = self.cumulative().into_iter().take(shown).enumerate().map(|(i, share)| (i as f64, share));
         chart.draw_secondary_series(LineSeries::new(line, theme.text.stroke_width(2 * scale))).map_err(failed)?;
         let mark = [(-0.6, MARK), (shown as f64 - 0.4, MARK)];
         chart.draw_secondary_series(LineSeries::new(mark, theme.quiet.stroke_width(scale))).map_err(failed)?;
@@ -212,7 +222,7 @@ impl Scree {
     }
 
     /// Cumulative shares.
-    fn together(&self) -> Vec<f64> {
+    fn cumulative(&self) -> Vec<f64> {
         let mut sum = 0.0;
         self.shares
             .iter()
@@ -225,26 +235,26 @@ impl Scree {
 }
 
 impl Scatter {
-    /// The axes, and where each point lies; the page draws the points, as they carry data.
+    /// The axes, and the position of each point in CSS pixels.
     pub(super) fn svg(&self) -> Result<(String, Vec<(i32, i32)>)> {
-        svg(|root, theme, scale| self.draw(root, theme, scale, false))
+        svg(|root, theme, scale| self.draw(root, theme, scale, Points::Omitted))
     }
 
     pub(super) fn png(&self) -> Result<Vec<u8>> {
         png(|root, theme, scale| {
             if self.labels.len() < 2 {
-                return self.draw(root, theme, scale, true);
+                return self.draw(root, theme, scale, Points::Drawn);
             }
             let (plot, legend) = root.split_horizontally((SIZE.0 - LEGEND) * scale);
             self.draw_legend(&legend, theme, scale)?;
-            self.draw(&plot, theme, scale, true)
+            self.draw(&plot, theme, scale, Points::Drawn)
         })
     }
 
     fn draw_legend<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, theme: &Theme, scale: u32) -> Result<()> {
         let font = (FONT, 15 * scale).into_font().color(&theme.text);
         let at = |line: usize| ((MARGIN + LINE * line as u32 + LINE / 2) * scale) as i32;
-        // A last line that would stand for one label names it instead.
+        // The last line says "and N more" if the labels do not fit.
         let named = if self.labels.len() > LINES { LINES - 1 } else { LINES };
         for (line, (label, name)) in self.labels.iter().take(named).enumerate() {
             area.draw(&Circle::new(((8 * scale) as i32, at(line)), 4 * scale as i32, colour(*label).filled()))
@@ -260,6 +270,7 @@ impl Scatter {
         Ok(())
     }
 
+    /// The range of a coordinate, with a margin.
     fn range(&self, of: impl Fn(&(f64, f64, usize)) -> f64) -> std::ops::Range<f64> {
         let (low, high) = self.points.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(x), h.max(x)));
         let room = ((high - low) * 0.05).max(1e-6);
@@ -271,7 +282,7 @@ impl Scatter {
         root: &DrawingArea<DB, Shift>,
         theme: &Theme,
         scale: u32,
-        with_points: bool,
+        points: Points,
     ) -> Result<Vec<(i32, i32)>> {
         let font = |size: u32| (FONT, size * scale).into_font().color(&theme.text);
         let mut chart = ChartBuilder::on(root)
@@ -293,7 +304,7 @@ impl Scatter {
             .label_style(font(17))
             .draw()
             .map_err(failed)?;
-        if with_points {
+        if points == Points::Drawn {
             let dot = |(x, y, label): &(f64, f64, usize)| {
                 Circle::new((*x, *y), 3 * scale as i32, colour(*label).mix(0.7).filled())
             };
@@ -312,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scree_plot_has_a_bar_for_each_component_and_no_colour_of_its_own() {
+    fn a_scree_plot_has_a_bar_per_component_and_only_css_colours() {
         let text = scree().svg().unwrap();
         assert_eq!(text.matches("var(--accent)").count(), 2, "{text}");
         assert!(
@@ -323,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scatter_plot_says_where_its_points_are() {
+    fn a_scatter_plot_returns_the_positions_of_its_points() {
         let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
         let labels = BTreeMap::new();
         let plot = Scatter { axes: axes.clone(), points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels };
@@ -335,9 +346,9 @@ mod tests {
         }
     }
 
-    /// Where a legend is, and in what colours, as the picture shows it.
+    /// Counts the palette colours in the legend of the PNG.
     #[test]
-    fn a_scatter_picture_names_the_labels_by_their_colours() {
+    fn the_legend_of_a_scatter_plot_has_the_colours_of_the_labels() {
         let names =
             |count: usize| (0..count).map(|label| (label, format!("a variety with a long name {label}"))).collect();
         let colours_of_legend = |labels: BTreeMap<usize, String>| {

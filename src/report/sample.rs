@@ -1,4 +1,4 @@
-//! The rows and pictures that a report looks at: some of all, evenly spread, so that its size is bounded.
+//! A sample of the scores, and previews of images. Both are bounded, so that the size of a report is.
 
 use std::{collections::HashMap, io::Cursor};
 
@@ -14,15 +14,15 @@ use crate::{
     store::Store,
 };
 
-/// Parts of the PCA table that are read, and rows that are kept of them.
+/// Parts of the PCA table that are read, and rows of the sample.
 const PARTS: usize = 32;
 const ROWS: usize = 20_000;
-/// No more files are read for pictures than these bytes together, and none of more pixels.
+/// Limits of previews: bytes of all files together, and pixels of one image.
 const ALL_FILES_BYTES: u64 = 64 << 20;
 const PIXELS: u64 = 16_000_000;
-/// Each may be as large as an image may be.
+/// Concurrent reads; each file can be as large as the largest image.
 const READS_AT_A_TIME: usize = 6;
-/// Side of a picture, pixels, and pictures in a row of the sheet.
+/// Side of a preview in pixels, and previews per row of the sheet.
 const PICTURE: u32 = 56;
 const PICTURES_PER_ROW: usize = 20;
 const JPEG_QUALITY: u8 = 78;
@@ -30,18 +30,18 @@ const JPEG_QUALITY: u8 = 78;
 /// Rows of the PCA table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sample {
-    pub paths: Vec<String>,
-    /// Number of the label in the manifest's list.
-    pub labels: Vec<usize>,
+    pub(super) paths: Vec<String>,
+    /// Index of the label in the manifest's list.
+    pub(super) labels: Vec<usize>,
     /// `[rows, kept]`, row-major.
-    pub scores: Vec<f32>,
+    pub(super) scores: Vec<f32>,
 }
 
-/// Reads rows from parts that are spread over the whole table.
+/// Reads rows of parts that are evenly spread over the table.
 pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Sample> {
     let kept = manifest.basis.components;
     let numbers: HashMap<_, _> = manifest.labels.iter().enumerate().map(|(i, count)| (&count.label, i)).collect();
-    // In a partitioned table the folder carries the label.
+    // In a partitioned table, the label is in the name of the folder.
     let folders: HashMap<String, usize> = manifest
         .labels
         .iter()
@@ -70,17 +70,17 @@ pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Samp
     Ok(sample)
 }
 
-/// Small pictures of images, all in one JPEG.
+/// Previews of images, all in one JPEG.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sheet {
-    /// A `data:` address; empty when there are no pictures.
-    pub address: String,
-    /// Where in the sheet the picture of a path is.
+    /// A `data:` URL; empty without previews.
+    pub(super) address: String,
+    /// Number of the preview of a path.
     places: HashMap<String, usize>,
 }
 
 impl Sheet {
-    /// What moves the sheet so that the picture of a path shows, as CSS has it; none when it has no picture.
+    /// The CSS background position that shows the preview of a path; `None` if it has none.
     pub(super) fn position(&self, path: &str) -> Option<String> {
         let place = self.places.get(path)?;
         let at = |n: usize| n * PICTURE as usize;
@@ -88,10 +88,10 @@ impl Sheet {
     }
 }
 
-/// Makes the pictures of `paths`, as far as they can be read and the bounds allow.
+/// Makes previews of the images in `paths`, up to the limits. Images that cannot be read have no preview.
 pub(super) async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sheet> {
     let wanted = stream::iter(paths).map(|path| async move {
-        // A report can do without a picture: the image may be gone, or be none that fits in here.
+        // A missing preview is not an error: the image may be deleted by now, or be too large.
         let file = input.get(&path).await.ok()?;
         let bytes = file.len() as u64;
         let picture = run_blocking(move || Ok(shrink(&file))).await.ok().flatten()?;
@@ -117,7 +117,7 @@ pub(super) async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sh
     Ok(sheet)
 }
 
-/// The whole picture inside a square.
+/// Scales an image to fit into a square, and fills the rest with white.
 fn shrink(file: &[u8]) -> Option<RgbImage> {
     let image = decode(file, Limits { pixels: PIXELS, ..Limits::default() }).ok()?;
     let largest = image.width.max(image.height);
@@ -131,6 +131,7 @@ fn shrink(file: &[u8]) -> Option<RgbImage> {
     Some(square)
 }
 
+/// Arranges the previews in rows; returns a `data:` URL.
 fn join(pictures: &[RgbImage]) -> Result<String> {
     let (columns, rows) = (PICTURES_PER_ROW, pictures.len().div_ceil(PICTURES_PER_ROW));
     let mut sheet = RgbImage::from_pixel(columns as u32 * PICTURE, rows as u32 * PICTURE, image::Rgb([255; 3]));
@@ -142,6 +143,6 @@ fn join(pictures: &[RgbImage]) -> Result<String> {
     let encoder = JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY);
     encoder
         .write_image(&sheet, sheet.width(), sheet.height(), image::ExtendedColorType::Rgb8)
-        .map_err(|e| Error::new(ErrorKind::InternalBug, "the pictures of a report could not be written").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::InternalBug, "the previews of a report could not be encoded").source(e))?;
     Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(file.into_inner())))
 }

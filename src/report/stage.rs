@@ -1,4 +1,7 @@
-//! The last stage: the report and the receipt of a run that has published.
+//! The stage `report`, the last one: writes the report and the receipt of a run that has published a version.
+//!
+//! Reads `runs/<run>/plan.json`, `reduced.json`, the records of all pieces of work, and the manifest. Writes
+//! `runs/<run>/report.html`, `receipt.json`, `scree.png` and `scatter.png`.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -9,29 +12,39 @@ use crate::{
     cost::receipt::{Place, Receipt, StageRecords},
     dataset::{self, VersionState, keys, timing::Timing},
     ids::RunId,
-    stages::{Merged, Plan, Projected, Reduced, STORE_CONCURRENCY, Stores, records::featurized},
+    stages::{
+        Merged, Plan, Reduced, STORE_CONCURRENCY, Stores,
+        records::{featurized, read_projected},
+    },
     store::Store,
 };
 
+/// Input of the stage `report`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReportInput {
+    /// Id of the run.
     pub run: RunId,
-    /// What publishing took; it has no record of its own.
+    /// Timing of the stage `publish`, which no record contains.
     pub publish: Timing,
 }
 
-/// Keys, relative to the output, and the sum of the receipt.
+/// Answer of the stage `report`. Keys are relative to the output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reported {
+    /// Key of the report.
     pub report: String,
+    /// Key of the receipt.
     pub receipt: String,
+    /// Total of the receipt in dollars.
     pub dollars: f64,
-    /// Whether those dollars were billed; otherwise they are what AWS would have cost.
+    /// Whether AWS bills these dollars; otherwise they are the estimated cost of the same work on AWS.
     pub billed: bool,
 }
 
-/// Writes the report of a run. The version is published already: a failure here does not change it.
+/// Writes the report of a run. An error does not affect the version, which is published before.
+///
+/// Fails with `Output.NoVersion` if the run has not published.
 pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
     let output = stores.output.as_ref();
     let ReportInput { run, publish } = input;
@@ -51,7 +64,7 @@ pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
     })
 }
 
-/// The timings of all pieces of work of a run, by stage.
+/// Reads the timings of all pieces of work of a run, by stage.
 async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Timing) -> Result<[StageRecords; 6]> {
     let run = &plan.run;
     let made = stream::iter(plan.shards.iter().filter(|shard| !shard.ready()))
@@ -62,11 +75,10 @@ async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Ti
         let merged: Merged = dataset::read_json(output, &keys::merge_record(run, group)).await?;
         Ok::<_, Error>((format!("group {group}"), merged.timing))
     });
-    let projected = stream::iter(0..reduced.parts).map(|part| async move {
-        let projected: Projected = dataset::read_json(output, &keys::projected(run, part)).await?;
-        Ok::<_, Error>(projected.timing.map(|timing| (format!("part {part}"), timing)))
+    // A part without a timing was copied.
+    let projected = read_projected(output, run, reduced.parts).try_filter_map(|projected| async move {
+        Ok(projected.timing.map(|timing| (format!("part {}", projected.part), timing)))
     });
-    let projected = projected.buffered(STORE_CONCURRENCY).try_filter_map(|part| async { Ok(part) });
     let merged = merged.buffered(STORE_CONCURRENCY);
     Ok([
         StageRecords::one("plan", plan.timing.clone()),

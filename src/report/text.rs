@@ -1,6 +1,6 @@
-//! How numbers and names look to a person.
+//! Numbers and names as text for people.
 
-/// 12345 as "12,345".
+/// A number with separators: `12,345`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -13,12 +13,13 @@ pub fn count(n: u64) -> String {
     text
 }
 
-/// A count and its noun, with an s where there is not exactly one.
+/// A count and its noun, in the plural unless the count is 1: `2 images`.
 pub fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// At most `width` characters, the middle left out. Control characters, which could move the cursor, are shown.
+/// The text in at most `width` characters, with `…` in place of its middle. Control characters are escaped, because they
+/// could move the cursor of a terminal.
 pub fn shorten(text: &str, width: usize) -> String {
     let clean: Vec<char> = text
         .chars()
@@ -35,12 +36,12 @@ pub fn shorten(text: &str, width: usize) -> String {
     clean[..head].iter().chain(&['…']).chain(&clean[clean.len() - tail..]).collect()
 }
 
-/// A label as it is shown; images at the top of a bucket have none.
+/// The name of a label; images at the top of the input have no label.
 pub fn label_name(label: Option<&str>) -> &str {
     label.unwrap_or("(no label)")
 }
 
-/// In the largest unit that leaves a number of at least 1.
+/// A size in the largest unit in which it is at least 1: `1.5 kB`. Units are powers of 1,000.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     let (mut value, mut unit) = (n as f64, "bytes");
@@ -53,11 +54,12 @@ pub fn bytes(n: u64) -> String {
     if unit == "bytes" { format!("{n} bytes") } else { format!("{value:.1} {unit}") }
 }
 
+/// A share, 0 to 1, in percent with one decimal: `93.1 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// Seconds in the units that a person would say.
+/// Seconds in a suitable unit, from `12 ms` to `25.0 days`.
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 0.095 => format!("{:.0} ms", s * 1e3),
@@ -69,7 +71,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Cents where there are any, otherwise two digits that count.
+/// An amount with two decimals, or with two or three significant digits below 10 cents: `$0.34`, `$0.012`.
 pub fn dollars(amount: f64) -> String {
     match amount {
         a if a >= 1_000.0 => format!("${}", count(a.round() as u64)),
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_money_are_rounded_to_what_counts() {
+    fn times_and_amounts_are_rounded() {
         assert_eq!(
             [0.012, 2.34, 75.2, 1_680.0, 90_000.0].map(duration),
             ["12 ms", "2.3 s", "75 s", "28 min", "25.0 h"]

@@ -1,13 +1,18 @@
 //! Features and moments of one shard.
+//!
+//! Reads the shard's lines of `runs/<run>/objects-*.jsonl`, its images, and the features of shards whose rows can be
+//! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When the run is stopped, it writes the rows so
+//! far to `partials/<shard>.parquet`, which the next run copies from.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use ndarray::{Array2, Axis};
+use rayon::join;
 use tokio::sync::Semaphore;
 
-use super::{CancellationToken, Featurized, Monitor, ShardWork, Stores, records::read_objects};
+use super::{CancellationToken, Featurized, Monitor, ShardWork, Stores, records::read_objects, stopped};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
@@ -24,11 +29,10 @@ use crate::{
     pca::moments::ShardMoments,
     store::{self, Object, Store},
 };
-use rayon::join;
 
 /// Files read ahead of each worker thread.
 const READ_AHEAD: usize = 8;
-/// Memory for files that were read and wait for a worker, in KiB.
+/// Memory for files that are read and wait for a worker, in KiB.
 const READ_AHEAD_KIB: u32 = 256 << 10;
 
 enum Row {
@@ -37,8 +41,10 @@ enum Row {
     Rejected(Reject),
 }
 
-/// Makes one shard. When `stop` is requested, the rows made so far are kept for the next run, and the answer is
-/// `Run.Interrupted`.
+/// Computes one shard and writes its files.
+///
+/// Fails with `Run.Interrupted` after `stop` is cancelled; the rows computed so far are kept for the next run. Also fails
+/// when a store fails; an image that cannot be read or decoded is a reject, not an error.
 pub async fn featurize(
     stores: &Stores,
     workers: &WorkerPool,
@@ -48,64 +54,104 @@ pub async fn featurize(
 ) -> Result<Featurized> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let ShardWork { run, shard, objects: range, sources } = work;
+    let ShardWork { run, shard: planned, objects: range, sources } = work;
     let objects = read_objects(output, &range).await?;
-    let known = known_rows(output, &shard, &sources, workers.extractor().columns()).await?;
+    let earlier = read_earlier_rows(output, &planned, &sources, workers.extractor().columns()).await?;
 
-    let made = make_rows(stores, workers, &objects, known, monitor, stop).await?;
-    if made.objects < objects.len() {
-        keep_partial(output, workers, &shard, made).await?;
-        return Err(Error::new(ErrorKind::RunInterrupted, "the run was stopped").context("shard", &shard));
+    let memory = Semaphore::new(READ_AHEAD_KIB as usize);
+    let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, monitor, stop };
+    let rows = maker.rows(&objects).await?;
+    if rows.objects < objects.len() {
+        keep_partial(output, workers, &planned, rows).await?;
+        return Err(stopped().context("shard", &planned));
     }
-    let featurized = finish(output, workers, &shard, &objects, made, &timer).await?;
-    output.put(&keys::featurized(&run, &shard), dataset::to_json(&featurized)?).await?;
-    output.delete(&keys::partial(&shard)).await?;
+    let counts = rows.counts;
+    let record = write_shard(output, workers, &objects, rows).await?;
+    let featurized = Featurized {
+        planned: planned.clone(),
+        rows: record.rows,
+        rejects: record.rejects.len() as u64,
+        shard: record.id,
+        inferred: counts.inferred,
+        copied: counts.copied,
+        added: counts.added,
+        changed: counts.changed,
+        timing: timer.read(),
+    };
+    output.put(&keys::featurized(&run, &planned), dataset::to_json(&featurized)?).await?;
+    output.delete(&keys::partial(&planned)).await?;
     Ok(featurized)
 }
 
-/// What earlier work knows of a shard's objects.
+/// Rows of a shard's objects that exist already.
 #[derive(Default)]
-struct Known {
+struct EarlierRows {
     /// Features by (key, etag).
-    rows: HashMap<(String, String), Vec<f32>>,
-    /// Etags of the base version's rows.
-    base: HashMap<String, String>,
+    features: HashMap<(String, String), Vec<f32>>,
+    /// Etags of the base version's rows, by key.
+    base_etags: HashMap<String, String>,
 }
 
-/// Rows from shards of the last version and from the shard itself, had it been begun.
-async fn known_rows(output: &dyn Store, shard: &ShardId, sources: &[ShardId], columns: usize) -> Result<Known> {
+/// Reads rows from shards of the base version, and those that a stopped run has kept for this shard.
+async fn read_earlier_rows(
+    output: &dyn Store,
+    shard: &ShardId,
+    sources: &[ShardId],
+    columns: usize,
+) -> Result<EarlierRows> {
     let files = sources.iter().map(|source| (keys::features(source), true));
-    let mut known = Known::default();
+    let mut earlier = EarlierRows::default();
     for (key, of_base) in files.chain([(keys::partial(shard), false)]) {
-        // A source that was cleaned away, or cannot be read, costs time and nothing else.
+        // A source that is missing or damaged costs time only: its images are inferred again.
         let Some(file) = store::get_opt(output, &key).await? else { continue };
         let Ok(rows) = run_blocking(move || tables::read_features(file, columns, &key)).await else { continue };
         if of_base {
-            known.base.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
+            earlier.base_etags.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
         }
         let features = rows.features.outer_iter().map(|row| row.to_vec());
-        known.rows.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
+        earlier.features.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
     }
-    Ok(known)
+    Ok(earlier)
 }
 
-/// The tables of a shard as they grow.
-struct Made {
-    /// Without its features.
-    table: FeatureRows,
-    /// Those, row by row.
-    features: Vec<f32>,
-    rejects: Vec<RejectedObject>,
-    hasher: ShardHasher,
-    objects: usize,
+/// Numbers of rows by origin, and compared with the base version.
+#[derive(Clone, Copy, Default)]
+struct Counts {
     inferred: u64,
     copied: u64,
     added: u64,
     changed: u64,
 }
 
-impl Made {
-    /// The rows as a table of `columns` features.
+/// The tables of a shard while they grow.
+struct ShardRows {
+    /// All columns except the features.
+    table: FeatureRows,
+    /// The features, row-major.
+    features: Vec<f32>,
+    rejects: Vec<RejectedObject>,
+    hasher: ShardHasher,
+    /// Objects so far, rejects included.
+    objects: usize,
+    counts: Counts,
+}
+
+impl ShardRows {
+    fn with_capacity(extractor: &ExtractorInfo, rows: usize) -> Self {
+        // The features are most of a shard's memory; a vector that grows by doubling would hold them twice.
+        let mut features = Vec::new();
+        features.reserve_exact(rows * extractor.columns);
+        ShardRows {
+            table: FeatureRows::default(),
+            features,
+            rejects: Vec::new(),
+            hasher: ShardHasher::new(&extractor.id),
+            objects: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes the rows out as one table with `columns` features.
     fn take_table(&mut self, columns: usize) -> Result<FeatureRows> {
         let (table, features) = (std::mem::take(&mut self.table), std::mem::take(&mut self.features));
         let bug = |e| Error::new(ErrorKind::InternalBug, "rows have features of different lengths").source(e);
@@ -114,96 +160,70 @@ impl Made {
     }
 
     fn push(&mut self, object: &Object, row: Row, etag_in_base: Option<&String>) {
-        let mut etag = object.etag.as_str().to_owned();
+        self.objects += 1;
         let features = match row {
             Row::Copied(features) => {
-                self.copied += 1;
-                Some(features)
+                self.counts.copied += 1;
+                features
             }
             Row::Inferred(features) => {
-                self.inferred += 1;
-                Some(features)
+                self.counts.inferred += 1;
+                features
             }
-            Row::Rejected(reject) => {
-                if reject.reason.may_pass() {
-                    etag = reject.reason.placeholder();
-                }
-                self.rejects.push(RejectedObject { path: object.key.clone(), reject });
-                None
-            }
+            Row::Rejected(reject) => return self.push_reject(object, reject),
         };
-        self.hasher.push(&object.key, &etag);
-        self.objects += 1;
-        if let Some(features) = features {
-            self.added += u64::from(etag_in_base.is_none());
-            self.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
-            self.table.paths.push(object.key.clone());
-            self.table.labels.push(label_of(&object.key).map(str::to_owned));
-            self.table.modified.push(object.modified);
-            self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
-            self.table.etags.push(object.etag.as_str().to_owned());
-            self.features.extend(features);
-        }
+        self.hasher.push(&object.key, object.etag.as_str());
+        self.counts.added += u64::from(etag_in_base.is_none());
+        self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
+        self.table.paths.push(object.key.clone());
+        self.table.labels.push(label_of(&object.key).map(str::to_owned));
+        self.table.modified.push(object.modified);
+        self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
+        self.table.etags.push(object.etag.as_str().to_owned());
+        self.features.extend(features);
     }
-}
 
-/// The rows of the objects, in their order; of the first few only when a stop was requested.
-async fn make_rows(
-    stores: &Stores,
-    workers: &WorkerPool,
-    objects: &[Object],
-    known: Known,
-    monitor: &dyn Monitor,
-    stop: &CancellationToken,
-) -> Result<Made> {
-    let info = workers.extractor().info();
-    let mut made = Made {
-        table: FeatureRows::default(),
-        features: Vec::new(),
-        rejects: Vec::new(),
-        hasher: ShardHasher::new(&info.id),
-        objects: 0,
-        inferred: 0,
-        copied: 0,
-        added: 0,
-        changed: 0,
-    };
-    // Grown by doubling, the largest part of a shard's memory would be taken twice.
-    made.features.reserve_exact(objects.len() * info.columns);
-    let memory = Semaphore::new(READ_AHEAD_KIB as usize);
-    let Known { rows: known, base } = known;
-    let maker = RowMaker { input: stores.input.as_ref(), workers, known, memory, monitor, stop };
-    let making: Vec<_> = objects.iter().map(|object| maker.row(object)).collect();
-    let mut answers = stream::iter(making).buffered(workers.threads() * READ_AHEAD);
-    while let Some(answer) = answers.next().await {
-        match answer? {
-            Some(row) => {
-                let object = &objects[made.objects];
-                made.push(object, row, base.get(&object.key));
-            }
-            None => break,
+    /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
+    fn push_reject(&mut self, object: &Object, reject: Reject) {
+        if reject.reason.may_pass() {
+            self.hasher.push(&object.key, &reject.reason.placeholder());
+        } else {
+            self.hasher.push(&object.key, object.etag.as_str());
         }
+        self.rejects.push(RejectedObject { path: object.key.clone(), reject });
     }
-    Ok(made)
 }
 
 struct RowMaker<'a> {
     input: &'a dyn Store,
     workers: &'a WorkerPool,
-    known: HashMap<(String, String), Vec<f32>>,
-    /// Bounds the bytes of files that were read and wait for a worker.
+    earlier: EarlierRows,
+    /// Bounds the bytes of files that are read and wait for a worker.
     memory: Semaphore,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
 }
 
 impl RowMaker<'_> {
-    /// The row of one object; none once a stop was requested.
+    /// The rows of the objects, in their order; after a stop, only the first of them.
+    async fn rows(&self, objects: &[Object]) -> Result<ShardRows> {
+        let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), objects.len());
+        let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
+        let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
+        while let Some(answer) = answers.next().await {
+            let Some(row) = answer? else { break };
+            let object = &objects[rows.objects];
+            rows.push(object, row, self.earlier.base_etags.get(&object.key));
+        }
+        Ok(rows)
+    }
+
+    /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
         if self.stop.is_cancelled() {
             return Ok(None);
         }
-        let row = match self.known.get(&(object.key.clone(), object.etag.as_str().to_owned())) {
+        let row = match self.earlier.features.get(&(object.key.clone(), object.etag.as_str().to_owned())) {
             Some(features) => Row::Copied(features.clone()),
             None => self.infer(object).await?,
         };
@@ -214,7 +234,7 @@ impl RowMaker<'_> {
     async fn infer(&self, object: &Object) -> Result<Row> {
         let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
         // The semaphore is never closed.
-        let _held = self.memory.acquire_many(kib).await.ok();
+        let _permit = self.memory.acquire_many(kib).await.ok();
         Ok(match read_image(self.input, object).await? {
             Ok(file) => match self.workers.features(file).await? {
                 Ok(features) => Row::Inferred(features),
@@ -225,7 +245,7 @@ impl RowMaker<'_> {
     }
 }
 
-/// The bytes of an image, or why it has none. An error is one of the store itself.
+/// The bytes of an image, or the reason why they cannot be read. Fails only when the store itself fails.
 async fn read_image(input: &dyn Store, object: &Object) -> Result<std::result::Result<Bytes, Reject>> {
     if object.size > MAX_FILE_BYTES {
         let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
@@ -239,49 +259,35 @@ async fn read_image(input: &dyn Store, object: &Object) -> Result<std::result::R
     }
 }
 
+/// The name of the innermost folder of a key.
 fn label_of(key: &str) -> Option<&str> {
     let (folders, _) = key.rsplit_once('/')?;
     folders.rsplit('/').next()
 }
 
-/// Writes the files of a shard; its record last, which says that it is finished.
-async fn finish(
+/// Writes the files of a shard. The record is last: it marks the shard as finished.
+async fn write_shard(
     output: &dyn Store,
     workers: &WorkerPool,
-    planned: &ShardId,
     objects: &[Object],
-    mut made: Made,
-    timer: &Timer,
-) -> Result<Featurized> {
+    mut rows: ShardRows,
+) -> Result<ShardRecord> {
     let _permit = workers.finishing().await;
-    let info = workers.extractor().info();
-    let table = made.take_table(info.columns)?;
-    let Made { rejects, hasher, inferred, copied, added, changed, .. } = made;
-    let shard = hasher.finish();
+    let extractor = workers.extractor().info().clone();
+    let table = rows.take_table(extractor.columns)?;
     let record = ShardRecord {
-        id: shard.clone(),
+        id: rows.hasher.finish(),
         rows: table.len() as u64,
         first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
         last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
         labels: count_labels(&table.labels),
-        rejects,
+        rejects: rows.rejects,
     };
-    let extractor = info.clone();
     let (features, moments) = run_blocking(move || encode(table, &extractor)).await?;
-    output.put(&keys::features(&shard), features).await?;
-    output.put(&keys::moments(&shard), moments).await?;
-    output.put(&keys::shard(&shard), dataset::to_json(&record)?).await?;
-    Ok(Featurized {
-        planned: planned.clone(),
-        shard,
-        rows: record.rows,
-        rejects: record.rejects.len() as u64,
-        inferred,
-        copied,
-        added,
-        changed,
-        timing: timer.read(),
-    })
+    output.put(&keys::features(&record.id), features).await?;
+    output.put(&keys::moments(&record.id), moments).await?;
+    output.put(&keys::shard(&record.id), dataset::to_json(&record)?).await?;
+    Ok(record)
 }
 
 fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
@@ -292,7 +298,7 @@ fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
     counts.into_iter().map(|(label, images)| LabelCount { label: label.clone(), images }).collect()
 }
 
-/// The features table and the table of sums of a shard.
+/// The features table and the moments table of a shard, as Parquet.
 fn encode(table: FeatureRows, extractor: &ExtractorInfo) -> Result<(Bytes, Bytes)> {
     let id = extractor.id.as_str();
     let (features, rows) = (table.features.clone(), table.len());
@@ -300,7 +306,7 @@ fn encode(table: FeatureRows, extractor: &ExtractorInfo) -> Result<(Bytes, Bytes
     let (table, moments) = join(
         || tables::write_features(table, id),
         || {
-            // The sums of both halves are those of all.
+            // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
             let (first, second) = features.view().split_at(Axis(0), rows / 2);
             let (second, first) = join(|| sums(second), || sums(first));
             let mut moments = first?;
@@ -311,13 +317,13 @@ fn encode(table: FeatureRows, extractor: &ExtractorInfo) -> Result<(Bytes, Bytes
     Ok((table?, moments?))
 }
 
-/// Writes the features made so far where [`known_rows`] of the next run finds them.
-async fn keep_partial(output: &dyn Store, workers: &WorkerPool, shard: &ShardId, mut made: Made) -> Result<()> {
-    if made.table.is_empty() {
+/// Writes the rows of a stopped shard; [`read_earlier_rows`] of the next run reads them.
+async fn keep_partial(output: &dyn Store, workers: &WorkerPool, shard: &ShardId, mut rows: ShardRows) -> Result<()> {
+    if rows.table.is_empty() {
         return Ok(());
     }
     let info = workers.extractor().info();
-    let table = made.take_table(info.columns)?;
+    let table = rows.take_table(info.columns)?;
     output.put(&keys::partial(shard), tables::write_features(table, info.id.as_str())?).await
 }
 

@@ -1,4 +1,7 @@
-//! Listing the input, whole or where it has changed, and cutting it into shards.
+//! Listing of the input and its shards, for the stage `plan`.
+//!
+//! Reads the keys of the input: all of them, or only the shards that contain changed keys. Passes each shard to the
+//! [`Planner`].
 
 use std::collections::BTreeSet;
 
@@ -18,7 +21,7 @@ use crate::{
     store::{Object, Store},
 };
 
-/// One listing of the input.
+/// A listing of the input, and its counts.
 pub(super) struct Listing<'a> {
     input: &'a dyn Store,
     boundaries: Boundaries,
@@ -41,17 +44,17 @@ impl<'a> Listing<'a> {
         Ok(Listing { input, boundaries, extractor, monitor, stop, objects: 0, ignored: 0 })
     }
 
-    /// Lists everything.
+    /// Lists all keys of the input.
     pub(super) async fn all(mut self, planner: &mut Planner<'_>) -> Result<Listed> {
         self.list(planner, None, |_| false).await?;
         Ok(Listed { objects: self.objects, ignored: Some(self.ignored) })
     }
 
-    /// Lists the shards that `keys` fall into, and takes the others over from the current version.
+    /// Lists the shards that `keys` belong to; takes the other shards from the version `base`.
     ///
-    /// A shard but the last ends where its last key says so (see [`crate::dataset::shard`]), whatever comes before and behind.
-    /// So the listing may begin behind any shard, and may end as soon as a shard ends where one of the current version
-    /// does. Shards with rejects are always listed: the reason may have passed.
+    /// The last key of a shard alone decides that the shard ends there (see [`crate::dataset::shard`]); only the last shard
+    /// ends with the input. So a listing can start after any shard, and can stop as soon as a shard ends at the same key
+    /// as a shard of the base. Shards with rejects are always listed, because the reason of a reject can pass.
     pub(super) async fn changed(
         mut self,
         planner: &mut Planner<'_>,
@@ -65,20 +68,20 @@ impl<'a> Listing<'a> {
         touched.extend((0..=end).filter(|i| shards[*i].rejects > 0 || !planner.is_ready(&shards[*i].id)));
         let mut next = 0;
         while let Some(first) = touched.range(next..).next().copied() {
-            self.take_over(planner, &shards[next..first]);
+            self.reuse(planner, &shards[next..first]);
             let after = first.checked_sub(1).map(|before| shards[before].last.as_str());
             let ends_like = |last: &str| shards[..end].binary_search_by(|shard| shard.last.as_str().cmp(last)).ok();
-            // Where the listing may end: behind a shard of the base whose successor has not changed.
+            // The listing may stop after a shard of the base whose successor has not changed.
             let ended = self
                 .list(planner, after, |last| ends_like(last).is_some_and(|shard| !touched.contains(&(shard + 1))))
                 .await?;
             next = ended.and_then(|last| ends_like(&last)).map_or(shards.len(), |shard| shard + 1);
         }
-        self.take_over(planner, &shards[next..]);
+        self.reuse(planner, &shards[next..]);
         Ok(Listed { objects: self.objects, ignored: None })
     }
 
-    fn take_over(&mut self, planner: &mut Planner<'_>, shards: &[ShardEntry]) {
+    fn reuse(&mut self, planner: &mut Planner<'_>, shards: &[ShardEntry]) {
         for shard in shards {
             self.objects += shard.rows + shard.rejects;
             planner.add_ready(shard.id.clone());
@@ -86,7 +89,8 @@ impl<'a> Listing<'a> {
         self.monitor.listed(self.objects);
     }
 
-    /// Lists what comes after a key, to the end or until a shard ends with a key where it `may_end`; that key.
+    /// Lists the keys after `after`, to the end of the input or to the first shard whose last key satisfies `may_end`.
+    /// Returns that key; `None` at the end of the input.
     async fn list(
         &mut self,
         planner: &mut Planner<'_>,
@@ -119,7 +123,7 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Hidden files and folder markers are not images. Any other object is an image or becomes a reject.
+/// False for hidden files and folder markers. Any other object is an image or becomes a reject.
 fn is_image_candidate(object: &Object) -> bool {
     !object.key.ends_with('/') && !object.key.split('/').any(|part| part.starts_with('.'))
 }

@@ -1,4 +1,7 @@
-//! Adds the sums of a group of shards, where there are too many for one reducer.
+//! Sums of a group of shards, for data sets with too many shards for one reducer.
+//!
+//! Reads `runs/<run>/featurized/` and the moments of the group's shards. Writes `runs/<run>/merged/<group>.parquet` and
+//! `.json`. Also defines how the stage `reduce` adds sums.
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -11,10 +14,13 @@ use crate::{
     store::Store,
 };
 
-/// Sums read at a time; each is megabytes.
+/// Files of sums that are read at a time; each has several megabytes.
 const READ_AT_A_TIME: usize = 4;
 
-/// Adds the sums of one group and keeps them as `runs/<run>/merged/<group>.parquet`.
+/// Adds the moments of one group of shards and writes their total.
+///
+/// Shards that failed within the tolerance of the map are left out. Fails with `Dataset.Corrupt` if a file of sums is
+/// damaged.
 pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
@@ -31,7 +37,7 @@ pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
     Ok(merged)
 }
 
-/// The shard that was made for a planned one; none when making it failed and the map tolerated that.
+/// The id of the shard that was computed for a planned one; `None` if it failed within the tolerance of the map.
 async fn final_id(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Result<Option<ShardId>> {
     if planned.ready() {
         return Ok(Some(planned.id.clone()));
@@ -39,15 +45,15 @@ async fn final_id(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Re
     Ok(featurized(output, run, planned).await?.map(|made| made.shard))
 }
 
-/// Sums that are added to others.
+/// A file of sums to add.
 pub(super) enum Sums {
-    /// Those of many shards, under this key.
+    /// The total of several shards, by its key.
     Total(String),
-    /// Those of a shard, this many times; a negative number subtracts them.
+    /// The sums of a shard, and how many times to add them; a negative number subtracts them.
     Shard(ShardId, i64),
 }
 
-/// Adds sums in their order, and reads some of them ahead.
+/// Adds sums to `totals`, in the given order.
 pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, sums: Vec<Sums>) -> Result<()> {
     let columns = totals.columns();
     let reads: Vec<_> = sums

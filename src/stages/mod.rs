@@ -1,19 +1,20 @@
 //! The stages of a run.
 //!
-//! Each is an async function from a small input to a small output; everything large goes through the store. The
-//! command line calls them one after the other in one process, the Lambdas one per invocation. They find each
-//! other's results by key below `runs/<run>/`, and every record that they hand over is in one file (`records`):
+//! Each stage is an async function from a small input to a small output. Everything large goes through the store: a stage
+//! finds the results of another stage by key, below `runs/<run>/`. The command line calls the stages in order in one
+//! process; on AWS, each Lambda calls one of them. All records that stages exchange are defined in one file (`records`).
 //!
 //! | stage | reads | writes |
 //! | --- | --- | --- |
-//! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `featurize.jsonl` |
-//! | [`featurize()`] | its lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
-//! | [`merge()`] | the moments of a group of shards, when there are many | `merged/<group>.parquet` |
-//! | [`reduce()`] | `plan.json`, `featurized/`, the shards' moments | the basis, `reduced.json`, `project.jsonl` |
-//! | [`project()`] | the basis, one shard's features | a part of `pca/v=.../`, `projected/<part>.json` |
-//! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | rejects, CSV, the version |
+//! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
+//! | [`featurize()`] | lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
+//! | [`merge()`] | the moments of a group of shards, if there is more than one group | `merged/<group>.parquet` |
+//! | [`reduce()`] | `plan.json`, `featurized/`, the moments | the basis, `reduced.json`, `project.jsonl` |
+//! | [`project()`] | the basis, the features of one shard | a part of `pca/v=.../`, `projected/<part>.json` |
+//! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | the rejects table, the CSV, the manifest |
 //!
-//! The last stage, the report, is in [`crate::report`] (feature `report`).
+//! The last stage, the report, is in `crate::report` (feature `report`).
+
 mod featurize;
 mod listing;
 mod merge;
@@ -39,33 +40,52 @@ pub use records::{
 pub use reduce::reduce;
 pub use tokio_util::sync::CancellationToken;
 
-use crate::{Error, ErrorKind, Result, store::Store};
+use crate::{
+    Error, ErrorKind, Result,
+    store::{self, Store},
+};
 
-/// Where a run reads and writes.
+/// The two stores of a run.
 #[derive(Clone, Debug)]
 pub struct Stores {
-    /// The images.
+    /// The images; only read.
     pub input: Arc<dyn Store>,
     /// The data set.
     pub output: Arc<dyn Store>,
 }
 
-/// Receives progress; the command line draws it.
+impl Stores {
+    /// Opens two locations, each a folder or `s3://BUCKET/PREFIX/`.
+    ///
+    /// Fails with `Input.NotFound` if the input is a path but not a folder, and with `Input.Overlap` if one location
+    /// contains the other.
+    pub async fn open(input: &str, output: &str) -> Result<Self> {
+        let stores = Stores { input: store::open_input(input).await?, output: store::open(output).await? };
+        store::check_apart(input, output)?;
+        Ok(stores)
+    }
+}
+
+/// Receives the progress of a stage. Several tasks may call it at the same time.
 pub trait Monitor: Send + Sync {
-    /// This many objects have been listed so far.
+    /// `objects` is the number of objects listed so far.
     fn listed(&self, _objects: u64) {}
-    /// One more image has its features, or was rejected.
+    /// One more image is processed: inferred, copied or rejected.
     fn image_done(&self) {}
 }
 
-/// Ignores progress.
+/// A [`Monitor`] that ignores progress.
 #[derive(Debug)]
 pub struct Silent;
 impl Monitor for Silent {}
 
-/// Fails with `Run.Interrupted` once a stop was requested. What is finished stays.
+/// Fails with `Run.Interrupted` after `stop` is cancelled.
 pub(crate) fn check(stop: &CancellationToken) -> Result<()> {
-    if stop.is_cancelled() { Err(Error::new(ErrorKind::RunInterrupted, "the run was stopped")) } else { Ok(()) }
+    if stop.is_cancelled() { Err(stopped()) } else { Ok(()) }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::RunInterrupted, "the run was stopped")
 }
 
 /// Concurrent requests of one stage to the store.

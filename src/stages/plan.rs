@@ -1,4 +1,7 @@
-//! Lists the objects, cuts them into shards and finds which of those are there already.
+//! The plan of a run: its shards, and which of them are finished.
+//!
+//! Reads the listing of the input, the current manifest, the inbox, and which shards exist. Writes `runs/<run>/plan.json`,
+//! `objects-*.jsonl` and the work lists `featurize.jsonl` and `merge.jsonl`.
 
 use std::collections::HashSet;
 
@@ -6,8 +9,9 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::{
-    CancellationToken, MergeWork, Monitor, Plan, PlanInput, Planned, PlannedShard, Stores, listing::Listing,
-    planner::Planner,
+    CancellationToken, MergeWork, Monitor, Plan, PlanInput, Planned, PlannedShard, ShardWork, Stores,
+    listing::Listing,
+    planner::{Listed, Planner},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -25,9 +29,11 @@ use crate::{
     store::Store,
 };
 
-/// Plans a run. Fails with `Input.Empty` when there is nothing, `Output.Occupied` when the output is not ours,
-/// `Dataset.SettingsChanged` when the current version was made otherwise and no rebuild was asked for, and
-/// `Dataset.Busy` during a vacuum.
+/// Plans a run: its shards, and the work of the other stages.
+///
+/// Fails with `Input.Empty` without images, `Output.Occupied` if the output is not empty and not an output of Pomona,
+/// `Dataset.SettingsChanged` if the current version has another extractor or other settings and `mode.rebuild` is not
+/// set, and `Dataset.Busy` during a vacuum.
 pub async fn plan(
     stores: &Stores,
     extractor: &ExtractorInfo,
@@ -40,7 +46,8 @@ pub async fn plan(
     dataset::open_output(output).await?;
     let run = input.run.clone();
     lease::enter(output, &run).await?;
-    let outcome = plan_within(stores, extractor, input, monitor, stop).await;
+    let planning = Planning { stores, extractor, input, timer: Timer::start() };
+    let outcome = planning.plan(monitor, stop).await;
     if outcome.as_ref().map_or(true, |planned| planned.up_to_date) {
         // The first error is the one to report.
         let left = lease::leave(output, &run).await;
@@ -49,97 +56,107 @@ pub async fn plan(
     outcome
 }
 
-async fn plan_within(
-    stores: &Stores,
-    extractor: &ExtractorInfo,
+/// The inputs of the stage.
+struct Planning<'a> {
+    stores: &'a Stores,
+    extractor: &'a ExtractorInfo,
     input: PlanInput,
-    monitor: &dyn Monitor,
-    stop: &CancellationToken,
-) -> Result<Planned> {
-    let timer = Timer::start();
-    let PlanInput { run, settings, mode } = &input;
-    let output = stores.output.as_ref();
-    let base = dataset::current(output).await?;
-    if let Some(base) = base.as_ref().filter(|_| !mode.rebuild) {
-        check_same(base, extractor, settings)?;
-    }
-    mend_success(output, base.as_ref()).await?;
-    // Before the listing: what comes in after this is the next run's.
-    let inbox = inbox::read(output).await?;
-    let ready = finished_shards(output).await?;
-
-    let comparable = base.as_ref().filter(|base| base.extractor.id == extractor.id);
-    let mut planner = Planner::new(output, run, ready, comparable);
-    let listing = Listing::new(stores.input.as_ref(), settings.shard_size, &extractor.id, monitor, stop)?;
-    let unchanged = comparable.filter(|base| base.settings.shard_size == settings.shard_size);
-    planner.listed = match unchanged.filter(|_| mode.listing == ListingScope::Changed) {
-        Some(base) => listing.changed(&mut planner, base, &inbox.keys).await?,
-        None => listing.all(&mut planner).await?,
-    };
-    if planner.listed.objects == 0 {
-        return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", stores.input.location()));
-    }
-    planner.flush().await?;
-    write_plan(planner, stores, extractor, base.as_ref(), &input, inbox, &timer).await
+    timer: Timer,
 }
 
-/// Turns what was found into the plan and the work lists of the maps.
-async fn write_plan(
-    planner: Planner<'_>,
-    stores: &Stores,
-    extractor: &ExtractorInfo,
-    base: Option<&Manifest>,
-    input: &PlanInput,
-    inbox: Inbox,
-    timer: &Timer,
-) -> Result<Planned> {
-    let Planner { output, run, work, shards, objects_to_featurize, listed, base: comparable, .. } = planner;
-    let PlanInput { settings, mode, .. } = input;
-    let (from_base, to_add) = sums_to_add(&shards, comparable);
-    let merge = groups(run, extractor, &to_add);
-    let plan = Plan {
-        input: stores.input.location(),
-        extractor: extractor.clone(),
-        base: base.map(|base| base.version),
-        base_images: base.map_or(0, |base| base.images),
-        objects: listed.objects,
-        ignored: listed.ignored,
-        from_base,
-        keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, settings)),
-        notices: inbox.notices,
-        groups: merge.len() as u64,
-        timing: timer.read(),
-        run: run.clone(),
-        settings: settings.clone(),
-        shards,
-    };
-    let work_list = keys::run(run, "featurize.jsonl");
-    let merge_work_list = keys::run(run, "merge.jsonl");
-    let planned = Planned {
-        up_to_date: base.is_some_and(|base| is_up_to_date(base, &plan)),
+impl Planning<'_> {
+    async fn plan(&self, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Planned> {
+        let output = self.stores.output.as_ref();
+        let base = dataset::current(output).await?;
+        if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
+            check_same(base, self.extractor, &self.input.settings)?;
+        }
+        mend_success(output, base.as_ref()).await?;
+        // Read before the listing: a later notice belongs to the next run.
+        let inbox = inbox::read(output).await?;
+        let ready = finished_shards(output).await?;
+
+        let comparable = base.as_ref().filter(|base| base.extractor.id == self.extractor.id);
+        let mut planner = Planner::new(output, &self.input.run, ready, comparable);
+        planner.listed = self.list(&mut planner, &inbox, monitor, stop).await?;
+        planner.flush().await?;
+        self.write(planner, base.as_ref(), inbox).await
+    }
+
+    /// Lists the input, or the part of it that has changed.
+    async fn list(
+        &self,
+        planner: &mut Planner<'_>,
+        inbox: &Inbox,
+        monitor: &dyn Monitor,
+        stop: &CancellationToken,
+    ) -> Result<Listed> {
+        let PlanInput { settings, mode, .. } = &self.input;
+        let input = self.stores.input.as_ref();
+        let listing = Listing::new(input, settings.shard_size, &self.extractor.id, monitor, stop)?;
+        let same_cuts = planner.base.filter(|base| base.settings.shard_size == settings.shard_size);
+        let listed = match same_cuts.filter(|_| mode.listing == ListingScope::Changed) {
+            Some(base) => listing.changed(planner, base, &inbox.keys).await?,
+            None => listing.all(planner).await?,
+        };
+        if listed.objects == 0 {
+            return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", input.location()));
+        }
+        Ok(listed)
+    }
+
+    /// Writes the plan and the work lists. If there is nothing to do, deletes the notices instead.
+    async fn write(&self, planner: Planner<'_>, base: Option<&Manifest>, inbox: Inbox) -> Result<Planned> {
+        let PlanInput { run, settings, mode } = &self.input;
+        let Planner { output, work, shards, objects_to_featurize, listed, base: comparable, .. } = planner;
+        let (from_base, to_add) = sums_to_add(&shards, comparable);
+        let merge = groups(run, self.extractor, &to_add);
+        let plan = Plan {
+            input: self.stores.input.location(),
+            extractor: self.extractor.clone(),
+            base: base.map(|base| base.version),
+            base_images: base.map_or(0, |base| base.images),
+            objects: listed.objects,
+            ignored: listed.ignored,
+            from_base,
+            keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, settings)),
+            notices: inbox.notices,
+            groups: merge.len() as u64,
+            timing: self.timer.read(),
+            run: run.clone(),
+            settings: settings.clone(),
+            shards,
+        };
+        let planned = answer(&plan, base, &work, objects_to_featurize);
+        if planned.up_to_date {
+            inbox::clear(output, &plan.notices).await?;
+        } else {
+            output.put(&planned.work_list, dataset::to_json_lines(&work)?).await?;
+            if plan.groups > 0 {
+                output.put(&planned.merge_work_list, dataset::to_json_lines(&merge)?).await?;
+            }
+            output.put(&Plan::key(run), dataset::to_json(&plan)?).await?;
+        }
+        Ok(planned)
+    }
+}
+
+fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_featurize: u64) -> Planned {
+    Planned {
+        up_to_date: base.is_some_and(|base| is_up_to_date(base, plan)),
         base: plan.base,
         objects: plan.objects,
         objects_to_featurize,
         shards: plan.shards.len() as u64,
         shards_to_featurize: work.len() as u64,
-        work_list: work_list.clone(),
+        work_list: keys::run(&plan.run, "featurize.jsonl"),
         groups: plan.groups,
-        merge_work_list: merge_work_list.clone(),
+        merge_work_list: keys::run(&plan.run, "merge.jsonl"),
         run: plan.run.clone(),
-    };
-    if planned.up_to_date {
-        inbox::clear(output, &plan.notices).await?;
-    } else {
-        output.put(&work_list, dataset::to_json_lines(&work)?).await?;
-        if plan.groups > 0 {
-            output.put(&merge_work_list, dataset::to_json_lines(&merge)?).await?;
-        }
-        output.put(&Plan::key(run), dataset::to_json(&plan)?).await?;
     }
-    Ok(planned)
 }
 
-/// A data set is never changed in kind by a forgotten option.
+/// A forgotten option must not change the settings of a data set.
 fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings) -> Result<()> {
     let mut differences = settings.differences(&base.settings);
     if base.extractor != *extractor {
@@ -157,8 +174,8 @@ fn same_fit(a: &Settings, b: &Settings) -> bool {
     a.pca == b.pca && a.standardize == b.standardize
 }
 
-/// Whether to start from the base version's sums, and the shards whose sums are added to that start: what changed
-/// where most has stayed, everything otherwise.
+/// Whether `reduce` starts from the sums of the base version, and the shards whose sums it adds: the new ones if most
+/// shards are unchanged, otherwise all of them.
 fn sums_to_add(shards: &[PlannedShard], base: Option<&Manifest>) -> (bool, Vec<PlannedShard>) {
     let Some(base) = base else { return (false, shards.to_vec()) };
     let old: HashSet<&ShardId> = base.shards.iter().map(|shard| &shard.id).collect();
@@ -167,7 +184,7 @@ fn sums_to_add(shards: &[PlannedShard], base: Option<&Manifest>) -> (bool, Vec<P
     if added.len() + dropped < shards.len() { (true, added) } else { (false, shards.to_vec()) }
 }
 
-/// Groups for [`stages::merge`](super::merge()), where there are more shards than one reducer should add.
+/// The work of [`merge`](super::merge()); empty if one reducer can add all sums.
 fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Vec<MergeWork> {
     if to_add.len() <= MERGE_GROUP {
         return Vec::new();
@@ -182,8 +199,8 @@ fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Ve
     work.collect()
 }
 
-/// Whether the run would make the version that there is: the same shards, in the same form, and the basis fitted to
-/// just these images, unless that is to be kept.
+/// Whether the run would publish the version that is current: the same extractor, settings and shards, and a basis that
+/// is fitted to these images or that the run keeps.
 fn is_up_to_date(base: &Manifest, plan: &Plan) -> bool {
     let fitted = || {
         let moments = base.moments_id();
@@ -197,7 +214,7 @@ fn is_up_to_date(base: &Manifest, plan: &Plan) -> bool {
         && (plan.keep_basis || fitted())
 }
 
-/// A run that was killed right after it published may not have left `_SUCCESS`.
+/// Writes the `_SUCCESS` file of the current version, which a run that was killed after publishing has not written.
 async fn mend_success(output: &dyn Store, base: Option<&Manifest>) -> Result<()> {
     if let Some(base) = base {
         output.put_if_absent(&keys::success(base.version), Bytes::new()).await?;
@@ -205,6 +222,7 @@ async fn mend_success(output: &dyn Store, base: Option<&Manifest>) -> Result<()>
     Ok(())
 }
 
+/// All finished shards of the output.
 async fn finished_shards(output: &dyn Store) -> Result<HashSet<ShardId>> {
     let mut ready = HashSet::new();
     let mut pages = output.list(keys::SHARDS, None);

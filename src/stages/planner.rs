@@ -1,4 +1,6 @@
-//! Collecting the shards of a run and the work that they need.
+//! The shards of a run and the work for `featurize`, collected while the input is listed.
+//!
+//! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute.
 
 use std::collections::HashSet;
 
@@ -10,7 +12,7 @@ use crate::{
     store::Store,
 };
 
-/// Object lists are written in pieces of about this many bytes, so that the listing is never in memory whole.
+/// Object lists are written in pieces of about this many bytes, so that memory does not grow with the listing.
 const SEGMENT_BYTES: usize = 32 << 20;
 
 /// Counts of a listing.
@@ -18,16 +20,16 @@ const SEGMENT_BYTES: usize = 32 << 20;
 pub(super) struct Listed {
     /// Objects that may be images.
     pub objects: u64,
-    /// Objects that are not images; not known when parts were skipped.
+    /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
 }
 
-/// The shards of a run and the work that they need, while the listing comes in.
+/// Collects the shards of a run.
 pub(super) struct Planner<'a> {
     pub(super) output: &'a dyn Store,
     pub(super) run: &'a RunId,
     ready: HashSet<ShardId>,
-    /// The current version, when its features are of the same extractor.
+    /// The current version, if it has the same extractor.
     pub(super) base: Option<&'a Manifest>,
     segment: Vec<u8>,
     segments: usize,
@@ -38,7 +40,7 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// `ready` are the shards that earlier runs have finished.
+    /// `ready` are the finished shards of the output.
     pub(super) fn new(
         output: &'a dyn Store,
         run: &'a RunId,
@@ -59,15 +61,17 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether the shard is finished.
     pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
         self.ready.contains(shard)
     }
 
-    /// A shard that needs no work.
+    /// Adds a finished shard.
     pub(super) fn add_ready(&mut self, id: ShardId) {
         self.shards.push(PlannedShard { id, objects: None });
     }
 
+    /// Adds the next shard of the listing, and work for it unless it is finished.
     pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
         let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
         if self.ready.contains(&cut.id) {
@@ -90,6 +94,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// Shards of the base version whose key range overlaps `first..=last`.
     fn sources(&self, first: &str, last: &str) -> Vec<ShardId> {
         self.base.map_or(Vec::new(), |base| base.shards_between(first, last).map(|s| s.id.clone()).collect())
     }
@@ -98,7 +103,7 @@ impl<'a> Planner<'a> {
         keys::objects(self.run, self.segments)
     }
 
-    /// Writes what is left of the list of objects.
+    /// Writes the objects that are not written yet.
     pub(super) async fn flush(&mut self) -> Result<()> {
         if !self.segment.is_empty() {
             let body = std::mem::take(&mut self.segment);

@@ -1,4 +1,7 @@
 //! Scores of one shard: one part of the PCA table.
+//!
+//! Reads the basis and the features of the shard. Writes `pca/v=<version>/part-*.parquet`, or one such file per label,
+//! `runs/<run>/projected/<part>.json`, and with a CSV `runs/<run>/csv/<part>.csv`.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +21,9 @@ use crate::{
     },
 };
 
-/// Projects the features of one shard.
+/// Projects the features of one shard onto the basis of the run.
+///
+/// Fails with `Dataset.Corrupt` if the basis or the features cannot be read back.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
@@ -45,7 +50,7 @@ pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     Ok(projected)
 }
 
-/// Keys and bodies of the files of one part.
+/// Keys and contents of the files of one part.
 fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
     let write = |rows: ScoreRows, with_label| {
         tables::write_scores(rows, with_label, work.extractor.as_str(), work.basis.as_str())
@@ -65,6 +70,7 @@ fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
     Ok(files)
 }
 
+/// The rows of each label, in their order.
 fn by_label(rows: &ScoreRows) -> BTreeMap<Option<String>, ScoreRows> {
     let mut groups: BTreeMap<&Option<String>, Vec<usize>> = BTreeMap::new();
     for (row, label) in rows.labels.iter().enumerate() {
@@ -78,7 +84,7 @@ fn by_label(rows: &ScoreRows) -> BTreeMap<Option<String>, ScoreRows> {
     groups.into_iter().map(|(label, selected)| (label.clone(), select(selected))).collect()
 }
 
-/// Rows of `result.csv`, without its header. Numbers are the shortest that read back to the same `f32`.
+/// Rows of `result.csv`, without the header. Numbers have as many digits as they need to be read back as the same `f32`.
 fn csv_rows(rows: &ScoreRows) -> Result<Bytes> {
     let bug = |e: csv::Error| Error::new(ErrorKind::InternalBug, "the CSV could not be written").source(e);
     let mut writer = csv::Writer::from_writer(Vec::new());
@@ -91,7 +97,7 @@ fn csv_rows(rows: &ScoreRows) -> Result<Bytes> {
     Ok(text.into())
 }
 
-/// The first line of `result.csv`.
+/// The header of `result.csv` for `kept` components.
 pub(super) fn csv_header(kept: usize) -> Bytes {
     let numbers = (0..kept).map(|i| format!("pc_{i}"));
     let names: Vec<String> = ["path", "label"].map(str::to_owned).into_iter().chain(numbers).collect();

@@ -1,10 +1,17 @@
-//! The last step: the tables that span all parts, and the version that makes everything visible.
+//! Publishing: the tables of a whole version, and its manifest.
+//!
+//! Reads `runs/<run>/plan.json`, `reduced.json`, `rejects.parquet`, `projected/` and `csv/`. Writes the rejects table and
+//! the CSV, then `versions/<number>.json`, which makes the version visible.
+
+use std::pin::pin;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Plan, Projected, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::REJECTS,
+    Plan, Published, Reduced, RunInput, Stores,
+    project::csv_header,
+    records::{REJECTS, read_projected},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -13,8 +20,10 @@ use crate::{
     store::Store,
 };
 
-/// Publishes a run whose parts are all written. Fails with `Dataset.Conflict` when another run was faster; then its
-/// parts are removed again.
+/// Publishes a run whose parts are all written.
+///
+/// Fails with `Dataset.Conflict` if another run has published since this one was planned; the parts of this run are then
+/// deleted.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
     let run = input.run;
@@ -42,19 +51,12 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     }
 }
 
-/// Writes the tables that span all parts, and names everything that the version consists of.
+/// Writes the rejects table and the CSV, and returns the manifest of the version.
 async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Manifest> {
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
-    let mut parts = Vec::new();
-    let mut projected = stream::iter(0..reduced.parts)
-        .map(|part| async move { dataset::read_json::<Projected>(output, &keys::projected(run, part)).await })
-        .buffered(STORE_CONCURRENCY);
-    while let Some(part) = projected.try_next().await? {
-        figures.project_ms += part.timing.map_or(0, |timing| timing.milliseconds);
-        parts.extend(part.keys);
-    }
-    drop(projected);
+    let (parts, milliseconds) = parts(output, run, reduced.parts).await?;
+    figures.project_ms += milliseconds;
     let csv = if plan.settings.csv { Some(join_csv(output, run, &reduced).await?) } else { None };
     let rejects = keys::rejects(version);
     output.put(&rejects, output.get(&keys::run(run, REJECTS)).await?).await?;
@@ -81,6 +83,17 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     })
 }
 
+/// Keys of all parts, and the milliseconds of their projection.
+async fn parts(output: &dyn Store, run: &RunId, parts: u64) -> Result<(Vec<String>, u64)> {
+    let (mut keys, mut milliseconds) = (Vec::new(), 0);
+    let mut projected = pin!(read_projected(output, run, parts));
+    while let Some(part) = projected.try_next().await? {
+        milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
+        keys.extend(part.keys);
+    }
+    Ok((keys, milliseconds))
+}
+
 fn answer(manifest: &Manifest) -> Published {
     Published {
         run: manifest.run.clone(),
@@ -97,7 +110,7 @@ fn answer(manifest: &Manifest) -> Published {
     }
 }
 
-/// Joins the CSV rows of all parts behind one header, a part at a time.
+/// Writes one CSV file: the header, then the rows of all parts, one part at a time. Returns its key.
 async fn join_csv(output: &dyn Store, run: &RunId, reduced: &Reduced) -> Result<String> {
     let key = keys::csv(reduced.version);
     let parts = stream::iter(0..reduced.parts).then(|part| async move {

@@ -1,7 +1,11 @@
-//! Every record that one stage hands over to another: inputs, answers, work lists, and what lies below `runs/<run>/`.
+//! The records that stages exchange: inputs, answers, lines of work lists, and the files below `runs/<run>/`.
+//!
+//! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
 
+use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::STORE_CONCURRENCY;
 use crate::{
     Result,
     dataset::{
@@ -18,18 +22,18 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanInput {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
-    /// What the result depends on.
+    /// The settings that decide the result.
     #[serde(default)]
     pub settings: Settings,
-    /// How the run goes about its work.
+    /// What the run lists, whether it fits a new basis, and whether it may change the settings of the output.
     #[serde(default)]
     pub mode: Mode,
 }
 
 impl PlanInput {
-    /// The default settings, and a listing of everything.
+    /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
         PlanInput { run, settings: Settings::default(), mode: Mode::default() }
     }
@@ -38,50 +42,50 @@ impl PlanInput {
 /// Answer of the plan stage: keys and counts only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
-    /// The current version already is what this run would make.
+    /// Whether the current version is the one that this run would publish. There is then nothing to do.
     pub up_to_date: bool,
-    /// The version that the run starts from.
+    /// The current version, if there is one; the run reuses its work.
     pub base: Option<Version>,
     /// Objects of the data set.
     pub objects: u64,
-    /// Objects in shards that are not there yet.
+    /// Objects in shards that are not finished.
     pub objects_to_featurize: u64,
     /// Shards of the data set.
     pub shards: u64,
-    /// Shards that are not there yet.
+    /// Shards that are not finished.
     pub shards_to_featurize: u64,
     /// Key of the work list of `featurize`: JSON lines, one [`ShardWork`] each.
     pub work_list: String,
-    /// Groups of shards whose sums are added beforehand; none when one reducer can add them all.
+    /// Groups of shards for the stage `merge`; 0 if one reducer can add the sums of all shards.
     pub groups: u64,
-    /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each.
+    /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each. The file exists if `groups` is above 0.
     pub merge_work_list: String,
 }
 
-/// Where a shard's objects are listed: bytes of a JSONL file.
+/// The lines of a JSONL file that list a shard's objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectRange {
     /// Key of the file.
     pub key: String,
-    /// First byte.
+    /// Offset of the first line, in bytes.
     pub offset: u64,
-    /// Bytes.
+    /// Length of the lines, in bytes.
     pub length: u64,
 }
 
-/// A shard of the data set to be.
+/// A shard of the planned data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedShard {
-    /// Name of the shard, if all of its objects can be read.
+    /// Id of the shard, provided that all of its objects can be read.
     pub id: ShardId,
-    /// Where its objects are listed; none when it was finished by an earlier run.
+    /// The list of its objects; `None` if an earlier run has finished the shard.
     pub objects: Option<ObjectRange>,
 }
 
 impl PlannedShard {
-    /// Whether it was finished by an earlier run.
+    /// Whether an earlier run has finished the shard.
     pub fn ready(&self) -> bool {
         self.objects.is_none()
     }
@@ -90,71 +94,71 @@ impl PlannedShard {
 /// `runs/<run>/plan.json`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
     /// Location of the images.
     pub input: String,
-    /// What the result depends on.
+    /// The settings that decide the result.
     pub settings: Settings,
-    /// What makes the features.
+    /// Model, preprocessing and arithmetic of the features.
     pub extractor: ExtractorInfo,
-    /// The version that the run starts from.
+    /// The current version, if there is one.
     pub base: Option<Version>,
-    /// Images of the base version.
+    /// Images of the base version; 0 without one.
     pub base_images: u64,
     /// Objects of the data set.
     pub objects: u64,
-    /// Objects that were passed over; not known when only parts of the input were listed.
+    /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
-    /// The sums of the base version are the start; otherwise zero is.
+    /// Whether `reduce` starts from the sums of the base version and adds the differences.
     pub from_base: bool,
-    /// The basis of the base version is kept.
+    /// Whether the run keeps the basis of the base version.
     pub keep_basis: bool,
-    /// Keys of the notices that this run takes care of.
+    /// Keys of the notices that were in the inbox; the run deletes them after publishing.
     pub notices: Vec<String>,
-    /// Files of sums that were added beforehand.
+    /// Groups of shards for the stage `merge`; 0 without merging.
     pub groups: u64,
     /// Shards of the data set, in key order.
     pub shards: Vec<PlannedShard>,
-    /// What it took.
+    /// When the plan was made and how long that took.
     pub timing: Timing,
 }
 
 impl Plan {
-    /// Its key.
+    /// Key of the plan of a run.
     pub fn key(run: &RunId) -> String {
         keys::run(run, "plan.json")
     }
 }
 
-/// Input of the stages that need no more than the run's name.
+/// Input of the stages `reduce` and `publish`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunInput {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
 }
 
-/// One line of `featurize.jsonl`: a shard to make.
+/// One line of `featurize.jsonl`: a shard to compute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardWork {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
-    /// The shard to make.
+    /// The planned shard.
     pub shard: ShardId,
-    /// Where its objects are listed.
+    /// The list of its objects.
     pub objects: ObjectRange,
-    /// Shards whose rows may be copied.
+    /// Shards of the base version whose rows can be copied.
     pub sources: Vec<ShardId>,
 }
 
-/// A shard that was made; also kept as `runs/<run>/featurized/<shard>.json`.
+/// A computed shard: answer of `featurize`, and `runs/<run>/featurized/<planned>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Featurized {
-    /// The shard that was asked for.
+    /// The planned shard.
     pub planned: ShardId,
-    /// The shard that was made: another one when objects could not be read this time.
+    /// The shard that was written. Its id differs from the planned one if an object could not be read.
     pub shard: ShardId,
     /// Rows with features.
     pub rows: u64,
@@ -164,19 +168,19 @@ pub struct Featurized {
     pub inferred: u64,
     /// Images whose rows were copied.
     pub copied: u64,
-    /// Rows whose key the base version does not have.
+    /// Rows whose key is not in the base version.
     pub added: u64,
-    /// Rows that the base version has with another etag.
+    /// Rows whose key is in the base version with another etag.
     pub changed: u64,
-    /// What it took.
+    /// When the work began and how long it took.
     pub timing: Timing,
 }
 
-/// One line of `merge.jsonl`.
+/// One line of `merge.jsonl`: a group of shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MergeWork {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
     /// Number of the group, from 0.
     pub group: u64,
@@ -184,42 +188,42 @@ pub struct MergeWork {
     pub shards: Vec<PlannedShard>,
     /// Features per image.
     pub columns: usize,
-    /// What made the features.
+    /// Extractor of the features.
     pub extractor: ExtractorId,
 }
 
-/// A group whose sums were added; also kept as `runs/<run>/merged/<group>.json`.
+/// The sums of a group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merged {
     /// Number of the group, from 0.
     pub group: u64,
-    /// Rows whose sums were added.
+    /// Rows of all shards of the group.
     pub rows: u64,
-    /// What it took.
+    /// When the work began and how long it took.
     pub timing: Timing,
 }
 
-/// The rejects table of a run, below `runs/<run>/`.
+/// File name of the rejects table of a run, in `runs/<run>/`.
 pub(super) const REJECTS: &str = "rejects.parquet";
 
-/// `runs/<run>/reduced.json`, and (without the lists) the answer of the stage.
+/// Answer of `reduce`, and `runs/<run>/reduced.json`. The Lambda returns it without the lists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reduced {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
-    /// The number that was claimed for this run.
+    /// The version number that the run has claimed.
     pub version: Version,
     /// Rows with features.
     pub images: u64,
     /// Objects without features.
     pub rejects: u64,
-    /// The PCA in figures.
+    /// Id, key and variances of the basis.
     pub basis: BasisSummary,
     /// Key of the total moments.
     pub moments: String,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
-    /// Those of them that are not there yet.
+    /// Parts that were not copied from the base version.
     pub parts_to_project: u64,
     /// Key of the work list of `project`: JSON lines, one [`PartWork`] each.
     pub work_list: String,
@@ -227,24 +231,24 @@ pub struct Reduced {
     pub labels: Vec<LabelCount>,
     /// Shards of the version, in key order.
     pub shards: Vec<ShardEntry>,
-    /// What the run cost so far.
+    /// Counts and milliseconds of the run up to this stage.
     pub figures: RunFigures,
-    /// What it took.
+    /// When the stage began and how long it took.
     pub timing: Timing,
 }
 
 impl Reduced {
-    /// Its key.
+    /// Key of the record of a run.
     pub fn key(run: &RunId) -> String {
         keys::run(run, "reduced.json")
     }
 }
 
-/// One line of `project.jsonl`.
+/// One line of `project.jsonl`: a part of the PCA table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartWork {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
     /// Number of the part, from 0, in key order.
     pub part: u64,
@@ -252,35 +256,35 @@ pub struct PartWork {
     pub shard: ShardId,
     /// The version that the part belongs to.
     pub version: Version,
-    /// The basis to project on.
+    /// The basis to project onto.
     pub basis: BasisId,
-    /// What made the features.
+    /// Extractor of the features.
     pub extractor: ExtractorId,
     /// Features per image.
     pub columns: usize,
-    /// Whether each label gets a folder.
+    /// Whether to write one file per label, in `label=<label>/` folders.
     pub partition_by_label: bool,
-    /// Whether to write the rows as text too.
+    /// Whether to write the rows as CSV too.
     pub csv: bool,
 }
 
-/// A part that was written; also kept as `runs/<run>/projected/<part>.json`.
+/// A written part: answer of `project`, and `runs/<run>/projected/<part>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Projected {
     /// Number of the part.
     pub part: u64,
     /// Rows of the part.
     pub rows: u64,
-    /// Keys of its files, without those of the CSV.
+    /// Keys of its Parquet files.
     pub keys: Vec<String>,
-    /// What it took; none where the part was copied from the version before.
+    /// When the work began and how long it took; `None` if the part was copied from the base version.
     pub timing: Option<Timing>,
 }
 
-/// What a run has made.
+/// Answer of `publish`: the published version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Published {
-    /// Name of the run.
+    /// Id of the run.
     pub run: RunId,
     /// The version that was published.
     pub version: Version,
@@ -288,35 +292,42 @@ pub struct Published {
     pub images: u64,
     /// Objects without features.
     pub rejects: u64,
-    /// Components that were kept.
+    /// Principal components.
     pub components: usize,
-    /// Share of the variance that the components explain together.
+    /// Share of the variance that the components explain, 0 to 1.
     pub explained: f64,
-    /// Key of the manifest, relative to the output as the keys that follow.
+    /// Key of the manifest. This and the following keys are relative to the output.
     pub manifest: String,
     /// Key of the basis.
     pub basis: String,
-    /// Folder of the scores.
+    /// Prefix of the keys of the scores.
     pub pca: String,
     /// Key of the rejects table.
     pub rejects_table: String,
-    /// Key of the scores as text, where they were asked for.
+    /// Key of the CSV, if the settings ask for one.
     pub csv: Option<String>,
 }
 
-/// The objects of a planned shard.
+/// Reads the objects of a planned shard.
 pub(super) async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Result<Vec<Object>> {
     let lines = output.get_range(&range.key, range.offset..range.offset + range.length).await?;
     dataset::from_json_lines(&lines, &range.key)
 }
 
-/// What became of a planned shard in this run; none when making it failed.
+/// Reads the record of a shard that this run was to compute; `None` if that failed.
 pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Result<Option<Featurized>> {
     let key = keys::featurized(run, &planned.id);
     store::get_opt(output, &key).await?.map(|record| dataset::from_json(&record, &key)).transpose()
 }
 
-/// The lines of a map's work list.
+/// Reads the records of parts, in their order.
+pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> impl Stream<Item = Result<Projected>> {
+    stream::iter(0..parts)
+        .map(move |part| async move { dataset::read_json(output, &keys::projected(run, part)).await })
+        .buffered(STORE_CONCURRENCY)
+}
+
+/// Reads a work list.
 pub(crate) async fn read_work_list<T: DeserializeOwned>(output: &dyn Store, key: &str) -> Result<Vec<T>> {
     dataset::from_json_lines(&output.get(key).await?, key)
 }

@@ -1,4 +1,8 @@
-//! Adds the sums up and fits the PCA.
+//! Total sums and the PCA.
+//!
+//! Reads `runs/<run>/plan.json`, `featurized/`, the records and moments of the shards, and the manifest of the base version.
+//! Writes the total moments, the basis, `runs/<run>/rejects.parquet`, `reduced.json` and `project.jsonl`, and claims the
+//! version number.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,10 +32,10 @@ use crate::{
     store::{Object, Store},
 };
 
-/// Fits the basis of a run whose shards are all finished.
+/// Fits the basis of a run whose shards are all computed, and plans its projection.
 ///
-/// Fails with `Dataset.TooManyRejects` beyond the limit, with the rejects table written below `runs/`, and with the
-/// `Pca.*` errors of [`pca::fit`].
+/// Fails with `Dataset.TooManyRejects` if more images are rejected than `max_reject_percent` allows; the rejects table is
+/// then in `runs/<run>/`. Fails with the `Pca.*` errors of [`pca::fit`].
 pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
@@ -51,7 +55,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let totals = total(output, &plan, &shards, base.filter(|_| plan.from_base)).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, base).await?;
 
-    // The number is claimed as late as can be: a run that fails before leaves none behind.
+    // The number is claimed as late as possible: a run that fails before this line leaves no claim.
     let version = dataset::claim(output, &run).await?;
     let work = parts(&plan, &shards, version, &basis);
     let parts = work.len() as u64;
@@ -82,13 +86,13 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     Ok(reduced)
 }
 
-/// A basis that is stored, and the key of the sums behind it.
+/// A stored basis, and the key of the total moments that it was fitted to.
 struct Fitted {
     basis: BasisSummary,
     moments: String,
 }
 
-/// Fits a basis to the sums, or keeps that of the base version; stores both files.
+/// Fits a basis to the sums, or keeps the basis of the base version. Stores the total moments and a new basis.
 async fn fit(output: &dyn Store, plan: &Plan, totals: TotalMoments, base: Option<&Manifest>) -> Result<Fitted> {
     let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
     let (extractor, settings) = (plan.extractor.clone(), plan.settings.clone());
@@ -114,7 +118,7 @@ async fn fit(output: &dyn Store, plan: &Plan, totals: TotalMoments, base: Option
     Ok(Fitted { basis, moments })
 }
 
-/// One part of the PCA table per shard that has rows.
+/// The work of the stage `project`: one part of the PCA table for each shard that has rows.
 fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSummary) -> Vec<PartWork> {
     let shards = shards.iter().filter(|shard| shard.rows > 0).enumerate();
     let work = shards.map(|(part, shard)| PartWork {
@@ -131,16 +135,17 @@ fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSumm
     work.collect()
 }
 
+/// The records of all shards, combined.
 struct Gathered {
     shards: Vec<ShardEntry>,
     labels: Vec<LabelCount>,
     rejects: Vec<RejectedObject>,
-    /// Shards with rows that were there when the run was planned.
+    /// Shards with rows that this run did not compute.
     found: Vec<ShardEntry>,
     figures: RunFigures,
 }
 
-/// Reads the records of all shards, in their order.
+/// Reads the records of all shards, in key order.
 async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
     let mut gathered = Gathered {
         shards: Vec::with_capacity(plan.shards.len()),
@@ -161,7 +166,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
             last: record.last,
         };
         match made {
-            // Reused; a failed shard has no rows and counts as neither.
+            // A reused shard. A failed shard has no rows and is not counted.
             None if record.rows > 0 => {
                 figures.shards_reused += 1;
                 gathered.found.push(entry.clone());
@@ -183,7 +188,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
     Ok(gathered)
 }
 
-/// The record of a shard, and what it took to make it when this run did.
+/// The record of a shard; if this run computed it, also the record of that work.
 async fn read_record(
     output: &dyn Store,
     plan: &Plan,
@@ -198,8 +203,8 @@ async fn read_record(
     }
 }
 
-/// A shard that could not be made, and whose failure was tolerated: all of its objects are rejects this time. Its id
-/// is not that of the planned shard, so the next run makes it again.
+/// The record of a shard that failed within the tolerance of the map: all of its objects are rejects. Its id differs from
+/// that of the planned shard, so the next run computes the shard again.
 fn record_of_failed(plan: &Plan, objects: &[Object]) -> ShardRecord {
     let reason = Reason::Unreadable;
     let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
@@ -218,7 +223,7 @@ fn record_of_failed(plan: &Plan, objects: &[Object]) -> ShardRecord {
     }
 }
 
-/// Writes the rejects table of the run; fails when there are too many.
+/// Writes the rejects table of the run. Fails with `Dataset.TooManyRejects`.
 async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
     let key = keys::run(&plan.run, REJECTS);
     output.put(&key, tables::write_rejects(rejects, plan.extractor.id.as_str())?).await?;
@@ -234,28 +239,29 @@ async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject
     Err(error)
 }
 
-/// The sums over all shards: those of the base version less what it had and we have not, plus what is new.
+/// The sums over all shards. With a base version: its sums, minus those of shards that the run does not have, plus those
+/// of new shards. Sums are exact, so both ways give the same bits.
 async fn total(
     output: &dyn Store,
     plan: &Plan,
     shards: &[ShardEntry],
     base: Option<&Manifest>,
 ) -> Result<TotalMoments> {
-    // How often each shard is to be added.
+    // How many times the sums of each shard are added.
     let mut change: HashMap<&ShardId, i64> = HashMap::new();
     if plan.groups == 0 {
-        // A shard without rows adds nothing, and one whose making failed has no file of sums.
+        // Shards without rows are left out: a failed shard has no file of sums.
         for shard in shards.iter().filter(|shard| shard.rows > 0) {
             *change.entry(&shard.id).or_default() += 1;
         }
     }
     let groups = (0..plan.groups).map(|group| Sums::Total(keys::merged(&plan.run, group)));
-    // What is subtracted is in the base.
+    // Totals come first: it is an error to subtract more rows than have been added.
     let mut sums: Vec<Sums> = groups.chain(base.map(|base| Sums::Total(base.moments.clone()))).collect();
     if let Some(base) = base {
         let kept: HashSet<&ShardId> = plan.shards.iter().map(|shard| &shard.id).collect();
         for shard in base.shards.iter().filter(|shard| shard.rows > 0) {
-            // What was added beforehand left out the shards that stay; there only the others are taken away.
+            // With groups, shards that stay were neither added nor need to be subtracted.
             if plan.groups == 0 || !kept.contains(&shard.id) {
                 *change.entry(&shard.id).or_default() -= 1;
             }

@@ -1,4 +1,7 @@
-//! What the new version shares with its parent: parts of the PCA table, and the count of rows that are not shared.
+//! Parts and counts that a run takes from its base version, for the stage `reduce`.
+//!
+//! Reads parts of the base version and the etags of shards. Writes copies of parts, and their records in
+//! `runs/<run>/projected/`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,8 +15,8 @@ use crate::{
     store::Store,
 };
 
-/// Copies the parts whose shard and basis have not changed; returns the work that is left. The rows of `result.csv` come
-/// from projecting, so with a CSV all parts are left.
+/// Copies the parts of the base version whose shards are in `work`; returns the rest of the work. The basis must be that
+/// of the base version. With a CSV nothing is copied, because only the projection writes CSV rows.
 pub(super) async fn copy_parts(
     output: &dyn Store,
     plan: &Plan,
@@ -39,7 +42,7 @@ pub(super) async fn copy_parts(
     Ok(left.into_iter().flatten().collect())
 }
 
-/// Rows and files of each part of a version: part i is that of the i-th shard that has rows.
+/// Number of rows and files of each part, by shard. Part i belongs to the i-th shard that has rows.
 fn files_by_shard(version: &Manifest) -> HashMap<&ShardId, (u64, Vec<&str>)> {
     let mut files: HashMap<u64, Vec<&str>> = HashMap::new();
     for key in &version.outputs.parts {
@@ -51,7 +54,7 @@ fn files_by_shard(version: &Manifest) -> HashMap<&ShardId, (u64, Vec<&str>)> {
     shards.zip(0..).filter_map(|(shard, part)| Some((&shard.id, (shard.rows, files.remove(&part)?)))).collect()
 }
 
-/// False when a file has been cleaned away.
+/// Copies the files of one part; false if one of them does not exist.
 async fn copy_part(output: &dyn Store, base: &Manifest, part: &PartWork, rows: u64, files: &[&str]) -> Result<bool> {
     let mut written = Vec::new();
     for file in files {
@@ -69,7 +72,8 @@ async fn copy_part(output: &dyn Store, base: &Manifest, part: &PartWork, rows: u
     Ok(true)
 }
 
-/// Adds the rows of shards that an earlier run, which never published, has made.
+/// Counts the added and changed rows of `found`: shards that are finished but were not computed by this run. Those that
+/// are not in the base version come from a run that has not published.
 pub(super) async fn count_changes(
     output: &dyn Store,
     plan: &Plan,

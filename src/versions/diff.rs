@@ -1,4 +1,4 @@
-//! Comparing two versions: keys, and the angles between the subspaces of their components.
+//! Comparison of two versions: their keys, and the principal angles between their components.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,24 +12,27 @@ use crate::{
     store::Store,
 };
 
-/// Steps of the singular value decomposition; a few per component are usual.
+/// Most iterations of the singular value decomposition; a few per component are usual.
 const SVD_STEPS: usize = 10_000;
 
-/// From the first version to the second.
+/// The changes from one version to another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Diff {
-    /// Keys, relative to the input, in order, that only the second version has.
+    /// Keys that only the second version has, sorted and relative to the input, like all keys here.
     pub added: Vec<String>,
-    /// Keys that both have, with other contents.
+    /// Keys that both versions have, with different etags.
     pub changed: Vec<String>,
     /// Keys that only the first version has.
     pub removed: Vec<String>,
-    /// Principal angles between the subspaces that the components span, in degrees, rising; as many as the version with
-    /// fewer components has. None when their features are not those of one extractor.
+    /// Principal angles between the subspaces that the components span, in degrees, ascending. Their number is the smaller
+    /// number of components. `None` if the versions have different extractors.
     pub angles: Option<Vec<f64>>,
 }
 
-/// Compares two versions of an output. Reads the shards that only one of them has, and the two bases.
+/// Compares two versions of an output.
+///
+/// Reads the shards that only one version has, and the two bases. Fails with `Pca.NotConverged` if the angles cannot be
+/// computed.
 pub async fn diff(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<Diff> {
     let (before, after) = (rows_without(output, from, to).await?, rows_without(output, to, from).await?);
     let mut diff = Diff { added: Vec::new(), changed: Vec::new(), removed: Vec::new(), angles: None };
@@ -62,11 +65,11 @@ async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {
     tables::read_basis(output.get(key).await?, version.basis.columns, key)
 }
 
-/// The principal angles between two subspaces, in degrees, rising.
+/// The principal angles between two subspaces, in degrees, ascending.
 ///
-/// Björck and Golub 1973: the cosines are the singular values of the product of the two orthonormal bases. The cosine of
-/// a small angle is 1 but for its last bits, so small angles come from their sines, the singular values of what one
-/// basis has outside of the other (Knyazev and Argentati 2002).
+/// The cosines are the singular values of the product of the two orthonormal bases (Björck and Golub 1973). The cosine of
+/// a small angle rounds to 1, so small angles are computed from their sines: the singular values of the part of one basis
+/// that is orthogonal to the other (Knyazev and Argentati 2002).
 fn angles(a: &Basis, b: &Basis) -> Result<Vec<f64>> {
     let (a, b) = if a.kept() >= b.kept() { (a, b) } else { (b, a) };
     let columns = |basis: &Basis| {
@@ -83,7 +86,7 @@ fn angles(a: &Basis, b: &Basis) -> Result<Vec<f64>> {
     Ok(cosines.iter().zip(&sines).map(angle).map(f64::to_degrees).collect())
 }
 
-/// Falling. Fails with `Pca.NotConverged`.
+/// In descending order. Fails with `Pca.NotConverged`.
 fn singular_values(matrix: DMatrix<f64>) -> Result<Vec<f64>> {
     let svd = SVD::try_new(matrix, false, false, f64::EPSILON, SVD_STEPS);
     let svd =
@@ -118,11 +121,11 @@ mod tests {
         let plane = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]);
         for degrees in [0.0f64, 1e-9, 1e-4, 0.5, 30.0, 45.0, 89.0, 90.0] {
             let (sine, cosine) = degrees.to_radians().sin_cos();
-            let turned = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, cosine, sine, 0.0]]);
-            let found = angles(&plane, &turned).unwrap();
+            let rotated = basis(array![[1.0, 0.0, 0.0, 0.0], [0.0, cosine, sine, 0.0]]);
+            let found = angles(&plane, &rotated).unwrap();
             assert!(found[0].abs() < 1e-12, "{found:?}");
             assert!((found[1] - degrees).abs() <= 1e-12 * degrees.max(1e-3), "{degrees}: {found:?}");
-            assert_eq!(angles(&turned, &plane).unwrap().len(), 2);
+            assert_eq!(angles(&rotated, &plane).unwrap().len(), 2);
         }
         let line = basis(array![[0.0, 0.0, 0.0, 1.0]]);
         assert_eq!(angles(&plane, &line).unwrap(), [90.0]);

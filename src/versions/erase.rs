@@ -1,8 +1,8 @@
-//! Taking single images out of an output, and out of every version that is kept.
+//! Erasing images from an output and all of its versions.
 //!
-//! A version is the sum of its images: its basis, and with it every score, depends on each of them. So nothing is cut out
-//! of a version in place. A run makes a new version of the images as they are, and every version that holds one of the
-//! erased images is removed with all that only it names.
+//! The basis of a version, and so every score, depends on each of its images. Therefore an image cannot be removed from a
+//! version. Instead, a run publishes a new version without the erased images, and every version that contains one of them
+//! is deleted, with all files that no other version needs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,50 +23,58 @@ use crate::{
     store::{self, Store},
 };
 
-/// What was done, as a record to keep.
+/// The images to erase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EraseInput {
+    /// Id of the run that publishes the new version.
+    pub run: RunId,
+    /// Keys of the images, relative to the input.
+    pub keys: BTreeSet<String>,
+}
+
+/// The record of an erasure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Erased {
+    /// Keys of the erased images, relative to the input.
     pub keys: Vec<String>,
-    /// The current version, which does not hold them.
+    /// The current version, which does not contain them.
     pub version: Version,
-    /// Whether it was made for this.
+    /// Whether that version was published by this call.
     pub rewritten: bool,
-    /// Versions that held one of them, and are gone.
+    /// Versions that contained one of the images, and are deleted.
     pub removed_versions: Vec<Version>,
-    /// Every file that was deleted.
+    /// Keys of all deleted files, relative to the output.
     pub deleted: Vec<String>,
-    /// Tables of the versions that are left, that could hold one of the keys and were read to see that none does.
+    /// Features tables of the remaining versions whose key range includes one of the images. They were read, and contain
+    /// none of them.
     pub checked: Vec<String>,
 }
 
-/// Erases images. They must be gone from the input already, or the next run would bring them back: fails with
-/// `Input.Invalid` otherwise. `run` names the run that makes the new version.
+/// Erases images from an output.
+///
+/// Fails with `Input.Invalid` if an image is still in the input, because the next run would add it again; with
+/// `Dataset.Busy` if another run publishes a version with one of the images at the same time; and with the errors of
+/// [`pipeline::run`] and [`vacuum`](super::vacuum).
 pub async fn erase(
     stores: &Stores,
     workers: &WorkerPool,
-    run: &RunId,
-    erased: &BTreeSet<String>,
+    input: EraseInput,
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Erased> {
     let output = stores.output.as_ref();
+    let EraseInput { run, keys: erased } = input;
     let current = dataset::version(output, None).await?;
-    still_there(stores.input.as_ref(), erased).await?;
-    let input = PlanInput { run: run.clone(), settings: current.settings, mode: Mode::default() };
+    check_absent(stores.input.as_ref(), &erased).await?;
+    let input = PlanInput { run, settings: current.settings, mode: Mode::default() };
     let summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
 
-    let mut holders = BTreeSet::new();
-    let mut tables = Tables::default();
-    for manifest in dataset::published(output).await? {
-        if tables.holds(output, &manifest, erased).await? {
-            holders.insert(manifest.version);
-        }
-    }
+    let holders = Tables::default().holders(output, &erased).await?;
     if holders.contains(&summary.manifest.version) {
-        return Err(Error::new(ErrorKind::InternalBug, "the new version holds an image that is not in the input")
+        return Err(Error::new(ErrorKind::InternalBug, "the new version contains an image that is not in the input")
             .context("version", summary.manifest.version));
     }
-    // Notices name keys.
+    // Notices contain keys.
     inbox::clear(output, &inbox::read(output).await?.notices).await?;
     let deleted = Mutex::new(Vec::new());
     vacuum::remove(output, &holders, &|object| {
@@ -74,24 +82,22 @@ pub async fn erase(
     })
     .await?;
 
-    let mut proof = Tables::default();
-    for manifest in dataset::published(output).await? {
-        if proof.holds(output, &manifest, erased).await? {
-            return Err(Error::new(ErrorKind::DatasetBusy, "a version that was published meanwhile holds an image")
-                .context("version", manifest.version));
-        }
+    let mut remaining = Tables::default();
+    if let Some(version) = remaining.holders(output, &erased).await?.first() {
+        return Err(Error::new(ErrorKind::DatasetBusy, "another run has published a version with one of the images")
+            .context("version", version));
     }
     Ok(Erased {
-        keys: erased.iter().cloned().collect(),
+        keys: erased.into_iter().collect(),
         version: summary.manifest.version,
         rewritten: !summary.up_to_date,
         removed_versions: holders.into_iter().collect(),
         deleted: deleted.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
-        checked: proof.read.keys().map(keys::features).collect(),
+        checked: remaining.read.keys().map(keys::features).collect(),
     })
 }
 
-async fn still_there(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
+async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
     for key in erased {
         let found = input.list(key, None).try_next().await?;
         if found.is_some_and(|page| page.first().is_some_and(|object| object.key == *key)) {
@@ -103,13 +109,24 @@ async fn still_there(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()>
     Ok(())
 }
 
-/// Keys of the rows and rejects of shards that have been looked into.
+/// The shards that have been read, and the keys of their rows and rejects.
 #[derive(Default)]
 struct Tables {
     read: BTreeMap<ShardId, BTreeSet<String>>,
 }
 
 impl Tables {
+    /// The published versions that contain one of the images.
+    async fn holders(&mut self, output: &dyn Store, erased: &BTreeSet<String>) -> Result<BTreeSet<Version>> {
+        let mut holders = BTreeSet::new();
+        for manifest in dataset::published(output).await? {
+            if self.holds(output, &manifest, erased).await? {
+                holders.insert(manifest.version);
+            }
+        }
+        Ok(holders)
+    }
+
     async fn holds(&mut self, output: &dyn Store, manifest: &Manifest, erased: &BTreeSet<String>) -> Result<bool> {
         for key in erased {
             for shard in manifest.shards_between(key, key) {
@@ -126,10 +143,11 @@ impl Tables {
     }
 }
 
+/// Keys of all rows and rejects of a shard.
 async fn paths(output: &dyn Store, manifest: &Manifest, shard: &ShardId) -> Result<BTreeSet<String>> {
     let key = keys::features(shard);
     let mut paths = BTreeSet::new();
-    // A shard whose making failed, which the version tolerated, has no files; its objects are rejects.
+    // A shard that failed within the tolerance of the map has no files; its objects are rejects of the version.
     if let Some(file) = store::get_opt(output, &key).await? {
         paths.extend(tables::read_features(file, manifest.extractor.columns, &key)?.paths);
         let record: ShardRecord = dataset::read_json(output, &keys::shard(shard)).await?;

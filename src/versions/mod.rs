@@ -1,4 +1,6 @@
-//! What is done to finished versions: comparing two, deleting old ones, erasing images from all of them.
+//! Operations on published versions: compare two, delete old ones, erase images from all of them.
+//!
+//! None of them changes a version: versions are immutable, and only whole ones are deleted.
 
 pub mod diff;
 pub mod erase;

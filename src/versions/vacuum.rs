@@ -1,4 +1,4 @@
-//! Deleting what no kept version names.
+//! Deletion of old versions, and of files that no version refers to.
 //!
 //! A vacuum and a run exclude each other: see [`crate::dataset::lease`].
 
@@ -21,42 +21,42 @@ use crate::{
 /// Concurrent deletions.
 const CONCURRENCY: usize = 32;
 
-/// What to keep.
+/// The versions and files to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// This many of the newest versions; the current one is always kept.
+    /// Number of newest versions to keep. The current version is kept even with 0.
     pub keep_versions: usize,
-    /// Versions and files that are not older than this are kept too, in days.
+    /// Age in days up to which other versions, and files of no version, are kept.
     pub older_than_days: u32,
 }
 
-/// What was deleted, or would be.
+/// Result of a vacuum. After a dry run, what it would have deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Vacuumed {
-    /// Versions that stay, rising.
+    /// Kept versions, ascending.
     pub kept: Vec<Version>,
-    /// Versions that were removed, rising.
+    /// Removed versions, ascending.
     pub removed: Vec<Version>,
-    /// Files that were deleted.
+    /// Number of deleted files.
     pub objects: u64,
-    /// Their size.
+    /// Total size of the deleted files in bytes.
     pub bytes: u64,
 }
 
-/// Whether files are deleted.
+/// Whether a vacuum deletes files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Deletes them.
+    /// Delete files.
     Delete,
-    /// Reports what would be deleted.
+    /// Only report the files that [`Action::Delete`] would delete.
     DryRun,
 }
 
-/// Called with every object before it is deleted.
+/// Called for every object before it is deleted; also in a dry run.
 pub type OnObject<'a> = &'a (dyn Fn(&Object) + Sync);
 
-/// Deletes what `policy` does not keep, or only reports it.
+/// Deletes the versions and files that `policy` does not keep, or only reports them.
 ///
 /// Fails with `Dataset.Busy` while a run or another vacuum is in progress.
 pub async fn vacuum(output: &dyn Store, policy: Policy, action: Action, each: OnObject<'_>) -> Result<Vacuumed> {
@@ -65,36 +65,36 @@ pub async fn vacuum(output: &dyn Store, policy: Policy, action: Action, each: On
     lease::exclusively(output, |lock| sweep(output, lock, Selection { keep: &keep, cutoff }, action, each)).await
 }
 
-/// Deletes the versions in `versions`, and at once every file that no other version names.
+/// Deletes `versions`, and every file that no other version refers to, whatever its age.
 pub(crate) async fn remove(output: &dyn Store, versions: &BTreeSet<Version>, each: OnObject<'_>) -> Result<Vacuumed> {
     let keep = |_: usize, manifest: &Manifest| !versions.contains(&manifest.version);
     let selection = Selection { keep: &keep, cutoff: Timestamp::MAX };
     lease::exclusively(output, |lock| sweep(output, lock, selection, Action::Delete, each)).await
 }
 
-/// What a sweep keeps.
+/// The versions and files that a sweep keeps.
 struct Selection<'a> {
-    /// Whether a version is kept, given the number of newer ones.
+    /// Whether a version is kept, given the number of newer versions.
     keep: &'a (dyn Fn(usize, &Manifest) -> bool + Sync),
-    /// Files written after this stay.
+    /// Files that are written later are kept.
     cutoff: Timestamp,
 }
 
-/// Files and folders that kept versions name.
+/// Files and folders of kept versions.
 #[derive(Default)]
-struct Named {
+struct Referenced {
     files: HashSet<String>,
-    /// Folders of the runs that made them.
+    /// Folders of the runs that published them.
     runs: HashSet<String>,
 }
 
-impl Named {
+impl Referenced {
     fn contains(&self, key: &str) -> bool {
         self.files.contains(key) || self.runs.iter().any(|run| key.starts_with(run))
     }
 }
 
-/// Removes the versions that are not kept, then every file that was written before the cutoff and that no version names.
+/// Removes the versions that are not kept, then the files that no kept version refers to, up to the cutoff.
 async fn sweep(
     output: &dyn Store,
     mut lock: Lock<'_>,
@@ -102,19 +102,20 @@ async fn sweep(
     action: Action,
     each: OnObject<'_>,
 ) -> Result<Vacuumed> {
-    let (mut done, named) = remove_versions(output, &selection, action).await?;
-    let stays = |object: &Object| named.contains(&object.key) || object.modified >= selection.cutoff.as_microsecond();
+    let (mut done, referenced) = remove_versions(output, &selection, action).await?;
+    let stays =
+        |object: &Object| referenced.contains(&object.key) || object.modified >= selection.cutoff.as_microsecond();
     for prefix in keys::swept() {
         let mut pages = output.list(prefix, None);
         while let Some(page) = pages.try_next().await? {
-            let gone: Vec<&Object> = page.iter().filter(|object| !stays(object)).collect();
-            for object in &gone {
+            let expired: Vec<&Object> = page.iter().filter(|object| !stays(object)).collect();
+            for object in &expired {
                 each(object);
                 done.objects += 1;
                 done.bytes += object.size;
             }
             if action == Action::Delete {
-                let deletes: Vec<_> = gone.iter().map(|object| output.delete(&object.key)).collect();
+                let deletes: Vec<_> = expired.iter().map(|object| output.delete(&object.key)).collect();
                 stream::iter(deletes).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
                 lock.renew().await?;
             }
@@ -123,15 +124,19 @@ async fn sweep(
     Ok(done)
 }
 
-/// Marks the versions that are not kept as removed; returns what the others name.
-async fn remove_versions(output: &dyn Store, selection: &Selection<'_>, action: Action) -> Result<(Vacuumed, Named)> {
-    let (mut done, mut named) = (Vacuumed::default(), Named::default());
+/// Marks the versions that are not kept as removed. Returns the files of the others.
+async fn remove_versions(
+    output: &dyn Store,
+    selection: &Selection<'_>,
+    action: Action,
+) -> Result<(Vacuumed, Referenced)> {
+    let (mut done, mut referenced) = (Vacuumed::default(), Referenced::default());
     let mut manifests = dataset::published(output).await?;
     manifests.reverse();
     for (newer, manifest) in manifests.into_iter().enumerate() {
         if (selection.keep)(newer, &manifest) {
-            named.files.extend(manifest.files());
-            named.runs.insert(keys::run_folder(&manifest.run));
+            referenced.files.extend(manifest.files());
+            referenced.runs.insert(keys::run_folder(&manifest.run));
             done.kept.push(manifest.version);
         } else {
             done.removed.push(manifest.version);
@@ -139,12 +144,12 @@ async fn remove_versions(output: &dyn Store, selection: &Selection<'_>, action: 
     }
     done.kept.reverse();
     done.removed.reverse();
-    // Readers must not find a version that names files which are gone.
+    // Before any file is deleted: a reader must not find a version without its files.
     if action == Action::Delete {
         for version in &done.removed {
             let state = VersionState::Removed { version: *version };
             output.put(&keys::version(*version), dataset::to_json(&state)?).await?;
         }
     }
-    Ok((done, named))
+    Ok((done, referenced))
 }

@@ -385,10 +385,10 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
     assert failed.returncode == 1 and "error[Execution.Failed]" in failed.stderr and "Input.Empty" in failed.stderr, failed.stderr
     assert "no images" in failed.stdout
     for args, words in [
-        (("status", "nobody"), f"there are: {STACK}"),
+        (("status", "nobody"), f"stacks: {STACK}"),
         (("status", stack.arn.replace(STACK, "nobody")), "Execution.NotFound"),
         (("status", arn.replace("cli-2", "x")[:-4] + "0000"), "Execution.NotFound"),
-        (("status", "arn:aws:s3:::bucket"), "no ARN of an execution"),
+        (("status", "arn:aws:s3:::bucket"), "not the ARN of an execution"),
     ]:
         wrong = pomona(*args)
         assert wrong.returncode == 1 and words in wrong.stderr, wrong.stderr

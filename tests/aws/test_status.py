@@ -40,7 +40,7 @@ def step_functions(status, answer):
 @pytest.mark.parametrize("code, name, words", [
     ("AccessDeniedException", "Execution.Denied", "states:DescribeExecution"),
     ("ExpiredTokenException", "Execution.Denied", "refused access"),
-    ("ExecutionDoesNotExist", "Execution.NotFound", "does not know this"),
+    ("ExecutionDoesNotExist", "Execution.NotFound", "does not exist"),
     ("InvalidArn", "Execution.NotFound", ARN),
 ])
 def test_a_refusal_names_the_action_and_what_to_do(code, name, words):

@@ -212,7 +212,7 @@ def test_uploads_reach_the_trigger_and_what_cannot_be_read_is_kept():
         # No rule is active by default.
         assert rule["State"] == {"If": ["RunOnUpload", "ENABLED", "DISABLED"]}
     assert TEMPLATE["Parameters"]["RunOnUpload"]["Default"] == TEMPLATE["Parameters"]["Vacuum"]["Default"] == "false"
-    known = (ROOT / "src/inbox.rs").read_text()
+    known = (ROOT / "functions/trigger/src/event.rs").read_text()
     for pattern in (rules["UploadRule"]["EventPattern"], rules["EndedRule"]["EventPattern"]):
         for text in [*pattern["source"], *pattern["detail-type"]]:
             assert f'"{text}"' in known
@@ -234,10 +234,12 @@ def test_buckets_are_closed_encrypted_versioned_and_kept():
 
 
 def pomona_metrics():
-    """What src/metrics.rs writes."""
-    text = (ROOT / "src/metrics.rs").read_text()
-    counted = re.search(r"COUNTED: \[&str; \d+\] = \[(.*?)\]", text).group(1)
-    return set(re.findall(r'"(\w+)"', counted)) | set(re.findall(r'"Name": "(\w+)"', text))
+    """The metrics that functions/host/src/metrics.rs writes: the pairs of Figures::counts, and the others by name."""
+    text = (ROOT / "functions/host/src/metrics.rs").read_text().split("#[cfg(test)]")[0]
+    counted = re.findall(r'\("(\w+)", self\.\1\)', text)
+    others = re.findall(r'\.measure\("(\w+)"', text)
+    assert len(counted) == 6 and len(others) == 5, (counted, others)
+    return {*counted, *others}
 
 
 def test_the_dashboard_and_the_alarms_watch_what_is_there():
@@ -267,11 +269,11 @@ def test_the_dashboard_and_the_alarms_watch_what_is_there():
 
 def test_the_state_machine_has_the_name_that_status_looks_for():
     assert RESOURCES["Pipeline"]["Properties"]["Name"] == {"Sub": "${AWS::StackName}-pipeline"}
-    assert 'PIPELINE: &str = "-pipeline"' in (ROOT / "src/cli/cloud.rs").read_text()
+    assert 'PIPELINE: &str = "-pipeline"' in (ROOT / "src/aws/executions.rs").read_text()
 
 
 def test_the_estimate_knows_the_memory_of_the_functions():
-    text = (ROOT / "src/estimate.rs").read_text()
+    text = "".join((ROOT / f"src/cost/{name}.rs").read_text() for name in ("estimate", "schedule"))
     memory = {name: int(mb.replace("_", "")) for name, mb in re.findall(r"const (\w+)_MB: f64 = ([\d_]+)\.0;", text)}
     of = lambda name: RESOURCES[f"{name}Function"]["Properties"]["MemorySize"]  # noqa: E731
     assert {of("Plan"), of("Project"), of("Publish")} == {memory["PLAN"]} and of("Reduce") == memory["REDUCE"]

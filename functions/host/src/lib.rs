@@ -1,7 +1,8 @@
-//! What the Lambdas share: events in, stable error types and one JSON log line per invocation out.
+//! Code that the Lambdas share: events, error types, log lines and metrics.
 //!
-//! The `main` of a function names its stage; everything else is here. An error of the library becomes a Lambda error whose
-//! `errorType` is the kind's name, which the state machine's Retry and Catch lists match.
+//! The `main.rs` of a function decodes its event, calls a stage and encodes the answer. An error of the library becomes a
+//! Lambda error whose `errorType` is the name of its kind. The `Retry` and `Catch` fields of the state machine match these
+//! names.
 
 mod metrics;
 
@@ -10,77 +11,71 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use metrics::{Figures, Measured};
 use metrics::{Invocation, line};
-use pomona::{Error, ErrorKind, Result, dataset::timing::Timer, stages::Stores, store};
+use pomona::{Error, ErrorKind, Result, dataset::timing::Timer};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Where a run reads and writes, as every event after the plan carries it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Event of a function that a map calls: the locations of the run, and one line of the map's work list.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct MapItem<Work> {
     /// Location of the images.
     pub input: String,
-    /// Location of the results.
+    /// Location of the data set.
     pub output: String,
+    /// The line of the work list.
+    pub work: Work,
 }
 
-impl Place {
-    /// Opens both locations.
-    pub async fn open(&self) -> Result<Stores> {
-        store::check_apart(&self.input, &self.output)?;
-        Ok(Stores { input: store::open_input(&self.input).await?, output: store::open(&self.output).await? })
-    }
-}
-
-/// Serves invocations with `handle` until the environment ends. What is made before this call belongs to the init
-/// phase, which happens once per environment.
+/// Serves invocations with `handle` until the environment ends. Work before this call belongs to the init phase of the
+/// environment, which happens once.
+///
+/// Each invocation writes one line with its metrics to standard output, which is the log.
 pub async fn serve<In, Out, Fut>(handle: impl Fn(In) -> Fut) -> std::result::Result<(), lambda_runtime::Error>
 where
     In: DeserializeOwned,
     Out: Measured,
     Fut: Future<Output = Result<Out>>,
 {
-    // Standard output is the log.
-    tracing::init_default_subscriber();
     let handle = &handle;
     // The first invocation of an environment is a cold start.
     let first = &AtomicBool::new(true);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
         let timer = Timer::start();
         let cold = first.swap(false, Ordering::Relaxed);
-        tracing::debug!(request = event.context.request_id, cold, "invoked");
+        tracing::debug!(request = event.context.request_id, cold, "invocation started");
         let outcome = match decode(&event.payload) {
             Ok(input) => handle(input).await,
             Err(error) => Err(error),
         };
         let (milliseconds, function) = (timer.read().milliseconds, function_name());
-        // Not through the subscriber: CloudWatch reads metrics only from a line that is nothing but the JSON object.
+        // Not a tracing event: CloudWatch reads metrics only from a line that is nothing but the JSON object.
         println!("{}", line(&event.payload, &outcome, Invocation { function: &function, milliseconds, cold }));
         outcome.map_err(diagnostic)
     }))
     .await
 }
 
-/// Unknown and missing fields are errors that name them.
-fn decode<T: DeserializeOwned>(event: &Value) -> Result<T> {
-    T::deserialize(event).map_err(|e| Error::new(ErrorKind::InputInvalid, "this event is not understood").source(e))
+/// Writes tracing events to the log. Call it first in `main`.
+pub fn init_log() {
+    tracing::init_default_subscriber();
 }
 
-/// The library's error as Lambda reports it: the message says what happened, where, and what to do.
-pub fn diagnostic(error: Error) -> Diagnostic {
+/// Fails with `Input.Invalid` on missing and unknown fields, which the error names.
+fn decode<T: DeserializeOwned>(event: &Value) -> Result<T> {
+    T::deserialize(event).map_err(|e| Error::new(ErrorKind::InputInvalid, "the event cannot be parsed").source(e))
+}
+
+/// An error of the library as a Lambda error. The message contains the advice of the kind.
+fn diagnostic(error: Error) -> Diagnostic {
     Diagnostic {
         error_type: error.kind().name().to_owned(),
         error_message: format!("{error}. {}", error.kind().advice()),
     }
 }
 
-/// The stack's name and the function's, without the letters that CloudFormation adds.
+/// Name of the function without the suffix that CloudFormation adds: `pomona-PlanFunction`.
 fn function_name() -> String {
     let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".to_owned());
     name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned())
-}
-
-/// Logs a failure that does not change the result.
-pub fn warn(what: &str, error: &Error) {
-    tracing::warn!(error_type = error.kind().name(), cause = %error, "{what}");
 }

@@ -1,7 +1,7 @@
-//! The log line of one invocation, with metrics in it.
+//! The log line of an invocation, with its metrics.
 //!
-//! The line is in CloudWatch's embedded metric format: CloudWatch extracts the metrics when it reads the log; nothing is
-//! sent. See "Specification: Embedded metric format" in the CloudWatch user guide.
+//! The line has CloudWatch's embedded metric format: CloudWatch extracts the metrics from the log, so the function sends no
+//! request. See "Specification: Embedded metric format" in the CloudWatch user guide.
 
 use pomona::{
     Result,
@@ -9,16 +9,16 @@ use pomona::{
     versions::vacuum::Vacuumed,
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const NAMESPACE: &str = "Pomona";
 
-/// What an answer counts. What it does not count stays `None` and is not a metric.
+/// The metrics of an answer. `None` means that there is no such metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
     /// Rows of features or scores.
     pub rows: Option<u64>,
-    /// Images without features.
+    /// Rejected images.
     pub rejects: Option<u64>,
     /// Images that went through the model.
     pub inferred: Option<u64>,
@@ -26,9 +26,9 @@ pub struct Figures {
     pub copied: Option<u64>,
     /// Images of a version.
     pub images: Option<u64>,
-    /// Objects that were listed, or deleted.
+    /// Objects that were listed or deleted.
     pub objects: Option<u64>,
-    /// Dollars of a run.
+    /// Cost of a run in dollars.
     pub dollars: Option<f64>,
 }
 
@@ -45,9 +45,9 @@ impl Figures {
     }
 }
 
-/// An answer that says what it counts.
+/// An answer with metrics.
 pub trait Measured: Serialize {
-    /// The figures that become metrics.
+    /// The metrics.
     fn figures(&self) -> Figures;
 }
 
@@ -93,64 +93,85 @@ impl Measured for Vacuumed {
     }
 }
 
-/// How an invocation went.
+/// Figures of an invocation.
 #[derive(Clone, Copy, Debug)]
-pub struct Invocation<'a> {
-    /// Dimension of the metrics: the function.
-    pub function: &'a str,
-    /// Wall clock.
-    pub milliseconds: u64,
-    /// Whether the environment was started for it.
-    pub cold: bool,
+pub(crate) struct Invocation<'a> {
+    /// Name of the function; the dimension of the metrics.
+    pub(crate) function: &'a str,
+    /// Wall-clock time.
+    pub(crate) milliseconds: u64,
+    /// Whether it is the first invocation of its environment.
+    pub(crate) cold: bool,
 }
 
-/// One line: the run, the request, the answer, the duration, and metrics.
-pub fn line<T: Measured>(event: &Value, outcome: &Result<T>, invocation: Invocation<'_>) -> Value {
-    let find = |name: &str| event.get(name).or_else(|| event.get("work").and_then(|work| work.get(name)));
-    let mut line = json!({
-        "run": find("run"),
-        "shard": find("shard"),
-        "part": find("part"),
-        "Function": invocation.function,
-    });
-    let mut metrics = Vec::new();
-    let mut measure = |line: &mut Value, name: &str, unit: &str, value: Value| {
-        line[name] = value;
-        metrics.push(json!({"Name": name, "Unit": unit}));
-    };
-    measure(&mut line, "milliseconds", "Milliseconds", invocation.milliseconds.into());
-    measure(&mut line, "cold_starts", "Count", u8::from(invocation.cold).into());
-    measure(&mut line, "errors", "Count", u8::from(outcome.is_err()).into());
-    match outcome {
-        Ok(answer) => {
-            line["level"] = "INFO".into();
-            let figures = answer.figures();
-            for (name, count) in figures.counts() {
-                if let Some(count) = count {
-                    measure(&mut line, name, "Count", count.into());
-                }
+/// A log line under construction.
+#[derive(Default)]
+struct Line {
+    fields: Map<String, Value>,
+    metrics: Vec<Value>,
+}
+
+impl Line {
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.fields.insert(name.to_owned(), value.into());
+    }
+
+    /// Sets a field and declares it as a metric.
+    fn measure(&mut self, name: &str, unit: &str, value: impl Into<Value>) {
+        self.set(name, value);
+        self.metrics.push(json!({"Name": name, "Unit": unit}));
+    }
+
+    fn measure_answer(&mut self, figures: Figures, milliseconds: u64) {
+        for (name, count) in figures.counts() {
+            if let Some(count) = count {
+                self.measure(name, "Count", count);
             }
-            if let Some(inferred) = figures.inferred.filter(|inferred| *inferred > 0) {
-                let each = invocation.milliseconds as f64 / inferred as f64;
-                measure(&mut line, "ms_per_image", "Milliseconds", each.into());
-            }
-            if let Some(dollars) = figures.dollars {
-                measure(&mut line, "dollars", "None", dollars.into());
-            }
-            line["result"] = serde_json::to_value(answer).unwrap_or_default();
         }
-        Err(error) => {
-            line["level"] = "ERROR".into();
-            line["errorType"] = error.kind().name().into();
-            line["message"] = error.to_string().into();
+        if let Some(inferred) = figures.inferred.filter(|inferred| *inferred > 0) {
+            self.measure("ms_per_image", "Milliseconds", milliseconds as f64 / inferred as f64);
+        }
+        if let Some(dollars) = figures.dollars {
+            self.measure("dollars", "None", dollars);
         }
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
-    line["_aws"] = json!({
-        "Timestamp": u64::try_from(now).unwrap_or(u64::MAX),
-        "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [["Function"]], "Metrics": metrics}],
-    });
-    line
+
+    fn finish(mut self) -> Value {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let metrics = std::mem::take(&mut self.metrics);
+        let declaration = json!({
+            "Timestamp": u64::try_from(now).unwrap_or(u64::MAX),
+            "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [["Function"]], "Metrics": metrics}],
+        });
+        self.set("_aws", declaration);
+        Value::Object(self.fields)
+    }
+}
+
+/// The log line: run, shard, part, duration and answer or error, with the metrics.
+pub(crate) fn line<T: Measured>(event: &Value, outcome: &Result<T>, invocation: Invocation<'_>) -> Value {
+    let mut line = Line::default();
+    for name in ["run", "shard", "part"] {
+        let of_work = || event.get("work").and_then(|work| work.get(name));
+        line.set(name, event.get(name).or_else(of_work).cloned().unwrap_or_default());
+    }
+    line.set("Function", invocation.function);
+    line.measure("milliseconds", "Milliseconds", invocation.milliseconds);
+    line.measure("cold_starts", "Count", u8::from(invocation.cold));
+    line.measure("errors", "Count", u8::from(outcome.is_err()));
+    match outcome {
+        Ok(answer) => {
+            line.set("level", "INFO");
+            line.measure_answer(answer.figures(), invocation.milliseconds);
+            line.set("result", serde_json::to_value(answer).unwrap_or_default());
+        }
+        Err(error) => {
+            line.set("level", "ERROR");
+            line.set("errorType", error.kind().name());
+            line.set("message", error.to_string());
+        }
+    }
+    line.finish()
 }
 
 #[cfg(test)]
@@ -190,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_a_metric_too() {
+    fn an_error_is_counted_and_named() {
         let outcome: Result<Merged> = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
         let line = line(&json!({"run": "r"}), &outcome, INVOCATION);
         assert_eq!((line["errors"].as_u64(), line["errorType"].as_str()), (Some(1), Some("Store.Throttled")));

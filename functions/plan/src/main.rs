@@ -1,16 +1,17 @@
-//! Lambda: lists the images, cuts them into shards, writes the work lists of the maps.
+//! Lambda: lists the images, cuts them into shards and writes the work lists of the maps.
 
+use lambda_runtime::tracing;
 use pomona::{
     Result,
     aws::request::Request,
     ids::RunId,
     model::FeatureRange,
-    stages::{self, CancellationToken, PlanInput, Planned, Silent},
+    stages::{self, CancellationToken, PlanInput, Planned, Silent, Stores},
 };
-use pomona_host::{Figures, Measured, Place, serve};
+use pomona_host::{Figures, Measured, init_log, serve};
 use serde::{Deserialize, Serialize};
 
-/// The execution's input, its name, and how often the run has been planned.
+/// The execution's input, its name, and the number of the attempt, from 1.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Event {
@@ -19,7 +20,7 @@ struct Event {
     attempt: u32,
 }
 
-/// What the state machine carries on: keys and counts.
+/// The state of the execution: keys and counts.
 #[derive(Serialize)]
 struct Answer {
     #[serde(flatten)]
@@ -27,7 +28,7 @@ struct Answer {
     input: String,
     output: String,
     attempt: u32,
-    /// Where the maps find their lists.
+    /// Bucket and keys of the work lists of the maps.
     bucket: String,
     featurize_key: String,
     merge_key: String,
@@ -42,16 +43,18 @@ impl Measured for Answer {
 async fn handle(event: Event) -> Result<Answer> {
     let Request { input, output, settings, mode } = Request::parse(event.request)?;
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
-    let place = Place { input, output };
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
     let info = pomona::model::embedded_info(FeatureRange::default());
-    let input = PlanInput { run, settings, mode };
-    let planned = stages::plan(&place.open().await?, &info, input, &Silent, &CancellationToken::default()).await?;
+    let stores = Stores::open(&input, &output).await?;
+    let plan = PlanInput { run, settings, mode };
+    let planned = stages::plan(&stores, &info, plan, &Silent, &CancellationToken::default()).await?;
+    let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
+    tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");
     Ok(Answer {
         featurize_key: format!("{prefix}{}", planned.work_list),
         merge_key: format!("{prefix}{}", planned.merge_work_list),
-        input: place.input,
-        output: place.output,
+        input,
+        output,
         attempt: event.attempt,
         bucket,
         planned,
@@ -60,5 +63,6 @@ async fn handle(event: Event) -> Result<Answer> {
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    init_log();
     serve(handle).await
 }

@@ -1,27 +1,22 @@
 //! Lambda: scores of one shard.
 
+use lambda_runtime::tracing;
 use pomona::{
     Result,
-    stages::{self, PartWork, Projected},
+    stages::{self, PartWork, Projected, Stores},
 };
-use pomona_host::{Place, serve};
-use serde::Deserialize;
+use pomona_host::{MapItem, init_log, serve};
 
-/// One item of the map.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Event {
-    input: String,
-    output: String,
-    work: PartWork,
-}
-
-async fn handle(event: Event) -> Result<Projected> {
-    let stores = Place { input: event.input, output: event.output }.open().await?;
-    stages::project(&stores, event.work).await
+async fn handle(event: MapItem<PartWork>) -> Result<Projected> {
+    let stores = Stores::open(&event.input, &event.output).await?;
+    let (run, shard) = (event.work.run.clone(), event.work.shard.clone());
+    let projected = stages::project(&stores, event.work).await?;
+    tracing::info!(%run, %shard, part = projected.part, rows = projected.rows, "part projected");
+    Ok(projected)
 }
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    init_log();
     serve(handle).await
 }

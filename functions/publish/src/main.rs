@@ -1,13 +1,14 @@
-//! Lambda: makes the new version visible, then writes its report. The answer is the execution's output.
+//! Lambda: publishes the version, then writes its report. The answer is the output of the execution.
 
+use lambda_runtime::tracing;
 use pomona::{
     Result,
     dataset::timing::Timer,
     ids::RunId,
     report::{self, ReportInput, Reported},
-    stages::{self, Published, RunInput},
+    stages::{self, Published, RunInput, Stores},
 };
-use pomona_host::{Figures, Measured, Place, serve, warn};
+use pomona_host::{Figures, Measured, init_log, serve};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -22,7 +23,7 @@ struct Event {
 struct Answer {
     #[serde(flatten)]
     published: Published,
-    /// None when no report could be written: the version is published.
+    /// `None` if the report could not be written. The version is published nevertheless.
     #[serde(flatten)]
     reported: Option<Reported>,
 }
@@ -36,14 +37,19 @@ impl Measured for Answer {
 
 async fn handle(event: Event) -> Result<Answer> {
     let timer = Timer::start();
-    let stores = Place { input: event.input, output: event.output }.open().await?;
+    let stores = Stores::open(&event.input, &event.output).await?;
     let published = stages::publish(&stores, RunInput { run: event.run.clone() }).await?;
+    let Published { run, version, images, rejects, .. } = &published;
+    tracing::info!(%run, %version, images, rejects, "version published");
     let reported = report::report(&stores, ReportInput { run: event.run, publish: timer.read() }).await;
-    let reported = reported.map_err(|error| warn("no report could be written", &error)).ok();
-    Ok(Answer { published, reported })
+    let reported = reported.inspect_err(|error| {
+        tracing::warn!(%run, error_type = error.kind().name(), %error, "the report could not be written");
+    });
+    Ok(Answer { reported: reported.ok(), published })
 }
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    init_log();
     serve(handle).await
 }

@@ -1,11 +1,12 @@
-//! Lambda: adds the sums of a group of shards, or fits the PCA.
+//! Lambda: adds the sums of a group of shards (stage `merge`), or fits the PCA (stage `reduce`).
 
+use lambda_runtime::tracing;
 use pomona::{
     Error, ErrorKind, Result,
     ids::RunId,
-    stages::{self, MergeWork, Merged, Reduced, RunInput},
+    stages::{self, MergeWork, Merged, Reduced, RunInput, Stores},
 };
-use pomona_host::{Figures, Measured, Place, serve};
+use pomona_host::{Figures, Measured, init_log, serve};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 struct Event {
     input: String,
     output: String,
-    /// One item of the merging map; without it, the run itself.
+    /// For `merge`: one line of its work list.
     work: Option<MergeWork>,
+    /// For `reduce`: the run.
     run: Option<RunId>,
 }
 
@@ -25,7 +27,7 @@ enum Answer {
     Reduced(ReducedKeys),
 }
 
-/// Keys and counts of [`Reduced`]; the lists stay in the store.
+/// Keys and counts of [`Reduced`]. The state of an execution must not grow with the data set, so the lists stay in S3.
 #[derive(Serialize)]
 struct ReducedKeys {
     version: u64,
@@ -34,7 +36,7 @@ struct ReducedKeys {
     components: usize,
     parts_to_project: u64,
     basis: String,
-    /// Where the next map finds its list.
+    /// Key of the work list of `project`, in the bucket.
     project_key: String,
 }
 
@@ -51,26 +53,39 @@ impl Measured for Answer {
 
 async fn handle(event: Event) -> Result<Answer> {
     let (_, prefix) = pomona::store::bucket_and_prefix(&event.output)?;
-    let stores = Place { input: event.input, output: event.output }.open().await?;
+    let stores = Stores::open(&event.input, &event.output).await?;
     match (event.work, event.run) {
-        (Some(work), None) => stages::merge(&stores, work).await.map(Answer::Merged),
-        (None, Some(run)) => {
-            let reduced: Reduced = stages::reduce(&stores, RunInput { run }).await?;
-            Ok(Answer::Reduced(ReducedKeys {
-                version: reduced.version.0,
-                images: reduced.images,
-                rejects: reduced.rejects,
-                components: reduced.basis.components,
-                parts_to_project: reduced.parts_to_project,
-                basis: reduced.basis.key,
-                project_key: format!("{prefix}{}", reduced.work_list),
-            }))
-        }
-        _ => Err(Error::new(ErrorKind::InputInvalid, "an event has either a run or work")),
+        (Some(work), None) => merge(&stores, work).await.map(Answer::Merged),
+        (None, Some(run)) => reduce(&stores, run, &prefix).await.map(Answer::Reduced),
+        _ => Err(Error::new(ErrorKind::InputInvalid, "an event has either the field \"run\" or the field \"work\"")),
     }
+}
+
+async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
+    let run = work.run.clone();
+    let merged = stages::merge(stores, work).await?;
+    tracing::info!(%run, group = merged.group, rows = merged.rows, "sums of a group added");
+    Ok(merged)
+}
+
+async fn reduce(stores: &Stores, run: RunId, prefix: &str) -> Result<ReducedKeys> {
+    let Reduced { run, version, images, rejects, basis, parts, parts_to_project, work_list, .. } =
+        stages::reduce(stores, RunInput { run }).await?;
+    let components = basis.components;
+    tracing::info!(%run, %version, images, rejects, components, parts, parts_to_project, "basis fitted");
+    Ok(ReducedKeys {
+        version: version.0,
+        images,
+        rejects,
+        components,
+        parts_to_project,
+        basis: basis.key,
+        project_key: format!("{prefix}{work_list}"),
+    })
 }
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    init_log();
     serve(handle).await
 }

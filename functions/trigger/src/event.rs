@@ -1,22 +1,22 @@
-//! What EventBridge sends to the queue.
+//! The events that EventBridge sends to the queue of the trigger.
 
 use aws_lambda_events::event::eventbridge::EventBridgeEvent;
 use pomona::{Error, ErrorKind, Result, store::bucket_and_prefix};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What a message says.
+/// An event, reduced to what the trigger needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// This key of the input, relative to it, was written or deleted.
+pub(crate) enum Message {
+    /// An object was written or deleted; its key is relative to the input.
     Changed(String),
-    /// Something happened, but not below the input.
+    /// An object outside of the input was written or deleted.
     Elsewhere,
-    /// A run has ended, or it is time to look whether a notice waits.
+    /// A run has ended, or the schedule asks for a look into the inbox.
     Look,
 }
 
-/// The detail of S3's events. Keys come as they are; only notifications that bypass EventBridge encode them.
+/// The detail of an S3 event. The key is not URL-encoded, unlike in S3 notifications without EventBridge.
 #[derive(Deserialize)]
 struct ObjectEvent {
     bucket: Bucket,
@@ -34,8 +34,8 @@ struct ObjectKey {
 }
 
 impl Message {
-    /// Reads the body of a queue's message. Fails with `Input.Invalid` on events that no rule of the template sends.
-    pub fn parse(body: &str, input: &str) -> Result<Message> {
+    /// Parses the body of a message of the queue. Fails with `Input.Invalid` on events that no rule of the template sends.
+    pub(crate) fn parse(body: &str, input: &str) -> Result<Message> {
         let invalid = |what: String| {
             let start: String = body.chars().take(200).collect();
             Error::new(ErrorKind::InputInvalid, what).context("message", start)
@@ -45,7 +45,7 @@ impl Message {
         match (event.source.as_str(), event.detail_type.as_str()) {
             ("aws.s3", "Object Created" | "Object Deleted") => {
                 let event: ObjectEvent = serde_json::from_value(event.detail)
-                    .map_err(|e| invalid("the event does not name an object".to_owned()).source(e))?;
+                    .map_err(|e| invalid("the event has no object".to_owned()).source(e))?;
                 let (bucket, prefix) = bucket_and_prefix(input)?;
                 Ok(match event.object.key.strip_prefix(&prefix) {
                     Some(key) if event.bucket.name == bucket && !key.is_empty() => Message::Changed(key.to_owned()),
@@ -53,7 +53,7 @@ impl Message {
                 })
             }
             ("aws.states", "Step Functions Execution Status Change") | ("pomona", "Look") => Ok(Message::Look),
-            (source, kind) => Err(invalid(format!("events of {source} with detail-type {kind:?} are not expected"))),
+            (source, kind) => Err(invalid(format!("unexpected event: source {source:?}, detail-type {kind:?}"))),
         }
     }
 }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_and_unexpected_ones_are_refused() {
+    fn expected_events_are_parsed_and_others_are_errors() {
         let parse = |body: &str| Message::parse(body, INPUT);
         let changed = parse(&event("fruit", "images/Äpfel rot/1 %2B.jpg")).unwrap();
         assert_eq!(changed, Message::Changed("Äpfel rot/1 %2B.jpg".to_owned()));

@@ -1,4 +1,4 @@
-//! Lambda: turns the events of uploads into runs, at most one at a time. See `pomona::aws::uploads`.
+//! Lambda: starts runs for uploads, at most one at a time. See `pomona::aws::uploads`.
 
 mod event;
 
@@ -16,15 +16,15 @@ use pomona::{
     dataset::inbox,
     store,
 };
-use pomona_host::{Figures, Measured, serve};
+use pomona_host::{Figures, Measured, init_log, serve};
 use serde::Serialize;
 
-/// The messages that are to be delivered again; after ten attempts they go to the dead-letter queue.
+/// The messages that have failed. SQS delivers them again, and after ten attempts moves them to the dead-letter queue.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
     batch_item_failures: Vec<BatchItemFailure>,
-    /// For the log.
+    /// Changed keys of the input; only for the log, like `outcome`.
     keys: usize,
     outcome: Outcome,
 }
@@ -35,7 +35,7 @@ impl Measured for Answer {
     }
 }
 
-/// The state machine, and the locations of its runs.
+/// The state machine, and the locations of the runs that it starts.
 struct Trigger {
     machine: StateMachine,
     input: String,
@@ -46,14 +46,14 @@ impl Trigger {
     async fn from_environment() -> Result<Self> {
         let variable = |name: &'static str| {
             env::var(name).map_err(|e| {
-                Error::new(ErrorKind::InputInvalid, "an environment variable is missing")
+                Error::new(ErrorKind::InputInvalid, "an environment variable is not set")
                     .context("name", name)
                     .source(e)
             })
         };
         let settings = variable("SETTINGS")?;
         let settings = serde_json::from_str(&settings).map_err(|e| {
-            Error::new(ErrorKind::InputInvalid, "the settings of upload runs are not a JSON object")
+            Error::new(ErrorKind::InputInvalid, "the environment variable SETTINGS is not a JSON object")
                 .context("settings", &settings)
                 .source(e)
         })?;
@@ -72,7 +72,7 @@ impl Trigger {
                 Ok(Message::Elsewhere | Message::Look) => {}
                 Err(error) => {
                     let id = message.message_id.unwrap_or_default();
-                    tracing::error!(%error, id, "a message cannot be read");
+                    tracing::error!(%error, id, "a message cannot be parsed");
                     let mut failure = BatchItemFailure::default();
                     failure.item_identifier = id;
                     batch_item_failures.push(failure);
@@ -82,12 +82,21 @@ impl Trigger {
         let output = store::open(&self.output).await?;
         inbox::add(output.as_ref(), &keys).await?;
         let outcome = uploads::take_ticket(output.as_ref(), &self.machine).await?;
+        match &outcome {
+            Outcome::Started { run } => tracing::info!(run, keys = keys.len(), "run started"),
+            Outcome::Waits { behind } => tracing::info!(run = behind, keys = keys.len(), "a run is in progress"),
+            Outcome::Failed { run } => {
+                tracing::warn!(run, "the last run failed; the next new upload starts another run")
+            }
+            Outcome::Nothing => tracing::info!("the inbox is empty"),
+        }
         Ok(Answer { batch_item_failures, keys: keys.len(), outcome })
     }
 }
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    init_log();
     let trigger = Arc::new(Trigger::from_environment().await?);
     serve(move |batch| {
         let trigger = trigger.clone();

@@ -1,10 +1,11 @@
 //! Lambda: deletes old versions of an output, on a schedule.
 
+use lambda_runtime::tracing;
 use pomona::{
     Result, store,
     versions::vacuum::{self, Action, Policy, Vacuumed},
 };
-use pomona_host::serve;
+use pomona_host::{init_log, serve};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -17,10 +18,15 @@ struct Event {
 
 async fn handle(event: Event) -> Result<Vacuumed> {
     let policy = Policy { keep_versions: event.keep_versions, older_than_days: event.older_than_days };
-    vacuum::vacuum(store::open(&event.output).await?.as_ref(), policy, Action::Delete, &|_| {}).await
+    let output = store::open(&event.output).await?;
+    let vacuumed = vacuum::vacuum(output.as_ref(), policy, Action::Delete, &|_| {}).await?;
+    let Vacuumed { kept, removed, objects, bytes } = &vacuumed;
+    tracing::info!(kept = kept.len(), removed = removed.len(), objects, bytes, "old versions deleted");
+    Ok(vacuumed)
 }
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    init_log();
     serve(handle).await
 }
