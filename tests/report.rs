@@ -54,7 +54,8 @@ async fn fill(output: &MemoryStore) -> Manifest {
     let features = Array2::from_shape_fn((40, COLUMNS), |(row, column)| on_grid(noise(row * COLUMNS + column)));
     let mut totals = TotalMoments::zero(COLUMNS);
     totals.add(&ShardMoments::from_features(features.view(), per_unit).unwrap()).unwrap();
-    let basis = pca::fit(&totals, per_unit, true, Some(ComponentSelection::Components(KEPT))).unwrap();
+    let basis =
+        pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(ComponentSelection::Components(KEPT))).unwrap();
     output.put(&keys::basis(&"b".into()), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
 
     let each = IMAGES / PARTS;

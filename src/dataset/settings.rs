@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, ErrorKind, Result,
     dataset::shard::{Boundaries, DEFAULT_SHARD_SIZE},
-    pca::ComponentSelection,
+    pca::{ComponentSelection, Scaling},
 };
 
 /// The settings of a run that its result depends on. The same names are used in a state machine's input.
@@ -82,6 +82,11 @@ impl Settings {
             );
         }
         Boundaries::new(self.shard_size).map(drop)
+    }
+
+    /// [`Settings::standardize`] as the argument of [`pca::fit`](crate::pca::fit()).
+    pub fn scaling(&self) -> Scaling {
+        if self.standardize { Scaling::Standardized } else { Scaling::Centered }
     }
 
     /// What the result depends on and `other` has differently, as `name: other's -> ours`.

@@ -202,7 +202,7 @@ mod tests {
         total.add(&shard).unwrap();
         assert_eq!(read_total_moments(write_total_moments(&total, "x").unwrap(), 2, "k").unwrap(), total);
 
-        let basis = crate::pca::fit(&total, 1024.0, true, None).unwrap();
+        let basis = crate::pca::fit(&total, 1024.0, crate::pca::Scaling::Standardized, None).unwrap();
         assert_eq!(read_basis(write_basis(&basis, "x", "b").unwrap(), 2, "k").unwrap(), basis);
     }
 }
