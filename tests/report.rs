@@ -68,7 +68,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
             scores: Array2::from_shape_fn((each, KEPT), |(i, k)| noise((rows.start + i) * KEPT + k) - 2.0),
         };
         let key = keys::part(Version(1), None, part as u64);
-        output.put(&key, tables::write_scores(table, true, "x", "b").unwrap()).await.unwrap();
+        output.put(&key, tables::write_scores(table, tables::LabelColumn::Included, "x", "b").unwrap()).await.unwrap();
         parts.push(key);
     }
     let reject =

@@ -62,7 +62,7 @@ impl Reason {
     }
 
     /// Replaces the etag of an object that could not be read in the hash of its shard.
-    pub fn placeholder(self) -> String {
+    pub(crate) fn placeholder(self) -> String {
         format!("!{}", self.name())
     }
 

@@ -52,7 +52,7 @@ impl WorkerPool {
 
     /// Waits until no other task sums and writes a shard, which takes several times the memory of its features. The
     /// permit is released when it is dropped.
-    pub async fn finishing(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn finishing(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.finishing.acquire().await.ok()
     }
