@@ -1,8 +1,8 @@
 //! One error type for the whole library.
 //!
-//! An [`ErrorKind`] has a stable name of the form `Area.What`. The same name is what the command line prints,
-//! what a Lambda reports as its `errorType` and what the state machine's `Retry` and `Catch` lists match on.
-//! Every kind says what the reader of the message can do about it, and whether trying again can help.
+//! An [`ErrorKind`] has a stable name of the form `Area.What`. The command line prints this name, a Lambda reports it as
+//! its `errorType`, and the state machine's `Retry` and `Catch` lists match on it. Each kind has a sentence of advice and
+//! says whether a retry can succeed. `docs/operations.md` lists all of them; a test compares the two.
 //!
 //! ```
 //! use pomona::{Error, ErrorKind};
@@ -14,31 +14,32 @@
 
 use std::fmt;
 
+/// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 macro_rules! kinds {
     ($( $(#[$doc:meta])* $variant:ident = $name:literal, retry: $retry:literal, $advice:literal; )+) => {
-        /// What went wrong, as a stable name.
+        /// The kind of an error. Its [`name`](ErrorKind::name) is stable between releases.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorKind { $( $(#[$doc])* $variant, )+ }
 
         impl ErrorKind {
-            /// Every kind, in the order of the documentation.
+            /// All kinds, in the order of the table in `docs/operations.md`.
             pub const ALL: &'static [ErrorKind] = &[ $( ErrorKind::$variant, )+ ];
 
-            /// The stable name, `Area.What`.
+            /// The stable name, `Area.What`, such as `Store.NotFound`.
             pub fn name(self) -> &'static str {
                 match self { $( ErrorKind::$variant => $name, )+ }
             }
 
-            /// What to do about it, as one sentence.
+            /// What the user can do, as one or two full sentences.
             pub fn advice(self) -> &'static str {
                 match self { $( ErrorKind::$variant => $advice, )+ }
             }
 
-            /// Whether the same call can succeed when it is made again.
+            /// Whether repeating the same call can succeed.
             pub fn retryable(self) -> bool {
                 match self { $( ErrorKind::$variant => $retry, )+ }
             }
@@ -50,82 +51,82 @@ kinds! {
     /// The input folder or bucket does not exist.
     InputNotFound = "Input.NotFound", retry: false,
         "Check the spelling of the input location and that this account may list it.";
-    /// The input holds no objects.
+    /// The input has no objects.
     InputEmpty = "Input.Empty", retry: false,
-        "Point the input at the folder that holds the images; hidden files are not counted.";
-    /// A setting is missing, unknown or out of its range.
+        "Use the folder that holds the images as input. Hidden files are not counted.";
+    /// A setting is missing, unknown or out of range.
     InputInvalid = "Input.Invalid", retry: false,
-        "Correct the setting named in the message; `pomona run --help` lists them all.";
+        "Correct the setting named in the message. `pomona run --help` lists all settings.";
     /// Input and output overlap.
     InputOverlap = "Input.Overlap", retry: false,
-        "Choose an output outside the input, so that results are never taken for images.";
-    /// The output location holds something that Pomona did not write.
+        "Choose an output outside the input, so that results are not read as images.";
+    /// The output location has files that Pomona did not write.
     OutputOccupied = "Output.Occupied", retry: false,
-        "Choose an empty or new output location, or one that an earlier run has written.";
-    /// The output was written by a format this build does not know.
+        "Choose an empty or new output location, or the output of an earlier run.";
+    /// The format of the output is unknown to this build.
     OutputUnknownFormat = "Output.UnknownFormat", retry: false,
         "Use the release of Pomona that wrote this output, or a newer one.";
-    /// There is no published version in the output.
+    /// The output has no published version, or not the requested one.
     OutputNoVersion = "Output.NoVersion", retry: false,
-        "`pomona log OUTPUT` lists the versions; without any, `pomona run IMAGES OUTPUT` makes the first.";
+        "`pomona log OUTPUT` lists the versions. If there are none, `pomona run IMAGES OUTPUT` makes the first.";
     /// The model cannot be used.
     ModelInvalid = "Model.Invalid", retry: false,
         "Export a float32 ONNX model with one image input of fixed size (1x3xHxW or 1xHxWx3) and one output vector.";
-    /// Fewer than two images were left for a PCA.
+    /// Fewer than two images are left for a PCA.
     PcaTooFewImages = "Pca.TooFewImages", retry: false,
-        "A PCA needs at least two readable images; see the rejects table for the ones that were left out.";
-    /// More components were asked for than the data can have.
+        "A PCA needs at least two readable images. The rejects table lists the images that were left out.";
+    /// More components are requested than the data can have.
     PcaTooManyComponents = "Pca.TooManyComponents", retry: false,
         "Ask for fewer components, or for a share of the variance (`--variance 0.9`).";
-    /// All features of all images are equal.
+    /// All images have equal features.
     PcaNoVariance = "Pca.NoVariance", retry: false,
-        "All images gave the same features, so there is nothing to decompose: check the input.";
-    /// The eigenvalue solver gave up.
+        "Check the input. All images gave the same features, so there is no variance to explain.";
+    /// The eigenvalue solver did not converge.
     PcaNotConverged = "Pca.NotConverged", retry: false,
         "Please report this with the moments file named in the message.";
-    /// More images were rejected than the limit allows.
+    /// More images are rejected than the limit allows.
     DatasetTooManyRejects = "Dataset.TooManyRejects", retry: false,
-        "Look into the rejects table named in the message, then mend the images or raise `--max-reject-percent`.";
+        "Read the rejects table named in the message. Then repair the images or raise `--max-reject-percent`.";
     /// Another run published first.
     DatasetConflict = "Dataset.Conflict", retry: false,
-        "Run again: nothing that was computed is lost, finished shards are reused.";
-    /// The extractor or the settings are not those of the current version.
+        "Run again. No finished work is lost; finished shards are reused.";
+    /// Extractor or settings differ from those of the current version.
     DatasetSettingsChanged = "Dataset.SettingsChanged", retry: false,
-        "Give the settings of the last version, choose another output, or say `--rebuild` (\"rebuild\": true).";
-    /// A run and a vacuum exclude each other.
+        "Use the settings of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`).";
+    /// A vacuum is in progress, or a run that excludes one.
     DatasetBusy = "Dataset.Busy", retry: true,
-        "Try again when it is done, which takes minutes.";
-    /// A file that Pomona wrote cannot be read back.
+        "Try again when the other run or vacuum has finished, usually within minutes.";
+    /// A file that Pomona wrote cannot be decoded.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
         "Restore the file named in the message from a backup, or delete its shard folder and run again.";
-    /// An object that was listed is not there.
+    /// The object does not exist, or was replaced after it was listed.
     StoreNotFound = "Store.NotFound", retry: false,
-        "Somebody deleted it meanwhile; run again.";
-    /// Access was refused.
+        "Run again. The object was deleted or replaced after it was listed.";
+    /// The store refused access.
     StoreDenied = "Store.Denied", retry: false,
         "Check the file permissions, or the role's permissions for this bucket and prefix.";
-    /// The store asked for fewer requests.
+    /// The store throttles requests.
     StoreThrottled = "Store.Throttled", retry: true,
         "Try again later or lower the concurrency.";
-    /// The store could not be reached or answered with a fault of its own.
+    /// The store cannot be reached, or failed with an error of its own.
     StoreUnavailable = "Store.Unavailable", retry: true,
-        "Try again; if it stays, check the network and the endpoint.";
-    /// The store failed in a way that trying again will not mend (disk full, name too long, ...).
+        "Try again. If the error stays, check the network and the endpoint.";
+    /// The store failed in a way that a retry does not repair, such as a full disk or a file name that is too long.
     StoreFailed = "Store.Failed", retry: false,
-        "See the cause; a full disk or a name that the file system does not allow is the usual one.";
-    /// There is no such execution, state machine or stack.
+        "Read the cause. The usual ones are a full disk and a name that the file system does not allow.";
+    /// The execution, state machine or stack does not exist.
     ExecutionNotFound = "Execution.NotFound", retry: false,
-        "Give a stack's name, or the ARN of an execution or a state machine as the console shows it; check the region.";
+        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region.";
     /// Step Functions refused access.
     ExecutionDenied = "Execution.Denied", retry: false,
-        "Use credentials that may call the action named in the message (docs/operations.md, \"Watching\").";
-    /// The execution that was followed did not succeed.
+        "Use credentials that may call the action named in the message (see \"Watching\" in docs/operations.md).";
+    /// The execution that the command follows did not succeed.
     ExecutionFailed = "Execution.Failed", retry: false,
-        "See the cause, and docs/operations.md for what to do for each error; then redrive it or start another one.";
-    /// Stopped by the user.
+        "Read the cause and find its error in docs/operations.md. Then redrive the execution or start another one.";
+    /// The user stopped the run.
     RunInterrupted = "Run.Interrupted", retry: false,
-        "Run the same command again: finished work is reused.";
-    /// A promise of the program itself was broken.
+        "Run the same command again. Finished work is reused.";
+    /// An invariant of the program does not hold.
     InternalBug = "Internal.Bug", retry: false,
         "Please report this with the message.";
 }
@@ -136,7 +137,9 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// A kind, a message, where it happened (`path`, `shard`, ...) and what caused it.
+/// An error: kind, message, context (pairs such as `path: photos/1.jpg`) and source.
+///
+/// Its `Display` form is one line: `message (key: value, key: value): source`.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -149,26 +152,29 @@ struct Inner {
 }
 
 impl Error {
+    /// An error without context or source. The message starts with a lower-case letter and has no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
     }
 
-    /// Says where it happened.
+    /// Adds a pair that locates the error, such as `path` and a file name. Pairs are printed in the order of the calls.
     pub fn context(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.context.push((key, value.to_string()));
         self
     }
 
-    /// Says what caused it.
+    /// Sets the error that caused this one.
     pub fn source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
+    /// The kind, for callers that treat some errors differently.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
+    /// Whether the error is of this kind.
     pub fn is(&self, kind: ErrorKind) -> bool {
         self.0.kind == kind
     }
@@ -219,5 +225,26 @@ mod tests {
         for kind in ErrorKind::ALL {
             assert!(kind.advice().ends_with('.'), "{kind}: {}", kind.advice());
         }
+    }
+
+    /// Names, advice and retries of the table "What to do for each error".
+    #[test]
+    fn the_table_in_the_documentation_lists_every_kind_with_its_advice() {
+        let rows: Vec<Vec<&str>> = include_str!("../docs/operations.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"))
+            .map(|row| row.splitn(2, "` | ").flat_map(|part| part.rsplitn(2, " | ").collect::<Vec<_>>()).collect())
+            .collect();
+        for (kind, row) in ErrorKind::ALL.iter().zip(&rows) {
+            let retried = if kind.retryable() { "8 times" } else { "no" };
+            assert_eq!(row[..2], [kind.name(), retried]);
+            // Within the page, the table links to its own sections.
+            if !kind.advice().contains("docs/operations.md") {
+                assert_eq!(row[2], kind.advice(), "{kind}");
+            }
+        }
+        // The last two rows are errors of Lambda and Step Functions.
+        let others: Vec<&str> = rows[ErrorKind::ALL.len()..].iter().map(|row| row[0]).collect();
+        assert_eq!(others, ["States.ExceedToleratedFailureThreshold", "Sandbox.Timedout`, `Runtime.ExitError"]);
     }
 }

@@ -1,7 +1,7 @@
-//! The names of things: runs, versions, shards, extractors, bases, and what tells two contents of one key apart.
+//! Identifiers: runs, versions, shards, extractors, bases, moments, and the etags of objects.
 //!
-//! They are types, not strings, and stand below everything else, so that no two rooms need each other for a name. Each is
-//! written to JSON as the plain string or number.
+//! They are types instead of strings, and every room may import them, so that no two rooms import each other for an id.
+//! In JSON, each is a plain string or number.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ macro_rules! text_id {
         pub struct $name(String);
 
         impl $name {
-            /// The identifier as it stands in keys and records.
+            /// The identifier as written in keys and records.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -44,21 +44,22 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// 128 bits of SHA-256 in hexadecimal, over the extractor and the shard's (key, etag) list.
+    /// Identifies a shard: 128 bits of SHA-256, in hexadecimal, of the extractor id and the shard's (key, etag) list.
     ShardId;
-    /// 128 bits of SHA-256 over model file, preprocessing revision, arithmetic and feature range.
+    /// Identifies an extractor: 128 bits of SHA-256, in hexadecimal, of model file, preprocessing, arithmetic and
+    /// feature range.
     ExtractorId;
-    /// 128 bits of SHA-256 over what a basis was fitted on and how.
+    /// Identifies a basis: 128 bits of SHA-256, in hexadecimal, of extractor id, moments id and PCA settings.
     BasisId;
-    /// 128 bits of SHA-256 over exact sums.
+    /// Identifies total moments: 128 bits of SHA-256, in hexadecimal, of row count, sums and sums of products.
     MomentsId;
-    /// What a store says to tell one content of a key from another.
+    /// Identifies the content of an object. It changes when the object is replaced.
     ///
-    /// S3's entity tag there; size and modification time, both exact, in a folder.
+    /// In a bucket, the entity tag of S3. In a folder, modification time (nanoseconds) and size.
     ETag;
 }
 
-/// Number of a version, from 1.
+/// The number of a version, from 1. Displayed with eight digits, as in keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(pub u64);
@@ -70,6 +71,9 @@ impl fmt::Display for Version {
 }
 
 /// The name of a run: its folder below `runs/`, and on AWS the name of its execution.
+///
+/// 1 to 80 ASCII letters, digits, `-`, `_` and `.`, not starting with `.`. `try_from` fails with `Input.Invalid`
+/// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct RunId(String);
@@ -82,8 +86,11 @@ impl TryFrom<String> for RunId {
         if (1..=80).contains(&name.len()) && name.chars().all(legal) && !name.starts_with('.') {
             Ok(RunId(name))
         } else {
-            Err(Error::new(ErrorKind::InputInvalid, "a run's name has 1 to 80 letters, digits, and - _ . (not first)")
-                .context("run", name))
+            Err(Error::new(
+                ErrorKind::InputInvalid,
+                "a run name must have 1 to 80 letters, digits or -_. and must not start with .",
+            )
+            .context("run", name))
         }
     }
 }
@@ -95,13 +102,14 @@ impl fmt::Display for RunId {
 }
 
 impl RunId {
-    /// The name of the `attempt`-th attempt of the same run, from 1.
+    /// The name of attempt number `attempt` (from 1) of this run: the name itself, then `name-2`, `name-3`. Fails with
+    /// `Input.Invalid` if that is longer than 80 characters.
     pub fn attempt(&self, attempt: u32) -> Result<RunId> {
         if attempt == 1 { Ok(self.clone()) } else { format!("{self}-{attempt}").try_into() }
     }
 }
 
-/// Hexadecimal of the first 16 bytes of a SHA-256.
+/// The first 16 bytes of a SHA-256 digest, in hexadecimal.
 pub(crate) fn short_hex(digest: &[u8]) -> String {
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,7 +11,7 @@
 //!
 //! ```
 //! use ndarray::Array2;
-//! use pomona::{model::FeatureRange, pca, pca::moments::{ShardMoments, TotalMoments}};
+//! use pomona::{model::FeatureRange, pca::{self, Scaling, moments::{ShardMoments, TotalMoments}}};
 //!
 //! let per_unit = FeatureRange::default().per_unit();
 //! let vectors = Array2::from_shape_fn((40, 8), |(i, j)| ((i * (j + 2)) % 7) as f32 / 7.0);
@@ -20,7 +20,7 @@
 //! for part in rounded.axis_chunks_iter(ndarray::Axis(0), 16) {
 //!     sums.add(&ShardMoments::from_features(part, per_unit)?)?; // in any order, with any cut: the same bits
 //! }
-//! let basis = pca::fit(&sums, per_unit, true, Some(pca::ComponentSelection::Components(3)))?;
+//! let basis = pca::fit(&sums, per_unit, Scaling::Standardized, Some(pca::ComponentSelection::Components(3)))?;
 //! assert_eq!(basis.project(rounded.view()).dim(), (40, 3));
 //! # Ok::<(), pomona::Error>(())
 //! ```

@@ -292,7 +292,7 @@ async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
         VersionState::Removed { version: Version(1) }
     );
     let error = dataset::version(output.as_ref(), Some(1)).await.unwrap_err();
-    assert!(error.to_string().contains("cleaned away"), "{error}");
+    assert!(error.to_string().contains("has been removed"), "{error}");
     // What is left is enough to go on from.
     input.put(&key(500), png(500)).await.unwrap();
     let figures = run(&stores, &engine, &small_shards(), "next").await.unwrap().manifest.figures;

@@ -54,7 +54,8 @@ async fn fill(output: &MemoryStore) -> Manifest {
     let features = Array2::from_shape_fn((40, COLUMNS), |(row, column)| on_grid(noise(row * COLUMNS + column)));
     let mut totals = TotalMoments::zero(COLUMNS);
     totals.add(&ShardMoments::from_features(features.view(), per_unit).unwrap()).unwrap();
-    let basis = pca::fit(&totals, per_unit, true, Some(ComponentSelection::Components(KEPT))).unwrap();
+    let basis =
+        pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(ComponentSelection::Components(KEPT))).unwrap();
     output.put(&keys::basis(&"b".into()), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
 
     let each = IMAGES / PARTS;
@@ -67,7 +68,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
             scores: Array2::from_shape_fn((each, KEPT), |(i, k)| noise((rows.start + i) * KEPT + k) - 2.0),
         };
         let key = keys::part(Version(1), None, part as u64);
-        output.put(&key, tables::write_scores(table, true, "x", "b").unwrap()).await.unwrap();
+        output.put(&key, tables::write_scores(table, tables::LabelColumn::Included, "x", "b").unwrap()).await.unwrap();
         parts.push(key);
     }
     let reject =

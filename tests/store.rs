@@ -1,28 +1,29 @@
-//! The promises of `Store`, kept by every backend. One suite; each backend only says how to make an empty store.
+//! The guarantees of `Store`: the conformance suite on each backend and on stores with a fault, and what only folders do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
-use std::{collections::BTreeSet, sync::Arc};
-
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use pomona::{
-    Error, ErrorKind,
-    store::{FolderStore, MemoryStore, Store, get_opt, list_all},
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-/// Runs the whole suite; `empty` gives a new empty store each time.
-async fn suite<S: Store + 'static>(empty: impl Fn() -> S) {
-    what_is_put_can_be_read(&empty()).await;
-    ranges_are_exact(&empty()).await;
-    missing_keys_are_not_found(&empty()).await;
-    listings_are_in_byte_order_and_complete(&empty()).await;
-    a_listing_goes_on_after_a_key(&empty()).await;
-    etags_tell_contents_apart(&empty()).await;
-    what_was_listed_is_what_is_read(&empty()).await;
-    streams_are_written_whole_or_not_at_all(&empty()).await;
-    legal_characters_survive(&empty()).await;
-    deleting_is_final_and_repeatable(&empty()).await;
-    of_racing_conditional_puts_one_wins(Arc::new(empty())).await;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{
+    TryStreamExt,
+    stream::{self, BoxStream, StreamExt},
+};
+use pomona::{
+    Error, ErrorKind, Result,
+    store::{FolderStore, MemoryStore, Object, Store, conformance, list_all},
+};
+
+/// Runs the suite; `empty` makes a new empty store from a number.
+async fn check<S: Store + 'static>(empty: impl Fn(usize) -> S) -> conformance::Outcome {
+    let opened = AtomicUsize::new(0);
+    conformance::check(async || Ok(Arc::new(empty(opened.fetch_add(1, Ordering::Relaxed))) as Arc<dyn Store>)).await
 }
 
 fn body(text: &'static str) -> Bytes {
@@ -33,157 +34,192 @@ async fn keys(store: &dyn Store, prefix: &str) -> Vec<String> {
     list_all(store, prefix).await.unwrap().into_iter().map(|o| o.key).collect()
 }
 
-async fn what_is_put_can_be_read(store: &dyn Store) {
-    store.put("a/b.txt", body("one")).await.unwrap();
-    assert_eq!(store.get("a/b.txt").await.unwrap(), "one");
-    store.put("a/b.txt", body("three")).await.unwrap();
-    assert_eq!(store.get("a/b.txt").await.unwrap(), "three");
-    store.put("empty", body("")).await.unwrap();
-    assert_eq!(store.get("empty").await.unwrap(), "");
-    let listed = list_all(store, "").await.unwrap();
-    assert_eq!(listed.iter().map(|o| (o.key.as_str(), o.size)).collect::<Vec<_>>(), [("a/b.txt", 5), ("empty", 0)]);
-}
-
-async fn ranges_are_exact(store: &dyn Store) {
-    store.put("digits", body("0123456789")).await.unwrap();
-    for (range, expected) in [(0..10, "0123456789"), (3..6, "345"), (9..10, "9")] {
-        assert_eq!(store.get_range("digits", range).await.unwrap(), expected);
-    }
-    assert!(store.get_range("digits", 5..11).await.is_err());
-}
-
-async fn missing_keys_are_not_found(store: &dyn Store) {
-    assert_eq!(store.get("nothing/here").await.unwrap_err().kind(), ErrorKind::StoreNotFound);
-    assert_eq!(store.get_range("nothing", 0..1).await.unwrap_err().kind(), ErrorKind::StoreNotFound);
-    assert_eq!(get_opt(store, "nothing").await.unwrap(), None);
-    assert!(keys(store, "").await.is_empty());
-    assert!(keys(store, "nothing/").await.is_empty());
-}
-
-async fn listings_are_in_byte_order_and_complete(store: &dyn Store) {
-    // "a-b" < "a/b" < "a0": a folder sorts by its name with the slash behind it.
-    let mut all: Vec<String> =
-        ["a-b", "a.b", "a/b", "a/c/d", "a0", "aé", "b", "Z"].iter().map(|s| (*s).to_owned()).collect();
-    all.extend((0..2_345).map(|i| format!("many/{i}.jpg")));
-    stream::iter(&all).map(|key| store.put(key, body("x"))).buffer_unordered(16).try_collect::<Vec<_>>().await.unwrap();
-    all.sort();
-    assert_eq!(keys(store, "").await, all);
-    assert_eq!(keys(store, "a/").await, ["a/b", "a/c/d"]);
-    assert_eq!(keys(store, "a").await.len(), 6);
-    assert_eq!(keys(store, "many/23").await.len(), 1 + 10 + 45);
-    let pages: Vec<_> = store.list("", None).try_collect().await.unwrap();
-    assert!(pages.len() >= 3 && pages.iter().all(|page| !page.is_empty() && page.len() <= 1_000));
-}
-
-async fn a_listing_goes_on_after_a_key(store: &dyn Store) {
-    for key in ["a/1", "a/2", "a0", "b/c/1", "b/c/2", "d"] {
-        store.put(key, body("x")).await.unwrap();
-    }
-    for (prefix, after, expected) in [
-        ("", "a/1", vec!["a/2", "a0", "b/c/1", "b/c/2", "d"]),
-        ("", "a/9", vec!["a0", "b/c/1", "b/c/2", "d"]),
-        ("", "b/c", vec!["b/c/1", "b/c/2", "d"]),
-        ("b/", "a", vec!["b/c/1", "b/c/2"]),
-        ("b/", "b/c/1", vec!["b/c/2"]),
-        ("", "d", vec![]),
-    ] {
-        let listed: Vec<String> =
-            store.list(prefix, Some(after)).try_concat().await.unwrap().into_iter().map(|o| o.key).collect();
-        assert_eq!(listed, expected, "{prefix:?} after {after:?}");
-    }
-}
-
-async fn etags_tell_contents_apart(store: &dyn Store) {
-    let etag = async || list_all(store, "k").await.unwrap()[0].etag.clone();
-    store.put("k", body("one")).await.unwrap();
-    let first = etag().await;
-    assert_eq!(etag().await, first);
-    store.put("k", body("three")).await.unwrap();
-    assert_ne!(etag().await, first);
-}
-
-async fn what_was_listed_is_what_is_read(store: &dyn Store) {
-    store.put("k", body("one")).await.unwrap();
-    let listed = list_all(store, "").await.unwrap().remove(0);
-    assert_eq!(store.get_listed(&listed).await.unwrap(), "one");
-    store.put("k", body("three")).await.unwrap();
-    assert_eq!(store.get_listed(&listed).await.unwrap_err().kind(), ErrorKind::StoreNotFound);
-    store.delete("k").await.unwrap();
-    assert_eq!(store.get_listed(&listed).await.unwrap_err().kind(), ErrorKind::StoreNotFound);
-}
-
-async fn streams_are_written_whole_or_not_at_all(store: &dyn Store) {
-    let pieces = || (0..100).map(|i| Ok(Bytes::from(vec![i as u8; 100_000])));
-    store.put_stream("large", stream::iter(pieces()).boxed()).await.unwrap();
-    let large = store.get("large").await.unwrap();
-    assert_eq!(large.len(), 10_000_000);
-    assert!(large.chunks(100_000).enumerate().all(|(i, chunk)| chunk.iter().all(|b| *b == i as u8)));
-
-    let broken = pieces().chain([Err(Error::new(ErrorKind::StoreUnavailable, "the source failed"))]);
-    assert!(store.put_stream("large", stream::iter(broken.skip(50)).boxed()).await.is_err());
-    let broken = pieces().take(70).chain([Err(Error::new(ErrorKind::StoreUnavailable, "the source failed"))]);
-    assert!(store.put_stream("new", stream::iter(broken).boxed()).await.is_err());
-    assert_eq!(store.get("large").await.unwrap(), large);
-    assert_eq!(keys(store, "").await, ["large"]);
-}
-
-async fn legal_characters_survive(store: &dyn Store) {
-    let names = [
-        "with space.jpg",
-        "plus+.jpg",
-        "per%20cent.jpg",
-        "quote'\"`.jpg",
-        "Äpfel 苹果 🍎.jpg",
-        "a=b&c?d#e.jpg",
-        ".dot",
-        "~!@$^*()[]{}|;,<>",
-    ];
-    for name in names {
-        let key = format!("f/{name}");
-        store.put(&key, body("x")).await.unwrap();
-        assert_eq!(store.get(&key).await.unwrap(), "x", "{key}");
-    }
-    let listed: BTreeSet<String> = keys(store, "f/").await.into_iter().collect();
-    assert_eq!(listed, names.iter().map(|name| format!("f/{name}")).collect());
-}
-
-async fn deleting_is_final_and_repeatable(store: &dyn Store) {
-    store.put("a/b", body("x")).await.unwrap();
-    store.delete("a/b").await.unwrap();
-    store.delete("a/b").await.unwrap();
-    assert_eq!(get_opt(store, "a/b").await.unwrap(), None);
-    assert!(keys(store, "").await.is_empty());
-}
-
-async fn of_racing_conditional_puts_one_wins<S: Store + 'static>(store: Arc<S>) {
-    for round in 0..20 {
-        let key = format!("versions/{round:08}.json");
-        let racers = (0..8).map(|i| {
-            let (store, key) = (store.clone(), key.clone());
-            tokio::spawn(async move { (i, store.put_if_absent(&key, Bytes::from(format!("run {i}"))).await.unwrap()) })
-        });
-        let outcomes = futures::future::try_join_all(racers).await.unwrap();
-        let winners: Vec<_> = outcomes.iter().filter(|(_, won)| *won).map(|(i, _)| *i).collect();
-        assert_eq!(winners.len(), 1, "{outcomes:?}");
-        assert_eq!(store.get(&key).await.unwrap(), format!("run {}", winners[0]));
-    }
-    assert_eq!(list_all(store.as_ref(), "").await.unwrap().len(), 20);
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_gives_the_guarantees() {
+    assert_eq!(check(|_| MemoryStore::new()).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_keeps_the_promises() {
-    suite(MemoryStore::new).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_keeps_the_promises() {
+async fn a_folder_gives_the_guarantees() {
     let root = tempfile::tempdir().unwrap();
-    let next = std::cell::Cell::new(0);
-    suite(|| {
-        next.set(next.get() + 1);
-        FolderStore::new(root.path().join(format!("{}", next.get())))
-    })
-    .await;
+    assert_eq!(check(|number| FolderStore::new(root.path().join(number.to_string()))).await, Ok(()));
+}
+
+/// Runs if `POMONA_TEST_BUCKET` names a bucket of a local S3: `tests/aws/test_store.py` starts one.
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_gives_the_guarantees() {
+    let Ok(bucket) = std::env::var("POMONA_TEST_BUCKET") else {
+        eprintln!("no bucket to test on: see tests/aws/test_store.py");
+        return;
+    };
+    let client = pomona::store::s3_client().await;
+    let empty = |number| pomona::store::S3Store::new(client.clone(), &bucket, &format!("store {number}/ä"));
+    assert_eq!(check(empty).await, Ok(()));
+    // Larger than a part: uploaded in several.
+    let store = pomona::store::S3Store::new(client, &bucket, "parts");
+    let body = Bytes::from((0..40 << 20).map(|i: u32| (i ^ (i >> 11)) as u8).collect::<Vec<u8>>());
+    let pieces: Vec<_> = body.chunks(3 << 20).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    store.put_stream("large", stream::iter(pieces).boxed()).await.unwrap();
+    assert_eq!(store.get("large").await.unwrap(), body);
+    assert_eq!(store.get_range("large", 20_000_000..20_000_100).await.unwrap(), body.slice(20_000_000..20_000_100));
+    eprintln!("s3 suite ran");
+}
+
+/// A mistake that a backend can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// A put keeps an object that exists.
+    PutKeeps,
+    /// A range includes its end, as in HTTP.
+    RangeIncludesEnd,
+    /// A missing object is empty.
+    MissingIsEmpty,
+    /// Pages are in reverse order.
+    ListingReversed,
+    /// Keys are ordered part by part, as in a walk that sorts folders by their bare names.
+    ListingByParts,
+    /// All objects are in one page.
+    ListingInOnePage,
+    /// A listing after a key starts with that key.
+    ListingIncludesAfter,
+    /// All objects have the same etag.
+    EtagsAreConstant,
+    /// The etag of a listed object is ignored.
+    ListedEtagIgnored,
+    /// A stream writes what it has received before an error.
+    StreamWritesPart,
+    /// A plus sign becomes a space.
+    KeysAreDecoded,
+    /// Deleting a missing object fails.
+    DeleteOfMissingFails,
+    /// A conditional put always writes.
+    ConditionalPutWrites,
+    /// Of concurrent conditional puts, none succeeds.
+    ConditionalPutFails,
+}
+
+/// A store with a fault.
+#[derive(Debug)]
+struct Faulty {
+    inner: MemoryStore,
+    fault: Fault,
+}
+
+impl Faulty {
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.has(Fault::KeysAreDecoded) { key.replace('+', " ") } else { key.to_owned() }
+    }
+
+    /// All pages of a listing.
+    async fn pages(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Vec<Object>>> {
+        let mut objects: Vec<Object> = self.inner.list(prefix, after).try_concat().await?;
+        if let Some(after) = after.filter(|_| self.has(Fault::ListingIncludesAfter)) {
+            let all = list_all(&self.inner, prefix).await?;
+            objects.splice(..0, all.into_iter().filter(|object| object.key == after));
+        }
+        if self.has(Fault::EtagsAreConstant) {
+            objects.iter_mut().for_each(|object| object.etag = "1".into());
+        }
+        if self.has(Fault::ListingByParts) {
+            objects.sort_by(|a, b| a.key.split('/').cmp(b.key.split('/')));
+        }
+        if self.has(Fault::ListingReversed) {
+            objects.reverse();
+        }
+        let page = if self.has(Fault::ListingInOnePage) { usize::MAX } else { 1_000 };
+        Ok(objects.chunks(page).map(<[Object]>::to_vec).collect())
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        let pages = stream::once(self.pages(prefix, after));
+        pages.map_ok(|pages| stream::iter(pages.into_iter().map(Ok))).try_flatten().boxed()
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        match self.inner.get(&self.key(key)).await {
+            Err(e) if self.has(Fault::MissingIsEmpty) && e.is(ErrorKind::StoreNotFound) => Ok(Bytes::new()),
+            outcome => outcome,
+        }
+    }
+
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        if self.has(Fault::ListedEtagIgnored) {
+            self.get(&object.key).await
+        } else {
+            self.inner.get_listed(object).await
+        }
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let more = u64::from(self.has(Fault::RangeIncludesEnd) && range != (0..10));
+        self.inner.get_range(key, range.start..range.end + more).await
+    }
+
+    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        let key = self.key(key);
+        if self.has(Fault::PutKeeps) && self.inner.get(&key).await.is_ok() {
+            return Ok(());
+        }
+        if !self.has(Fault::StreamWritesPart) {
+            return self.inner.put_stream(&key, body).await;
+        }
+        let pieces: Vec<Result<Bytes>> = body.collect().await;
+        let received = pieces.iter().map_while(|piece| piece.as_ref().ok().cloned()).map(Ok).collect::<Vec<_>>();
+        self.inner.put_stream(&key, stream::iter(received).boxed()).await?;
+        pieces.into_iter().try_for_each(|piece| piece.map(drop))
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
+        match self.fault {
+            Fault::ConditionalPutWrites => self.inner.put(key, body).await.map(|()| true),
+            Fault::ConditionalPutFails => self.inner.put_if_absent(key, body).await.map(|_| false),
+            _ => self.inner.put_if_absent(key, body).await,
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        if self.has(Fault::DeleteOfMissingFails) {
+            self.inner.get(key).await?;
+        }
+        self.inner.delete(key).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_violates_its_guarantee() {
+    for (fault, guarantee) in [
+        (Fault::PutKeeps, "objects_are_read_as_written"),
+        (Fault::RangeIncludesEnd, "ranges_are_exact"),
+        (Fault::MissingIsEmpty, "missing_keys_are_not_found"),
+        (Fault::ListingReversed, "objects_are_read_as_written"),
+        (Fault::ListingByParts, "listings_are_ordered_and_complete"),
+        (Fault::ListingInOnePage, "listings_are_ordered_and_complete"),
+        (Fault::ListingIncludesAfter, "listings_continue_after_a_key"),
+        (Fault::EtagsAreConstant, "etags_change_with_the_content"),
+        (Fault::ListedEtagIgnored, "listed_content_is_read_or_not_found"),
+        (Fault::StreamWritesPart, "streams_are_written_completely_or_not_at_all"),
+        (Fault::KeysAreDecoded, "keys_keep_special_characters"),
+        (Fault::DeleteOfMissingFails, "deletes_are_final_and_repeatable"),
+        (Fault::ConditionalPutWrites, "one_of_concurrent_conditional_puts_succeeds"),
+        (Fault::ConditionalPutFails, "one_of_concurrent_conditional_puts_succeeds"),
+    ] {
+        let violation = check(|_| Faulty { inner: MemoryStore::new(), fault }).await.unwrap_err();
+        assert_eq!(violation.guarantee(), guarantee, "{fault:?}: {violation}");
+    }
+    let refused = conformance::check(async || Err(Error::new(ErrorKind::StoreDenied, "refused"))).await.unwrap_err();
+    assert_eq!(refused.to_string(), "open: opening an empty store failed with Store.Denied: refused");
 }
 
 #[tokio::test]
@@ -231,28 +267,4 @@ async fn keys_cannot_leave_the_folder() {
         assert!(store.get(key).await.is_err(), "{key:?}");
     }
     assert!(!root.path().join("outside").exists());
-}
-
-/// Runs where `POMONA_TEST_BUCKET` names a bucket of a local S3: `tests/aws/test_store.py` starts one.
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_keeps_the_promises() {
-    let Ok(bucket) = std::env::var("POMONA_TEST_BUCKET") else {
-        eprintln!("no bucket to test on: see tests/aws/test_store.py");
-        return;
-    };
-    let client = pomona::store::s3_client().await;
-    let next = std::cell::Cell::new(0);
-    suite(|| {
-        next.set(next.get() + 1);
-        pomona::store::S3Store::new(client.clone(), &bucket, &format!("store {}/ä", next.get()))
-    })
-    .await;
-    // Larger than a part: uploaded in several.
-    let store = pomona::store::S3Store::new(client, &bucket, "parts");
-    let body = Bytes::from((0..40 << 20).map(|i: u32| (i ^ (i >> 11)) as u8).collect::<Vec<u8>>());
-    let pieces: Vec<_> = body.chunks(3 << 20).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    store.put_stream("large", stream::iter(pieces).boxed()).await.unwrap();
-    assert_eq!(store.get("large").await.unwrap(), body);
-    assert_eq!(store.get_range("large", 20_000_000..20_000_100).await.unwrap(), body.slice(20_000_000..20_000_100));
-    eprintln!("s3 suite ran");
 }

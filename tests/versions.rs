@@ -95,7 +95,7 @@ fn vacuum_tells_first_and_deletes_then() {
     assert!(!output.join("pca/v=00000001").exists() && output.join("pca/v=00000002/_SUCCESS").exists());
     assert!(
         fails(pomona().arg("show").arg(&output).args(["--version", "1"]), 1, "Output.NoVersion")
-            .contains("cleaned away")
+            .contains("has been removed")
     );
     fs::write(images.join("label 0/later.png"), png(600)).unwrap();
     assert_eq!(json(&mut run(&images, &output, &["--shard-size", "20"]))["inferred"], 1);

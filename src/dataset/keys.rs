@@ -1,77 +1,77 @@
-//! Keys, relative to the output: every one is built here, and parsed here.
+//! The keys of an output, relative to it. All keys are built and parsed in this file.
 //!
-//! Each key starts with one of the [`PREFIXES`] or is one of the few at the top. What a vacuum sweeps is derived from that
-//! list, so a new kind of file cannot be forgotten by it.
+//! Each key starts with one of the [`PREFIXES`], except for the marker and the lock of a vacuum. A vacuum deletes files
+//! below the prefixes of this list, so it covers new kinds of files.
 
 use crate::ids::{BasisId, MomentsId, RunId, ShardId, Version};
 
-/// A folder of an output.
+/// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// With the `/` at its end.
+    /// The name, with `/` at its end.
     pub name: &'static str,
-    /// Whether a vacuum deletes what no kept version names below it.
+    /// Whether a vacuum deletes the files below it that no kept version names.
     pub swept: bool,
 }
 
 macro_rules! prefixes {
     ($( $(#[$doc:meta])* $name:ident = $text:literal, swept: $swept:literal; )+) => {
         $( $(#[$doc])* pub const $name: &str = $text; )+
-        /// Every folder that Pomona writes to.
+        /// All top-level folders that Pomona writes to.
         pub const PREFIXES: &[Prefix] = &[ $( Prefix { name: $text, swept: $swept }, )+ ];
     };
 }
 
 prefixes! {
-    /// Manifests, and claims on numbers.
+    /// Manifests and other states of versions, and claims on version numbers.
     VERSIONS = "versions/", swept: false;
     /// Features and sums of shards.
     SHARDS = "shards/", swept: true;
-    /// Rows of shards whose run was stopped.
+    /// Features of shards whose run was interrupted.
     PARTIALS = "partials/", swept: true;
-    /// Total sums.
+    /// Total moments.
     MOMENTS = "moments/", swept: true;
     /// Fitted bases.
     BASES = "basis/", swept: true;
-    /// Scores.
+    /// Parts of the table of scores.
     PCA = "pca/", swept: true;
-    /// Scores as text.
+    /// Scores as CSV.
     CSV = "csv/", swept: true;
-    /// Tables of images without features.
+    /// Tables of rejects.
     REJECTS = "rejects/", swept: true;
-    /// Work lists, records and reports of runs.
+    /// Work lists, records, receipts and reports of runs.
     RUNS = "runs/", swept: true;
     /// Notices of uploads.
     INBOX = "inbox/", swept: false;
-    /// Tickets of the runs that uploads start.
+    /// Tickets of the runs that uploads start. The name is that of format 1.
     TICKETS = "turns/", swept: false;
 }
 
-/// Folders that a vacuum sweeps.
-pub fn swept() -> impl Iterator<Item = &'static str> {
+/// Names of the folders in which a vacuum deletes files.
+pub(crate) fn swept() -> impl Iterator<Item = &'static str> {
     PREFIXES.iter().filter(|prefix| prefix.swept).map(|prefix| prefix.name)
 }
 
-/// What is kept under a version's number.
+/// A kind of file below [`VERSIONS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionFile {
-    /// The manifest, or what else was decided.
+    /// The [`VersionState`](crate::dataset::VersionState): a manifest, or another state.
     State,
-    /// The claim of the run that writes under the number.
+    /// The claim of a run on the number.
     Claim,
 }
 
-/// The state of a version.
+/// Key of the state of a version.
 pub fn version(version: Version) -> String {
     format!("{VERSIONS}{version}.json")
 }
 
-/// The claim on a number.
+/// Key of the claim on a version number.
 pub fn claim(version: Version) -> String {
     format!("{VERSIONS}{version}.claim")
 }
 
-/// Number and kind of a key below [`VERSIONS`].
+/// Parses the keys of [`version`] and [`claim`]. None for other keys.
 pub fn parse_version(key: &str) -> Option<(Version, VersionFile)> {
     let (number, kind) = key.strip_prefix(VERSIONS)?.split_once('.')?;
     let kind = match kind {
@@ -82,52 +82,53 @@ pub fn parse_version(key: &str) -> Option<(Version, VersionFile)> {
     Some((Version(number.parse().ok()?), kind))
 }
 
-/// Features of a shard.
+/// Key of the features of a shard.
 pub fn features(shard: &ShardId) -> String {
     format!("{SHARDS}{shard}/features.parquet")
 }
 
-/// Sums of a shard.
+/// Key of the moments of a shard.
 pub fn moments(shard: &ShardId) -> String {
     format!("{SHARDS}{shard}/moments.parquet")
 }
 
-/// Written last: a shard that has it is finished.
+/// Key of the record of a shard. It is written last, so a shard with a record is complete.
 pub fn shard(shard: &ShardId) -> String {
     format!("{SHARDS}{shard}/shard.json")
 }
 
-/// The shard that a key of [`shard`] says is finished.
+/// Parses a key of [`shard`]. None for other keys.
 pub fn parse_shard(key: &str) -> Option<ShardId> {
     key.strip_prefix(SHARDS)?.strip_suffix("/shard.json").map(ShardId::from)
 }
 
-/// Rows of a shard whose run was stopped half-way.
+/// Key of the features of a shard whose run was interrupted.
 pub fn partial(shard: &ShardId) -> String {
     format!("{PARTIALS}{shard}.parquet")
 }
 
-/// Total sums.
+/// Key of total moments.
 pub fn totals(id: &MomentsId) -> String {
     format!("{MOMENTS}{id}.parquet")
 }
 
-/// The name of total sums.
+/// Parses a key of [`totals`]. None for other keys.
 pub fn parse_totals(key: &str) -> Option<MomentsId> {
     key.strip_prefix(MOMENTS)?.strip_suffix(".parquet").map(MomentsId::from)
 }
 
-/// A fitted basis.
+/// Key of a basis.
 pub fn basis(id: &BasisId) -> String {
     format!("{BASES}{id}.parquet")
 }
 
-/// The folder of a version's scores.
+/// Folder of a version's scores, with `/` at its end.
 pub fn pca(version: Version) -> String {
     format!("{PCA}v={version}/")
 }
 
-/// One part of a version's scores.
+/// Key of a part of a version's scores. `label_folder` is a label in the form of
+/// [`folder_value`](crate::dataset::partition::folder_value), for tables that are partitioned by label.
 pub fn part(version: Version, label_folder: Option<&str>, part: u64) -> String {
     match label_folder {
         Some(label) => format!("{}label={label}/part-{part:05}.parquet", pca(version)),
@@ -135,7 +136,7 @@ pub fn part(version: Version, label_folder: Option<&str>, part: u64) -> String {
     }
 }
 
-/// Label folder and number of a part of a version's scores.
+/// Parses a key of [`part`]: label folder and number. None for other keys.
 pub fn parse_part(version: Version, key: &str) -> Option<(Option<&str>, u64)> {
     let rest = key.strip_prefix(&pca(version))?;
     let (label, name) = match rest.rsplit_once('/') {
@@ -145,93 +146,95 @@ pub fn parse_part(version: Version, key: &str) -> Option<(Option<&str>, u64)> {
     Some((label, name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok()?))
 }
 
-/// Scores as text. Not beside the parts: pandas and Athena take every file of that folder for Parquet.
+/// Key of a version's scores as CSV. Not in the folder of the parts, because pandas and Athena read each file there as
+/// Parquet.
 pub fn csv(version: Version) -> String {
     format!("{CSV}v={version}/result.csv")
 }
 
-/// Says to Spark and its relatives that a version's scores are complete.
+/// Key of the empty object by which Spark and Hadoop recognise complete tables, here the scores of a version.
 pub fn success(version: Version) -> String {
     format!("{}_SUCCESS", pca(version))
 }
 
-/// The table of a version's rejects.
+/// Key of a version's table of rejects.
 pub fn rejects(version: Version) -> String {
     format!("{REJECTS}v={version}.parquet")
 }
 
-/// A file of a run.
+/// Key of a file of a run.
 pub fn run(run: &RunId, name: &str) -> String {
     format!("{}{name}", run_folder(run))
 }
 
-/// The folder of a run.
+/// Folder of a run, with `/` at its end.
 pub fn run_folder(run: &RunId) -> String {
     format!("{RUNS}{run}/")
 }
 
 const STARTED: &str = "started.json";
 
-/// There while a run is in progress.
+/// Key of the object that marks a run in progress: see [`lease`](crate::dataset::lease).
 pub fn started(id: &RunId) -> String {
     run(id, STARTED)
 }
 
-/// The run whose mark a key of [`started`] is.
+/// Parses a key of [`started`]: the name of the run. None for other keys.
 pub fn parse_started(key: &str) -> Option<&str> {
     key.strip_prefix(RUNS)?.strip_suffix(STARTED)?.strip_suffix('/')
 }
 
-/// A piece of the list of a run's objects.
+/// Key of a segment of a run's list of objects.
 pub fn objects(id: &RunId, segment: usize) -> String {
     run(id, &format!("objects-{segment:05}.jsonl"))
 }
 
-/// The record of a shard that a run has made.
+/// Key of a run's record of a shard that it computed.
 pub fn featurized(id: &RunId, shard: &ShardId) -> String {
     run(id, &format!("featurized/{shard}.json"))
 }
 
-/// Sums of a group of shards.
+/// Key of the added moments of a group of shards.
 pub fn merged(id: &RunId, group: u64) -> String {
     run(id, &format!("merged/{group:05}.parquet"))
 }
 
-/// The record of a group whose sums were added.
+/// Key of a run's record of a group whose moments it added.
 pub fn merge_record(id: &RunId, group: u64) -> String {
     run(id, &format!("merged/{group:05}.json"))
 }
 
-/// The record of a part that was projected.
+/// Key of a run's record of a part that it projected.
 pub fn projected(id: &RunId, part: u64) -> String {
     run(id, &format!("projected/{part:05}.json"))
 }
 
-/// Rows of one part as text, until they are joined.
+/// Key of the rows of a part as CSV, before all parts are joined.
 pub fn csv_part(id: &RunId, part: u64) -> String {
     run(id, &format!("csv/{part:05}.csv"))
 }
 
-/// A notice of uploads, named after its content.
+/// Key of a notice of uploads. `name` is a hash of its content.
 pub fn notice(name: &str) -> String {
     format!("{INBOX}{name}.json")
 }
 
-/// The ticket of a run that uploads start.
+/// Key of the ticket of a run that uploads start.
 pub fn ticket(number: u64) -> String {
     format!("{TICKETS}{number:010}.json")
 }
 
-/// The number of a ticket.
+/// Parses a key of [`ticket`]. None for other keys.
 pub fn parse_ticket(key: &str) -> Option<u64> {
     key.strip_prefix(TICKETS)?.strip_suffix(".json")?.parse().ok()
 }
 
-/// There while a vacuum is in progress.
+/// Key of the lock of a vacuum in progress.
 pub const LOCK: &str = "vacuum.json";
 
-/// The claim of the process that breaks an expired lock.
-pub fn broken_lock(locked_at: i64, attempt: u32) -> String {
+/// Key of the claim of the process that breaks a lock which was taken at `locked_at` (microseconds since 1970) and has
+/// expired. `attempt` counts claimants that crashed.
+pub(crate) fn broken_lock(locked_at: i64, attempt: u32) -> String {
     format!("broken-{locked_at}-{attempt}-{LOCK}")
 }
 
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_lies_below_a_listed_prefix() {
+    fn every_key_starts_with_a_listed_prefix() {
         let (id, shard_id, v) = (a_run(), ShardId::from("ab"), Version(3));
         let keys = [
             version(v),

@@ -1,9 +1,9 @@
-//! Runs and vacuums exclude each other.
+//! Mutual exclusion of runs and vacuums.
 //!
-//! A run first writes a mark (`runs/<run>/started.json`) and then looks for the vacuum's lock; a vacuum first takes its
-//! lock and then looks for marks. Whatever the order, at least one of the two sees the other and ends with
-//! `Dataset.Busy`. So no file of a run in progress is ever deleted, and no run takes over a shard that is about to be
-//! deleted. Marks and locks of crashed processes expire: a run's after 72 hours, a vacuum's after 30 minutes.
+//! A run first writes a mark (`runs/<run>/started.json`) and then looks for the vacuum's lock. A vacuum first takes its
+//! lock and then looks for marks. In any order, at least one of the two sees the other and fails with `Dataset.Busy`. So a
+//! vacuum deletes no file of a run in progress, and a run reuses no shard that a vacuum deletes. Marks and locks of
+//! crashed processes expire: a run's after 72 hours, a vacuum's after 30 minutes.
 
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -20,10 +20,11 @@ use crate::{
     store::{self, Store},
 };
 
-/// A lock is renewed well within this time.
+/// Age at which a lock has expired.
 const LOCK_LIFETIME: SignedDuration = SignedDuration::from_mins(30);
+/// Age at which a vacuum renews its lock.
 const LOCK_RENEWAL: SignedDuration = SignedDuration::from_mins(5);
-/// A run whose mark is older and still there has crashed.
+/// Age at which the mark of a run has expired: the run has crashed.
 pub const RUN_LIFETIME: SignedDuration = SignedDuration::from_hours(72);
 
 #[derive(Serialize, Deserialize)]
@@ -41,7 +42,7 @@ impl Mark {
     }
 }
 
-/// Marks a run as begun. Fails with `Dataset.Busy` during a vacuum.
+/// Marks a run as in progress. Fails with `Dataset.Busy` during a vacuum.
 pub(crate) async fn enter(output: &dyn Store, run: &RunId) -> Result<()> {
     output.put(&keys::started(run), to_json(&Mark::now())?).await?;
     if is_locked(output).await? {
@@ -51,7 +52,7 @@ pub(crate) async fn enter(output: &dyn Store, run: &RunId) -> Result<()> {
     Ok(())
 }
 
-/// Removes the mark of a run.
+/// Deletes the mark of a run.
 pub(crate) async fn leave(output: &dyn Store, run: &RunId) -> Result<()> {
     output.delete(&keys::started(run)).await
 }
@@ -66,7 +67,7 @@ async fn is_locked(output: &dyn Store) -> Result<bool> {
     Ok(from_json::<Mark>(&lock, LOCK)?.is_younger_than(LOCK_LIFETIME))
 }
 
-/// The lock of a vacuum in progress, to be renewed while it works.
+/// The lock of a vacuum in progress.
 #[derive(Debug)]
 pub(crate) struct Lock<'a> {
     output: &'a dyn Store,
@@ -74,7 +75,7 @@ pub(crate) struct Lock<'a> {
 }
 
 impl Lock<'_> {
-    /// Writes the lock again when it is some minutes old, so that it does not expire.
+    /// Writes the lock again if it is older than [`LOCK_RENEWAL`]. Call it regularly, so that the lock does not expire.
     pub(crate) async fn renew(&mut self) -> Result<()> {
         if Timestamp::now().duration_since(self.renewed) > LOCK_RENEWAL {
             self.renewed = Timestamp::now();
@@ -84,7 +85,7 @@ impl Lock<'_> {
     }
 }
 
-/// Does `work` while no run is in progress, and none can begin.
+/// Does `work` under the lock, while no run is in progress and none can start. Fails with `Dataset.Busy` otherwise.
 pub(crate) async fn exclusively<'a, T, Fut: Future<Output = Result<T>>>(
     output: &'a dyn Store,
     work: impl FnOnce(Lock<'a>) -> Fut,
@@ -97,7 +98,7 @@ pub(crate) async fn exclusively<'a, T, Fut: Future<Output = Result<T>>>(
         Ok(runs) => Err(busy("a run is in progress").context("runs", runs.join(", "))),
         Err(e) => Err(e),
     };
-    // The first error is the one to report.
+    // Errors of the work have precedence over errors of unlocking.
     let mut unlocked = output.delete(LOCK).await;
     if let Some(claim) = broken {
         unlocked = unlocked.and(output.delete(&claim).await);
@@ -105,11 +106,10 @@ pub(crate) async fn exclusively<'a, T, Fut: Future<Output = Result<T>>>(
     outcome.and_then(|done| unlocked.map(|()| done))
 }
 
-/// Takes over the lock of a vacuum that crashed; returns the key of its claim, to be deleted after the lock.
+/// Takes over the lock of a crashed vacuum. Returns the key of the claim, which must be deleted after the lock.
 ///
-/// Of several processes that find the same expired lock, one gets the claim on it, and the others end with
-/// `Dataset.Busy`. The one that holds the claim reads the lock once more: a slow process may come when the lock has long
-/// been another's.
+/// Of several processes that find the same expired lock, one gets the claim on it. The others fail with `Dataset.Busy`.
+/// The process with the claim reads the lock again, because another process may have taken it over in the meantime.
 async fn break_lock(output: &dyn Store) -> Result<String> {
     let another = || busy("another vacuum is in progress").context("output", output.location());
     let Some(found) = store::get_opt(output, LOCK).await? else { return Err(another()) };
@@ -130,7 +130,7 @@ async fn break_lock(output: &dyn Store) -> Result<String> {
         }
         let claimed = store::get_opt(output, &claim).await?;
         let claimed = claimed.map(|bytes| from_json::<Mark>(&bytes, &claim)).transpose()?;
-        // The claim of a process that crashed after claiming is passed over.
+        // The claimant has crashed too if its claim has expired: try the next claim.
         if claimed.is_none_or(|claimed| claimed.is_younger_than(LOCK_LIFETIME)) {
             break;
         }
@@ -164,9 +164,12 @@ mod tests {
         output
     }
 
-    async fn mark(output: &MemoryStore, key: &str, expired: bool) {
-        let mark = if expired { Mark { at: Timestamp::from_second(1_700_000_000).unwrap() } } else { Mark::now() };
+    async fn put(output: &MemoryStore, key: &str, mark: Mark) {
         output.put(key, to_json(&mark).unwrap()).await.unwrap();
+    }
+
+    fn expired() -> Mark {
+        Mark { at: Timestamp::from_second(1_700_000_000).unwrap() }
     }
 
     async fn lock(output: &MemoryStore) -> Result<()> {
@@ -176,20 +179,20 @@ mod tests {
     #[tokio::test]
     async fn the_lock_of_a_crashed_vacuum_is_broken_by_one() {
         let output = output().await;
-        mark(&output, LOCK, true).await;
+        put(&output, LOCK, expired()).await;
         let claim = keys::broken_lock(1_700_000_000_000_000, 0);
-        // Another process has just claimed it.
-        mark(&output, &claim, false).await;
+        // Another process has a claim.
+        put(&output, &claim, Mark::now()).await;
         let refused = lock(&output).await.unwrap_err();
         assert!(refused.is(ErrorKind::DatasetBusy), "{refused}");
 
-        // That one has crashed as well.
-        mark(&output, &claim, true).await;
+        // Its claim has expired.
+        put(&output, &claim, expired()).await;
         lock(&output).await.unwrap();
         assert!(store::get_opt(&output, LOCK).await.unwrap().is_none());
 
-        // And two at once: one of them gets the lock.
-        mark(&output, LOCK, true).await;
+        // Of two processes at the same time, one gets the lock.
+        put(&output, LOCK, expired()).await;
         output.delete(&claim).await.unwrap();
         let (a, b) = futures::join!(break_lock(&output), break_lock(&output));
         assert_eq!([&a, &b].iter().filter(|outcome| outcome.is_ok()).count(), 1, "{a:?} {b:?}");

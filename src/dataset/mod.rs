@@ -1,16 +1,17 @@
-//! Everything that is on disk: manifests and records, keys, tables, the shard plan, settings, and the protocols by which
-//! runs share an output.
+//! The format of an output: manifests, records, keys, tables, the shard plan, settings, and the protocols of runs that
+//! share an output.
 //!
-//! A version is a number whose state one conditional put decides: `versions/00000007.json` is either the manifest of
-//! the run that published it or a note that the number was given up. [`commit`](mod@commit) has the protocol, [`lease`]
-//! keeps runs and vacuums apart, [`inbox`] holds what uploads have reported.
+//! A version is a number, and one conditional put decides its state: `versions/00000007.json` is either the manifest of
+//! the run that published it, or a record that the number is abandoned. The module [`commit`](mod@commit) has the
+//! protocol, [`lease`] keeps runs and vacuums from running at the same time, [`inbox`] stores the keys that uploads
+//! reported. `docs/file-formats.md` describes the files.
 //!
 //! ```
 //! # use pomona::{dataset, store::MemoryStore};
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let output = MemoryStore::new();
 //! dataset::open_output(&output).await?;
-//! // Marked as an output of Pomona, without a version yet.
+//! // An output of Pomona without a version.
 //! assert!(dataset::current(&output).await?.is_none());
 //! # Ok::<(), pomona::Error>(())
 //! # }).unwrap();
@@ -32,21 +33,21 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
+pub(crate) use manifest::add_labels;
 pub use manifest::{
     BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
-    add_labels,
 };
 
 use crate::{Error, ErrorKind, Result, store::Store};
 
-/// Format of the layout; a build refuses an output of another one.
+/// Number of the output format. Opening an output of another format fails with `Output.UnknownFormat`.
 pub const FORMAT: u32 = 1;
-/// The object that says "this is an output of Pomona".
+/// Key of the object that marks an output of Pomona and names its format.
 pub const MARKER: &str = "pomona.json";
 
-/// Encodes a record.
+/// Encodes a record as indented JSON with a newline at its end. Fails with `Internal.Bug`.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
-    let bug = |e| Error::new(ErrorKind::InternalBug, "a record could not be written as JSON").source(e);
+    let bug = |e| Error::new(ErrorKind::InternalBug, "a record cannot be encoded as JSON").source(e);
     serde_json::to_vec_pretty(value)
         .map(|mut text| {
             text.push(b'\n');
@@ -55,19 +56,20 @@ pub fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
         .map_err(bug)
 }
 
-/// Decodes a record; fails with `Dataset.Corrupt`.
-pub fn from_json<T: DeserializeOwned>(bytes: &[u8], key: &str) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| Error::new(ErrorKind::DatasetCorrupt, "this record cannot be read").context("key", key).source(e))
+/// Decodes a record. Fails with `Dataset.Corrupt`, which names the key.
+pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8], key: &str) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Error::new(ErrorKind::DatasetCorrupt, "this record cannot be decoded").context("key", key).source(e)
+    })
 }
 
-/// Reads a record that must be there.
+/// Reads and decodes a record. Fails with `Store.NotFound` if it does not exist, and with `Dataset.Corrupt`.
 pub async fn read_json<T: DeserializeOwned>(store: &dyn Store, key: &str) -> Result<T> {
     from_json(&store.get(key).await?, key)
 }
 
 /// Encodes records as JSON lines.
-pub fn to_json_lines<T: Serialize>(lines: &[T]) -> Result<Bytes> {
+pub(crate) fn to_json_lines<T: Serialize>(lines: &[T]) -> Result<Bytes> {
     let mut text = Vec::new();
     for line in lines {
         push_json_line(&mut text, line)?;
@@ -75,15 +77,15 @@ pub fn to_json_lines<T: Serialize>(lines: &[T]) -> Result<Bytes> {
     Ok(text.into())
 }
 
-/// Appends one JSON line.
-pub fn push_json_line<T: Serialize>(text: &mut Vec<u8>, line: &T) -> Result<()> {
-    let bug = |e| Error::new(ErrorKind::InternalBug, "a line could not be written as JSON").source(e);
+/// Appends a record as a JSON line.
+pub(crate) fn push_json_line<T: Serialize>(text: &mut Vec<u8>, line: &T) -> Result<()> {
+    let bug = |e| Error::new(ErrorKind::InternalBug, "a record cannot be encoded as a JSON line").source(e);
     serde_json::to_writer(&mut *text, line).map_err(bug)?;
     text.push(b'\n');
     Ok(())
 }
 
-/// Decodes JSON lines; fails with `Dataset.Corrupt`.
-pub fn from_json_lines<T: DeserializeOwned>(text: &[u8], key: &str) -> Result<Vec<T>> {
+/// Decodes JSON lines. Fails with `Dataset.Corrupt`, which names the key.
+pub(crate) fn from_json_lines<T: DeserializeOwned>(text: &[u8], key: &str) -> Result<Vec<T>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| from_json(line, key)).collect()
 }

@@ -1,10 +1,10 @@
-//! Names of partition folders, escaped as Hive and Spark do it.
+//! Names of partition folders, escaped as in Hive and Spark.
 
-/// The folder value of rows without a label.
+/// The value for rows without a label.
 const NO_LABEL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// What stands behind `label=`. Spark's `ExternalCatalogUtils.escapePathName`: control characters and
-/// `"#%'*/:=?\{[]^` and DEL become `%XX`; everything else, non-ASCII letters and spaces too, stays.
+/// The value after `label=` in the name of a folder, as Spark's `ExternalCatalogUtils.escapePathName` escapes it: control
+/// characters, DEL and `"#%'*/:=?\{[]^` become `%XX`. Other characters stay, such as spaces and letters outside of ASCII.
 pub fn folder_value(label: Option<&str>) -> String {
     let Some(label) = label.filter(|label| !label.is_empty()) else { return NO_LABEL.to_owned() };
     let mut folder = String::with_capacity(label.len());

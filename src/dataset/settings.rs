@@ -1,60 +1,64 @@
-//! What a user can ask of a run.
+//! The settings of a run.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Result,
     dataset::shard::{Boundaries, DEFAULT_SHARD_SIZE},
-    pca::ComponentSelection,
+    pca::{ComponentSelection, Scaling},
 };
 
-/// The settings of a run that its result depends on. The same names are used in a state machine's input.
+/// Settings that the result of a run depends on. The fields have the same names in the input of an execution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// `{"components": 50}` or `{"variance": 0.9}`; 50, or as many as there can be, when absent.
+    /// `{"components": 50}` or `{"variance": 0.9}`. None for 50 components, or fewer if that many are not possible.
     pub pca: Option<ComponentSelection>,
-    /// Divide by the sample standard deviation.
+    /// Whether columns are divided by their sample standard deviation. True by default.
     pub standardize: bool,
-    /// One folder per label below `pca/v=.../`.
+    /// Whether the scores have one folder per label below `pca/v=.../`.
     pub partition_by_label: bool,
-    /// Write `result.csv` as well.
+    /// Whether the scores are also written as `result.csv`.
     pub csv: bool,
-    /// Share of rejected images, in percent, beyond which a run fails. One reject is always allowed, unless this is 0.
+    /// Most rejected images, as a percentage of all, 0 to 100. A run with more fails. Unless this is 0, one reject is
+    /// always allowed.
     pub max_reject_percent: f64,
-    /// Objects per shard that are aimed at.
+    /// Target number of objects per shard, 1 to [`MAX_SHARD_SIZE`](crate::dataset::shard::MAX_SHARD_SIZE).
     pub shard_size: u32,
 }
 
-/// How a run goes about its work. With the defaults, its result depends on the images and the [`Settings`] alone.
+/// Settings of a single run. With the defaults, the result depends only on the images and the [`Settings`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mode {
+    /// Whether the PCA is fitted again.
     pub refit: Refit,
-    /// Go on although the extractor or the settings are not those of the current version.
+    /// Whether extractor and settings may differ from those of the current version.
     pub rebuild: bool,
+    /// Which part of the input is listed.
     pub listing: ListingScope,
 }
 
-/// Whether a run that finds other images fits the PCA again.
+/// Whether a run fits the PCA again if the images have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refit {
-    /// Fit it to the images as they are, and project all of them.
+    /// Fit it to all current images, and project all of them.
     #[default]
     Always,
-    /// ComponentSelection the basis of the current version, and project what is new: scores stay comparable between versions.
+    /// Keep the basis of the current version, and project only changed shards. Scores of different versions are then
+    /// comparable.
     Never,
 }
 
-/// What a run looks at.
+/// Which part of the input a run lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListingScope {
     /// Every key of the input.
     #[default]
     All,
-    /// The shards that the notices in the inbox fall into (see [`crate::dataset::inbox`]), and those that had rejects.
+    /// Only the shards of keys in the inbox (see [`crate::dataset::inbox`]), and shards with rejects that a retry may read.
     Changed,
 }
 
@@ -72,11 +76,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Fails with `Input.Invalid`, naming what is out of its range.
+    /// Fails with `Input.Invalid`, which names the field that is out of range.
     pub fn check(&self) -> Result<()> {
         self.pca.map_or(Ok(()), ComponentSelection::check)?;
         if !(0.0..=100.0).contains(&self.max_reject_percent) {
-            let message = "the limit of rejects is a percentage, 0 to 100";
+            let message = "the limit of rejects must be a percentage from 0 to 100";
             return Err(
                 Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
             );
@@ -84,7 +88,12 @@ impl Settings {
         Boundaries::new(self.shard_size).map(drop)
     }
 
-    /// What the result depends on and `other` has differently, as `name: other's -> ours`.
+    /// [`Settings::standardize`] as the argument of [`pca::fit`](crate::pca::fit()).
+    pub fn scaling(&self) -> Scaling {
+        if self.standardize { Scaling::Standardized } else { Scaling::Centered }
+    }
+
+    /// The settings that decide whether earlier work can be used and that differ, as `name: other's value -> own value`.
     pub fn differences(&self, other: &Settings) -> Vec<String> {
         let json = |settings: &Settings| {
             serde_json::json!({
@@ -100,8 +109,8 @@ impl Settings {
         differing.map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
     }
 
-    /// How many of `objects` may be rejected.
-    pub fn allowed_rejects(&self, objects: u64) -> u64 {
+    /// The number of rejects that are allowed among `objects`.
+    pub(crate) fn allowed_rejects(&self, objects: u64) -> u64 {
         if self.max_reject_percent == 0.0 {
             return 0;
         }
@@ -114,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bad_image_is_allowed_unless_none_is() {
+    fn one_reject_is_allowed_unless_the_limit_is_0() {
         let settings = |max_reject_percent| Settings { max_reject_percent, ..Settings::default() };
         assert_eq!(settings(1.0).allowed_rejects(6), 1);
         assert_eq!(settings(1.0).allowed_rejects(1_000), 10);

@@ -1,9 +1,9 @@
-//! Cutting the sorted listing into shards.
+//! The shard plan: content-defined cuts of the sorted listing.
 //!
-//! A shard is a run of consecutive objects. Where it ends is decided by a hash of the key of its last object, so
-//! that adding or deleting an object moves no boundary but the nearest ones. Between a quarter of the target size
-//! and twice it a key ends its shard with a fixed chance; one key in eight targets always does. Those are fixed
-//! points: whatever happens before one of them, the shards behind it stay as they are.
+//! A shard is a sequence of consecutive objects. A hash of each key decides whether the key ends its shard, so that adding
+//! or deleting an object moves only the nearest boundaries. Between a quarter of the target size and twice the target
+//! size, each key ends the shard with the same probability. One key in eight target sizes ends its shard in any case.
+//! These keys are fixed points: a change before one of them leaves the shards after it as they are.
 
 use sha2::{Digest, Sha256};
 
@@ -13,27 +13,30 @@ use crate::{
     store::Object,
 };
 
-/// Objects per shard that are aimed at unless the user says otherwise.
+/// Default target size of a shard, objects.
 pub const DEFAULT_SHARD_SIZE: u32 = 1_024;
-/// Shards whose sums one reducer adds, where there are more: 1.7 GB of reading for 1,280 features.
+/// Shards whose moments one merge adds, if there are more: it reads 1.7 GB for 1,280 features.
 pub const MERGE_GROUP: usize = 256;
-/// The sums of one shard are kept in 64 bits: see [`crate::pca::moments`]. Two targets are the largest shard.
+/// Largest target size of a shard, objects. A shard has at most twice this number of rows, because its sums have 64 bits:
+/// see [`crate::pca::moments`].
 pub const MAX_SHARD_SIZE: u32 = crate::pca::moments::MAX_SHARD_ROWS as u32 / 2;
 
-/// Builds a [`ShardId`] object by object.
+/// Computes a [`ShardId`] from the objects of the shard.
 ///
-/// An object that could not be read for a reason that may pass (no permission, the network) is hashed with that
-/// reason in place of its etag: the shard that lacks it has another id than the one that will have it.
+/// For an object that could not be read for a temporary reason (no permission, the network), the reason is hashed instead
+/// of the etag. The shard without the object then has another id than the shard with it.
 #[derive(Clone, Debug)]
 pub struct ShardHasher(Sha256);
 
 impl ShardHasher {
+    /// A hasher for shards of features of this extractor.
     pub fn new(extractor: &ExtractorId) -> Self {
         let mut sha = Sha256::new();
         sha.update(extractor.as_str());
         ShardHasher(sha)
     }
 
+    /// Adds the next object, in key order.
     pub fn push(&mut self, key: &str, etag: &str) {
         for part in [key, etag] {
             self.0.update((part.len() as u64).to_le_bytes());
@@ -41,37 +44,40 @@ impl ShardHasher {
         }
     }
 
+    /// The id of the shard.
     pub fn finish(self) -> ShardId {
         short_hex(&self.0.finalize()).into()
     }
 }
 
-/// The sizes between which shards end.
+/// Decides where shards end.
 #[derive(Clone, Copy, Debug)]
 pub struct Boundaries {
     target: u64,
 }
 
 impl Boundaries {
+    /// Boundaries for a target size of 1 to [`MAX_SHARD_SIZE`] objects. Fails with `Input.Invalid` for other numbers.
     pub fn new(target: u32) -> Result<Self> {
         if (1..=MAX_SHARD_SIZE).contains(&target) {
             Ok(Boundaries { target: u64::from(target) })
         } else {
-            Err(Error::new(ErrorKind::InputInvalid, format!("a shard size must lie between 1 and {MAX_SHARD_SIZE}"))
+            Err(Error::new(ErrorKind::InputInvalid, format!("the shard size must be between 1 and {MAX_SHARD_SIZE}"))
                 .context("shard size", target))
         }
     }
 
-    /// The fewest objects of a shard that does not end at a fixed point or at the end of the listing.
+    /// The smallest shard, objects, except for shards that end at a fixed point or at the end of the listing.
     pub fn min(&self) -> u64 {
         self.target.div_ceil(4)
     }
 
+    /// The largest shard, objects.
     pub fn max(&self) -> u64 {
         self.target * 2
     }
 
-    /// Whether a shard whose last object is `key`, of `len` objects by then, ends there.
+    /// Whether a shard ends with `key` if that is its object number `len`.
     pub fn ends(&self, len: u64, key: &str) -> bool {
         if len >= self.max() {
             return true;
@@ -82,12 +88,12 @@ impl Boundaries {
             u64::from_le_bytes(bytes)
         };
         let chance = |i: usize, one_in: u64| word(i) < u64::MAX / one_in;
-        // Drawn often enough that few shards are cut at the largest size, where a boundary is not the content's.
+        // This probability makes cuts at the largest size rare, as those boundaries do not depend on the content.
         chance(0, self.target * 8) || (len >= self.min() && chance(1, (self.target * 3 / 5).max(1)))
     }
 }
 
-/// Cuts a listing as it comes in; holds one shard at a time.
+/// Cuts a listing into shards, with one shard in memory at a time.
 #[derive(Debug)]
 pub struct Sharder {
     boundaries: Boundaries,
@@ -95,27 +101,29 @@ pub struct Sharder {
     objects: Vec<Object>,
 }
 
-/// Consecutive objects and the id of the shard that they make.
+/// A shard of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
+    /// A hash of the extractor and the objects.
     pub id: ShardId,
-    /// Never empty.
+    /// Consecutive objects in key order, at least one.
     pub objects: Vec<Object>,
 }
 
 impl Sharder {
+    /// A plan for features of this extractor.
     pub fn new(boundaries: Boundaries, extractor: ExtractorId) -> Self {
         Sharder { boundaries, extractor, objects: Vec::new() }
     }
 
-    /// Takes the next object in key order; gives a shard when this object ends it.
+    /// Adds the next object, in key order. Returns a shard if this object ends it.
     pub fn push(&mut self, object: Object) -> Option<Cut> {
         let ends = self.boundaries.ends(self.objects.len() as u64 + 1, &object.key);
         self.objects.push(object);
         if ends { self.finish() } else { None }
     }
 
-    /// The objects that are left at the end of the listing.
+    /// The shard of the remaining objects at the end of the listing. None without remaining objects.
     pub fn finish(&mut self) -> Option<Cut> {
         if self.objects.is_empty() {
             return None;
@@ -153,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_stay_below_two_targets_and_average_near_one() {
+    fn sizes_are_at_most_two_targets_and_average_near_one() {
         let shards = cut(keys(100_000), 256);
         let mean = 100_000 / shards.len();
         assert!((192..=288).contains(&mean), "{mean}");
@@ -190,7 +198,7 @@ mod tests {
             prop_assert!(shards.iter().all(|s| s.objects.len() <= 2 * target as usize));
         }
 
-        /// On average a change touches a shard or two; the fixed points bound it in every case.
+        /// A change touches one or two shards on average. The fixed points limit the number in every case.
         #[test]
         fn adding_or_deleting_one_object_leaves_the_shards_far_from_it(seed in 0usize..20_000) {
             let all: Vec<_> = keys(20_000).collect();

@@ -1,22 +1,22 @@
-//! What a piece of work took.
+//! The timing of a piece of work.
 
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// When a piece of work began, how long it took, and with how much memory.
+/// When a piece of work started, and how long it took.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
-    /// To the millisecond.
+    /// Start, rounded to milliseconds.
     pub began: Timestamp,
-    /// Wall clock.
+    /// Wall-clock time.
     pub milliseconds: u64,
-    /// Of the Lambda; none where there is none.
+    /// Configured memory of the Lambda, MB. None outside of Lambda.
     pub memory_mb: Option<u32>,
 }
 
-/// The time, to the millisecond.
+/// The current time, rounded to milliseconds.
 pub(crate) fn now() -> Timestamp {
     Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default()
 }
@@ -34,7 +34,7 @@ impl Timer {
         Timer { began: now(), clock: Instant::now() }
     }
 
-    /// The timing so far.
+    /// The timing from the start until now.
     pub fn read(&self) -> Timing {
         let memory = std::env::var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").ok();
         Timing {

@@ -1,7 +1,7 @@
-//! Decoding to 8-bit RGB as `PIL.Image.open(file).convert("RGB")` does it.
+//! Decoding to 8-bit RGB, as `PIL.Image.open(file).convert("RGB")`.
 //!
-//! Alpha is dropped, not blended; grey is repeated; 16-bit samples keep their high byte; CMYK becomes RGB; of an
-//! animation the first frame counts. The format is told by the first bytes, never by the name.
+//! Alpha is dropped, not blended. Grey is repeated. 16-bit samples keep their high byte. CMYK is converted to RGB. The
+//! first frame of an animation is used. The format is detected from the first bytes of the file, not from its name.
 
 use std::io::Cursor;
 
@@ -9,17 +9,17 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, er
 
 use super::{Pixels, Reason, Reject};
 
-/// Larger objects are rejected without being read.
+/// Largest image file, bytes. Larger objects are rejected without being read.
 pub const MAX_FILE_BYTES: u64 = 128 << 20;
 
-/// What one file may ask for.
+/// Limits on one image, which keep memory bounded whatever a file claims.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Width times height.
+    /// Most pixels, width times height.
     pub pixels: u64,
-    /// Width, and height: the resize weights of one axis grow with it.
+    /// Largest width and largest height, pixels. The resize weights of an axis grow with it.
     pub side: u32,
-    /// Memory for the decoded samples and the decoder's own buffers, bytes.
+    /// Most memory for the decoded samples and the decoder's buffers, bytes.
     pub memory: u64,
 }
 
@@ -29,7 +29,9 @@ impl Default for Limits {
     }
 }
 
-/// Decodes a whole file. Never panics and never takes more memory than `limits` allow, whatever the bytes say.
+/// Decodes a whole file to 8-bit RGB, within `limits`.
+///
+/// Fails with the reason `Empty`, `NotAnImage`, `UnsupportedFormat`, `Truncated`, `Corrupt` or `TooLarge`.
 pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Reject> {
     if file.is_empty() {
         return Err(Reject::new(Reason::Empty, "the file has no bytes"));
@@ -90,7 +92,7 @@ fn reject(error: ImageError, file: &[u8], format: ImageFormat) -> Reject {
     Reject { reason, detail }
 }
 
-/// Some decoders wrap the end of the file in an error of their own.
+/// Whether the end of the file is a cause of the error. Some decoders wrap it in an error of their own.
 fn is_caused_by_end(error: &ImageError) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {
@@ -106,13 +108,13 @@ fn is_caused_by_end(error: &ImageError) -> bool {
     false
 }
 
-/// Whether the marker segments of a JPEG lead to an end-of-image marker.
+/// Whether a JPEG has an end-of-image marker after its segments.
 ///
-/// The decoder fills what is missing with grey and says nothing; Pillow refuses such files, and so do we.
+/// Without one, the decoder fills the missing part with grey and returns no error. Pillow rejects such files.
 fn jpeg_has_end(file: &[u8]) -> bool {
     let mut at = 2;
     loop {
-        // To the next marker: entropy-coded data and fill bytes are passed over, stuffed zeros and restarts too.
+        // Skips entropy-coded data, fill bytes, stuffed zeros and restart markers up to the next marker.
         let Some(skip) = file.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff)) else {
             return false;
         };
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_be_no_image_has_its_reason() {
+    fn each_kind_of_unusable_file_has_its_reason() {
         let file = jpeg();
         assert_eq!(decode(&file, Limits::default()).unwrap().data.len(), 40 * 30 * 3);
         assert_eq!(reason(b""), Reason::Empty);
@@ -179,7 +181,7 @@ mod tests {
         image::GrayImage::new(4, 4).write_to(&mut Cursor::new(&mut png), ImageFormat::Png).unwrap();
         png[16..20].copy_from_slice(&60_000u32.to_be_bytes());
         png[20..24].copy_from_slice(&60_000u32.to_be_bytes());
-        // The header's check sum no longer fits; a decoder that looks at it first is right as well.
+        // The header's checksum is wrong now, so Corrupt is correct too.
         assert!(matches!(reason(&png), Reason::TooLarge | Reason::Corrupt));
         let mut bmp = Vec::new();
         image::RgbImage::new(4, 4).write_to(&mut Cursor::new(&mut bmp), ImageFormat::Bmp).unwrap();

@@ -1,7 +1,20 @@
-//! From the bytes of a file to the pixels that the model sees.
+//! Decoding and resizing: from the bytes of a file to the pixels that the model reads.
 //!
-//! The steps are those of the Keras pipelines that Pomona replaces (Pillow 7 or later): [`decode()`] to 8-bit RGB,
-//! then [`resize()`] to the model's size. Images are used as they are stored: an EXIF orientation is not applied.
+//! The steps are those of the Keras pipelines that Pomona replaces (Pillow 7 to 12): [`decode()`] to 8-bit RGB, then
+//! [`resize()`] to the model's size. An EXIF orientation is ignored. A file without usable pixels is a [`Reject`].
+//!
+//! ```
+//! use pomona::image::{self, Limits, Reason};
+//!
+//! # let mut file = Vec::new();
+//! # let drawing = ::image::RgbImage::from_pixel(40, 30, ::image::Rgb([200, 0, 0]));
+//! # drawing.write_to(&mut std::io::Cursor::new(&mut file), ::image::ImageFormat::Png).unwrap();
+//! let pixels = image::decode(&file, Limits::default()).unwrap();
+//! assert_eq!((pixels.width, pixels.height), (40, 30));
+//! let small = image::resize(pixels, 4, 3);
+//! assert_eq!(small.data, [200, 0, 0].repeat(4 * 3));
+//! assert_eq!(image::decode(b"not an image", Limits::default()).unwrap_err().reason, Reason::NotAnImage);
+//! ```
 
 mod decode;
 mod reject;
@@ -11,13 +24,16 @@ pub use decode::{Limits, MAX_FILE_BYTES, decode};
 pub use reject::{Reason, Reject};
 pub use resize::resize;
 
-/// Changes whenever the same file could give other pixels; part of the extractor's id.
+/// Revision of decoding and resizing, part of the extractor's id. Increase it if any file gives other pixels.
 pub const REVISION: u32 = 1;
 
-/// 8-bit RGB, rows from the top, `[height, width, 3]`.
+/// An 8-bit RGB image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pixels {
+    /// Pixels of a row.
     pub width: usize,
+    /// Number of rows.
     pub height: usize,
+    /// `[height, width, 3]` samples, row-major from the top left.
     pub data: Vec<u8>,
 }

@@ -1,36 +1,37 @@
-//! Why an image has no features.
+//! Reasons why an image has no features.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why an image has no features. The names are stable: they stand in the rejects table.
+/// Why an image has no features. The names are stable; the rejects table contains them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// No bytes at all.
+    /// The file has no bytes.
     Empty,
-    /// The first bytes are those of no image format.
+    /// The first bytes are not those of a known image format.
     NotAnImage,
-    /// An image format, or a variant of one, that Pomona does not read.
+    /// An image format, or a variant of one, that Pomona does not decode.
     UnsupportedFormat,
-    /// The file ends before the image does.
+    /// The file ends before the end of the image.
     Truncated,
-    /// The file contradicts its format.
+    /// The file violates its format.
     Corrupt,
-    /// More bytes or pixels than Pomona takes.
+    /// The file has more bytes or pixels than the limits allow.
     TooLarge,
-    /// Access was refused.
+    /// The store refused access.
     NoPermission,
-    /// The object could not be read for another reason.
+    /// The object could not be read for another reason, such as a network failure.
     Unreadable,
-    /// The model gave NaN or infinity.
+    /// A feature is NaN or infinite.
     NotFinite,
-    /// The model gave a number beyond the feature range.
+    /// A feature is outside of the feature range.
     OutOfRange,
 }
 
 impl Reason {
+    /// All reasons.
     pub const ALL: [Reason; 10] = [
         Reason::Empty,
         Reason::NotAnImage,
@@ -44,7 +45,7 @@ impl Reason {
         Reason::OutOfRange,
     ];
 
-    /// The stable name.
+    /// The stable name, such as `not_an_image`.
     pub fn name(self) -> &'static str {
         match self {
             Reason::Empty => "empty",
@@ -60,12 +61,12 @@ impl Reason {
         }
     }
 
-    /// What stands for the etag of an object that was not read, in the id of its shard.
-    pub fn placeholder(self) -> String {
+    /// Replaces the etag of an object that could not be read in the hash of its shard.
+    pub(crate) fn placeholder(self) -> String {
         format!("!{}", self.name())
     }
 
-    /// Whether the same (key, etag) may be read after all the next time: the next run looks at it again.
+    /// Whether a later read of the same (key, etag) can succeed. The next run tries again.
     pub fn may_pass(self) -> bool {
         matches!(self, Reason::NoPermission | Reason::Unreadable)
     }
@@ -77,14 +78,17 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A reason and what exactly was found.
+/// Why one image has no features.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
+    /// The reason.
     pub reason: Reason,
+    /// What exactly was found, for the user. Part of the rejects table.
     pub detail: String,
 }
 
 impl Reject {
+    /// A reject; `detail` is formatted.
     pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
         Reject { reason, detail: detail.to_string() }
     }

@@ -1,12 +1,12 @@
-//! Resizing as Pillow does it, to the last bit.
+//! Resizing with the bits of Pillow's `Image.resize(..., Image.BICUBIC)`.
 //!
-//! Bicubic convolution (Keys 1981, a = -0.5), widened when shrinking so that every source pixel counts. Weights
-//! are 22-bit fixed point. The horizontal pass comes first and is rounded to 8 bits before the vertical one; the
-//! other order, or one rounding instead of two, gives other pixels.
+//! Bicubic convolution (Keys 1981, a = -0.5), antialiased: for a reduction, the kernel is widened by the scale. Weights
+//! are 22-bit fixed point. The horizontal pass is first, and its result is rounded to 8 bits before the vertical pass.
 
 use super::Pixels;
 use pomona_kernels::resample::{self, Axis, PRECISION_BITS};
 
+/// Half width of the kernel, source pixels at a scale of 1.
 const SUPPORT: f64 = 2.0;
 
 fn bicubic(x: f64) -> f64 {
@@ -21,7 +21,7 @@ fn bicubic(x: f64) -> f64 {
     }
 }
 
-/// The weights that turn `from` pixels into `to`.
+/// The weights that resize an axis of `from` pixels to `to` pixels.
 fn axis(from: usize, to: usize) -> Axis {
     let scale = from as f64 / to as f64;
     let widened = scale.max(1.0);
@@ -50,7 +50,7 @@ fn axis(from: usize, to: usize) -> Axis {
     Axis { spans, weights, stride }
 }
 
-/// Resizes to `width` x `height`, both at least 1.
+/// Resizes to `width` x `height` pixels, both at least 1.
 pub fn resize(image: Pixels, width: usize, height: usize) -> Pixels {
     let image = if image.width == width { image } else { horizontal(&image, width) };
     if image.height == height { image } else { vertical(&image, height) }

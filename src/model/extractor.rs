@@ -1,8 +1,7 @@
-//! The model, and what makes features comparable: model file, preprocessing, arithmetic and rounding.
+//! The model, and everything that makes features comparable: preprocessing, arithmetic and rounding.
 //!
-//! An extractor turns pixels into features that are integers in units of a *quantum*. With the default range of 8
-//! the quantum is 2^-20, which leaves MobileNetV2's features (0 to 6) 23 bits, all that an `f32` holds. Everything
-//! that comes after stands on that: see [`crate::pca::moments`].
+//! Features are integer multiples of a *quantum*. With the default range of 8 the quantum is 2^-20, and MobileNetV2's
+//! features (0 to 6) have 23 bits, which an `f32` holds exactly. The exact sums of [`crate::pca::moments`] depend on it.
 
 use bytes::Bytes;
 use pomona_kernels::{Network, Unsupported};
@@ -19,40 +18,45 @@ use crate::{
 
 /// Keras MobileNetV2 1.00/224 without its head: see `models/README.md`.
 static EMBEDDED: &[u8] = include_bytes!("../../models/mobilenetv2_1.00_224.onnx");
-/// Its SHA-256, which would take a good part of the program's start to compute.
+/// Its SHA-256. Computing it would slow down the start of the program.
 const EMBEDDED_SHA256: &str = "2ea09923f95706ed89903ed20ecec9b46d7c737ad2d2e56e1b859cb012578bfd";
-/// Name of the model inside the binary.
+/// Name of the embedded model in records.
 pub const EMBEDDED_NAME: &str = "MobileNetV2 1.00 224 ImageNet";
-/// Features of the embedded model.
+/// Number of features of the embedded model.
 pub const EMBEDDED_COLUMNS: usize = 1280;
-/// Changes whenever the same pixels could give other features.
+/// Revision of the rounding, part of the extractor's id. Increase it if the same output gives other features.
 const REVISION: u32 = 1;
-/// Longest output vector.
+/// Longest output vector of a model.
 pub const MAX_COLUMNS: usize = 4_096;
 /// Longest side of a model's input, pixels.
 pub(super) const MAX_SIDE: usize = 2_048;
 
-/// What a data set needs to know of its extractor.
+/// The identity of an extractor, as manifests record it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtractorInfo {
+    /// A hash of everything that decides the bits of the features.
     pub id: ExtractorId,
+    /// Name of the model: [`EMBEDDED_NAME`], or the name of the ONNX file.
     pub model: String,
+    /// SHA-256 of the ONNX file, in hexadecimal.
     pub model_sha256: String,
+    /// Number of features of an image.
     pub columns: usize,
+    /// Range of the features; images with features outside of it are rejected.
     pub feature_range: FeatureRange,
 }
 
-/// What a model is run with.
+/// The software that runs a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Runtime {
-    /// Pomona's kernels where the whole model is of a kind that they have, tract otherwise.
+    /// The kernels of `pomona-kernels` if they support the whole model, tract otherwise.
     #[default]
     Auto,
-    /// tract, whatever the model. Its last bits depend on the processor.
+    /// tract for every model. The last bits of its output depend on the processor.
     Tract,
 }
 
-/// What runs a model.
+/// A loaded model.
 #[derive(Debug)]
 enum Program {
     Kernels(Box<Network>),
@@ -61,7 +65,7 @@ enum Program {
 }
 
 impl Program {
-    /// Part of the extractor's id: the two do not agree in the last bits.
+    /// Part of the extractor's id, because the last bits of the two differ.
     fn name(&self) -> &'static str {
         match self {
             Program::Kernels(_) => KERNELS,
@@ -71,43 +75,45 @@ impl Program {
     }
 }
 
-/// Changes whenever the kernels could give other bits.
+/// Name and revision of the kernels, part of the extractor's id. Increase the number if the kernels give other bits.
 const KERNELS: &str = "kernels 1";
 
-/// A model that is ready to run. Cheap to share; every call works on its own buffers.
+/// A model that is ready to run. Threads can share it; each call uses buffers of its own.
 #[derive(Debug)]
 pub struct Extractor {
     info: ExtractorInfo,
     program: Program,
-    /// Why the kernels do not run it.
+    /// Why the kernels do not support the model, if it runs on tract for that reason.
     unsupported: Option<Unsupported>,
     height: usize,
     width: usize,
 }
 
 impl Extractor {
-    /// The model that is compiled into the binary.
+    /// The embedded model, MobileNetV2 1.00/224, on the kernels. Fails with `Model.Invalid`, which would be a bug.
     pub fn embedded(range: FeatureRange) -> Result<Self> {
         Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto)
     }
 
-    /// The model that is compiled into the binary, run by tract.
+    /// The embedded model on tract, to compare it with the kernels. Fails with `Model.Invalid` without the feature `tract`.
     pub fn embedded_on_tract(range: FeatureRange) -> Result<Self> {
         Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract)
     }
 
-    /// Reads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
-    /// output vector of at most [`MAX_COLUMNS`] numbers. Fails with `Model.Invalid`, saying what does not fit.
+    /// Loads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
+    /// output vector of at most [`MAX_COLUMNS`] numbers. `name` is for records and messages.
+    ///
+    /// Fails with `Model.Invalid` and the reason.
     pub fn from_onnx(onnx: Bytes, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
         let hash = sha256(&onnx);
         Self::read(onnx, &hash, name, range, runtime)
     }
 
     fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
-        // tract asserts on some malformed graphs; a bad file must be an error here all the same.
+        // tract panics on some malformed graphs.
         let loaded = std::panic::catch_unwind(|| load(onnx, runtime));
         let Loaded { program, unsupported, height, width, columns } = loaded
-            .unwrap_or_else(|_| Err(invalid("it contradicts itself, and the ONNX reader gave up")))
+            .unwrap_or_else(|_| Err(invalid("it is malformed, and the ONNX reader panicked")))
             .map_err(|e| e.context("model", name))?;
         let info = info(sha256, name, columns, range, program.name());
         let extractor = Extractor { info, program, unsupported, height, width };
@@ -118,12 +124,12 @@ impl Extractor {
         Ok(extractor)
     }
 
-    /// Why the kernels do not run this model, where tract does.
+    /// Why the kernels do not support this model. None if it runs on them, or on tract by request.
     pub fn unsupported(&self) -> Option<&Unsupported> {
         self.unsupported.as_ref()
     }
 
-    /// Whether the kernels run this model.
+    /// The network of the kernels. None if the model runs on tract.
     pub fn network(&self) -> Option<&Network> {
         match &self.program {
             Program::Kernels(network) => Some(network),
@@ -132,23 +138,27 @@ impl Extractor {
         }
     }
 
-    /// What a data set records of it.
+    /// The identity of this extractor.
     pub fn info(&self) -> &ExtractorInfo {
         &self.info
     }
 
-    /// Numbers per image.
+    /// Number of features of an image.
     pub fn columns(&self) -> usize {
         self.info.columns
     }
 
-    /// From the bytes of an image file to its features, `[columns]`, each a multiple of the quantum.
+    /// The features of an image file, `[columns]`, each a multiple of the quantum. Decodes and resizes it first.
+    ///
+    /// Fails with the reasons of [`image::decode`] and of [`Extractor::features`].
     pub fn features_of_file(&self, file: &[u8]) -> std::result::Result<Vec<f32>, Reject> {
         let pixels = image::decode(file, Limits::default())?;
         self.features(&image::resize(pixels, self.width, self.height))
     }
 
-    /// The features of an image that already has the model's size.
+    /// The features of an image that has the model's size, `[columns]`, each a multiple of the quantum.
+    ///
+    /// Fails with `NotFinite` or `OutOfRange`, and with `Corrupt` if the size is wrong or the model fails.
     pub fn features(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, Reject> {
         let raw = self.infer(pixels).map_err(|e| Reject::new(Reason::Corrupt, format!("the model failed: {e:#}")))?;
         let per_unit = self.info.feature_range.per_unit();
@@ -166,7 +176,7 @@ impl Extractor {
                     );
                     Err(Reject::new(Reason::OutOfRange, detail))
                 } else {
-                    // Adding zero turns -0 into 0, so that equal features have equal bits.
+                    // Adding zero converts -0 to 0, so that equal features have equal bits.
                     Ok((units / per_unit + 0.0) as f32)
                 }
             })
@@ -185,7 +195,7 @@ impl Extractor {
         }
     }
 
-    /// Runs the model once on a grey image, so that a model that cannot run is refused before the work starts.
+    /// Runs the model once on a grey image, so that a model that cannot run fails before the run starts.
     #[cfg(feature = "tract")]
     fn try_on_grey(&self, name: &str) -> Result<()> {
         let grey = Pixels { width: self.width, height: self.height, data: vec![127; self.width * self.height * 3] };
@@ -195,7 +205,7 @@ impl Extractor {
             Ok(Ok(features)) if features.len() == self.columns() => Ok(()),
             Ok(Ok(features)) => Err(failed(format!("its output has {} numbers", features.len()))),
             Ok(Err(e)) => Err(failed(e)),
-            Err(_) => Err(failed("the runtime gave up".to_owned())),
+            Err(_) => Err(failed("the runtime panicked".to_owned())),
         }
     }
 }
@@ -215,7 +225,7 @@ fn info(model_sha256: &str, name: &str, columns: usize, range: FeatureRange, pro
     ExtractorInfo { id, model: name.to_owned(), model_sha256: model_sha256.to_owned(), columns, feature_range: range }
 }
 
-/// What the embedded model's [`Extractor::info`] says, without loading the model.
+/// The [`Extractor::info`] of the embedded model, without loading the model.
 pub fn embedded_info(range: FeatureRange) -> ExtractorInfo {
     info(EMBEDDED_SHA256, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS)
 }
@@ -228,10 +238,9 @@ pub(super) struct Loaded {
     columns: usize,
 }
 
-/// Reads a model for the kernels where they can run all of it, and for tract otherwise.
+/// Loads a model for the kernels if they support all of it and `runtime` allows it, and for tract otherwise.
 fn load(onnx: Bytes, runtime: Runtime) -> Result<Loaded> {
-    let model =
-        onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not an ONNX file that can be read").source(e))?;
+    let model = onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not a readable ONNX file").source(e))?;
     if runtime == Runtime::Tract {
         return load_with_tract(&onnx, None);
     }
@@ -261,8 +270,8 @@ fn load_with_tract(onnx: &[u8], unsupported: Option<Unsupported>) -> Result<Load
 
 #[cfg(not(feature = "tract"))]
 fn load_with_tract(_onnx: &[u8], unsupported: Option<Unsupported>) -> Result<Loaded> {
-    let why = unsupported.map_or_else(|| "tract was asked for".to_owned(), |unsupported| unsupported.to_string());
-    Err(invalid("it needs tract, which this build does not have").source(why))
+    let why = unsupported.map_or_else(|| "tract was requested".to_owned(), |unsupported| unsupported.to_string());
+    Err(invalid("it needs tract; build Pomona with the feature `tract`").source(why))
 }
 
 #[cfg(test)]
@@ -270,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_is_the_one_that_its_hash_names() {
+    fn the_embedded_model_has_its_hash() {
         assert_eq!(sha256(EMBEDDED), EMBEDDED_SHA256);
     }
 }

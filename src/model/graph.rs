@@ -1,4 +1,4 @@
-//! From an ONNX graph to a [`Network`] of the kernels, or the reason why they cannot run it.
+//! Translates an ONNX graph to a [`Network`] of the kernels.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,15 +6,15 @@ use pomona_kernels::{Builder, Convolution, Network, Unsupported, Value};
 
 use super::onnx::{FLOAT, Graph, Model, Node, Tensor};
 
-/// Translates a model. Fails with the first node that the kernels do not have, and why.
+/// Translates a model. Fails with the first node that the kernels do not support.
 pub(super) fn network(model: &Model) -> Result<Network, Unsupported> {
-    let Some(graph) = &model.graph else { return Err(Unsupported::new("the file holds no graph")) };
+    let Some(graph) = &model.graph else { return Err(Unsupported::new("the file has no graph")) };
     Reader::new(graph)?.read()
 }
 
 type Outcome<T> = Result<T, Unsupported>;
 
-/// A node, and what is wrong with it.
+/// An error that names a node.
 fn at(node: &Node, reason: impl std::fmt::Display) -> Unsupported {
     let name = node.output.first().map_or("", String::as_str);
     Unsupported::new(format!(
@@ -27,13 +27,13 @@ fn at(node: &Node, reason: impl std::fmt::Display) -> Unsupported {
 struct Reader<'a> {
     nodes: &'a [Node],
     constants: HashMap<&'a str, &'a Tensor>,
-    /// Nodes that read each value.
+    /// Indices of the nodes that read each value.
     consumers: HashMap<&'a str, Vec<usize>>,
     /// Name of the graph's output.
     output: &'a str,
     builder: Builder,
     values: HashMap<&'a str, Value>,
-    /// Nodes that have become part of an earlier layer.
+    /// Indices of the nodes that are part of an earlier layer.
     done: HashSet<usize>,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
-    /// The channels-first name of a channels-last input that is transposed at once, as TensorFlow's models are exported.
+    /// The name of a channels-last input after its transposition to channels-first, as models of TensorFlow are exported.
     fn transposed(&mut self, input: &str) -> Outcome<&'a str> {
         let [index] = self.consumers.get(input).map_or(&[][..], Vec::as_slice) else {
             return Err(Unsupported::new("its channels-last input is read by more than one node"));
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
                     let to = self.builder.mean(from).map_err(|e| at(node, e))?;
                     self.name(node, to)?;
                 }
-                // Of a map of one pixel, these change the shape and nothing else.
+                // For a map of one pixel, these change only the shape.
                 "Flatten" | "Squeeze" | "Reshape" => {
                     let from = self.value(node, 0)?;
                     let [height, width, _] = self.builder.shape(from);
@@ -106,18 +106,18 @@ impl<'a> Reader<'a> {
                     }
                     self.name(node, from)?;
                 }
-                _ => return Err(at(node, "the kernels have no such operator here")),
+                _ => return Err(at(node, "the kernels do not support this operator here")),
             }
         }
         let output = self.values.get(self.output).copied();
-        let output = output.ok_or_else(|| Unsupported::new("no node makes its output"))?;
+        let output = output.ok_or_else(|| Unsupported::new("no node computes its output"))?;
         self.builder.build(output)
     }
 
     /// The value of a node's input.
     fn value(&self, node: &Node, input: usize) -> Outcome<Value> {
         let value = node.input.get(input).and_then(|name| self.values.get(name.as_str()));
-        value.copied().ok_or_else(|| at(node, "an input of it is not a value that the kernels have computed"))
+        value.copied().ok_or_else(|| at(node, "one of its inputs is not computed by the kernels"))
     }
 
     /// Names a value after a node's output.
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A convolution, with the ReLU6 or the residual addition behind it.
+    /// A convolution, and the ReLU6 or the residual addition that follows it.
     fn convolution(&mut self, node: &'a Node) -> Outcome<()> {
         let from = self.value(node, 0)?;
         let (weight, bias) = (self.constant(node, 1)?, self.constant(node, 2)?);
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
             relu6: relu6.is_some(),
         };
         let mut residual = None;
-        // What follows a depthwise convolution is not part of it.
+        // The kernels have no residual addition after ReLU6 or after a depthwise convolution.
         if convolution.groups == 1
             && relu6.is_none()
             && let Some(add) = self.only_consumer(last, "Add")
@@ -163,14 +163,14 @@ impl<'a> Reader<'a> {
         self.name(last, output)
     }
 
-    /// The only node that reads a node's output, when it is of that kind.
+    /// The index of the node that reads a node's output, if it is the only one and has this operator.
     fn only_consumer(&self, node: &Node, kind: &str) -> Option<usize> {
         let name = node.output.first()?;
         let [consumer] = self.consumers.get(name.as_str())?.as_slice() else { return None };
         (self.nodes[*consumer].op_type == kind && name != self.output).then_some(*consumer)
     }
 
-    /// What is added to the output of `term`.
+    /// The other term of an addition to the output of `term`.
     fn other_term(&self, add: &Node, term: &Node) -> Outcome<Value> {
         let output = term.output.first();
         match add.input.as_slice() {
@@ -200,7 +200,7 @@ struct Constant {
 }
 
 impl Constant {
-    /// None for another type, data outside of the file, or a shape that does not fit the data.
+    /// None for another type, for data outside of the file, and if shape and data do not match.
     fn read(tensor: &Tensor) -> Option<Self> {
         let dims: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<_>>()?;
         if tensor.data_type != FLOAT || !tensor.external_data.is_empty() {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_the_kernels_cannot_run_names_the_node() {
+    fn an_unsupported_model_names_the_node() {
         let why = |onnx| read(onnx).map(drop).unwrap_err().to_string();
         assert_eq!(read(include_bytes!("../../tests/models/tiny.onnx")).map(drop), Ok(()));
         for (onnx, reason) in [

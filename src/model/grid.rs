@@ -1,19 +1,21 @@
-//! The grid that features lie on: multiples of the quantum, a power of two, inside a range.
+//! Range and quantum of features. Features are multiples of the quantum, which is a power of two.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Features are integers below 2^23 in units of the quantum.
+/// Bits of a feature's absolute value in quanta: it is below 2^23, so that an `f32` holds it exactly.
 pub const FEATURE_BITS: u32 = 23;
 
-/// Features lie in (-range, range); the range is a power of two, and the quantum is range / 2^23.
+/// The range of features: their absolute values are smaller. A power of two up to 2^20; 8 by default.
+///
+/// The quantum is the range divided by 2^23. `try_from` fails with `Input.Invalid` for other numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct FeatureRange(u32);
 
 impl FeatureRange {
-    /// Quanta in 1, a power of two.
+    /// Number of quanta in 1: 2^23 divided by the range.
     pub fn per_unit(self) -> f64 {
         f64::from(1u32 << FEATURE_BITS) / f64::from(self.0)
     }

@@ -1,8 +1,9 @@
-//! From pixels to features: the model, what identifies it, and the threads that run it.
+//! Feature extraction: the model, its identity, and the threads that run it.
 //!
-//! An [`Extractor`] is a model together with everything that decides its bits: preprocessing, arithmetic and rounding. Its
-//! [`ExtractorInfo`] is what a data set records of it. Models whose every layer the kernels know run on `pomona-kernels`;
-//! any other ONNX model runs on tract (feature `tract`). A [`WorkerPool`] runs an extractor on several threads.
+//! An [`Extractor`] is a model and everything else that decides the bits of its features: preprocessing, arithmetic and
+//! rounding. A data set records its [`ExtractorInfo`]. If the kernels support all layers of a model, it runs on
+//! `pomona-kernels`. Any other ONNX model runs on tract (feature `tract`). A [`WorkerPool`] runs an extractor on several
+//! threads.
 //!
 //! ```
 //! use pomona::{image::Pixels, model::{Extractor, FeatureRange}};
@@ -28,7 +29,7 @@ pub use workers::WorkerPool;
 
 use crate::{Error, ErrorKind};
 
-/// `Model.Invalid`, with what is wrong.
+/// A `Model.Invalid` error. The message completes "this model cannot be used: ...".
 fn invalid(message: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::ModelInvalid, format!("this model cannot be used: {message}"))
 }

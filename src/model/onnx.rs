@@ -1,4 +1,4 @@
-//! The part of ONNX's protocol buffers that the kernels' networks need. Field numbers are those of `onnx.proto`.
+//! The messages of `onnx.proto` that the translation to the kernels needs, with its field numbers.
 
 use bytes::Bytes;
 
@@ -104,7 +104,7 @@ pub(super) struct Shape {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Dimension {
-    /// None where the dimension has a name instead.
+    /// None if the dimension has a name instead of a number.
     #[prost(int64, optional, tag = "1")]
     pub dim_value: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! Models that the kernels cannot run, on tract.
+//! Models that the kernels do not support, on tract.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ enum Layout {
     Nhwc,
 }
 
-/// A model, ready to run.
+/// A model that is ready to run.
 #[derive(Debug)]
 pub(super) struct TractModel {
     plan: Arc<TypedRunnableModel>,
@@ -31,10 +31,10 @@ fn refuse(what: &str) -> impl FnOnce(TractError) -> Error {
 }
 
 impl TractModel {
-    /// Fails with `Model.Invalid`, saying what does not fit.
+    /// Fails with `Model.Invalid` and the reason.
     pub(super) fn from_onnx(mut onnx: &[u8]) -> Result<Self> {
         let reader = tract_onnx::onnx();
-        let model = reader.model_for_read(&mut onnx).map_err(refuse("it is not an ONNX file that can be read"))?;
+        let model = reader.model_for_read(&mut onnx).map_err(refuse("it is not a readable ONNX file"))?;
         let (layout, height, width) = image_input(&model)?;
         let shape = match layout {
             Layout::Nchw => [1, 3, height, width],
@@ -43,7 +43,7 @@ impl TractModel {
         let model = model
             .with_input_fact(0, f32::fact(shape).into())
             .and_then(|m| m.into_optimized())
-            .map_err(refuse("it uses something that the runtime does not know"))?;
+            .map_err(refuse("it uses an operator that the runtime does not support"))?;
         let columns = vector_output(&model)?;
         let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
         Ok(TractModel { plan, layout, height, width, columns })
@@ -61,7 +61,7 @@ impl TractModel {
         self.columns
     }
 
-    /// The output for an image of the model's size, samples as `x / 127.5 - 1`.
+    /// The output for an image of the model's size. The model gets samples as `x / 127.5 - 1`.
     pub(super) fn run(&self, pixels: &Pixels) -> TractResult<Vec<f32>> {
         let (h, w) = (self.height, self.width);
         let scale = |sample: u8| f32::from(sample) / 127.5 - 1.0;
@@ -86,7 +86,7 @@ impl TractModel {
     }
 }
 
-/// Layout, height and width of the one input.
+/// Layout, height and width of the input.
 fn image_input(model: &InferenceModel) -> Result<(Layout, usize, usize)> {
     let inputs = model.input_outlets().map_err(refuse("it has no inputs"))?.len();
     if inputs != 1 {
@@ -120,7 +120,7 @@ fn image_input(model: &InferenceModel) -> Result<(Layout, usize, usize)> {
     Ok((layout, height, width))
 }
 
-/// Length of the one output.
+/// Length of the output.
 fn vector_output(model: &TypedModel) -> Result<usize> {
     let fact = model.output_fact(0).map_err(refuse("its output has no description"))?;
     if fact.datum_type != f32::datum_type() {

@@ -1,7 +1,7 @@
-//! Worker threads that turn files into features.
+//! Worker threads that compute the features of files.
 //!
-//! Each worker takes one image at a time: running the model on batches would make it slower. The caller that reads the
-//! files decides how many are under way, and so how much memory they take.
+//! Each worker processes one image at a time, because the model is slower on batches. The caller limits the number of
+//! files in progress, and with it their memory.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -24,13 +24,14 @@ type Answer = std::result::Result<Vec<f32>, Reject>;
 #[derive(Debug)]
 pub struct WorkerPool {
     extractor: Arc<Extractor>,
-    /// None when the caller's thread does the work.
+    /// None if the calling thread does the work.
     pool: Option<ThreadPool>,
     finishing: Semaphore,
 }
 
 impl WorkerPool {
-    /// With no threads, the thread that asks does the work.
+    /// A pool of `threads` workers. With 0, the calling thread does the work. Fails with `Store.Failed` if a thread cannot
+    /// be started.
     pub fn new(extractor: Arc<Extractor>, threads: usize) -> Result<Self> {
         let build = || ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("features-{i}")).build();
         let pool = (threads > 0).then(build).transpose();
@@ -44,31 +45,33 @@ impl WorkerPool {
         &self.extractor
     }
 
-    /// Images that can be worked on at a time.
+    /// Number of images that are processed at the same time, at least 1.
     pub fn threads(&self) -> usize {
         self.pool.as_ref().map_or(1, ThreadPool::current_num_threads)
     }
 
-    /// Waits for permission to sum and write a shard, which takes several times the memory of its features.
-    pub async fn finishing(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until no other task sums and writes a shard, which takes several times the memory of its features. The
+    /// permit is released when it is dropped.
+    pub(crate) async fn finishing(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.finishing.acquire().await.ok()
     }
 
-    /// The features of one file, `[columns]`, or why there are none.
+    /// The features of an image file, `[columns]`, or the reason why it has none. Fails with `Internal.Bug` if a worker
+    /// thread has ended.
     pub async fn features(&self, file: Bytes) -> Result<Answer> {
         let Some(pool) = &self.pool else { return Ok(guarded(&self.extractor, &file)) };
         let (answer, answered) = oneshot::channel();
         let extractor = self.extractor.clone();
         pool.spawn_fifo(move || {
-            // A run that was stopped does not wait for the answer.
+            // A stopped run has dropped the receiver.
             let _ = answer.send(guarded(&extractor, &file));
         });
         answered.await.map_err(|_| Error::new(ErrorKind::InternalBug, "a worker thread has ended"))
     }
 }
 
-/// A decoder that panics on an unforeseen file costs that one image.
+/// A panic of a decoder rejects the image and nothing else.
 fn guarded(extractor: &Extractor, file: &[u8]) -> Answer {
     catch_unwind(AssertUnwindSafe(|| extractor.features_of_file(file)))
         .unwrap_or_else(|_| Err(Reject::new(Reason::Corrupt, "the decoder gave up on this file")))

@@ -1,47 +1,47 @@
-//! A fitted PCA, and projecting on it.
+//! A fitted PCA, and projection onto it.
 
 use ndarray::{Array2, ArrayView2, Axis};
 use pomona_kernels::linear::{Loadings, ROWS};
 
-/// A fitted PCA. Lengths: `columns` (c) and kept components (k).
+/// A fitted PCA of `c` columns with `k` kept components.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Basis {
-    /// `[c]`
+    /// `[c]`: means of the columns.
     pub mean: Vec<f64>,
-    /// `[c]`: sample standard deviation (n - 1), or 1 when not standardised; 0 for a constant column.
+    /// `[c]`: sample standard deviations (divisor n - 1), or 1 without standardisation; 0 for constant columns.
     pub scale: Vec<f64>,
-    /// `[k, c]`, rows of unit length; 0 in constant columns.
+    /// `[k, c]`: loadings; rows have unit length. 0 in constant columns.
     pub components: Array2<f64>,
-    /// `[k]`, falling: the variance of the scores.
+    /// `[k]`: sample variances of the scores, descending.
     pub explained_variance: Vec<f64>,
-    /// `[k]`: the same as shares of [`Basis::total_variance`].
+    /// `[k]`: the same divided by [`Basis::total_variance`].
     pub explained_variance_ratio: Vec<f64>,
-    /// Sum of the variances of all columns (after standardising: the number of columns that are not constant).
+    /// Sum of the variances of all columns. With standardisation, the number of columns that are not constant.
     pub total_variance: f64,
-    /// All variances, falling, also of the components that were not kept; as many as columns that are not constant.
+    /// Variances of all components, also of those that were not kept, descending; one per column that is not constant.
     pub spectrum: Vec<f64>,
-    /// Rows that it was fitted on.
+    /// Number of rows (images) of the fit.
     pub rows: u64,
 }
 
 impl Basis {
-    /// Columns of the features, c.
+    /// The number of columns of the features, c.
     pub fn columns(&self) -> usize {
         self.mean.len()
     }
 
-    /// Components, k.
+    /// The number of kept components, k.
     pub fn kept(&self) -> usize {
         self.explained_variance.len()
     }
 
-    /// The fewest components that explain `share` of the variance.
+    /// The smallest number of components that explain `share` (0 to 1) of the variance. It may exceed [`Basis::kept`].
     pub fn components_for(&self, share: f64) -> usize {
         components_for(&self.spectrum, self.total_variance, share)
     }
 
-    /// Scores of features: `[rows, c]` in, `[rows, k]` out. `(x - mean) / scale . component`, summed over the columns in
-    /// their order, in `f64`.
+    /// The scores of features `[rows, c]`, as `[rows, k]`: `(x - mean) / scale . component`, summed in `f64` in the order of
+    /// the columns.
     pub fn project(&self, features: ArrayView2<'_, f32>) -> Array2<f32> {
         let (rows, c, k) = (features.nrows(), self.columns(), self.kept());
         let loadings = Loadings::new(self.components.as_standard_layout().as_slice().unwrap_or_default(), c);
@@ -61,12 +61,12 @@ impl Basis {
     }
 }
 
-/// The fewest of falling variances that make up `share` of the total.
+/// The smallest number of the descending variances whose sum is `share` of the total.
 pub(super) fn components_for(spectrum: &[f64], total: f64, share: f64) -> usize {
     let mut sum = 0.0;
     let needed = spectrum.iter().position(|variance| {
         sum += variance;
-        // A share of 1 must be reachable although the sum is rounded.
+        // The tolerance lets a rounded sum reach a share of 1.
         sum >= share * total * (1.0 - 1e-12)
     });
     needed.map_or(spectrum.len(), |i| i + 1)

@@ -1,41 +1,39 @@
 //! Eigenvalues and eigenvectors of a real symmetric matrix, with the same bits on every processor.
 //!
-//! Libraries choose instructions at run time (fused multiplications, wider sums), and with them the last bits. Here
-//! every sum has one order and no product is fused. The method is LAPACK's `dsyevx`: Householder reflections make the
-//! matrix tridiagonal, implicit QL finds all eigenvalues, inverse iteration the eigenvectors that are asked for only,
-//! which is what makes it fast where few are kept (Golub and Van Loan, *Matrix Computations*, 8.3 and 8.4; Dhillon
-//! 1998 on inverse iteration).
+//! Libraries choose instructions at run time (fused multiplications, wider sums), which change the last bits. Here, every
+//! sum has one order and no product is fused. The method is that of LAPACK's `dsyevx`: Householder reflections reduce the
+//! matrix to tridiagonal form, implicit QL computes all eigenvalues, and inverse iteration computes only the requested
+//! eigenvectors, which is fast if few are kept (Golub and Van Loan, *Matrix Computations*, 8.3 and 8.4; Dhillon 1998 on
+//! inverse iteration).
 
 use pomona_kernels::linear::{self, RankTwo, dot};
 use rayon::join;
 
 use crate::{Error, ErrorKind, Result};
 
-/// QL steps for one eigenvalue; three are usual.
+/// Most QL steps for one eigenvalue; usually three suffice.
 const QL_STEPS: usize = 60;
-/// Solutions of inverse iteration for one vector; two are usual.
+/// Most steps of inverse iteration for one vector; usually two suffice.
 const INVERSE_STEPS: usize = 8;
-/// Eigenvalues closer than this share of the matrix's norm have their vectors made orthogonal to each other.
+/// The vectors of eigenvalues that are closer than this share of the matrix's norm are orthogonalised explicitly.
 const CLOSE: f64 = 1e-3;
-/// Reflections that are applied together.
+/// Reflections that are applied in one pass over the matrix.
 const PANEL: usize = 16;
 
-/// Eigenvalues, falling, and vectors of the largest of them.
+/// Eigenvalues and eigenvectors of a symmetric matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eigen {
-    /// `[size]`
+    /// `[size]`: all eigenvalues, descending.
     pub values: Vec<f64>,
-    /// `[kept, size]` row-major, rows of unit length.
+    /// `[kept, size]` row-major: eigenvectors of the largest eigenvalues, of unit length.
     pub vectors: Vec<f64>,
 }
 
-/// All eigenvalues of a symmetric `[size, size]` matrix, falling. Only its lower triangle is read.
-pub fn values(matrix: Vec<f64>, size: usize) -> Result<Vec<f64>> {
-    decompose(matrix, size, |_| 0).map(|eigen| eigen.values)
-}
-
-/// Eigenvalues of a symmetric `[size, size]` matrix, and as many vectors as `keep` answers when it sees the values.
-/// Only the lower triangle is read. Fails with `Pca.NotConverged` on a matrix that has no finite answer.
+/// Eigenvalues and eigenvectors of a symmetric `[size, size]` matrix, row-major. `keep` gets all eigenvalues, descending,
+/// and returns the number of vectors to compute.
+///
+/// Only the lower triangle is read. Fails with `Pca.NotConverged` if the matrix is not square and finite, or if the
+/// iterations do not converge.
 pub fn decompose(matrix: Vec<f64>, size: usize, keep: impl FnOnce(&[f64]) -> usize) -> Result<Eigen> {
     if matrix.len() != size * size || matrix.iter().any(|value| !value.is_finite()) {
         return Err(failed("the matrix is not square and finite"));
@@ -45,7 +43,7 @@ pub fn decompose(matrix: Vec<f64>, size: usize, keep: impl FnOnce(&[f64]) -> usi
     let kept = keep(&values).min(size);
     let mut vectors = tridiagonal.vectors(&values[..kept])?;
     let back_transform = |vectors: &mut [f64]| {
-        // The last reflection was the innermost.
+        // Reflections are undone in reverse order.
         for reflector in reflectors.iter().rev() {
             for vector in vectors.chunks_exact_mut(size) {
                 reflector.apply(vector);
@@ -66,12 +64,12 @@ fn norm(vector: &[f64]) -> f64 {
     if largest == 0.0 {
         return 0.0;
     }
-    // Squares of very small numbers would vanish.
+    // Scaling keeps squares of very small numbers from underflowing.
     let scaled: Vec<f64> = vector.iter().map(|x| x / largest).collect();
     largest * dot(&scaled, &scaled).sqrt()
 }
 
-/// `I - scale v v'` on the coordinates from `start` on.
+/// The Householder reflection `I - scale v v'` on the coordinates from `start` on.
 struct Reflector {
     start: usize,
     v: Vec<f64>,
@@ -79,7 +77,7 @@ struct Reflector {
 }
 
 impl Reflector {
-    /// The one that turns `x` into a multiple of the first axis, and that multiple.
+    /// The reflection that maps `x` to a multiple of the first axis, and that multiple.
     fn from_column(x: &[f64], start: usize) -> (Self, f64) {
         let mut v = x.to_vec();
         let length = norm(&v);
@@ -92,7 +90,7 @@ impl Reflector {
             *value /= length;
         }
         let sign = if v[0] < 0.0 { -1.0 } else { 1.0 };
-        // |v + sign e|^2 is 2 (1 + |v0|), as v has unit length: no difference is formed that could cancel.
+        // |v + sign e|^2 is 2 (1 + |v0|), as v has unit length. This form avoids cancellation.
         let scale = 1.0 / (1.0 + v[0].abs());
         v[0] += sign;
         (Reflector { start, v, scale }, -sign * length)
@@ -106,13 +104,14 @@ impl Reflector {
 }
 
 struct Tridiagonal {
+    /// `[size]`
     diagonal: Vec<f64>,
-    /// One shorter.
+    /// `[size - 1]`
     off_diagonal: Vec<f64>,
 }
 
-/// Reflections are gathered, and the matrix changed by [`PANEL`] of them in one pass over memory, as LAPACK's `dsytrd`
-/// does; a column, and a product with the matrix, take the gathered changes into account.
+/// Reduces the matrix to tridiagonal form. As in LAPACK's `dsytrd`, [`PANEL`] reflections are collected and applied to the
+/// matrix in one pass. Until then, each column and each product with the matrix is corrected for the pending ones.
 fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflector>) {
     let mut diagonal = Vec::with_capacity(size);
     let mut off_diagonal = Vec::with_capacity(size.saturating_sub(1));
@@ -133,8 +132,8 @@ fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflec
                 continue;
             }
             below => {
-                let (reflector, turned) = Reflector::from_column(below, from);
-                off_diagonal.push(turned);
+                let (reflector, entry) = Reflector::from_column(below, from);
+                off_diagonal.push(entry);
                 let w = companion(&matrix, size, &reflector, &pending);
                 let padded = |part: &[f64]| [&vec![0.0; from][..], part].concat();
                 pending.push(RankTwo { v: padded(&reflector.v), w: padded(&w) });
@@ -149,7 +148,8 @@ fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflec
     (Tridiagonal { diagonal, off_diagonal }, reflectors)
 }
 
-/// `w` such that the reflection takes `v w' + w v'` off the matrix A: `p - (scale / 2) (v . p) v` with `p = scale A v`.
+/// `w` such that the reflection of the matrix A on both sides is `A - v w' - w v'`: `p - (scale / 2) (v . p) v` with
+/// `p = scale A v`.
 fn companion(matrix: &[f64], size: usize, reflector: &Reflector, pending: &[RankTwo]) -> Vec<f64> {
     let Reflector { start, v, scale } = reflector;
     let mut p = linear::multiply(matrix, size, *start, v);
@@ -171,7 +171,7 @@ impl Tridiagonal {
         self.diagonal.len()
     }
 
-    /// The largest sum of absolute values in a row.
+    /// The infinity norm: the largest sum of absolute values of a row.
     fn norm(&self) -> f64 {
         let off_diagonal = |i: usize| self.off_diagonal.get(i).map_or(0.0, |e| e.abs());
         (0..self.size())
@@ -179,14 +179,14 @@ impl Tridiagonal {
             .fold(0.0, f64::max)
     }
 
-    /// Implicit QL with Wilkinson's shift, without vectors; falling.
+    /// All eigenvalues, descending, by implicit QL with Wilkinson's shift.
     fn values(&self) -> Result<Vec<f64>> {
         let size = self.size();
         let mut d = self.diagonal.clone();
         let mut e = self.off_diagonal.clone();
         e.push(0.0);
-        // Where the eigenvalues are all but zero, their neighbours are no measure: what is small off_diagonal the whole matrix
-        // is small enough, as it has been rounded at that scale before.
+        // Between eigenvalues near zero, the neighbouring diagonal entries are no scale for an off-diagonal entry. Entries
+        // below the rounding error of the whole matrix count as zero.
         let floor = f64::EPSILON * self.norm();
         for l in 0..size {
             let mut steps = 0;
@@ -198,7 +198,7 @@ impl Tridiagonal {
                 }
                 steps += 1;
                 if steps > QL_STEPS {
-                    return Err(failed("the eigenvalues could not be found"));
+                    return Err(failed("the QL iteration for the eigenvalues did not converge"));
                 }
                 let mut g = (d[l + 1] - d[l]) / (2.0 * e[l]);
                 let mut r = hypotenuse(g, 1.0);
@@ -234,7 +234,7 @@ impl Tridiagonal {
         Ok(d)
     }
 
-    /// A unit vector for each of the largest eigenvalues, `[values, size]`.
+    /// Unit eigenvectors of the given eigenvalues, `[values, size]`, by inverse iteration.
     fn vectors(&self, values: &[f64]) -> Result<Vec<f64>> {
         let size = self.size();
         let norm_of_all = self.norm();
@@ -245,7 +245,7 @@ impl Tridiagonal {
             if i > 0 && values[i - 1] - value > CLOSE * norm_of_all {
                 group = i;
             }
-            // Equal eigenvalues are set apart a little, or their vectors would come out alike.
+            // Equal eigenvalues get slightly different shifts, which gives linearly independent vectors.
             let shift = value.min(last - 10.0 * f64::EPSILON * norm_of_all.max(f64::MIN_POSITIVE));
             last = shift;
             let solver = Shifted::new(self, shift, norm_of_all);
@@ -253,7 +253,7 @@ impl Tridiagonal {
             let mut left = f64::INFINITY;
             for _ in 0..INVERSE_STEPS {
                 solver.solve(&mut vector);
-                // Twice is enough (Parlett 1980).
+                // Gram-Schmidt; twice is enough (Parlett 1980).
                 for _ in 0..2 {
                     for other in vectors[group * size..].chunks_exact(size) {
                         let along = dot(other, &vector);
@@ -276,14 +276,14 @@ impl Tridiagonal {
                 left = now;
             }
             if left > 1e-10 * norm_of_all {
-                return Err(failed("an eigenvector could not be found"));
+                return Err(failed("the inverse iteration for an eigenvector did not converge"));
             }
             vectors.extend(vector);
         }
         Ok(vectors)
     }
 
-    /// Length of `T v - value v`.
+    /// The length of `T v - value v`.
     fn residual(&self, v: &[f64], value: f64) -> f64 {
         let row = |i: usize| {
             let mut sum = (self.diagonal[i] - value) * v[i];
@@ -299,7 +299,7 @@ impl Tridiagonal {
     }
 }
 
-/// `hypot` of the C library differs between systems.
+/// `sqrt(a^2 + b^2)` with the same bits everywhere; `hypot` of the C library differs between systems.
 fn hypotenuse(a: f64, b: f64) -> f64 {
     let (a, b) = (a.abs(), b.abs());
     let (large, small) = if a > b { (a, b) } else { (b, a) };
@@ -310,24 +310,24 @@ fn hypotenuse(a: f64, b: f64) -> f64 {
     large * (1.0 + ratio * ratio).sqrt()
 }
 
-/// Start vectors; Knuth's MMIX generator.
+/// Generates start vectors, with Knuth's MMIX generator. Another generator would change bits of the vectors.
 struct Random(u64);
 
 impl Random {
-    /// In [-1, 1).
+    /// The next number, in [-1, 1).
     fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 }
 
-/// `T - shift I` as L U with row exchanges.
+/// The LU decomposition of `T - shift I` with partial pivoting.
 struct Shifted {
-    /// Diagonal of U and the two diagonals above it.
+    /// The diagonal of U and the two diagonals above it.
     u0: Vec<f64>,
     u1: Vec<f64>,
     u2: Vec<f64>,
-    /// Multipliers, and whether row i was exchanged with row i + 1.
+    /// Multipliers, and whether rows i and i + 1 were exchanged.
     l: Vec<f64>,
     swapped: Vec<bool>,
 }
@@ -385,7 +385,7 @@ impl Shifted {
                 sum -= self.u2[i] * x[i + 2];
             }
             x[i] = sum / self.u0[i];
-            // Growth beyond measure is what shows the vector; only its direction is wanted.
+            // Near an eigenvalue, the solution grows without limit. Only its direction matters.
             if x[i].abs() > 1e200 {
                 x.iter_mut().for_each(|value| *value *= 1e-200);
             }

@@ -1,30 +1,34 @@
-//! From exact sums to a basis.
+//! Computes a basis from exact sums.
 
 use ndarray::Array2;
 use pomona_kernels::linear;
 use rayon::join;
 
 use super::{
-    Basis, ComponentSelection, DEFAULT_COMPONENTS,
+    Basis, ComponentSelection, DEFAULT_COMPONENTS, Scaling,
     basis::components_for,
     eigen::{self, Eigen},
     moments::TotalMoments,
 };
 use crate::{Error, ErrorKind, Result};
 
-/// Fits a PCA. `per_unit` is the number of quanta in 1 of the features behind `moments`.
+/// Fits a PCA. `per_unit` is the number of quanta in 1 of the features: see
+/// [`FeatureRange::per_unit`](crate::model::FeatureRange::per_unit).
 ///
-/// Without `selection`: [`DEFAULT_COMPONENTS`], or as many as there can be. Fails with `Pca.TooFewImages`,
-/// `Pca.NoVariance` or `Pca.TooManyComponents`, saying what is possible.
+/// `None` keeps [`DEFAULT_COMPONENTS`], or the largest possible number if that is smaller. At most `min(n - 1, columns that
+/// are not constant)` components are possible.
+///
+/// Fails with `Pca.TooFewImages` for fewer than 2 rows, with `Pca.NoVariance` if all columns are constant, with
+/// `Pca.TooManyComponents`, with `Input.Invalid` (see [`ComponentSelection::check`]), and with `Pca.NotConverged`.
 pub fn fit(
     moments: &TotalMoments,
     per_unit: f64,
-    standardize: bool,
+    scaling: Scaling,
     selection: Option<ComponentSelection>,
 ) -> Result<Basis> {
     let (n, columns) = (moments.rows(), moments.columns());
     if n < 2 {
-        return Err(Error::new(ErrorKind::PcaTooFewImages, "there are too few images for a PCA").context("images", n));
+        return Err(Error::new(ErrorKind::PcaTooFewImages, "a PCA needs at least two images").context("images", n));
     }
     let scatter = Scatter::new(moments, per_unit);
     let size = scatter.varying.len();
@@ -34,20 +38,23 @@ pub fn fit(
     let possible = size.min(usize::try_from(n - 1).unwrap_or(usize::MAX));
     check(selection, possible, n, size)?;
 
-    let matrix = if standardize { scatter.correlation() } else { scatter.covariance() };
+    let matrix = match scaling {
+        Scaling::Centered => scatter.covariance(),
+        Scaling::Standardized => scatter.correlation(),
+    };
     let total_variance = (0..size).map(|i| matrix[i * size + i]).sum();
     let eigen = eigen::decompose(matrix, size, |values| match selection {
         None => DEFAULT_COMPONENTS.min(possible),
         Some(ComponentSelection::Components(k)) => k,
         Some(ComponentSelection::Variance(share)) => components_for(values, total_variance, share).min(possible),
     })?;
-    // Rounding leaves tiny negative values where the true value is zero.
+    // Where the true value is zero, the computed one may be slightly negative.
     let spectrum: Vec<f64> = eigen.values.iter().map(|value| value.max(0.0)).collect();
     let components = scatter.components(&eigen);
     let kept = components.nrows();
     Ok(Basis {
         mean: moments.sums().iter().map(|sum| *sum as f64 / (n as f64 * per_unit)).collect(),
-        scale: scatter.scale(columns, standardize),
+        scale: scatter.scale(columns, scaling),
         components,
         explained_variance: spectrum[..kept].to_vec(),
         explained_variance_ratio: spectrum[..kept].iter().map(|v| v / total_variance).collect(),
@@ -57,14 +64,14 @@ pub fn fit(
     })
 }
 
-/// `n Sxy - Sx Sy` of the columns that vary, exact: n (n - 1) times the covariance in squared quanta.
+/// `n Sxy - Sx Sy` of the columns that are not constant, exact: `n (n - 1)` times the covariance in squared quanta.
 struct Scatter<'a> {
     moments: &'a TotalMoments,
-    /// Columns that are not constant.
+    /// Indices of the columns that are not constant.
     varying: Vec<usize>,
-    /// Square roots of the diagonal, of those columns.
+    /// Square roots of the diagonal, for those columns.
     deviation: Vec<f64>,
-    /// What turns an entry into a covariance.
+    /// An entry divided by this is a covariance.
     divisor: f64,
 }
 
@@ -78,7 +85,7 @@ impl<'a> Scatter<'a> {
         scatter
     }
 
-    /// For i <= j.
+    /// The entry of columns i <= j.
     fn entry(&self, i: usize, j: usize) -> i128 {
         let (moments, sums) = (self.moments, self.moments.sums());
         i128::from(moments.rows()) * moments.products()[moments.position(i, j)] - sums[i] * sums[j]
@@ -97,7 +104,7 @@ impl<'a> Scatter<'a> {
         })
     }
 
-    /// A square matrix whose lower triangle is filled, by two threads; `entry` is called with b <= a for row a.
+    /// A square matrix with `entry(b, a)` in row a and column b of its lower triangle, computed by two threads.
     fn lower_triangle(&self, entry: impl Fn(usize, usize) -> f64 + Sync) -> Vec<f64> {
         let size = self.varying.len();
         let mut matrix = vec![0.0; size * size];
@@ -114,7 +121,7 @@ impl<'a> Scatter<'a> {
         matrix
     }
 
-    /// Eigenvectors as components over all columns, with their signs fixed.
+    /// Eigenvectors as components over all columns, `[kept, columns]`, with the largest loading positive.
     fn components(&self, eigen: &Eigen) -> Array2<f64> {
         let size = self.varying.len();
         let mut components = Array2::zeros((eigen.vectors.len() / size, self.moments.columns()));
@@ -132,26 +139,29 @@ impl<'a> Scatter<'a> {
         components
     }
 
-    /// The sample standard deviation of each column, or 1 when not standardised; 0 for a constant column.
-    fn scale(&self, columns: usize, standardize: bool) -> Vec<f64> {
+    /// The sample standard deviation of each column, or 1 without standardisation; 0 for a constant column.
+    fn scale(&self, columns: usize, scaling: Scaling) -> Vec<f64> {
         let mut scale = vec![0.0; columns];
         for (column, deviation) in self.varying.iter().zip(&self.deviation) {
-            scale[*column] = if standardize { deviation / self.divisor.sqrt() } else { 1.0 };
+            scale[*column] = match scaling {
+                Scaling::Centered => 1.0,
+                Scaling::Standardized => deviation / self.divisor.sqrt(),
+            };
         }
         scale
     }
 }
 
-/// Fails with `Pca.TooManyComponents`, saying what is possible.
+/// Fails with `Pca.TooManyComponents` if more than `possible` components are selected.
 fn check(selection: Option<ComponentSelection>, possible: usize, images: u64, varying: usize) -> Result<()> {
     selection.map_or(Ok(()), ComponentSelection::check)?;
     match selection {
         Some(ComponentSelection::Components(k)) if k > possible => Err(Error::new(
             ErrorKind::PcaTooManyComponents,
-            format!("{k} components were asked for; 1 to {possible} are possible"),
+            format!("{k} components are requested; 1 to {possible} are possible"),
         )
         .context("images", images)
-        .context("columns that vary", varying)),
+        .context("columns that are not constant", varying)),
         _ => Ok(()),
     }
 }

@@ -1,30 +1,30 @@
 //! Exact sums and sums of products of features.
 //!
-//! A feature is an integer multiple of a power of two, the *quantum*, and smaller than 2^23 quanta. The product of
-//! two has 46 bits, and 128 such products add up to at most 2^53: a block of 128 rows can go through any matrix
-//! multiplication in `f64`, in any order and on any processor, without a rounding. Blocks are added into `i64`,
-//! which hold the products of 131,072 rows, the largest shard; totals are `i128`.
+//! A feature is an integer multiple of a power of two, the *quantum*, and smaller than 2^23 quanta. The product of two
+//! features has 46 bits, and 128 such products add up to at most 2^53. So an `f64` matrix multiplication of 128 rows does
+//! not round, in any order and on any processor. Blocks of 128 rows are added in `i64`, which holds the products of 131,072
+//! rows, the largest shard. Totals are `i128`.
 //!
-//! So adding is associative and commutative, and subtracting undoes it, bit for bit: the totals do not depend on
-//! how the images were cut into shards, on the order of arrival, or on what was added and taken away before.
+//! Addition of moments is therefore associative and commutative, and subtraction is its inverse, bit for bit. Totals do
+//! not depend on the cuts between shards, on the order of the images, or on what was added and subtracted before.
 
 use ndarray::{Array2, ArrayView2, Axis, linalg::general_mat_mul, s};
 
 use crate::{Error, ErrorKind, Result, model::FEATURE_BITS};
 
-/// Rows whose products can be added in 64 bits: 2^46 * 2^17 = 2^63.
+/// Most rows of a shard. The products of this number of rows add up in 64 bits: 2^46 * 2^17 = 2^63.
 pub const MAX_SHARD_ROWS: usize = 1 << 17;
-/// Rows whose products can be added in the 53 bits of an `f64`: 2^46 * 2^7 = 2^53.
+/// Rows whose products add up in the 53 bits of an `f64`: 2^46 * 2^7 = 2^53.
 const BLOCK_ROWS: usize = 128;
 /// Columns of the triangle that are multiplied at a time.
 const PANEL_COLUMNS: usize = 128;
 
-/// An integer type that sums are kept in.
+/// An integer type for sums: `i64` for shards, `i128` for totals.
 pub trait Sum: Copy + Default + PartialEq + std::fmt::Debug + Into<i128> {}
 impl Sum for i64 {}
 impl Sum for i128 {}
 
-/// `n`, `sum x_i` and `sum x_i x_j` (upper triangle, row by row), in units of the quantum and of its square.
+/// Row count, `sum x_i` and `sum x_i x_j` (upper triangle, row by row), in quanta and squared quanta.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moments<T> {
     columns: usize,
@@ -33,51 +33,56 @@ pub struct Moments<T> {
     products: Vec<T>,
 }
 
-/// The moments of one shard.
+/// The moments of a shard.
 pub type ShardMoments = Moments<i64>;
 /// The moments of a data set.
 pub type TotalMoments = Moments<i128>;
 
-/// Entries of the upper triangle, diagonal included.
-pub fn triangle(columns: usize) -> usize {
+/// Number of entries of an upper triangle with its diagonal.
+pub(crate) fn triangle(columns: usize) -> usize {
     columns * (columns + 1) / 2
 }
 
 impl<T: Sum> Moments<T> {
+    /// The moments of no rows.
     pub fn zero(columns: usize) -> Self {
         Moments { columns, rows: 0, sums: vec![T::default(); columns], products: vec![T::default(); triangle(columns)] }
     }
 
-    /// Puts together what [`Moments::sums`] and [`Moments::products`] gave.
+    /// Moments from a row count, [`Moments::sums`] and [`Moments::products`]. Fails with `Dataset.Corrupt` if the lengths
+    /// do not match.
     pub fn from_parts(rows: u64, sums: Vec<T>, products: Vec<T>) -> Result<Self> {
         let columns = sums.len();
         if products.len() != triangle(columns) {
-            return Err(Error::new(ErrorKind::DatasetCorrupt, "the sums of products do not fit the sums")
+            return Err(Error::new(ErrorKind::DatasetCorrupt, "the numbers of sums and of products do not match")
                 .context("sums", columns)
                 .context("products", products.len()));
         }
         Ok(Moments { columns, rows, sums, products })
     }
 
+    /// The number of columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
+    /// The number of rows.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// `[columns]`
+    /// `[columns]`: sums of the columns, in quanta.
     pub fn sums(&self) -> &[T] {
         &self.sums
     }
 
-    /// `[columns * (columns + 1) / 2]`: (0, 0), (0, 1), ..., (1, 1), (1, 2), ...
+    /// `[columns * (columns + 1) / 2]`: sums of products, in squared quanta, in the order (0, 0), (0, 1), ..., (1, 1),
+    /// (1, 2), ...
     pub fn products(&self) -> &[T] {
         &self.products
     }
 
-    /// Where (i, j) with i <= j stands in [`Moments::products`].
+    /// The index of (i, j) with i <= j in [`Moments::products`].
     pub fn position(&self, i: usize, j: usize) -> usize {
         debug_assert!(i <= j && j < self.columns);
         i * (2 * self.columns - i + 1) / 2 + (j - i)
@@ -87,12 +92,12 @@ impl<T: Sum> Moments<T> {
 impl ShardMoments {
     /// The moments of `features`, `[rows, columns]`, each a multiple of 1 / `per_unit`.
     ///
-    /// Fails with `Internal.Bug` when a value is not such a multiple or too large, or when there are more than
-    /// [`MAX_SHARD_ROWS`] rows: a wrong sum is never given.
+    /// Fails with `Internal.Bug`, instead of returning a wrong sum, if a value is not such a multiple or is 2^23 quanta or
+    /// more, if there are more than [`MAX_SHARD_ROWS`] rows, and if there are no columns.
     pub fn from_features(features: ArrayView2<'_, f32>, per_unit: f64) -> Result<Self> {
         let (rows, columns) = features.dim();
         if columns == 0 || rows > MAX_SHARD_ROWS {
-            return Err(Error::new(ErrorKind::InternalBug, "these features are not the matrix of a shard")
+            return Err(Error::new(ErrorKind::InternalBug, "the matrix has too many rows for a shard, or no columns")
                 .context("rows", rows)
                 .context("columns", columns));
         }
@@ -105,9 +110,12 @@ impl ShardMoments {
                 for ((to, from), sum) in to.iter_mut().zip(row).zip(&mut moments.sums) {
                     let value = f64::from(*from) * per_unit;
                     if value.fract() != 0.0 || value.abs() >= f64::from(1 << FEATURE_BITS) {
-                        return Err(Error::new(ErrorKind::InternalBug, "a feature was not rounded to its quantum")
-                            .context("row", number * BLOCK_ROWS + i)
-                            .context("value", from));
+                        return Err(Error::new(
+                            ErrorKind::InternalBug,
+                            "a feature is out of range or not a multiple of the quantum",
+                        )
+                        .context("row", number * BLOCK_ROWS + i)
+                        .context("value", from));
                     }
                     *to = value;
                     *sum += value as i64;
@@ -118,10 +126,11 @@ impl ShardMoments {
         Ok(moments)
     }
 
-    /// Adds the moments of more rows of the same shard, of at most [`MAX_SHARD_ROWS`] together.
+    /// Adds the moments of other rows of the same shard. Fails with `Internal.Bug` if the columns differ or if there are
+    /// more than [`MAX_SHARD_ROWS`] rows together.
     pub fn append(&mut self, other: &Self) -> Result<()> {
         if other.columns != self.columns || self.rows + other.rows > MAX_SHARD_ROWS as u64 {
-            return Err(Error::new(ErrorKind::InternalBug, "these are not rows of one shard")
+            return Err(Error::new(ErrorKind::InternalBug, "the moments are not of rows of one shard")
                 .context("rows", self.rows + other.rows)
                 .context("columns", other.columns));
         }
@@ -151,12 +160,14 @@ impl ShardMoments {
 }
 
 impl TotalMoments {
-    /// Adds the moments of a shard or of other totals.
+    /// Adds the moments of a shard or other totals. Fails with `Dataset.Corrupt` if the columns differ or a sum exceeds 128
+    /// bits.
     pub fn add<T: Sum>(&mut self, other: &Moments<T>) -> Result<()> {
         self.combine(other, 1)
     }
 
-    /// Takes away what was added before.
+    /// Subtracts moments that were added before. Fails with `Dataset.Corrupt` if the columns differ or if fewer rows were
+    /// added than are subtracted.
     pub fn subtract<T: Sum>(&mut self, other: &Moments<T>) -> Result<()> {
         self.combine(other, -1)
     }
@@ -164,15 +175,15 @@ impl TotalMoments {
     fn combine<T: Sum>(&mut self, other: &Moments<T>, sign: i128) -> Result<()> {
         let corrupt = |what: &str| Error::new(ErrorKind::DatasetCorrupt, what.to_owned());
         if other.columns != self.columns {
-            return Err(corrupt("these sums are of another model")
+            return Err(corrupt("the sums are of a model with another number of columns")
                 .context("columns", other.columns)
                 .context("expected", self.columns));
         }
         let rows = i128::from(self.rows) + sign * i128::from(other.rows);
-        self.rows = u64::try_from(rows).map_err(|_| corrupt("more rows were taken away than there are"))?;
+        self.rows = u64::try_from(rows).map_err(|_| corrupt("more rows are subtracted than were added"))?;
         for (to, from) in self.sums.iter_mut().zip(&other.sums).chain(self.products.iter_mut().zip(&other.products)) {
             let from: i128 = (*from).into();
-            *to = to.checked_add(sign * from).ok_or_else(|| corrupt("a sum is beyond 128 bits"))?;
+            *to = to.checked_add(sign * from).ok_or_else(|| corrupt("a sum exceeds 128 bits"))?;
         }
         Ok(())
     }
@@ -231,7 +242,7 @@ mod tests {
         ) {
             let values = &values[..values.len() / columns * columns];
             prop_assert_eq!(total(values, columns, size), naive(values, columns));
-            // And where the rows of a shard are summed in two parts.
+            // The rows of a shard summed in two parts.
             let (first, second) = values.split_at((size * columns).min(values.len()));
             let mut halves = moments(first, columns).unwrap();
             halves.append(&moments(second, columns).unwrap()).unwrap();
@@ -281,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_off_the_grid_is_an_error_not_a_wrong_sum() {
+    fn a_value_that_is_not_a_multiple_of_the_quantum_is_an_error() {
         for bad in [f32::NAN, f32::INFINITY, 8.0, -8.0, 0.3] {
             assert!(moments(&[0.5, bad], 1).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn taking_away_more_than_there_is_fails() {
+    fn subtracting_more_rows_than_were_added_fails() {
         let shard = moments(&[1.0], 1).unwrap();
         assert!(TotalMoments::zero(1).subtract(&shard).is_err());
         assert!(TotalMoments::zero(2).add(&shard).is_err());

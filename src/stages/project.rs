@@ -16,7 +16,7 @@ use crate::{
         self,
         blocking::run_blocking,
         keys, partition,
-        tables::{self, ScoreRows},
+        tables::{self, LabelColumn, ScoreRows},
         timing::Timer,
     },
 };
@@ -52,9 +52,8 @@ pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
 
 /// Keys and contents of the files of one part.
 fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
-    let write = |rows: ScoreRows, with_label| {
-        tables::write_scores(rows, with_label, work.extractor.as_str(), work.basis.as_str())
-    };
+    let write =
+        |rows: ScoreRows, label| tables::write_scores(rows, label, work.extractor.as_str(), work.basis.as_str());
     let mut files = Vec::new();
     if work.csv {
         files.push((keys::csv_part(&work.run, work.part), csv_rows(rows)?));
@@ -62,10 +61,10 @@ fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
     if work.partition_by_label {
         for (label, rows) in by_label(rows) {
             let folder = partition::folder_value(label.as_deref());
-            files.push((keys::part(work.version, Some(&folder), work.part), write(rows, false)?));
+            files.push((keys::part(work.version, Some(&folder), work.part), write(rows, LabelColumn::InFolder)?));
         }
     } else {
-        files.push((keys::part(work.version, None, work.part), write(rows.clone(), true)?));
+        files.push((keys::part(work.version, None, work.part), write(rows.clone(), LabelColumn::Included)?));
     }
     Ok(files)
 }

@@ -102,7 +102,7 @@ async fn fit(output: &dyn Store, plan: &Plan, totals: TotalMoments, base: Option
             let (moments, totals_file) = write();
             return Ok((kept, None, moments, totals_file?));
         }
-        let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.standardize, settings.pca);
+        let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.scaling(), settings.pca);
         let ((moments, totals_file), basis) = join(write, fit);
         let basis = basis?;
         let id = basis_id(&extractor.id, &settings, &moments)?;

@@ -1,9 +1,9 @@
 //! A store in a folder of a file system.
 //!
-//! A put writes a file under `.tmp/`, syncs it and renames it into place; a conditional put links it there, which
-//! the file system refuses when the name exists. Each process keeps its temporary files in a folder of its own
-//! with a locked file in it. The kernel drops the lock when the process dies, so the next process that writes
-//! here can tell the leftovers of a killed run and removes them.
+//! A put writes a file below `.tmp/`, syncs it and renames it to its key. A conditional put creates a hard link instead,
+//! which fails if the name exists. Each process keeps its temporary files in its own folder, which contains a locked
+//! file. The kernel releases the lock when the process dies, so the next process that writes here recognises and removes
+//! the temporary files of killed processes.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -27,14 +27,14 @@ const PAGE: usize = 1_000;
 const TMP: &str = ".tmp";
 const LOCK: &str = "lock";
 
-/// Objects are the regular files below `root`, symbolic links followed.
+/// A [`Store`] in a folder. Objects are the regular files below it; symbolic links are followed.
 #[derive(Debug)]
 pub struct FolderStore {
     root: PathBuf,
     workspace: Arc<Mutex<Option<Workspace>>>,
 }
 
-/// This process's folder for temporary files; dropped, it takes its folder along.
+/// This process's folder for temporary files. Dropping it deletes the folder.
 #[derive(Debug)]
 struct Workspace {
     folder: TempDir,
@@ -42,7 +42,7 @@ struct Workspace {
 }
 
 impl FolderStore {
-    /// The folder need not exist; the first put makes it.
+    /// A store with its keys relative to `root`. The folder need not exist; the first put creates it.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         FolderStore { root: root.into(), workspace: Arc::default() }
     }
@@ -56,11 +56,11 @@ impl FolderStore {
         }
     }
 
-    /// Runs blocking file work on the runtime's threads for that.
+    /// Runs file operations on the runtime's blocking threads.
     async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         tokio::task::spawn_blocking(work)
             .await
-            .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "file work did not end").source(e)))
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "a file operation panicked").source(e)))
     }
 
     fn staged(&self) -> impl FnOnce() -> Result<NamedTempFile> + Send + 'static {
@@ -85,7 +85,7 @@ impl Workspace {
             let path = folder.path().join(LOCK);
             let lock = File::create(&path).map_err(|e| at(e, &path))?;
             lock.lock().map_err(|e| at(e, &path))?;
-            // Another process may have swept the folder away before it was locked.
+            // Another process may have removed the folder before it was locked.
             if path.exists() {
                 return Ok(Workspace { folder, _lock: lock });
             }
@@ -97,13 +97,13 @@ impl Drop for FolderStore {
     fn drop(&mut self) {
         let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         if workspace.take().is_some() {
-            // Only succeeds when no other process has a folder in it.
+            // Fails while another process has a folder in it.
             let _ = fs::remove_dir(self.root.join(TMP));
         }
     }
 }
 
-/// Removes the temporary folders of processes that are gone. Best effort: what stays is invisible to readers.
+/// Removes the temporary folders of dead processes. Errors are ignored: listings do not show these folders.
 fn sweep(tmp: &Path) {
     for entry in fs::read_dir(tmp).into_iter().flatten().flatten() {
         let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
@@ -114,7 +114,7 @@ fn sweep(tmp: &Path) {
     }
 }
 
-/// Gives an I/O error its kind.
+/// Converts an I/O error, and adds the path.
 fn at(error: io::Error, path: &Path) -> Error {
     use io::ErrorKind as Io;
     let (kind, message) = match error.kind() {
@@ -128,34 +128,45 @@ fn at(error: io::Error, path: &Path) -> Error {
     Error::new(kind, message).context("path", path.display()).source(error)
 }
 
-/// Attempts to put a file into a folder that others remove.
+/// Attempts to move a file into a folder that other processes may remove.
 const PUBLISH_ATTEMPTS: u32 = 16;
 
-fn publish(mut file: NamedTempFile, target: &Path, replace: bool) -> Result<bool> {
+/// What to do with a file that is already at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Existing {
+    Replace,
+    Keep,
+}
+
+/// Moves a finished temporary file to `target`. False if there is a file that `existing` keeps.
+fn publish(mut file: NamedTempFile, target: &Path, existing: Existing) -> Result<bool> {
     file.as_file().sync_all().map_err(|e| at(e, target))?;
     let mut attempt = 1;
     loop {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(|e| at(e, parent))?;
         }
-        let persisted = if replace { file.persist(target) } else { file.persist_noclobber(target) };
+        let persisted = match existing {
+            Existing::Replace => file.persist(target),
+            Existing::Keep => file.persist_noclobber(target),
+        };
         match persisted {
             Ok(_) => break,
-            Err(e) if !replace && e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            // The last file of the folder was deleted just now, and the folder with it.
+            Err(e) if existing == Existing::Keep && e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            // Another process has deleted the last file of the folder, and the folder.
             Err(e) if e.error.kind() == io::ErrorKind::NotFound && attempt < PUBLISH_ATTEMPTS => file = e.file,
             Err(e) => return Err(at(e.error, target)),
         }
         attempt += 1;
     }
-    // The name itself must survive a power cut; not every file system lets a folder be synced.
+    // Syncing the folder makes the new name durable. Some file systems do not support it.
     if let Some(folder) = target.parent().and_then(|p| File::open(p).ok()) {
         let _ = folder.sync_all();
     }
     Ok(true)
 }
 
-/// The byte order of keys: a folder sorts as its name with `/` behind it.
+/// The byte order of keys: a folder sorts as its name followed by `/`.
 fn by_key(a: &DirEntry, b: &DirEntry) -> std::cmp::Ordering {
     let key = |e: &DirEntry| {
         let mut name = e.file_name().as_encoded_bytes().to_vec();
@@ -167,8 +178,8 @@ fn by_key(a: &DirEntry, b: &DirEntry) -> std::cmp::Ordering {
     key(a).cmp(&key(b))
 }
 
-/// The key of an entry. A name that is no UTF-8 cannot be a key; it is listed in a readable form, and reading it
-/// fails, so that it ends among the rejects and not in silence.
+/// The key of an entry. A name that is not UTF-8 cannot be a key. It is listed with replacement characters, and reading it
+/// fails, so that the image appears among the rejects.
 fn key(root: &Path, entry: &DirEntry) -> String {
     entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned()
 }
@@ -179,7 +190,7 @@ fn object(root: &Path, entry: &DirEntry) -> Result<Option<Object>> {
     }
     let metadata = match entry.metadata() {
         Ok(metadata) => metadata,
-        // Deleted since the folder was read.
+        // Deleted after the folder was read.
         Err(e) if e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => return Ok(None),
         Err(e) => return Err(walk_error(e)),
     };
@@ -187,7 +198,7 @@ fn object(root: &Path, entry: &DirEntry) -> Result<Option<Object>> {
     Ok(Some(Object { key: key(root, entry), etag, size: metadata.len(), modified }))
 }
 
-/// ETag (modification time and size, exact) and modification time (microseconds).
+/// ETag (modification time in nanoseconds, and size) and modification time (microseconds since 1970).
 fn stamp(metadata: &fs::Metadata, path: &Path) -> Result<(ETag, i64)> {
     let modified = metadata.modified().map_err(|e| at(e, path))?;
     let nanos = match modified.duration_since(UNIX_EPOCH) {
@@ -219,8 +230,8 @@ impl Store for FolderStore {
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
         let root = self.root.clone();
         let (wanted, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
-        // The walk starts in the deepest folder that the prefix names whole, and does not enter a folder all of
-        // whose keys lie outside the prefix or before `after`.
+        // The walk starts in the deepest folder that the prefix contains. It skips folders that can only have keys
+        // without the prefix or before `after`.
         let start = root.join(prefix.rsplit_once('/').map_or("", |(folder, _)| folder));
         let enter = {
             let (root, wanted, after) = (root.clone(), wanted.clone(), after.clone());
@@ -240,7 +251,7 @@ impl Store for FolderStore {
         let objects = walk.filter_map(move |entry| match entry {
             Ok(entry) => object(&root, &entry).transpose(),
             Err(e) => match walk_error(e) {
-                // The start of the walk: a listing of what is not there is empty.
+                // The start of the walk does not exist: the listing is empty.
                 e if e.is(ErrorKind::StoreNotFound) => None,
                 e => Some(Err(e)),
             },
@@ -266,7 +277,7 @@ impl Store for FolderStore {
         let (path, listed) = (self.path(&object.key)?, object.etag.clone());
         Self::blocking(move || {
             let body = fs::read(&path).map_err(|e| at(e, &path))?;
-            // Read first, then looked at: a file that was replaced meanwhile has another etag by now.
+            // The etag is taken after the content, so that a file that was replaced in between is noticed.
             let (etag, _) = stamp(&fs::metadata(&path).map_err(|e| at(e, &path))?, &path)?;
             if etag == listed {
                 return Ok(body.into());
@@ -297,7 +308,7 @@ impl Store for FolderStore {
             let path = target.clone();
             file = Self::blocking(move || file.write_all(&piece).map(|()| file).map_err(|e| at(e, &path))).await?;
         }
-        Self::blocking(move || publish(file, &target, true)).await.map(drop)
+        Self::blocking(move || publish(file, &target, Existing::Replace)).await.map(drop)
     }
 
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
@@ -306,7 +317,7 @@ impl Store for FolderStore {
         Self::blocking(move || {
             let mut file = staged()?;
             file.write_all(&body).map_err(|e| at(e, &target))?;
-            publish(file, &target, false)
+            publish(file, &target, Existing::Keep)
         })
         .await
     }
@@ -316,7 +327,7 @@ impl Store for FolderStore {
         Self::blocking(move || match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(e, &path)),
             _ => {
-                // A folder that holds nothing any more says nothing; one that does is not removed.
+                // Removes the folders that are empty now, up to the root.
                 let folders =
                     path.ancestors().skip(1).take_while(|folder| *folder != root && folder.starts_with(&root));
                 for folder in folders {

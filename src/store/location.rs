@@ -8,7 +8,7 @@ use std::{
 use super::{FolderStore, Store};
 use crate::{Error, ErrorKind, Result};
 
-/// A location, taken apart.
+/// A parsed location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Location<'a> {
     Folder(&'a Path),
@@ -18,7 +18,7 @@ enum Location<'a> {
 fn parse(location: &str) -> Result<Location<'_>> {
     let invalid = |message: String| Err(Error::new(ErrorKind::InputInvalid, message).context("location", location));
     if location.is_empty() {
-        return invalid("a location is empty".to_owned());
+        return invalid("the location is empty".to_owned());
     }
     match location.split_once("://") {
         None => Ok(Location::Folder(Path::new(location))),
@@ -34,7 +34,7 @@ fn parse(location: &str) -> Result<Location<'_>> {
     }
 }
 
-/// Bucket and prefix of an S3 location; the prefix is empty or ends with `/`.
+/// Bucket and prefix of an S3 location. The prefix is empty or ends with `/`. Fails with `Input.Invalid` for a folder.
 pub fn bucket_and_prefix(location: &str) -> Result<(String, String)> {
     match parse(location)? {
         Location::S3 { bucket, prefix: "" } => Ok((bucket.to_owned(), String::new())),
@@ -45,7 +45,7 @@ pub fn bucket_and_prefix(location: &str) -> Result<(String, String)> {
     }
 }
 
-/// A bucket, through one client for the whole process: its connections are kept open between requests.
+/// A store in a bucket. One client serves the whole process, so that connections are reused.
 #[cfg(feature = "aws")]
 async fn open_bucket(bucket: &str, prefix: &str) -> Result<Arc<dyn Store>> {
     use tokio::sync::OnceCell;
@@ -61,7 +61,7 @@ async fn open_bucket(bucket: &str, _prefix: &str) -> Result<Arc<dyn Store>> {
     Err(Error::new(ErrorKind::InputInvalid, message).context("bucket", bucket))
 }
 
-/// Opens the store at a location. A folder need not exist yet.
+/// Opens the store at a location. A folder need not exist. Fails with `Input.Invalid` if the location is not valid.
 pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
     match parse(location)? {
         Location::Folder(path) => Ok(Arc::new(FolderStore::new(path))),
@@ -69,7 +69,10 @@ pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// Opens a location to read images from. Fails with `Input.NotFound` when it is a path but not a folder.
+/// Opens a location to read images from.
+///
+/// Fails with `Input.NotFound` for a path that is not a folder, and with `Store.Denied` for one that cannot be accessed.
+/// Does not access a bucket.
 pub async fn open_input(location: &str) -> Result<Arc<dyn Store>> {
     if let Location::Folder(path) = parse(location)? {
         let error = |kind, message: &str| Error::new(kind, message.to_owned()).context("input", location);
@@ -85,7 +88,7 @@ pub async fn open_input(location: &str) -> Result<Arc<dyn Store>> {
     open(location).await
 }
 
-/// Fails with `Input.Overlap` when one location lies inside the other.
+/// Fails with `Input.Overlap` if the locations are equal or one contains the other.
 pub fn check_apart(input: &str, output: &str) -> Result<()> {
     let inside = |a: &str, b: &str| a == b || b.is_empty() || a.starts_with(&format!("{b}/"));
     let overlap = match (parse(input)?, parse(output)?) {
@@ -106,7 +109,7 @@ pub fn check_apart(input: &str, output: &str) -> Result<()> {
     Ok(())
 }
 
-/// An absolute path without links and dots, as far as it exists.
+/// The absolute path, with links and dots resolved in the part that exists.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for ancestor in absolute.ancestors() {

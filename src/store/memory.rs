@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind, Result, ids::ETag};
 
 const PAGE: usize = 1_000;
 
-/// Keeps everything in a sorted map. The modification time is a counter of writes.
+/// A [`Store`] in a sorted map. The etag and the modification time are a counter of writes.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -35,12 +35,13 @@ impl State {
 }
 
 impl MemoryStore {
+    /// An empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change of the map is one call, so a panic elsewhere cannot have left it half made.
+        // Each change is one call on the map, so the map is consistent after a panic of another thread.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,13 +1,24 @@
-//! Where bytes are kept: a folder, a bucket, or memory.
+//! Object stores: a folder, an S3 bucket, or memory.
 //!
-//! [`Store`] is the little that Pomona needs of an object store. What every backend has to keep:
+//! [`Store`] has the operations that Pomona needs. Every backend guarantees that
 //!
 //! - keys are UTF-8 paths with `/` between parts, relative to the store's root;
-//! - a listing is in byte order of the keys, whatever the number of pages;
-//! - a put is seen whole or not at all, also after a crash;
-//! - of any number of concurrent [`Store::put_if_absent`] on one key exactly one succeeds.
+//! - a listing is in byte order of the keys, across all pages;
+//! - readers see a put completely or not at all, also after a crash;
+//! - of any number of concurrent [`Store::put_if_absent`] calls on one key, exactly one succeeds.
 //!
-//! `tests/store.rs` holds the suite that proves this for each backend.
+//! [`conformance`] is the test suite for these guarantees. Run it on a backend of your own.
+//!
+//! ```
+//! # use pomona::store::{self, MemoryStore, Store};
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let store = MemoryStore::new();
+//! store.put("photos/1.jpg", "pixels".into()).await?;
+//! assert_eq!(store.get("photos/1.jpg").await?, "pixels");
+//! assert_eq!(store::list_all(&store, "photos/").await?.len(), 1);
+//! # Ok::<(), pomona::Error>(())
+//! # }).unwrap();
+//! ```
 
 use std::{fmt, ops::Range};
 
@@ -18,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ErrorKind, Result, ids::ETag};
 
+pub mod conformance;
 mod folder;
 mod location;
 mod memory;
@@ -30,58 +42,65 @@ pub use memory::MemoryStore;
 #[cfg(feature = "aws")]
 pub use s3::{S3Store, client as s3_client, environment as aws_environment};
 
-/// One object of a listing.
+/// An object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
+    /// Relative to the store's root.
     pub key: String,
+    /// Changes with the content.
     pub etag: ETag,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Microseconds since 1970-01-01 UTC.
+    /// Time of the last modification, microseconds since 1970-01-01 UTC.
     pub modified: i64,
 }
 
+/// An object store. See the [module](self) for the guarantees of every backend.
+///
+/// Errors have a kind of the area `Store`: `Store.NotFound`, `Store.Denied`, `Store.Throttled`, `Store.Unavailable` or
+/// `Store.Failed`.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync {
-    /// The location as a user would write it.
+    /// The location as users write it, such as `photos` or `s3://bucket/prefix/`; for messages.
     fn location(&self) -> String;
 
-    /// Objects whose key starts with `prefix`, greater than `after`, in pages, in byte order of the keys.
+    /// Lists the objects whose key starts with `prefix` and is greater than `after`, in byte order of the keys.
     ///
-    /// A prefix that nothing starts with gives no objects, and so does a folder that does not exist.
+    /// A page has 1 to 1,000 objects. Without such objects, there are no pages; a missing folder is not an error.
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>>;
 
-    /// Fails with `Store.NotFound` when there is no such key.
+    /// Reads an object. Fails with `Store.NotFound` if it does not exist.
     async fn get(&self, key: &str) -> Result<Bytes>;
 
-    /// The content that was listed. Fails with `Store.NotFound` when it has been replaced or deleted since.
+    /// Reads the content that was listed. Fails with `Store.NotFound` if the object has been replaced or deleted since.
     async fn get_listed(&self, object: &Object) -> Result<Bytes>;
 
-    /// The bytes of `range`, which must lie inside the object.
+    /// Reads the bytes of `range`. Fails with `Store.NotFound` if the object does not exist, and with `Store.Failed` if it
+    /// ends before the range does.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
 
-    /// Writes the pieces of `body`, in order, as one object, replacing what was there. Nothing is written
-    /// when a piece is an error.
+    /// Writes the concatenated pieces of `body` as one object, which replaces an existing one. Writes nothing if a piece is
+    /// an error, and returns that error.
     async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()>;
 
-    /// Writes one object, replacing what was there.
+    /// Writes an object, which replaces an existing one.
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
         self.put_stream(key, stream::once(async { Ok(body) }).boxed()).await
     }
 
-    /// Writes the object unless the key exists; says whether it did.
+    /// Writes an object unless the key exists. Returns whether it was written.
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool>;
 
-    /// Removes the object; it is no error when there is none.
+    /// Deletes an object. Succeeds if it does not exist.
     async fn delete(&self, key: &str) -> Result<()>;
 }
 
-/// Gathers a whole listing. For prefixes that are known to hold few objects.
+/// Collects a whole listing in memory, for prefixes with few objects.
 pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Object>> {
     store.list(prefix, None).try_concat().await
 }
 
-/// The object, or none when there is no such key.
+/// Reads an object. None if it does not exist.
 pub async fn get_opt(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     match store.get(key).await {
         Ok(bytes) => Ok(Some(bytes)),

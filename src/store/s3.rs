@@ -1,8 +1,8 @@
 //! A store in an S3 bucket.
 //!
-//! Credentials, region, profile and endpoint are found as every AWS tool finds them (`AWS_PROFILE`, `AWS_ENDPOINT_URL`,
-//! the role of a Lambda, ...). The SDK repeats requests that were throttled or lost; a download that breaks off
-//! half-way is begun again here.
+//! Credentials, region, profile and endpoint come from the AWS SDK's default chain (`AWS_PROFILE`, `AWS_ENDPOINT_URL`, the
+//! role of a Lambda, ...). The SDK retries requests that were throttled or lost. [`S3Store`] retries downloads whose
+//! connection breaks.
 
 use std::{
     fmt,
@@ -29,20 +29,20 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{Object, Store};
 use crate::{Error, ErrorKind, Result};
 
-/// Objects from this size on are uploaded in parts of this size. S3 takes 10,000 parts, so up to 160 GB.
+/// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
 const PART_BYTES: usize = 16 << 20;
-/// Longest application name that fits a user agent, bytes.
+/// Longest application name that the SDK recommends for a user agent, bytes.
 const APP_NAME: usize = 50;
-/// Requests that one store keeps under way.
+/// Concurrent requests of one store.
 const CONCURRENCY: usize = 64;
-/// Attempts of a request that is throttled or lost, with the SDK's growing, jittered pauses.
+/// Attempts of a request that is throttled or lost, with the SDK's exponential backoff and jitter.
 const ATTEMPTS: u32 = 6;
-/// Attempts of a download that breaks off.
+/// Attempts of a download whose connection breaks.
 const DOWNLOAD_ATTEMPTS: u32 = 4;
-/// Attempts of a conditional put that S3 answers with "another one is under way".
+/// Attempts of a conditional put that S3 answers with 409: another conditional put of the key is in progress.
 const CONFLICT_ATTEMPTS: u32 = 8;
 
-/// Objects are those of `bucket` below `prefix`.
+/// A [`Store`] in a bucket. Objects are those of `bucket` below `prefix`.
 #[derive(Debug)]
 pub struct S3Store {
     client: Client,
@@ -52,15 +52,16 @@ pub struct S3Store {
     permits: Arc<Semaphore>,
 }
 
-/// A client for the endpoint and the credentials of the environment.
+/// An S3 client with the configuration of [`environment`].
 pub async fn client() -> Client {
     Client::new(&environment().await)
 }
 
-/// What every client of AWS starts from: the environment, and Pomona's way of trying again.
+/// The configuration for AWS clients: credentials, region and endpoint of the environment, 6 attempts per request, and
+/// timeouts of 5 s to connect and 30 s to read. The region is `us-east-1` if the environment has none.
 pub async fn environment() -> SdkConfig {
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    // Access logs then tell which function a request came from.
+    // The user agent in access logs then contains the name of the function.
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok();
     let name = function.and_then(|name| AppName::new(name.chars().take(APP_NAME).collect::<String>()).ok());
     let mut builder = aws_config::defaults(BehaviorVersion::latest());
@@ -85,6 +86,7 @@ pub async fn environment() -> SdkConfig {
 }
 
 impl S3Store {
+    /// The store of the objects below `prefix`, with or without `/` at its ends; an empty prefix is the whole bucket.
     pub fn new(client: Client, bucket: &str, prefix: &str) -> Self {
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
@@ -112,7 +114,7 @@ impl S3Store {
             .source(DisplayErrorContext(&error).to_string())
     }
 
-    /// Sends a download and reads it to its end, again from the start when it breaks off.
+    /// Sends a request and reads the whole body. Repeats both if the connection breaks.
     async fn download(&self, request: GetObjectFluentBuilder, key: &str) -> Result<Bytes> {
         let _permit = self.permit().await;
         let mut attempt = 1;
@@ -121,9 +123,12 @@ impl S3Store {
             match response.body.collect().await {
                 Ok(body) => return Ok(body.into_bytes()),
                 Err(e) if attempt == DOWNLOAD_ATTEMPTS => {
-                    return Err(Error::new(ErrorKind::StoreUnavailable, "the download broke off again and again")
-                        .context("location", format!("s3://{}/{}", self.bucket, self.full(key)))
-                        .source(e));
+                    return Err(Error::new(
+                        ErrorKind::StoreUnavailable,
+                        "the connection broke during each attempt to download",
+                    )
+                    .context("location", format!("s3://{}/{}", self.bucket, self.full(key)))
+                    .source(e));
                 }
                 Err(_) => pause(attempt).await,
             }
@@ -137,7 +142,7 @@ impl S3Store {
         request.body(ByteStream::from(body)).send().await.map(drop).map_err(|e| self.fail(e, key))
     }
 
-    /// Uploads in parts; what was uploaded is given up when a part fails.
+    /// A multipart upload, aborted if a part fails.
     async fn put_parts(&self, key: &str, first: Bytes, rest: BoxStream<'_, Result<Bytes>>) -> Result<()> {
         let full = self.full(key);
         let create = self.client.create_multipart_upload().bucket(&self.bucket).key(&full);
@@ -151,7 +156,7 @@ impl S3Store {
         };
         let outcome = outcome.await;
         if outcome.is_err() {
-            // Best effort: the bucket's lifecycle rule removes what stays.
+            // If this fails too, the bucket's lifecycle rule deletes the parts.
             let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(&full).upload_id(&id);
             let _ = abort.send().await;
         }
@@ -180,7 +185,7 @@ impl S3Store {
     }
 }
 
-/// Gathers pieces up to the size of a part; none when there are no more.
+/// Collects pieces until they have the size of a part. None at the end of the body.
 async fn next_part(body: &mut BoxStream<'_, Result<Bytes>>) -> Result<Option<Bytes>> {
     let mut part = BytesMut::new();
     while part.len() < PART_BYTES {
@@ -193,7 +198,7 @@ async fn next_part(body: &mut BoxStream<'_, Result<Bytes>>) -> Result<Option<Byt
 }
 
 async fn pause(attempt: u32) {
-    // 0.1, 0.2, 0.4 s, ... and a little that differs from caller to caller.
+    // 0.1, 0.2, 0.4 s, ... plus jitter.
     let millis = 100u64 << attempt.min(6);
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     let spread = u64::from(clock) % (millis / 2 + 1);
@@ -206,27 +211,27 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         (Some("NoSuchBucket"), _) => (ErrorKind::StoreNotFound, "there is no such bucket"),
         (Some("NoSuchKey" | "NotFound"), _) => (ErrorKind::StoreNotFound, "there is no such object"),
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
-        | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 asked for fewer requests"),
+        | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
         (Some("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied"), _) => denied,
         (Some("PreconditionFailed"), _) | (_, Some(412)) => {
             (ErrorKind::StoreNotFound, "the object has been replaced since it was listed")
         }
         (_, Some(404)) => (ErrorKind::StoreNotFound, "there is no such object"),
         (_, Some(401 | 403)) => denied,
-        (_, Some(503)) => (ErrorKind::StoreThrottled, "S3 asked for fewer requests"),
+        (_, Some(503)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
         (_, Some(500..)) => (ErrorKind::StoreUnavailable, "S3 failed"),
         (None, None) => match error {
             SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
-                (ErrorKind::StoreDenied, "the request could not be signed or sent; are there AWS credentials?")
+                (ErrorKind::StoreDenied, "the request could not be signed or sent; check the AWS credentials")
             }
-            SdkError::ConstructionFailure(_) => (ErrorKind::StoreFailed, "the request could not be made"),
+            SdkError::ConstructionFailure(_) => (ErrorKind::StoreFailed, "the request is not valid"),
             _ => (ErrorKind::StoreUnavailable, "S3 could not be reached"),
         },
         _ => (ErrorKind::StoreFailed, "S3 refused the request"),
     }
 }
 
-/// Undoes the listing's `encoding-type=url`, which keeps control characters out of the XML.
+/// Decodes a key of a listing with `encoding-type=url`, which keeps control characters out of the XML.
 fn decoded(key: &str) -> String {
     // S3 writes a space as `+`, and a plus as `%2B`.
     percent_encoding::percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
@@ -254,7 +259,7 @@ impl Store for S3Store {
             let objects = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
                 let key = object.key.unwrap_or_default();
                 let key = if encoded { decoded(&key) } else { key };
-                // The marker of the root folder itself has no relative key.
+                // The folder marker of the prefix itself has an empty relative key.
                 let key = key.strip_prefix(&self.prefix).filter(|key| !key.is_empty())?.to_owned();
                 Some(Object {
                     key,
@@ -269,7 +274,7 @@ impl Store for S3Store {
             let next = page.next_continuation_token.map(|token| request.continuation_token(token));
             Ok(Some((objects, next)))
         });
-        // An empty page in the middle would look like the end to a reader who counts.
+        // S3 may return empty pages before the last one; `Store::list` does not.
         pages.filter(|page| futures::future::ready(!matches!(page, Ok(page) if page.is_empty()))).boxed()
     }
 
@@ -315,7 +320,7 @@ impl Store for S3Store {
                 Ok(_) => return Ok(true),
                 Err(e) => match e.raw_response().map(|response| response.status().as_u16()) {
                     Some(412) => return Ok(false),
-                    // Another put of this key is under way: ask again how it ended.
+                    // Another conditional put of this key is in progress. Repeat, to learn whether it succeeds.
                     Some(409) if attempt < CONFLICT_ATTEMPTS => pause(attempt).await,
                     _ => return Err(self.fail(e, key)),
                 },

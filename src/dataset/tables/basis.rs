@@ -1,4 +1,4 @@
-//! A fitted basis.
+//! The table of a basis.
 
 use std::sync::Arc;
 
@@ -13,11 +13,13 @@ use crate::{Result, pca::Basis};
 const TOTAL_VARIANCE: &str = "pomona.total_variance";
 const SPECTRUM: &str = "pomona.spectrum";
 
-/// `basis/<id>.parquet`: the rows `mean` and `scale`, then one row per component.
+/// Encodes `basis/<id>.parquet`: the rows `mean` and `scale`, then one row per component. `extractor` and `id` are ids for
+/// the footer.
 pub fn write_basis(basis: &Basis, extractor: &str, id: &str) -> Result<Bytes> {
     let (kept, columns) = (basis.kept(), basis.columns());
     let kinds: Vec<&str> = ["mean", "scale"].into_iter().chain(std::iter::repeat_n("component", kept)).collect();
-    let behind = |values: &[f64]| [None, None].into_iter().chain(values.iter().copied().map(Some)).collect::<Vec<_>>();
+    let after_two_nulls =
+        |values: &[f64]| [None, None].into_iter().chain(values.iter().copied().map(Some)).collect::<Vec<_>>();
     let numbers: Vec<Option<i32>> = [None, None].into_iter().chain((0..kept as i32).map(Some)).collect();
     let mut sum = 0.0;
     let cumulative: Vec<f64> = basis
@@ -37,15 +39,15 @@ pub fn write_basis(basis: &Basis, extractor: &str, id: &str) -> Result<Bytes> {
             (Field::new("component", DataType::Int32, true), Arc::new(Int32Array::from(numbers))),
             (
                 Field::new("explained_variance", DataType::Float64, true),
-                Arc::new(Float64Array::from(behind(&basis.explained_variance))),
+                Arc::new(Float64Array::from(after_two_nulls(&basis.explained_variance))),
             ),
             (
                 Field::new("explained_variance_ratio", DataType::Float64, true),
-                Arc::new(Float64Array::from(behind(&basis.explained_variance_ratio))),
+                Arc::new(Float64Array::from(after_two_nulls(&basis.explained_variance_ratio))),
             ),
             (
                 Field::new("cumulative_ratio", DataType::Float64, true),
-                Arc::new(Float64Array::from(behind(&cumulative))),
+                Arc::new(Float64Array::from(after_two_nulls(&cumulative))),
             ),
             (Field::new("values", list_of(DataType::Float64), false), list(Arc::new(values), columns, kept + 2)?),
         ],
@@ -59,7 +61,7 @@ pub fn write_basis(basis: &Basis, extractor: &str, id: &str) -> Result<Bytes> {
     )
 }
 
-/// Reads what [`write_basis`] wrote.
+/// Decodes a table of [`write_basis`] for `columns` features.
 pub fn read_basis(file: Bytes, columns: usize, key: &str) -> Result<Basis> {
     let table = Table::read(file, key)?;
     let mut values: Vec<f64> = Vec::new();

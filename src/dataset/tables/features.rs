@@ -1,4 +1,4 @@
-//! Features of a shard.
+//! The table of a shard's features.
 
 use std::sync::Arc;
 
@@ -14,25 +14,30 @@ use ndarray::Array2;
 use super::{EXTRACTOR, Table, floats, list, list_of, write};
 use crate::{Result, dataset::keys, ids::ShardId, store::Store};
 
-/// The rows of a shard's `features.parquet`, column by column.
+/// The columns of a shard's `features.parquet`, `[rows]` each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeatureRows {
+    /// Keys of the images, relative to the input.
     pub paths: Vec<String>,
+    /// Labels of the images.
     pub labels: Vec<Option<String>>,
-    /// Microseconds since 1970-01-01 UTC.
+    /// Modification times, microseconds since 1970-01-01 UTC.
     pub modified: Vec<i64>,
-    /// Bytes.
+    /// Sizes of the image files, bytes.
     pub lengths: Vec<i64>,
+    /// Etags of the image files.
     pub etags: Vec<String>,
-    /// `[rows, columns]`
+    /// `[rows, columns]`: features, multiples of the quantum.
     pub features: Array2<f32>,
 }
 
 impl FeatureRows {
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.paths.len()
     }
 
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
@@ -42,7 +47,7 @@ fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// `shards/<id>/features.parquet`
+/// Encodes `shards/<id>/features.parquet`; `extractor` is an id for the footer.
 pub fn write_features(rows: FeatureRows, extractor: &str) -> Result<Bytes> {
     let (count, columns) = rows.features.dim();
     let features = list(floats(rows.features), columns, count)?;
@@ -62,7 +67,7 @@ pub fn write_features(rows: FeatureRows, extractor: &str) -> Result<Bytes> {
     )
 }
 
-/// Reads what [`write_features`] wrote; every row must have `columns` features.
+/// Decodes a table of [`write_features`]. Each row must have `columns` features.
 pub fn read_features(file: Bytes, columns: usize, key: &str) -> Result<FeatureRows> {
     let table = Table::read(file, key)?;
     let mut rows = FeatureRows {
@@ -83,13 +88,13 @@ pub fn read_features(file: Bytes, columns: usize, key: &str) -> Result<FeatureRo
     Ok(rows)
 }
 
-/// Key and etag of each row of a features file.
-pub fn read_etags(file: Bytes, key: &str) -> Result<Vec<(String, String)>> {
+/// Decodes path and etag of each row of a table of [`write_features`].
+pub(crate) fn read_etags(file: Bytes, key: &str) -> Result<Vec<(String, String)>> {
     let table = Table::read_columns(file, key, &["path", "etag"])?;
     Ok(table.present_strings("path")?.into_iter().zip(table.present_strings("etag")?).collect())
 }
 
-/// Key and etag of each row of a shard.
+/// Reads path and etag of each row of a shard.
 pub(crate) async fn etags(output: &dyn Store, shard: &ShardId) -> Result<Vec<(String, String)>> {
     let key = keys::features(shard);
     read_etags(output.get(&key).await?, &key)

@@ -1,7 +1,9 @@
-//! The Parquet files: schemas, writing and reading.
+//! The Parquet tables: schemas, writing and reading.
 //!
-//! Lists are plain `list<float>` with a child named `element`, compressed with Snappy: what pandas, Polars, DuckDB,
-//! Spark and Athena all read as it is. `docs/file-formats.md` describes each file for its readers.
+//! Lists are plain `list<float>` with a child named `element`, compressed with Snappy, which pandas, Polars, DuckDB, Spark
+//! and Athena read. `docs/file-formats.md` describes the columns of each table.
+//!
+//! Functions that write fail with `Internal.Bug`. Functions that read fail with `Dataset.Corrupt`, which names the key.
 
 mod basis;
 mod features;
@@ -26,33 +28,36 @@ use parquet::{
 
 pub use basis::{read_basis, write_basis};
 pub(crate) use features::etags;
-pub use features::{FeatureRows, read_etags, read_features, write_features};
-pub use scores::{ScoreRows, read_rejects, read_scores, write_rejects, write_scores};
+pub use features::{FeatureRows, read_features, write_features};
+pub use scores::{LabelColumn, ScoreRows, read_rejects, read_scores, write_rejects, write_scores};
 pub use sums::{read_shard_moments, read_total_moments, write_shard_moments, write_total_moments};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Footer key of the extractor's id.
+/// Key of the extractor's id in the footer of a table.
 pub const EXTRACTOR: &str = "pomona.extractor";
-/// Footer key of the basis's id.
+/// Key of the basis's id in the footer of a table.
 pub const BASIS: &str = "pomona.basis";
+/// Key of the number of rows of features in the footer of moments and bases.
 const ROWS: &str = "pomona.rows";
-/// The column of sums of moments.
+/// The column of moments.
 const SUM: &str = "sum";
-/// Rows of one row group: 64 MB of 1280 features.
+/// Rows of a row group: 64 MB of 1280 features.
 const GROUP_ROWS: usize = 12_800;
 
+/// The type of a column of lists.
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("element", item, false)))
 }
 
+/// A column of `rows` lists of `width` values each.
 fn list(values: ArrayRef, width: usize, rows: usize) -> Result<ArrayRef> {
     let field = Arc::new(Field::new("element", values.data_type().clone(), false));
     let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(width, rows));
     Ok(Arc::new(ListArray::try_new(field, offsets, values, None).map_err(bug)?))
 }
 
-/// The numbers of a matrix, row by row.
+/// The numbers of a matrix in row-major order, without a copy if it has that layout.
 fn floats(matrix: Array2<f32>) -> ArrayRef {
     if !matrix.is_standard_layout() {
         return Arc::new(Float32Array::from_iter_values(matrix));
@@ -64,9 +69,10 @@ fn floats(matrix: Array2<f32>) -> ArrayRef {
 }
 
 fn bug(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::InternalBug, "a table could not be written").source(error)
+    Error::new(ErrorKind::InternalBug, "a table cannot be encoded").source(error)
 }
 
+/// Encodes one record batch as a Parquet file, with pairs for its footer.
 fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)]) -> Result<Bytes> {
     let (fields, columns): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
     let schema = Arc::new(Schema::new(fields));
@@ -78,7 +84,7 @@ fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)]) -> Result<Byte
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_key_value_metadata(Some(pairs.collect()));
     for field in schema.fields() {
-        // Numbers repeat too rarely for a dictionary, and nobody filters by the bounds of a feature or of a sum.
+        // Numbers repeat too rarely for a dictionary. Bounds of features and sums are no use to filters.
         let (path, bounds) = match field.data_type() {
             DataType::List(_) => (vec![field.name().clone(), "list".to_owned(), "element".to_owned()], false),
             DataType::Utf8 => continue,
@@ -90,7 +96,7 @@ fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)]) -> Result<Byte
             properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
     }
-    // Grown by doubling, a large file would be in memory twice.
+    // Without this capacity, the growing buffer of a large file would be in memory twice.
     let mut file = Vec::with_capacity(batch.get_array_memory_size() + (64 << 10));
     let mut writer = ArrowWriter::try_new(&mut file, schema, Some(properties.build())).map_err(bug)?;
     writer.write(&batch).map_err(bug)?;
@@ -98,8 +104,9 @@ fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)]) -> Result<Byte
     Ok(file.into())
 }
 
-/// A Parquet file in memory and the name to use in errors.
+/// A decoded Parquet file.
 struct Table<'a> {
+    /// For errors.
     key: &'a str,
     batches: Vec<RecordBatch>,
     footer: Vec<KeyValue>,
@@ -110,7 +117,7 @@ impl<'a> Table<'a> {
         Self::read_columns(file, key, &[])
     }
 
-    /// Reads some columns; without a name, all.
+    /// Decodes the columns with these names, or all columns if there are no names.
     fn read_columns(file: Bytes, key: &'a str, names: &[&str]) -> Result<Self> {
         let corrupt = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(&e))?;
@@ -130,7 +137,7 @@ impl<'a> Table<'a> {
             .ok_or_else(|| corrupt(self.key).context("missing in the footer", name))
     }
 
-    /// Gives each batch's column of that name to `take`, which says no when it has another type.
+    /// Calls `take` with the column of that name of each batch. `take` returns None if the type is wrong.
     fn each(&self, name: &'static str, mut take: impl FnMut(&ArrayRef) -> Option<()>) -> Result<()> {
         for batch in &self.batches {
             batch.column_by_name(name).and_then(&mut take).ok_or_else(|| corrupt(self.key).context("column", name))?;
@@ -138,7 +145,7 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// A column of lists of `columns` numbers as a matrix.
+    /// A column of lists of `columns` numbers as a matrix `[rows, columns]`.
     fn matrix(&self, name: &'static str, columns: usize) -> Result<Array2<f32>> {
         let mut numbers: Vec<f32> = Vec::new();
         self.each(name, |column| {
@@ -171,7 +178,7 @@ impl<'a> Table<'a> {
 }
 
 fn corrupt(key: &str) -> Error {
-    Error::new(ErrorKind::DatasetCorrupt, "this table cannot be read").context("key", key)
+    Error::new(ErrorKind::DatasetCorrupt, "this table cannot be decoded").context("key", key)
 }
 
 #[cfg(test)]
@@ -182,7 +189,7 @@ mod tests {
     use crate::pca::moments::{ShardMoments, TotalMoments};
 
     #[test]
-    fn every_table_reads_back_what_was_written() {
+    fn each_table_is_read_as_written() {
         let rows = FeatureRows {
             paths: vec!["Äpfel/1.jpg".into(), "2.jpg".into()],
             labels: vec![Some("Äpfel".into()), None],
@@ -202,7 +209,7 @@ mod tests {
         total.add(&shard).unwrap();
         assert_eq!(read_total_moments(write_total_moments(&total, "x").unwrap(), 2, "k").unwrap(), total);
 
-        let basis = crate::pca::fit(&total, 1024.0, true, None).unwrap();
+        let basis = crate::pca::fit(&total, 1024.0, crate::pca::Scaling::Standardized, None).unwrap();
         assert_eq!(read_basis(write_basis(&basis, "x", "b").unwrap(), 2, "k").unwrap(), basis);
     }
 }

@@ -1,4 +1,4 @@
-//! Scores of a version, and the images that have none.
+//! The tables of a version's scores and rejects.
 
 use std::sync::Arc;
 
@@ -10,21 +10,32 @@ use ndarray::Array2;
 use super::{BASIS, EXTRACTOR, Table, floats, list, list_of, write};
 use crate::{Result, dataset::RejectedObject};
 
-/// Scores of consecutive rows of one shard.
+/// Whether a part has a column `label`. In a folder `label=...` the folder has the label, as in Hive and Spark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelColumn {
+    /// The part has the column.
+    Included,
+    /// The part is in a folder of its label.
+    InFolder,
+}
+
+/// The columns of a part of the table of scores, `[rows]` each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoreRows {
+    /// Keys of the images, relative to the input.
     pub paths: Vec<String>,
+    /// Labels of the images.
     pub labels: Vec<Option<String>>,
-    /// `[rows, kept]`
+    /// `[rows, kept]`: scores of the kept components.
     pub scores: Array2<f32>,
 }
 
-/// A part of the PCA table. In a folder `label=...` the folder carries the label, as in Hive and Spark.
-pub fn write_scores(rows: ScoreRows, with_label: bool, extractor: &str, basis: &str) -> Result<Bytes> {
+/// Encodes a part of the table of scores; `extractor` and `basis` are ids for the footer.
+pub fn write_scores(rows: ScoreRows, label: LabelColumn, extractor: &str, basis: &str) -> Result<Bytes> {
     let (count, kept) = rows.scores.dim();
     let mut fields: Vec<(Field, ArrayRef)> =
         vec![(Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths)))];
-    if with_label {
+    if label == LabelColumn::Included {
         fields.push((Field::new("label", DataType::Utf8, true), Arc::new(StringArray::from(rows.labels))));
     }
     let scores = list(floats(rows.scores), kept, count)?;
@@ -32,7 +43,7 @@ pub fn write_scores(rows: ScoreRows, with_label: bool, extractor: &str, basis: &
     write(fields, &[(EXTRACTOR, extractor), (BASIS, basis)])
 }
 
-/// Reads a part that has a label column; for showing its first rows.
+/// Decodes a part of the table of scores, with `kept` scores in each row. Without a column `label`, labels are None.
 pub fn read_scores(file: Bytes, kept: usize, key: &str) -> Result<ScoreRows> {
     let table = Table::read(file, key)?;
     let paths = table.present_strings("path")?;
@@ -41,7 +52,7 @@ pub fn read_scores(file: Bytes, kept: usize, key: &str) -> Result<ScoreRows> {
     Ok(ScoreRows { paths, labels, scores })
 }
 
-/// `rejects/v=<version>.parquet`
+/// Encodes `rejects/v=<version>.parquet`; `extractor` is an id for the footer.
 pub fn write_rejects(rejects: &[RejectedObject], extractor: &str) -> Result<Bytes> {
     let column = |name: &str, value: &dyn Fn(&RejectedObject) -> String| -> (Field, ArrayRef) {
         let values: Vec<String> = rejects.iter().map(value).collect();
@@ -57,7 +68,7 @@ pub fn write_rejects(rejects: &[RejectedObject], extractor: &str) -> Result<Byte
     )
 }
 
-/// Path, reason and detail of each row of a rejects table.
+/// Decodes path, reason and detail of each row of a rejects table.
 pub fn read_rejects(file: Bytes, key: &str) -> Result<Vec<[String; 3]>> {
     let table = Table::read(file, key)?;
     let (paths, reasons, details) =

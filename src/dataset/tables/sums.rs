@@ -1,4 +1,4 @@
-//! Exact sums: of a shard in 64 bits, of a data set as 38-digit decimals.
+//! The tables of moments: 64-bit integers for a shard, 38-digit decimals for a data set.
 
 use std::sync::Arc;
 
@@ -16,15 +16,18 @@ use crate::{
     pca::moments::{Moments, ShardMoments, Sum, TotalMoments, triangle},
 };
 
-/// Digits of a total: 2^127 has 39, and 10^38 is beyond any data set.
+/// Decimal digits of a total. Parquet has no more; sums of a data set with 10^20 images fit.
 const TOTAL_DIGITS: u8 = 38;
+/// Key of the number of columns in the footer.
+const COLUMNS: &str = "pomona.columns";
+
+/// Values for the footer: number of rows, and number of columns.
 fn moments_footer<T: Sum>(moments: &Moments<T>) -> (String, String) {
     (moments.rows().to_string(), moments.columns().to_string())
 }
 
-const COLUMNS: &str = "pomona.columns";
-
-/// `shards/<id>/moments.parquet`: one column `sum`, the sums and then the upper triangle of the sums of products.
+/// Encodes `shards/<id>/moments.parquet`: one column `sum` with the sums and then the upper triangle of the sums of
+/// products. `extractor` is an id for the footer.
 pub fn write_shard_moments(moments: &ShardMoments, extractor: &str) -> Result<Bytes> {
     let (rows, columns) = moments_footer(moments);
     let values = Int64Array::from([moments.sums(), moments.products()].concat());
@@ -32,7 +35,7 @@ pub fn write_shard_moments(moments: &ShardMoments, extractor: &str) -> Result<By
     write(vec![(field, Arc::new(values))], &[(EXTRACTOR, extractor), (ROWS, &rows), (COLUMNS, &columns)])
 }
 
-/// `moments/<id>.parquet`: the same as a 38-digit decimal.
+/// Encodes `moments/<id>.parquet`: the same column with 38-digit decimals.
 pub fn write_total_moments(moments: &TotalMoments, extractor: &str) -> Result<Bytes> {
     let (rows, columns) = moments_footer(moments);
     let values = Decimal128Array::from([moments.sums(), moments.products()].concat())
@@ -42,6 +45,7 @@ pub fn write_total_moments(moments: &TotalMoments, extractor: &str) -> Result<By
     write(vec![(field, Arc::new(values))], &[(EXTRACTOR, extractor), (ROWS, &rows), (COLUMNS, &columns)])
 }
 
+/// Moments from the column `sum` and the footer.
 fn parts<T: Sum>(table: &Table<'_>, mut values: Vec<T>, columns: usize) -> Result<Moments<T>> {
     let parse = |text: &str| text.parse::<u64>().map_err(|e| corrupt(table.key).source(e));
     let rows = parse(table.footer(ROWS)?)?;
@@ -52,7 +56,7 @@ fn parts<T: Sum>(table: &Table<'_>, mut values: Vec<T>, columns: usize) -> Resul
     Moments::from_parts(rows, values, products)
 }
 
-/// Reads what [`write_shard_moments`] wrote.
+/// Decodes a table of [`write_shard_moments`] for `columns` features.
 pub fn read_shard_moments(file: Bytes, columns: usize, key: &str) -> Result<ShardMoments> {
     let table = Table::read(file, key)?;
     let mut values = Vec::new();
@@ -63,7 +67,7 @@ pub fn read_shard_moments(file: Bytes, columns: usize, key: &str) -> Result<Shar
     parts(&table, values, columns)
 }
 
-/// Reads what [`write_total_moments`] wrote.
+/// Decodes a table of [`write_total_moments`] for `columns` features.
 pub fn read_total_moments(file: Bytes, columns: usize, key: &str) -> Result<TotalMoments> {
     let table = Table::read(file, key)?;
     let mut values = Vec::new();

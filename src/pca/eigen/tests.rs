@@ -1,8 +1,11 @@
+//! The solver against the definition of eigenvectors, and against nalgebra's solver.
+
+use nalgebra::{DMatrix, SymmetricEigen};
 use proptest::prelude::*;
 
 use super::*;
 
-/// Fails unless values and vectors are those of the matrix.
+/// Asserts that values and vectors are those of the matrix: `A v = value v`, orthonormal vectors, and the trace.
 fn check(matrix: &[f64], size: usize) {
     let eigen = decompose(matrix.to_vec(), size, |_| size).unwrap();
     let scale = norm(matrix).max(1e-300);
@@ -56,6 +59,44 @@ fn far_more_columns_than_rows_leave_many_eigenvalues_at_zero() {
     check_vectors(&matrix, size, &eigen);
 }
 
+/// Iterations of nalgebra, which otherwise may not end.
+const ORACLE_STEPS: usize = 10_000;
+
+/// Asserts that eigenvalues and subspaces are those that nalgebra computes.
+fn check_with_nalgebra(matrix: &[f64], size: usize) {
+    let eigen = decompose(matrix.to_vec(), size, |_| size).unwrap();
+    let scale = norm(matrix).max(f64::MIN_POSITIVE);
+    // nalgebra compares entries with their neighbours on the diagonal. The shift moves eigenvalues away from zero.
+    let shifted = DMatrix::from_row_slice(size, size, matrix) / scale + DMatrix::identity(size, size);
+    let oracle = SymmetricEigen::try_new(shifted, f64::EPSILON, ORACLE_STEPS).unwrap();
+    let mut order: Vec<usize> = (0..size).collect();
+    order.sort_by(|a, b| oracle.eigenvalues[*b].total_cmp(&oracle.eigenvalues[*a]));
+    let expected: Vec<f64> = order.iter().map(|i| oracle.eigenvalues[*i] - 1.0).collect();
+    for (i, (value, expected)) in eigen.values.iter().zip(&expected).enumerate() {
+        assert!((value / scale - expected).abs() <= 1e-13 * size as f64, "value {i} of {size}: {value} {expected}");
+    }
+    // Vectors of close eigenvalues are not unique. The subspace of all vectors above a gap is: compare projections.
+    let mut difference = DMatrix::<f64>::zeros(size, size);
+    for k in 1..=size {
+        let ours = DMatrix::from_column_slice(size, 1, &eigen.vectors[(k - 1) * size..k * size]);
+        let theirs = oracle.eigenvectors.column(order[k - 1]);
+        difference += &ours * ours.transpose() - theirs * theirs.transpose();
+        let gap = if k < size { expected[k - 1] - expected[k] } else { 1.0 };
+        if gap > 1e-6 {
+            // The angle is at most rounding errors divided by the gap.
+            assert!(difference.amax() <= 1e-13 * size as f64 / gap, "first {k} of {size}: {}", difference.amax());
+        }
+    }
+}
+
+/// A matrix with the given eigenvalues and random eigenvectors.
+fn with_eigenvalues(values: &[f64], random: &mut Random) -> Vec<f64> {
+    let size = values.len();
+    let q = DMatrix::from_fn(size, size, |_, _| random.next()).qr().q();
+    let entry = |i: usize, j: usize| (0..size).map(|k| q[(i, k)] * values[k] * q[(j, k)]).sum::<f64>();
+    symmetric(size, entry)
+}
+
 #[test]
 fn what_has_no_answer_is_an_error() {
     assert!(decompose(vec![f64::NAN], 1, |_| 1).is_err());
@@ -67,7 +108,7 @@ fn what_has_no_answer_is_an_error() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Gram matrices of few vectors, as those of a data set with fewer images than features are.
+    /// Gram matrices of few vectors, as of a data set with fewer images than features.
     #[test]
     fn values_and_vectors_are_those_of_the_matrix(
         size in 1usize..40, rank in 1usize..40, seed in any::<u64>(), scale in -30i32..30,
@@ -77,5 +118,27 @@ proptest! {
         let scale = 10f64.powi(scale);
         let entry = |i: usize, j: usize| scale * rows.chunks_exact(size).map(|row| row[i] * row[j]).sum::<f64>();
         check(&symmetric(size, entry), size);
+        check_with_nalgebra(&symmetric(size, entry), size);
+    }
+
+    /// Indefinite matrices of any magnitude.
+    #[test]
+    fn values_and_subspaces_are_those_of_nalgebra(size in 1usize..40, seed in any::<u64>(), exponent in -150i32..150) {
+        let mut random = Random(seed);
+        let scale = 10f64.powi(exponent);
+        let entries: Vec<f64> = (0..size * size).map(|_| scale * random.next()).collect();
+        check_with_nalgebra(&symmetric(size, |i, j| entries[i * size + j]), size);
+    }
+
+    /// Few distinct eigenvalues, and pairs that differ in the tenth digit.
+    #[test]
+    fn degenerate_subspaces_are_those_of_nalgebra(
+        levels in prop::collection::vec(-2i32..3, 1..30), split in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let offset = |i: usize| if split && i % 2 == 1 { 1e-10 } else { 0.0 };
+        let values: Vec<f64> = levels.iter().enumerate().map(|(i, level)| f64::from(*level) + offset(i)).collect();
+        let matrix = with_eigenvalues(&values, &mut Random(seed));
+        check(&matrix, values.len());
+        check_with_nalgebra(&matrix, values.len());
     }
 }
