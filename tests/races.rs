@@ -1,7 +1,7 @@
-//! Runs and vacuums that race on one output, under schedules drawn from a seed.
+//! Concurrent runs and vacuums on one output, in an order that a seed decides.
 //!
-//! Everything happens on one thread. Each store call waits until the schedule lets it go on; then it may fail before it
-//! does anything, or after it has done it, as when the answer is lost. A schedule is its seed: a failure names it.
+//! Everything runs on one thread. Each store call waits until the schedule releases it. Then it may fail before it has an
+//! effect, or after it (a lost answer). A failed test prints the seed of its schedule.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
@@ -36,12 +36,12 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 struct Schedule {
     random: fastrand::Rng,
-    /// One call in so many fails; none when 0.
+    /// One call in `failures` fails; none if it is 0.
     failures: usize,
     waiting: VecDeque<oneshot::Sender<()>>,
 }
 
-/// The gate of one racer; all share the schedule.
+/// The gate of one racer. All racers share the schedule.
 #[derive(Clone, Debug)]
 struct Turns(Arc<Mutex<Schedule>>);
 
@@ -59,7 +59,7 @@ impl Turns {
         schedule.failures > 0 && schedule.random.usize(..schedule.failures * 2) == 0
     }
 
-    /// Lets one of the waiting calls go on; false when none waits.
+    /// Releases one of the waiting calls; false if none waits.
     fn release_one(&self) -> bool {
         let schedule = &mut *self.0.lock().unwrap();
         let waiting = schedule.waiting.len();
@@ -89,7 +89,7 @@ impl Gate for Turns {
     }
 }
 
-/// Nothing here waits for anything but the schedule, so asking again is all there is to do.
+/// Polls until the future is ready. Futures in this file wait for the schedule only, so no waker is needed.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
@@ -101,7 +101,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 type Racer<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-/// Polls all racers until none can go on, then lets one waiting call through, until all have ended.
+/// Polls all racers until each of them waits, then releases one call; repeats until all have ended.
 fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
     let mut racers: FuturesUnordered<_> = racers.into_iter().collect();
     let mut steps = 0u64;
@@ -112,8 +112,8 @@ fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
                 Poll::Ready(Some(())) => {}
                 Poll::Pending => {
                     steps += 1;
-                    assert!(steps < 200_000, "some racer goes on for ever");
-                    assert!(turns.release_one(), "everyone waits and nobody holds anything up");
+                    assert!(steps < 200_000, "a racer does not end");
+                    assert!(turns.release_one(), "all racers wait, but no call can be released");
                 }
             }
         }
@@ -137,13 +137,13 @@ async fn gated_run(
     run_as(&stores, engine, &settings(), mode, &name).await.map(|summary| summary.manifest)
 }
 
-/// What the current version consists of is there, and its rows are as many as it says.
+/// Reads all files of the current version; gives its number of images.
 async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
     let Some(manifest) = dataset::current(store).await? else { return Ok(None) };
     for key in manifest.files().filter(|key| !key.ends_with("_SUCCESS")) {
         match store.get(&key).await {
             Ok(_) => {}
-            // A reader that is slower than a vacuum may find its version gone, and then it is told so.
+            // A vacuum may remove the version while it is read; its state then says so.
             Err(e) if e.is(ErrorKind::StoreNotFound) => {
                 let state = dataset::state(store, manifest.version).await?;
                 assert!(matches!(state, VersionState::Removed { .. }), "{key} is missing from {}", manifest.version);
@@ -155,7 +155,7 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
     Ok(Some(manifest.images))
 }
 
-/// One schedule: `runs` runs, a reader and perhaps a vacuum on an output that has a version already.
+/// One schedule: `runs` runs, a reader and, if asked for, a vacuum on one output, which mostly has a version already.
 fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &WorkerPool) {
     let (input, output) = block_on(async {
         let (input, output) = (images(0..6).await, Arc::new(MemoryStore::new()));
@@ -204,7 +204,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
         let current = dataset::current(output.as_ref()).await.unwrap();
         for (upload, outcome) in outcomes.into_inner().unwrap() {
             match outcome {
-                // No update is lost: what a run has published, or found published, is in the current version.
+                // No update is lost: the upload of a run that has succeeded is in the current version.
                 Ok(_) => {
                     let rows = rows(output.as_ref(), current.as_ref().unwrap()).await;
                     assert!(rows.contains(&key(upload)), "seed {seed}: the upload of {upload} is lost");
@@ -217,7 +217,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
             }
         }
         no_forks(output.as_ref(), seed).await;
-        // Marks and locks of those that died; a day later they would mean nothing.
+        // Leases and locks of failed racers. They would expire after some days.
         for object in list_all(output.as_ref(), "").await.unwrap() {
             if object.key.ends_with("started.json") || object.key == keys::LOCK {
                 output.delete(&object.key).await.unwrap();
@@ -244,7 +244,7 @@ async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::Hash
     rows
 }
 
-/// Each version was made from the one before it.
+/// The parent of each version is the version before it.
 async fn no_forks(output: &dyn Store, seed: u64) {
     let mut parent = None;
     for version in dataset::versions(output).await.unwrap().decided {
@@ -260,7 +260,7 @@ async fn no_forks(output: &dyn Store, seed: u64) {
 }
 
 fn schedules(seeds: std::ops::Range<u64>, runs: u64, failures: usize, with_vacuum: bool) {
-    // No threads of its own: the racers' thread does the work.
+    // No worker threads: inference runs on the thread of the racers.
     let engine = engine("tiny", 0);
     for seed in seeds {
         schedule(seed, runs, failures, with_vacuum, &engine);
