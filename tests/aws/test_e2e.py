@@ -387,7 +387,7 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
         (("status", "nobody"), f"there are: {STACK}"),
         (("status", stack.arn.replace(STACK, "nobody")), "Execution.NotFound"),
         (("status", arn.replace("cli-2", "x")[:-4] + "0000"), "Execution.NotFound"),
-        (("status", "arn:aws:s3:::bucket"), "no ARN of an execution"),
+        (("status", "arn:aws:s3:::bucket"), "not the ARN of an execution"),
     ]:
         wrong = pomona(*args)
         assert wrong.returncode == 1 and words in wrong.stderr, wrong.stderr
