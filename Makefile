@@ -96,7 +96,7 @@ golden: build .venv/golden/ready ## Make the golden figures again with Pillow an
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
-	POMONA_BLESS=1 $(CARGO) test --release --test cli on_record
+	INSTA_UPDATE=always $(CARGO) test --release --test cli
 
 .PHONY: clean
 clean: ## Remove what was built and installed
