@@ -155,6 +155,9 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
     Ok(Some(manifest.images))
 }
 
+/// What each run uploaded, and how it ended.
+type Outcomes = Mutex<Vec<(u64, Result<Manifest>)>>;
+
 /// One schedule: `runs` runs, a reader and, if asked for, a vacuum on one output, which mostly has a version already.
 fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &WorkerPool) {
     let (input, output) = block_on(async {
@@ -166,7 +169,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
     });
     let turns = Turns::new(seed, failures);
     let gated = || -> Arc<dyn Store> { Arc::new(Gated { inner: output.clone(), gate: turns.clone() }) };
-    let outcomes = Mutex::new(Vec::new());
+    let outcomes = Outcomes::default();
     let mut racers: Vec<Racer<'_>> = Vec::new();
     for racer in 0..runs {
         let (input, store, outcomes) = (input.clone(), gated(), &outcomes);
@@ -179,25 +182,9 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
         }));
     }
     if with_vacuum {
-        let store = gated();
-        racers.push(Box::pin(async move {
-            let policy = Policy { keep_versions: 1, older_than_days: 0 };
-            for _ in 0..3 {
-                match vacuum::vacuum(store.as_ref(), policy, Action::Delete, &|_| {}).await {
-                    Ok(_) => {}
-                    Err(e) => assert!(e.kind().retryable() || e.is(ErrorKind::OutputNoVersion), "seed {seed}: {e}"),
-                }
-            }
-        }));
+        racers.push(Box::pin(vacuums(gated(), seed)));
     }
-    let store = gated();
-    racers.push(Box::pin(async move {
-        for _ in 0..4 {
-            if let Err(e) = read_whole(store.as_ref()).await {
-                assert_eq!(e.kind(), ErrorKind::StoreUnavailable, "seed {seed}: {e}");
-            }
-        }
-    }));
+    racers.push(Box::pin(reads(gated(), seed)));
     race(&turns, racers);
 
     block_on(async {
@@ -217,19 +204,42 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
             }
         }
         no_forks(output.as_ref(), seed).await;
-        // Leases and locks of failed racers. They would expire after some days.
-        for object in list_all(output.as_ref(), "").await.unwrap() {
-            if object.key.ends_with("started.json") || object.key == keys::LOCK {
-                output.delete(&object.key).await.unwrap();
-            }
-        }
-        run(&stores(&input, &output), engine, &settings(), "last").await.unwrap();
-        assert_eq!(
-            data_set(output.as_ref()).await,
-            fresh(&input, engine, &settings()).await,
-            "seed {seed}: the data set is not that of the bucket"
-        );
+        last_run(&input, &output, engine, seed).await;
     });
+}
+
+async fn vacuums(store: Arc<dyn Store>, seed: u64) {
+    let policy = Policy { keep_versions: 1, older_than_days: 0 };
+    for _ in 0..3 {
+        match vacuum::vacuum(store.as_ref(), policy, Action::Delete, &|_| {}).await {
+            Ok(_) => {}
+            Err(e) => assert!(e.kind().retryable() || e.is(ErrorKind::OutputNoVersion), "seed {seed}: {e}"),
+        }
+    }
+}
+
+async fn reads(store: Arc<dyn Store>, seed: u64) {
+    for _ in 0..4 {
+        if let Err(e) = read_whole(store.as_ref()).await {
+            assert_eq!(e.kind(), ErrorKind::StoreUnavailable, "seed {seed}: {e}");
+        }
+    }
+}
+
+/// After the race, one undisturbed run gives the data set of a fresh run.
+async fn last_run(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>, engine: &WorkerPool, seed: u64) {
+    // Leases and locks of failed racers. They would expire after some days.
+    for object in list_all(output.as_ref(), "").await.unwrap() {
+        if object.key.ends_with("started.json") || object.key == keys::LOCK {
+            output.delete(&object.key).await.unwrap();
+        }
+    }
+    run(&stores(input, output), engine, &settings(), "last").await.unwrap();
+    assert_eq!(
+        data_set(output.as_ref()).await,
+        fresh(input, engine, &settings()).await,
+        "seed {seed}: the data set is not that of the bucket"
+    );
 }
 
 async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::HashSet<String> {
