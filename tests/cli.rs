@@ -1,7 +1,8 @@
-//! The command line as a user meets it.
+//! The program as a process: results, exit codes, interruption, messages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
+mod snapshots;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,10 +19,10 @@ use std::{
 use common::{model_path, png, program::*};
 use serde_json::Value;
 
-/// An account that is not root, to which permissions apply.
+/// The user id of `nobody`: permissions do not apply to root.
 const NOBODY: u32 = 65_534;
 
-/// The same with version numbers taken out of the names.
+/// The tables of the newest version, with `v=*` instead of its number in the paths.
 fn tables_of_any_version(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let newest = newest_version(output);
     tables(output)
@@ -43,7 +44,7 @@ fn newest_version(output: &Path) -> String {
 }
 
 #[test]
-fn a_folder_becomes_tables_and_the_summary_says_where_they_are() {
+fn a_run_writes_tables_and_its_summary_names_them() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));
     write_images(&images, 250);
@@ -73,7 +74,7 @@ fn a_folder_becomes_tables_and_the_summary_says_where_they_are() {
         "4 components explain",
         "pd.read_parquet",
         "SELECT * FROM",
-        "0 images through the model, 250 from earlier runs",
+        "0 images inferred, 250 reused from earlier runs",
     ] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
@@ -98,16 +99,16 @@ fn the_number_of_threads_changes_no_byte() {
     assert_eq!(outputs[0], outputs[2]);
 }
 
-/// From file to scores, with the built-in model: kernels, eigenvectors and projection as each processor would run them.
+/// From file to scores with the built-in model: kernels, eigenvectors and projection with each instruction set.
 #[test]
 fn every_instruction_set_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     assert!(finish(pomona().args(["demo", "--images-only", "--views", "1"]).arg(dir.path())).status.success());
-    // Plain code takes a second for each image, where multiplications are not fused by the processor.
+    // Scalar code takes a second per image on processors without fused multiply-add.
     let varieties: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
     varieties[5..].iter().for_each(|variety| fs::remove_dir_all(variety).unwrap());
-    // One that the processor has not is the same as none named.
+    // An instruction set that the processor does not have is ignored.
     let made = ["avx512", "avx2", "neon", "scalar"].map(|name| {
         let output = dir.path().join(name);
         let mut command = pomona();
@@ -119,9 +120,9 @@ fn every_instruction_set_gives_the_same_bytes() {
     assert!(made.iter().all(|tables| *tables == made[0]));
 }
 
-/// Killed at many moments; whatever was finished is neither lost nor made again.
+/// Kills runs at many moments. Finished shards are neither lost nor written again.
 #[test]
-fn a_killed_run_is_continued_and_ends_the_same() {
+fn a_killed_run_is_continued_with_the_same_result() {
     let dir = tempfile::tempdir().unwrap();
     let (images, undisturbed) = (dir.path().join("images"), dir.path().join("undisturbed"));
     write_images(&images, 1_200);
@@ -133,7 +134,7 @@ fn a_killed_run_is_continued_and_ends_the_same() {
     let (mut kills, mut reused) = (0, 0);
     for round in 0..8 {
         let output = dir.path().join(format!("killed-{round}"));
-        // Several kills in a row, at moments spread over the whole run, whatever the speed of the machine.
+        // Several kills in a row, spread over the whole run for any speed of the machine.
         for kill in 0..3 {
             let mut child =
                 run(&images, &output, &options).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -163,7 +164,7 @@ fn a_killed_run_is_continued_and_ends_the_same() {
     assert!(kills >= 12 && reused > 50, "{kills} kills, {reused} shards reused");
 }
 
-/// How many files a run has written so far.
+/// The number of files that a run has written so far.
 fn files(output: &Path) -> usize {
     walkdir::WalkDir::new(output).into_iter().flatten().filter(|entry| entry.file_type().is_file()).count()
 }
@@ -173,7 +174,7 @@ fn stamp_of(shard: &Path) -> (u64, SystemTime) {
     (metadata.ino(), metadata.modified().unwrap())
 }
 
-/// Rows and the features file's identity of each shard that is finished.
+/// Rows of each finished shard, and inode and time of its features file.
 fn finished_shards(output: &Path) -> HashMap<String, (u64, (u64, SystemTime))> {
     let Ok(shards) = fs::read_dir(output.join("shards")) else { return HashMap::new() };
     shards
@@ -187,11 +188,11 @@ fn finished_shards(output: &Path) -> HashMap<String, (u64, (u64, SystemTime))> {
 }
 
 #[test]
-fn ctrl_c_keeps_what_is_done() {
+fn ctrl_c_keeps_finished_images() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));
     write_images(&images, 400);
-    // The embedded model and one shard: whatever the machine, most of a run is spent in the midst of that shard.
+    // With the embedded model and one shard, a run spends most of its time in the middle of that shard.
     let run = || {
         let mut command = pomona();
         command.arg("run").arg(&images).arg(&output).args(["--threads", "1"]);
@@ -207,19 +208,19 @@ fn ctrl_c_keeps_what_is_done() {
             assert_eq!(status.code(), Some(130));
             break;
         }
-        // Before the program listens, the signal ends it; before the first image is done, there is nothing to keep.
+        // Before the program has set its handler, the signal ends it. Before the first image, there is nothing to keep.
         assert!(status.code() == Some(130) || status.signal().is_some(), "{status}");
     }
     assert!(output.join("partials").exists());
     let summary = json(&mut run());
     let (copied, inferred) = (summary["copied"].as_u64().unwrap(), summary["inferred"].as_u64().unwrap());
     assert!(copied > 0 && copied + inferred == 400, "{summary}");
-    // The store takes an empty folder away with its last file.
+    // The store removes a folder with its last file.
     assert!(!output.join("partials").exists());
 }
 
 #[test]
-fn bad_images_end_in_the_rejects_table() {
+fn unreadable_images_become_rows_of_the_rejects_table() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));
     write_images(&images, 100);
@@ -269,7 +270,7 @@ fn bad_images_end_in_the_rejects_table() {
 }
 
 #[test]
-fn wrong_usage_and_failures_have_their_exit_codes_and_say_what_to_do() {
+fn wrong_usage_and_failures_have_exit_codes_and_advice() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));
     write_images(&images, 10);
@@ -316,7 +317,7 @@ fn wrong_usage_and_failures_have_their_exit_codes_and_say_what_to_do() {
 }
 
 #[test]
-fn ten_thousand_files_in_one_folder_and_odd_names_are_no_trouble() {
+fn ten_thousand_files_in_a_folder_with_special_characters() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));
     let odd = images.join("Äpfel \"rot\" & 'grün' 苹果");
@@ -335,7 +336,7 @@ fn ten_thousand_files_in_one_folder_and_odd_names_are_no_trouble() {
 }
 
 #[test]
-fn the_demo_is_the_same_everywhere() {
+fn two_demos_have_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let hashes: Vec<_> = ["a", "b"]
         .iter()
@@ -351,49 +352,41 @@ fn the_demo_is_the_same_everywhere() {
     assert_eq!(hashes[0], hashes[1]);
 }
 
-/// The help is documentation: a change of it should be seen. `POMONA_BLESS=1 cargo test` writes it anew.
 #[test]
-fn the_help_is_the_one_on_record() {
-    for name in ["", "run", "watch", "demo", "show", "log", "diff", "vacuum", "erase", "estimate", "start", "status"] {
-        let mut command = pomona();
-        if !name.is_empty() {
-            command.arg(name);
-        }
-        let output = finish(command.arg("--help").env("COLUMNS", "100"));
-        assert!(output.status.success());
-        let help = String::from_utf8(output.stdout).unwrap();
-        on_record(&format!("pomona{}{name}", if name.is_empty() { "" } else { "-" }), &help);
-    }
-}
-
-/// Compares a text with the one that is kept; POMONA_BLESS keeps this one.
-fn on_record(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/help/{name}.txt"));
-    if std::env::var_os("POMONA_BLESS").is_some() {
-        fs::write(&path, text).unwrap();
-    }
-    assert_eq!(text, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
-}
-
-#[test]
-fn an_estimate_is_the_one_on_record() {
-    for (name, args) in [
-        ("estimate", &["--images", "22688"][..]),
-        (
-            "estimate-large",
-            &["--images", "100000000", "--concurrency", "1000", "--region", "eu-west-3", "--architecture", "arm64"],
-        ),
-    ] {
-        let done = finish(pomona().arg("estimate").args(args));
-        assert!(done.status.success());
-        on_record(name, &String::from_utf8(done.stdout).unwrap());
-    }
+fn an_estimate_agrees_with_its_simulation_and_checks_its_arguments() {
     let all = json(pomona().args(["estimate", "--images", "22688"]));
     assert_eq!(all["shards"], 23);
     let simulated = all["simulated_seconds"].as_f64().unwrap() / all["seconds"].as_f64().unwrap();
     assert!((0.7..1.4).contains(&simulated), "{simulated}");
     fails(pomona().args(["estimate", "--images", "5", "--region", "mars-1"]), 2, "Input.Invalid");
     fails(pomona().args(["estimate", "--images", "0"]), 2, "0 is not in 1..");
+}
+
+#[test]
+fn a_model_that_the_kernels_cannot_run_is_noted_once_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    write_images(&images, 12);
+    let notes = |model: &str, options: &[&str]| {
+        let mut command = pomona();
+        let output = dir.path().join(format!("{model}{}", options.join("")));
+        let done =
+            finish(command.arg("run").arg(&images).arg(output).arg("--model").arg(model_path(model)).args(options));
+        let errors = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{errors}");
+        let summary: Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
+        assert_eq!(summary["images"] == 12, options.contains(&"--json"), "JSON stands alone on standard output");
+        assert!(!String::from_utf8_lossy(&done.stdout).contains("note:"));
+        errors
+    };
+    for options in [&[][..], &["--json"]] {
+        let errors = notes("log", options);
+        assert_eq!(errors.matches("note:").count(), 1, "{errors}");
+        assert!(errors.contains("log.onnx runs on tract") && errors.contains("\n  reason: node "), "{errors}");
+    }
+    assert_eq!(notes("tiny", &["--json"]), "");
+    // tract was requested, so there is nothing to note.
+    assert_eq!(notes("log", &["--json", "--engine", "tract"]), "");
 }
 
 #[test]
@@ -415,7 +408,7 @@ fn a_run_leaves_a_report_and_a_receipt() {
         receipt["lines"].as_array().unwrap().iter().map(|line| line["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["plan", "featurize", "merge", "reduce", "project", "publish"]);
 
-    // A run that changes nothing has nothing to report.
+    // A run without changes writes no report.
     let again = json(&mut run(&dir.path().join("in"), &output, &[]));
     assert_eq!((&again["up_to_date"], &again["files"]["report"]), (&true.into(), &Value::Null));
 }

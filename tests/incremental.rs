@@ -1,4 +1,4 @@
-//! What changes cost and what they leave: kept bases, partial listings, vacuum, erasure, differences.
+//! Later versions of a data set: kept bases, partial listings, vacuum, erasure, differences.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
@@ -37,7 +37,7 @@ async fn two() -> (Arc<MemoryStore>, Arc<MemoryStore>, Stores) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_shards() {
+async fn refit_never_keeps_old_scores_and_projects_only_changed_shards() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     let first = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest;
     let before = scores(output.as_ref(), &first).await;
@@ -59,7 +59,7 @@ async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_sh
         dataset::read_json(output.as_ref(), &stages::Reduced::key(&run_id("b"))).await.unwrap();
     assert!(reduced.parts_to_project < reduced.parts / 2, "{} of {}", reduced.parts_to_project, reduced.parts);
 
-    // Kept, there is nothing to do; fitted again, the data set is that of a fresh run.
+    // Without a refit there is nothing to do. With one, the data set equals that of a fresh run.
     assert!(run_as(&stores, &engine, &small_shards(), NEVER, "c").await.unwrap().up_to_date);
     let fitted = run(&stores, &engine, &small_shards(), "d").await.unwrap();
     assert!(!fitted.up_to_date);
@@ -68,7 +68,7 @@ async fn a_kept_basis_leaves_old_scores_as_they_are_and_projects_only_changed_sh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_in_folders_of_labels_are_kept_too() {
+async fn refit_never_keeps_parts_in_label_folders_too() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     let settings = Settings { partition_by_label: true, ..small_shards() };
     let first = run(&stores, &engine, &settings, "a").await.unwrap().manifest;
@@ -98,7 +98,7 @@ async fn scores(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Vec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_model_needs_a_rebuild_and_then_replaces_everything() {
+async fn another_model_needs_a_rebuild_that_replaces_everything() {
     let (input, output, stores) = two().await;
     run(&stores, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
     let other = engine("nhwc", 2);
@@ -114,7 +114,7 @@ async fn another_model_needs_a_rebuild_and_then_replaces_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_new_is_counted_also_when_an_earlier_run_died() {
+async fn changes_are_counted_correctly_after_a_crashed_run() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     let first = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest.figures;
     assert_eq!((first.added, first.changed, first.removed), (200, 0, 0));
@@ -123,7 +123,7 @@ async fn what_is_new_is_counted_also_when_an_earlier_run_died() {
     }
     input.put(&key(3), png(777)).await.unwrap();
     input.delete(&key(99)).await.unwrap();
-    // All shards are finished, and then the process dies.
+    // A run that crashes when all shards are finished.
     let dying = PlanInput { run: run_id("dying"), settings: small_shards(), mode: Mode::default() };
     stages::plan(&stores, engine.extractor().info(), dying, &Silent, &CancellationToken::default()).await.unwrap();
     let lines = output.get(&keys::run(&run_id("dying"), "featurize.jsonl")).await.unwrap();
@@ -142,7 +142,7 @@ enum Change {
     Overwrite(u64),
     Delete(u64),
     Rename(u64, u64),
-    /// Deletes everything between two keys: whole shards vanish.
+    /// Deletes all images between two keys, which can be whole shards.
     Clear(u64, u64),
 }
 
@@ -156,7 +156,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Makes the change; gives the keys that events would name.
+/// Makes the change and returns the keys that upload events would name.
 async fn apply(input: &MemoryStore, change: &Change) -> Vec<String> {
     match change {
         Change::Upload(i) => {
@@ -191,10 +191,9 @@ async fn apply(input: &MemoryStore, change: &Change) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// ListingScope only where notices tell of changes plans what listing everything plans, whatever the order of the
-    /// notices, and however often each comes.
+    /// A partial listing plans the same shards as a full one, for any order and any repetition of the notices.
     #[test]
-    fn a_partial_listing_plans_what_a_whole_one_does(
+    fn a_partial_listing_plans_the_same_as_a_full_one(
         rounds in prop::collection::vec(prop::collection::vec(change(), 1..12), 1..5),
         shard_size in 2u32..24,
         bad in 0u64..260,
@@ -207,21 +206,21 @@ proptest! {
             let stores = stores(&input, &output);
             run(&stores, &engine, &settings, "first").await.unwrap();
             for (i, round) in rounds.iter().enumerate() {
-                let mut told = BTreeSet::new();
+                let mut noticed = BTreeSet::new();
                 for change in round {
-                    told.extend(apply(&input, change).await);
+                    noticed.extend(apply(&input, change).await);
                 }
-                for key in &told {
+                for key in &noticed {
                     inbox::add(output.as_ref(), &BTreeSet::from([key.clone()])).await.unwrap();
                 }
-                inbox::add(output.as_ref(), &told).await.unwrap();
+                inbox::add(output.as_ref(), &noticed).await.unwrap();
                 let plan = async |name: String, listing| {
                     let mode = Mode { listing, ..Mode::default() };
                     let input = order(&settings, mode, &name);
                     stages::plan(&stores, engine.extractor().info(), input, &Silent, &CancellationToken::default()).await.unwrap();
                     let plan = get_opt(output.as_ref(), &stages::Plan::key(&run_id(&name))).await.unwrap();
                     let plan: Option<stages::Plan> = plan.map(|plan| serde_json::from_slice(&plan).unwrap());
-                    // The mark of a run that will not go on.
+                    // The lease of this run, which is not continued.
                     output.delete(&keys::started(&run_id(&name))).await.unwrap();
                     plan.map(|plan| (plan.objects, plan.shards.into_iter().map(|s| s.id).collect::<Vec<_>>()))
                 };
@@ -238,7 +237,7 @@ proptest! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partial_listing_looks_at_few_objects() {
+async fn a_partial_listing_lists_few_objects() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     run(&stores(&input, &output), &engine, &small_shards(), "a").await.unwrap();
     input.put(&key(77), png(5_000)).await.unwrap();
@@ -257,7 +256,7 @@ fn everything(keep_versions: usize) -> Policy {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
+async fn a_vacuum_keeps_complete_versions_and_deletes_the_rest() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     for round in 0..4 {
         input.put(&key(400 + round), png(round)).await.unwrap();
@@ -273,10 +272,10 @@ async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
         before.push(data_set_of(output.as_ref(), manifest).await);
     }
     let everything_there = list_all(output.as_ref(), "").await.unwrap();
-    let told = vacuum::vacuum(output.as_ref(), everything(2), Action::DryRun, &|_| {}).await.unwrap();
+    let planned = vacuum::vacuum(output.as_ref(), everything(2), Action::DryRun, &|_| {}).await.unwrap();
     assert_eq!(list_all(output.as_ref(), "").await.unwrap(), everything_there, "a dry run deletes nothing");
     let done = vacuum::vacuum(output.as_ref(), everything(2), Action::Delete, &|_| {}).await.unwrap();
-    assert_eq!(told, done);
+    assert_eq!(planned, done);
     assert_eq!((done.kept.len(), done.removed.len()), (2, 2));
     for (manifest, files) in kept.iter().zip(&before) {
         assert_eq!(&data_set_of(output.as_ref(), manifest).await, files);
@@ -293,7 +292,7 @@ async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
     );
     let error = dataset::version(output.as_ref(), Some(1)).await.unwrap_err();
     assert!(error.to_string().contains("has been removed"), "{error}");
-    // What is left is enough to go on from.
+    // The next run reuses the kept shards.
     input.put(&key(500), png(500)).await.unwrap();
     let figures = run(&stores, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
     assert_eq!(figures.inferred, 1);
@@ -301,7 +300,7 @@ async fn a_vacuum_leaves_the_kept_versions_whole_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn young_versions_and_unfinished_work_are_kept() {
+async fn young_versions_are_kept() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     run(&stores, &engine, &small_shards(), "a").await.unwrap();
     input.put(&key(400), png(1)).await.unwrap();
@@ -323,7 +322,7 @@ async fn a_vacuum_and_a_run_exclude_each_other() {
     assert!(error.to_string().contains("going"), "{error}");
     assert!(get_opt(output.as_ref(), keys::LOCK).await.unwrap().is_none());
 
-    // A run that died long ago stands in nobody's way, nor does a vacuum that did.
+    // Leases of crashed runs and vacuums expire.
     let old = r#"{"at": "2020-01-01T00:00:00Z"}"#;
     output.put(&keys::started(&run_id("going")), old.into()).await.unwrap();
     output.put(keys::LOCK, old.into()).await.unwrap();
@@ -340,7 +339,7 @@ async fn a_vacuum_and_a_run_exclude_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_run_does_not_publish_below_versions_that_were_cleaned_away() {
+async fn a_slow_run_does_not_publish_below_removed_versions() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
     let first = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest;
     let mut slow = first.clone();

@@ -10,7 +10,7 @@ use pomona::{
     image::Reject,
     model::{Extractor, FeatureRange, Runtime, WorkerPool},
     pca::{
-        self, ComponentSelection,
+        self, ComponentSelection, Scaling,
         moments::{ShardMoments, TotalMoments},
     },
     pipeline,
@@ -41,7 +41,7 @@ fn features_of_images_become_scores() {
     for part in features.axis_chunks_iter(Axis(0), 7) {
         sums.add(&ShardMoments::from_features(part, per_unit).unwrap()).unwrap();
     }
-    let basis = pca::fit(&sums, per_unit, true, Some(ComponentSelection::Components(3))).unwrap();
+    let basis = pca::fit(&sums, per_unit, Scaling::Standardized, Some(ComponentSelection::Components(3))).unwrap();
     let scores = basis.project(features.view());
     assert_eq!(scores.dim(), (20, 3));
     // Scores are centred, and their variances are those that the basis states.

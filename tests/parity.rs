@@ -1,7 +1,7 @@
-//! Others' figures: Pillow's pixels and Keras' features.
+//! Comparison with golden files: pixels from Pillow, features from Keras, and tract.
 //!
-//! `tests/golden` was made by Pillow and TensorFlow (`make golden`); neither is needed here. `tests/python` holds the
-//! principal components against scikit-learn.
+//! Pillow and TensorFlow have made `tests/golden` (`make golden`) and are not needed here. `tests/python` compares the PCA
+//! with scikit-learn.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 use std::{
@@ -43,7 +43,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Features of many files, on all processors.
+/// Features of many files, computed on all processors.
 fn features(extractor: &Extractor, files: &[Vec<u8>]) -> Vec<Vec<f64>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -66,7 +66,7 @@ fn embedded() -> Extractor {
     Extractor::embedded(FeatureRange::default()).unwrap()
 }
 
-/// The image of `tests/golden/pillow_pixels.py`.
+/// The same synthetic image as in `tests/golden/pillow_pixels.py`.
 fn formula(width: usize, height: usize) -> Pixels {
     let sample = |i: u64| match (i / 97) % 3 {
         0 => 0,
@@ -77,7 +77,7 @@ fn formula(width: usize, height: usize) -> Pixels {
 }
 
 #[test]
-fn resizing_gives_pillows_pixels_to_the_last_bit() {
+fn resizing_equals_pillow_in_every_bit() {
     let golden: serde_json::Value = serde_json::from_slice(&fs::read(golden("pillow/resize.json")).unwrap()).unwrap();
     let images = golden["images"].as_array().unwrap();
     assert!(images.len() >= 40);
@@ -91,7 +91,7 @@ fn resizing_gives_pillows_pixels_to_the_last_bit() {
 }
 
 #[test]
-fn every_format_is_decoded_as_pillow_decodes_it() {
+fn every_format_is_decoded_as_by_pillow() {
     let mut seen = 0;
     for entry in fs::read_dir(golden("pillow/formats")).unwrap() {
         let path = entry.unwrap().path();
@@ -104,7 +104,7 @@ fn every_format_is_decoded_as_pillow_decodes_it() {
         let expected = image::open(format!("{}.expected.png", path.display())).unwrap().into_rgb8();
         assert_eq!((decoded.width as u32, decoded.height as u32), expected.dimensions(), "{name}");
         let worst = decoded.data.iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        // Decoders of lossy formats may round differently and differ in how they enlarge halved chroma.
+        // Decoders of lossy formats round differently and upsample subsampled chroma differently.
         let allowed = match name.as_str() {
             "444.jpg" | "grey.jpg" => 2,
             "420.jpg" | "progressive.jpg" | "turned.jpg" => 13,
@@ -120,7 +120,7 @@ fn every_format_is_decoded_as_pillow_decodes_it() {
 }
 
 #[test]
-fn samples_of_16_bits_keep_their_high_byte() {
+fn samples_of_16_bits_are_reduced_to_their_high_byte() {
     let values = [0u16, 255, 256, 1_000, 40_000, 65_535];
     let grey = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(6, 1, values.to_vec()).unwrap();
     let mut file = std::io::Cursor::new(Vec::new());
@@ -131,7 +131,7 @@ fn samples_of_16_bits_keep_their_high_byte() {
 }
 
 #[test]
-fn the_network_gives_keras_features_from_the_same_pixels() {
+fn features_from_the_same_pixels_agree_with_keras() {
     let extractor = embedded();
     let (paths, keras) = read_lists(&golden("keras/features.parquet"), "features");
     let mut worst = 0.0f64;
@@ -151,7 +151,7 @@ fn the_network_gives_keras_features_from_the_same_pixels() {
 }
 
 #[test]
-fn files_give_keras_features() {
+fn features_from_files_agree_with_keras() {
     let (paths, keras) = read_lists(&golden("keras/features.parquet"), "features");
     assert_eq!(paths.len(), VARIETIES.len() * demo::DEFAULT_VIEWS as usize);
     let files: Vec<Vec<u8>> = paths
@@ -183,7 +183,7 @@ fn the_kernels_agree_with_tract() {
         let sample = |i: u32| match seed {
             0 => 0,
             1 => 255,
-            // Noise, and noise on a slope.
+            // Noise, then noise on a gradient.
             2..=3 => (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 24) as u8,
             _ => ((i / 672) as u8 / 2).wrapping_add((i.wrapping_mul(seed * 40_503) >> 28) as u8),
         };

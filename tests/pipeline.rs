@@ -1,4 +1,4 @@
-//! The invariants of a data set, on a small model and a store in memory.
+//! Invariants of a data set, tested with a small model and stores in memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
@@ -11,19 +11,13 @@ use std::{
     },
 };
 
-use bytes::Bytes;
-use common::{
-    stores::{Failing, Refuses, Refusing},
-    *,
-};
+use common::{stores::Failing, *};
 use pomona::{
     ErrorKind,
     dataset::{
         self, keys,
         settings::{Mode, Settings},
-        tables,
     },
-    image::Reason,
     model::WorkerPool,
     pca::ComponentSelection,
     pipeline::{self, Watcher},
@@ -57,7 +51,7 @@ async fn the_basis_does_not_depend_on_the_shard_size() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_new_makes_no_new_version() {
+async fn a_run_without_changes_makes_no_version() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let stores = stores(&input, &output);
     assert!(!run(&stores, &engine, &small_shards(), "a").await.unwrap().up_to_date);
@@ -67,7 +61,7 @@ async fn nothing_new_makes_no_new_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_settings_need_a_rebuild_which_infers_nothing_again() {
+async fn changed_settings_need_a_rebuild_that_infers_nothing() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let stores = stores(&input, &output);
     run(&stores, &engine, &small_shards(), "a").await.unwrap();
@@ -90,7 +84,7 @@ async fn other_settings_need_a_rebuild_which_infers_nothing_again() {
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
 }
 
-/// What can happen to a bucket.
+/// What can happen to a bucket and its output.
 #[derive(Clone, Debug)]
 enum Event {
     Upload(u64),
@@ -114,7 +108,7 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever happened before, the data set is that of a fresh run over the bucket as it is.
+    /// After any history, the data set equals that of a fresh run on the current bucket.
     #[test]
     fn the_data_set_is_a_pure_function_of_the_bucket(events in prop::collection::vec(event(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -159,7 +153,7 @@ async fn only_new_and_changed_images_go_through_the_model() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
+async fn a_run_that_fails_at_any_store_call_is_continued_by_the_next() {
     let (input, engine) = (images(0..60).await, engine("tiny", 2));
     let settings = Settings { csv: true, ..small_shards() };
     let expected = fresh(&input, &engine, &settings).await;
@@ -172,7 +166,7 @@ async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
         let output = Arc::new(MemoryStore::new());
         let dying = Stores { input: input.clone(), output: Arc::new(Failing::after(output.clone(), fail_at)) };
         let died = run(&dying, &engine, &settings, "dying").await;
-        // What a reader sees: nothing, or all of it.
+        // A reader sees no version or a complete one.
         match dataset::current(output.as_ref()).await.unwrap() {
             Some(manifest) => {
                 assert!(died.is_err());
@@ -190,11 +184,6 @@ async fn a_run_that_dies_at_any_call_is_continued_by_the_next() {
     }
 }
 
-async fn finished_shards(output: &dyn Store) -> HashSet<String> {
-    let objects = list_all(output, "shards/").await.unwrap();
-    objects.into_iter().map(|o| o.key).filter(|key| key.ends_with("/shard.json")).collect()
-}
-
 async fn rows_of(output: &dyn Store, records: &HashSet<String>) -> u64 {
     let mut rows = 0;
     for key in records {
@@ -203,7 +192,7 @@ async fn rows_of(output: &dyn Store, records: &HashSet<String>) -> u64 {
     rows
 }
 
-/// Requests a stop after so many images.
+/// Stops the run after this many images.
 struct StopAfter {
     left: AtomicI64,
     stop: CancellationToken,
@@ -219,7 +208,7 @@ impl Monitor for StopAfter {
 impl Watcher for StopAfter {}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_loses_no_image_that_was_done() {
+async fn a_stopped_run_keeps_the_images_it_has_finished() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let stores = stores(&input, &output);
     let stop = CancellationToken::new();
@@ -231,7 +220,7 @@ async fn a_stop_loses_no_image_that_was_done() {
     assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
     let done = 90 - watcher.left.load(Ordering::Relaxed);
     let figures = run(&stores, &engine, &settings, "b").await.unwrap().manifest.figures;
-    // A few images that were ready out of their turn may be done again.
+    // A few images that were finished out of order may be inferred again.
     assert!(figures.inferred <= 200 - done as u64 + 2 * 16, "{done} done, {figures:?}");
     assert!(figures.inferred < 150);
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
@@ -239,7 +228,7 @@ async fn a_stop_loses_no_image_that_was_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_that_race_all_end_and_agree() {
+async fn concurrent_runs_all_finish_and_lose_no_upload() {
     let engine = Arc::new(engine("tiny", 2));
     for round in 0..6u64 {
         let (input, output) = (images(0..100).await, Arc::new(MemoryStore::new()));
@@ -253,7 +242,7 @@ async fn runs_that_race_all_end_and_agree() {
         for outcome in futures::future::join_all(racers).await {
             outcome.unwrap().unwrap();
         }
-        // Every racer saw its own upload; the last to publish may have listed before the last upload, no other.
+        // Every run lists its own upload. The last one to publish may have listed before another run's upload.
         let manifest = dataset::current(output.as_ref()).await.unwrap().unwrap();
         assert!(manifest.images > 100);
         run(&stores(&input, &output), &engine, &small_shards(), "last").await.unwrap();
@@ -271,7 +260,7 @@ async fn runs_that_race_all_end_and_agree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_another_one_overtakes_at_its_first_step_goes_on() {
+async fn a_run_continues_when_another_one_creates_the_output_first() {
     let (input, output, engine) = (images(0..20).await, Arc::new(MemoryStore::new()), engine("tiny", 1));
     run(&stores(&input, &output), &engine, &small_shards(), "first").await.unwrap();
     let late = Failing::after(output, i64::MAX);
@@ -281,7 +270,7 @@ async fn a_run_that_another_one_overtakes_at_its_first_step_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loser_leaves_no_parts_behind() {
+async fn a_conflicting_commit_fails_and_changes_nothing() {
     let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let stores = stores(&input, &output);
     run(&stores, &engine, &small_shards(), "a").await.unwrap();
@@ -295,133 +284,8 @@ async fn a_loser_leaves_no_parts_behind() {
     assert_eq!(dataset::current(output.as_ref()).await.unwrap().unwrap(), manifest);
 }
 
-async fn rejects(output: &dyn Store) -> Vec<(String, String)> {
-    let manifest = dataset::current(output).await.unwrap().unwrap();
-    let key = manifest.outputs.rejects;
-    let rows = tables::read_rejects(output.get(&key).await.unwrap(), &key).unwrap();
-    rows.into_iter().map(|[path, reason, _]| (path, reason)).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_images_become_rejects_with_their_reason() {
-    let (input, output) = (images(0..40).await, Arc::new(MemoryStore::new()));
-    let good = png(1);
-    let bad: [(&str, Bytes, Reason); 4] = [
-        ("bad/empty.png", Bytes::new(), Reason::Empty),
-        ("bad/notes.txt", "hello".into(), Reason::NotAnImage),
-        ("bad/truncated.png", good.slice(..good.len() / 2), Reason::Truncated),
-        ("bad/photo.avif", Bytes::from_static(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"), Reason::UnsupportedFormat),
-    ];
-    for (key, body, _) in &bad {
-        input.put(key, body.clone()).await.unwrap();
-    }
-    let settings = Settings { max_reject_percent: 20.0, ..small_shards() };
-    let summary = run(&stores(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap();
-    assert_eq!((summary.manifest.images, summary.manifest.rejects), (40, 4));
-    let mut expected: Vec<_> = bad.iter().map(|(key, _, reason)| ((*key).to_owned(), reason.to_string())).collect();
-    expected.sort();
-    assert_eq!(rejects(output.as_ref()).await, expected);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn numbers_that_are_none_reject_their_image() {
-    let (input, output) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
-    let mut black = std::io::Cursor::new(Vec::new());
-    image::RgbImage::new(8, 8).write_to(&mut black, image::ImageFormat::Png).unwrap();
-    input.put("black.png", black.into_inner().into()).await.unwrap();
-    for i in 0..5 {
-        input.put(&key(i), png(i)).await.unwrap();
-    }
-    run(&stores(&input, &output), &engine("log", 1), &small_shards(), "a").await.unwrap();
-    assert_eq!(rejects(output.as_ref()).await, [("black.png".to_owned(), "not_finite".to_owned())]);
-
-    let output = Arc::new(MemoryStore::new());
-    let settings = Settings { max_reject_percent: 100.0, ..small_shards() };
-    let error = run(&stores(&input, &output), &engine("large", 1), &settings, "a").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PcaTooFewImages);
-    let records = finished_shards(output.as_ref()).await;
-    let mut reasons = HashSet::new();
-    for key in records {
-        let record: dataset::ShardRecord = dataset::read_json(output.as_ref(), &key).await.unwrap();
-        reasons.extend(record.rejects.into_iter().map(|r| r.reject.reason));
-    }
-    assert_eq!(reasons, HashSet::from([Reason::OutOfRange]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn too_many_rejects_fail_the_run_with_the_table_written() {
-    let (input, output) = (images(0..50).await, Arc::new(MemoryStore::new()));
-    for i in 0..3 {
-        input.put(&format!("bad/{i}.jpg"), "no image".into()).await.unwrap();
-    }
-    let error = run(&stores(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DatasetTooManyRejects);
-    let key = keys::run(&run_id("a"), "rejects.parquet");
-    assert!(error.to_string().contains(&key), "{error}");
-    let rows = tables::read_rejects(output.get(&key).await.unwrap(), &key).unwrap();
-    assert_eq!(rows.len(), 3);
-    assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
-    // With the limit raised, the run uses what the failed one has done.
-    let settings = Settings { max_reject_percent: 10.0, ..small_shards() };
-    let summary = run(&stores(&input, &output), &engine("tiny", 2), &settings, "b").await.unwrap();
-    assert_eq!((summary.manifest.figures.inferred, summary.manifest.rejects), (0, 3));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_could_not_be_read_is_tried_again_by_the_next_run() {
-    for (kind, reason) in [(ErrorKind::StoreDenied, "no_permission"), (ErrorKind::StoreNotFound, "unreadable")] {
-        let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-        let refusing = Arc::new(Refusing { inner: input.clone(), gate: Refuses { key: key(7), kind } });
-        let refused = Stores { input: refusing, output: output.clone() };
-        let summary = run(&refused, &engine, &small_shards(), "a").await.unwrap();
-        assert_eq!((summary.manifest.images, summary.manifest.rejects), (39, 1));
-        assert_eq!(rejects(output.as_ref()).await, [(key(7), reason.to_owned())]);
-        let figures = run(&stores(&input, &output), &engine, &small_shards(), "b").await.unwrap().manifest.figures;
-        assert_eq!(figures.inferred, 1);
-        assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn too_few_images_and_too_many_components_say_what_is_possible() {
-    let engine = engine("tiny", 1);
-    let outcome = async |n: u64, pca| {
-        let (input, output) = (images(0..n).await, Arc::new(MemoryStore::new()));
-        run(&stores(&input, &output), &engine, &Settings { pca, ..small_shards() }, "a").await
-    };
-    assert_eq!(outcome(0, None).await.unwrap_err().kind(), ErrorKind::InputEmpty);
-    assert_eq!(outcome(1, None).await.unwrap_err().kind(), ErrorKind::PcaTooFewImages);
-    assert_eq!(outcome(2, None).await.unwrap().manifest.basis.components, 1);
-    let error = outcome(10, Some(ComponentSelection::Components(10))).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PcaTooManyComponents);
-    assert!(error.to_string().contains("1 to 9 are possible"), "{error}");
-    let basis = outcome(10, Some(ComponentSelection::Variance(1.0))).await.unwrap().manifest.basis;
-    assert!((basis.explained_variance_ratio.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-
-    let same = Arc::new(MemoryStore::new());
-    for i in 0..4 {
-        same.put(&key(i), png(0)).await.unwrap();
-    }
-    let error = run(&stores(&same, &Arc::new(MemoryStore::new())), &engine, &small_shards(), "a").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PcaNoVariance);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_output_that_holds_something_else_is_left_alone() {
-    let (input, output) = (images(0..5).await, Arc::new(MemoryStore::new()));
-    output.put("thesis.docx", "important".into()).await.unwrap();
-    let error = run(&stores(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutputOccupied);
-    assert_eq!(list_all(output.as_ref(), "").await.unwrap().len(), 1);
-
-    let newer = Arc::new(MemoryStore::new());
-    newer.put(dataset::MARKER, r#"{"what": "", "format": 99}"#.into()).await.unwrap();
-    let error = run(&stores(&input, &newer), &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutputUnknownFormat);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_success_mark_is_mended() {
+async fn a_missing_success_mark_is_written_by_the_next_run() {
     let (input, output, engine) = (images(0..20).await, Arc::new(MemoryStore::new()), engine("tiny", 1));
     let stores = stores(&input, &output);
     let version = run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest.version;
@@ -431,46 +295,7 @@ async fn a_missing_success_mark_is_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hidden_files_and_folder_markers_are_no_images() {
-    let (input, output) = (images(0..20).await, Arc::new(MemoryStore::new()));
-    for key in [".DS_Store", "kiwi/._1.png", ".git/config", "apple/"] {
-        input.put(key, "x".into()).await.unwrap();
-    }
-    let manifest = run(&stores(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap().manifest;
-    assert_eq!((manifest.images, manifest.rejects, manifest.ignored), (20, 0, Some(4)));
-}
-
-#[tokio::test]
-async fn a_model_of_another_shape_is_used_or_refused_with_the_reason() {
-    use pomona::{
-        model::FeatureRange,
-        model::{Extractor, Runtime},
-    };
-    let load = |onnx: &[u8]| {
-        Extractor::from_onnx(Bytes::copy_from_slice(onnx), "test", FeatureRange::default(), Runtime::Auto)
-    };
-    assert_eq!(engine("nhwc", 1).extractor().columns(), 24);
-    for (name, expected) in [
-        ("two-inputs", "2 inputs"),
-        ("two-outputs", "2 outputs"),
-        ("map", "not one vector"),
-        ("any-size", "fixed H and W"),
-        ("grey", "shape [?, 1, 32, 32]"),
-        ("wide", "4097 numbers"),
-    ] {
-        let error = load(&std::fs::read(model_path(name)).unwrap()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ModelInvalid);
-        assert!(error.to_string().contains(expected), "{name}: {error}");
-    }
-    let tiny = std::fs::read(model_path("tiny")).unwrap();
-    for damaged in [&b"not a model"[..], &[], &tiny[..tiny.len() / 2]] {
-        assert_eq!(load(damaged).unwrap_err().kind(), ErrorKind::ModelInvalid);
-    }
-}
-
-/// The engine outlives a panic in a decoder; here the extractor is simply asked for too much at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn many_callers_share_an_engine() {
+async fn many_callers_share_the_workers() {
     let engine: Arc<WorkerPool> = Arc::new(engine("tiny", 3));
     let alone = engine.features(png(5)).await.unwrap().unwrap();
     let all = (0..100).map(|_| {

@@ -1,7 +1,7 @@
-//! Runs and vacuums that race on one output, under schedules drawn from a seed.
+//! Concurrent runs and vacuums on one output, in an order that a seed decides.
 //!
-//! Everything happens on one thread. Each store call waits until the schedule lets it go on; then it may fail before it
-//! does anything, or after it has done it, as when the answer is lost. A schedule is its seed: a failure names it.
+//! Everything runs on one thread. Each store call waits until the schedule releases it. Then it may fail before it has an
+//! effect, or after it (a lost answer). A failed test prints the seed of its schedule.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
@@ -37,12 +37,12 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 struct Schedule {
     random: fastrand::Rng,
-    /// One call in so many fails; none when 0.
+    /// One call in `failures` fails; none if it is 0.
     failures: usize,
     waiting: VecDeque<oneshot::Sender<()>>,
 }
 
-/// The gate of one racer; all share the schedule.
+/// The gate of one racer. All racers share the schedule.
 #[derive(Clone, Debug)]
 struct Turns(Arc<Mutex<Schedule>>);
 
@@ -60,7 +60,7 @@ impl Turns {
         schedule.failures > 0 && schedule.random.usize(..schedule.failures * 2) == 0
     }
 
-    /// Lets one of the waiting calls go on; false when none waits.
+    /// Releases one of the waiting calls; false if none waits.
     fn release_one(&self) -> bool {
         let schedule = &mut *self.0.lock().unwrap();
         let waiting = schedule.waiting.len();
@@ -90,7 +90,7 @@ impl Gate for Turns {
     }
 }
 
-/// Nothing here waits for anything but the schedule, so asking again is all there is to do.
+/// Polls until the future is ready. Futures in this file wait for the schedule only, so no waker is needed.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
@@ -102,7 +102,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 type Racer<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-/// Polls all racers until none can go on, then lets one waiting call through, until all have ended.
+/// Polls all racers until each of them waits, then releases one call; repeats until all have ended.
 fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
     let mut racers: FuturesUnordered<_> = racers.into_iter().collect();
     let mut steps = 0u64;
@@ -113,8 +113,8 @@ fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
                 Poll::Ready(Some(())) => {}
                 Poll::Pending => {
                     steps += 1;
-                    assert!(steps < 200_000, "some racer goes on for ever");
-                    assert!(turns.release_one(), "everyone waits and nobody holds anything up");
+                    assert!(steps < 200_000, "a racer does not end");
+                    assert!(turns.release_one(), "all racers wait, but no call can be released");
                 }
             }
         }
@@ -138,13 +138,13 @@ async fn gated_run(
     run_as(&stores, engine, &settings(), mode, &name).await.map(|summary| summary.manifest)
 }
 
-/// What the current version consists of is there, and its rows are as many as it says.
+/// Reads all files of the current version; gives its number of images.
 async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
     let Some(manifest) = dataset::current(store).await? else { return Ok(None) };
     for key in manifest.files().filter(|key| !key.ends_with("_SUCCESS")) {
         match store.get(&key).await {
             Ok(_) => {}
-            // A reader that is slower than a vacuum may find its version gone, and then it is told so.
+            // A vacuum may remove the version while it is read; its state then says so.
             Err(e) if e.is(ErrorKind::StoreNotFound) => {
                 let state = dataset::state(store, manifest.version).await?;
                 assert!(matches!(state, VersionState::Removed { .. }), "{key} is missing from {}", manifest.version);
@@ -156,7 +156,10 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
     Ok(Some(manifest.images))
 }
 
-/// One schedule: `runs` runs, a reader and perhaps a vacuum on an output that has a version already.
+/// What each run uploaded, and how it ended.
+type Outcomes = Mutex<Vec<(u64, Result<Manifest>)>>;
+
+/// One schedule: `runs` runs, a reader and, if asked for, a vacuum on one output, which mostly has a version already.
 fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &WorkerPool) {
     let (input, output) = block_on(async {
         let (input, output) = (images(0..6).await, Arc::new(MemoryStore::new()));
@@ -167,7 +170,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
     });
     let turns = Turns::new(seed, failures);
     let gated = || -> Arc<dyn Store> { Arc::new(Gated { inner: output.clone(), gate: turns.clone() }) };
-    let outcomes = Mutex::new(Vec::new());
+    let outcomes = Outcomes::default();
     let mut racers: Vec<Racer<'_>> = Vec::new();
     for racer in 0..runs {
         let (input, store, outcomes) = (input.clone(), gated(), &outcomes);
@@ -180,32 +183,16 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
         }));
     }
     if with_vacuum {
-        let store = gated();
-        racers.push(Box::pin(async move {
-            let policy = Policy { keep_versions: 1, older_than_days: 0 };
-            for _ in 0..3 {
-                match vacuum::vacuum(store.as_ref(), policy, Action::Delete, &|_| {}).await {
-                    Ok(_) => {}
-                    Err(e) => assert!(e.kind().retryable() || e.is(ErrorKind::OutputNoVersion), "seed {seed}: {e}"),
-                }
-            }
-        }));
+        racers.push(Box::pin(vacuums(gated(), seed)));
     }
-    let store = gated();
-    racers.push(Box::pin(async move {
-        for _ in 0..4 {
-            if let Err(e) = read_whole(store.as_ref()).await {
-                assert_eq!(e.kind(), ErrorKind::StoreUnavailable, "seed {seed}: {e}");
-            }
-        }
-    }));
+    racers.push(Box::pin(reads(gated(), seed)));
     race(&turns, racers);
 
     block_on(async {
         let current = dataset::current(output.as_ref()).await.unwrap();
         for (upload, outcome) in outcomes.into_inner().unwrap() {
             match outcome {
-                // No update is lost: what a run has published, or found published, is in the current version.
+                // No update is lost: the upload of a run that has succeeded is in the current version.
                 Ok(_) => {
                     let rows = rows(output.as_ref(), current.as_ref().unwrap()).await;
                     assert!(rows.contains(&key(upload)), "seed {seed}: the upload of {upload} is lost");
@@ -218,19 +205,42 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
             }
         }
         no_forks(output.as_ref(), seed).await;
-        // Marks and locks of those that died; a day later they would mean nothing.
-        for object in list_all(output.as_ref(), "").await.unwrap() {
-            if object.key.ends_with("started.json") || object.key == keys::LOCK {
-                output.delete(&object.key).await.unwrap();
-            }
-        }
-        run(&stores(&input, &output), engine, &settings(), "last").await.unwrap();
-        assert_eq!(
-            data_set(output.as_ref()).await,
-            fresh(&input, engine, &settings()).await,
-            "seed {seed}: the data set is not that of the bucket"
-        );
+        last_run(&input, &output, engine, seed).await;
     });
+}
+
+async fn vacuums(store: Arc<dyn Store>, seed: u64) {
+    let policy = Policy { keep_versions: 1, older_than_days: 0 };
+    for _ in 0..3 {
+        match vacuum::vacuum(store.as_ref(), policy, Action::Delete, &|_| {}).await {
+            Ok(_) => {}
+            Err(e) => assert!(e.kind().retryable() || e.is(ErrorKind::OutputNoVersion), "seed {seed}: {e}"),
+        }
+    }
+}
+
+async fn reads(store: Arc<dyn Store>, seed: u64) {
+    for _ in 0..4 {
+        if let Err(e) = read_whole(store.as_ref()).await {
+            assert_eq!(e.kind(), ErrorKind::StoreUnavailable, "seed {seed}: {e}");
+        }
+    }
+}
+
+/// After the race, one undisturbed run gives the data set of a fresh run.
+async fn last_run(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>, engine: &WorkerPool, seed: u64) {
+    // Leases and locks of failed racers. They would expire after some days.
+    for object in list_all(output.as_ref(), "").await.unwrap() {
+        if object.key.ends_with("started.json") || object.key == keys::LOCK {
+            output.delete(&object.key).await.unwrap();
+        }
+    }
+    run(&stores(input, output), engine, &settings(), "last").await.unwrap();
+    assert_eq!(
+        data_set(output.as_ref()).await,
+        fresh(input, engine, &settings()).await,
+        "seed {seed}: the data set is not that of the bucket"
+    );
 }
 
 async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::HashSet<String> {
@@ -245,7 +255,7 @@ async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::Hash
     rows
 }
 
-/// Each version was made from the one before it.
+/// The parent of each version is the version before it.
 async fn no_forks(output: &dyn Store, seed: u64) {
     let mut parent = None;
     for version in dataset::versions(output).await.unwrap().decided {
@@ -268,7 +278,7 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
 }
 
 fn schedules(seeds: Range<u64>, runs: u64, failures: usize, with_vacuum: bool) {
-    // No threads of its own: the racers' thread does the work.
+    // No worker threads: inference runs on the thread of the racers.
     let engine = engine("tiny", 0);
     for seed in seeds {
         schedule(seed, runs, failures, with_vacuum, &engine);

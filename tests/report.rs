@@ -1,4 +1,4 @@
-//! The report of a large data set: bounded, whatever the number of images.
+//! The report of a large data set: its size does not grow with the number of images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
@@ -132,7 +132,7 @@ async fn the_report_of_a_hundred_thousand_images_is_below_five_megabytes() {
     let written = report::write(&input, &output, &manifest, &records, &receipt).await.unwrap();
     let page = String::from_utf8(output.get(&written.report).await.unwrap().to_vec()).unwrap();
     assert!(page.len() < 5_000_000, "{} bytes", page.len());
-    // What is left out is said.
+    // The page says what it does not show.
     for said in
         ["300 of 100,000 images are drawn", "of 100,000 images", "The first 60 are", "40 of them shown", "and 200 more"]
     {

@@ -1,4 +1,4 @@
-//! A plan of very many images: time, memory and the size of what the state machine carries.
+//! A plan of a million images: time, memory and payloads of the state machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
@@ -14,7 +14,7 @@ use pomona::{
     store::{MemoryStore, Object, Store},
 };
 
-/// A listing of very many objects, made as it is read; nothing of it is kept.
+/// An input with many objects, whose listing is generated page by page.
 #[derive(Debug)]
 struct Endless {
     objects: u64,
@@ -60,7 +60,7 @@ impl Store for Endless {
     }
 }
 
-/// Step Functions carries 256 KiB; a quarter of it is the most that any state of a run has.
+/// Limit of these tests for a payload: a quarter of the 256 KiB that Step Functions allows.
 const PAYLOAD: usize = 64 << 10;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +80,7 @@ async fn a_million_images_are_planned_with_small_payloads() {
     let mut covered = 0;
     let mut shards = 0;
     for line in lines(output.as_ref(), &planned.work_list).await {
-        // The item, and the two locations that the map puts beside it.
+        // The item and the two locations that the map adds to it.
         assert!(line.len() + 2_048 < PAYLOAD, "{} bytes", line.len());
         let work: stages::ShardWork = serde_json::from_slice(&line).unwrap();
         let objects =
@@ -103,7 +103,7 @@ async fn lines(store: &dyn Store, key: &str) -> Vec<Vec<u8>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
-/// Bytes of this process at their most; the lists of the plan, which are kept in memory here, are among them.
+/// Peak memory of this process in bytes. The output is in memory, so it includes the work lists.
 #[cfg(target_os = "linux")]
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -1,4 +1,4 @@
-//! Versions as a user meets them: log, diff, show, vacuum, erase and watch.
+//! The commands for versions: log, diff, show, vacuum, erase; and watch.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 #![cfg(feature = "cli")]
 
@@ -14,7 +14,7 @@ use std::{
 use common::{png, program::*};
 use serde_json::{Value, json as value};
 
-/// An output with two versions: the second adds one image, replaces one and lacks one.
+/// Images and an output with two versions: the second adds one image, replaces one and removes one.
 fn two_versions(dir: &Path) -> (PathBuf, PathBuf) {
     let (images, output) = (dir.join("images"), dir.join("results"));
     write_images(&images, 120);
@@ -34,7 +34,7 @@ fn text(command: &mut std::process::Command) -> String {
 }
 
 #[test]
-fn log_and_diff_tell_what_each_version_brought() {
+fn log_and_diff_print_the_changes_of_each_version() {
     let dir = tempfile::tempdir().unwrap();
     let (_, output) = two_versions(dir.path());
     let log = text(pomona().arg("log").arg(&output));
@@ -59,7 +59,7 @@ fn log_and_diff_tell_what_each_version_brought() {
     );
 
     let shown = text(pomona().arg("diff").arg(&output).args(["1", "2"]));
-    for expected in ["+ label 0/new.png", "~ label 0/00003.png", "- label 1/00110.png", "degrees at most", "pc_0"] {
+    for expected in ["+ label 0/new.png", "~ label 0/00003.png", "- label 1/00110.png", "24 angles: largest ", "pc_0"] {
         assert!(shown.contains(expected), "{expected} is not in:\n{shown}");
     }
     let diff = json(pomona().arg("diff").arg(&output).args(["2", "1"]));
@@ -76,7 +76,7 @@ fn log_and_diff_tell_what_each_version_brought() {
 }
 
 #[test]
-fn vacuum_tells_first_and_deletes_then() {
+fn vacuum_deletes_nothing_in_a_dry_run_and_then_what_it_printed() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = two_versions(dir.path());
     let young = json(pomona().arg("vacuum").arg(&output).args(["--keep-versions", "1"]));
@@ -87,8 +87,8 @@ fn vacuum_tells_first_and_deletes_then() {
         command
     };
     let before = tables(&output);
-    let told = text(&mut vacuum(&["--dry-run"]));
-    assert!(told.contains("Nothing was deleted"), "{told}");
+    let printed = text(&mut vacuum(&["--dry-run"]));
+    assert!(printed.contains("Nothing was deleted (dry run). A vacuum would delete:\n  versions  1\n"), "{printed}");
     assert_eq!(tables(&output), before);
     let done = json(&mut vacuum(&[]));
     assert_eq!((&done["kept"], &done["removed"]), (&value!([2]), &value!([1])));
@@ -102,7 +102,7 @@ fn vacuum_tells_first_and_deletes_then() {
 }
 
 #[test]
-fn erase_names_what_it_deleted_and_what_it_read_again() {
+fn erase_prints_the_files_that_it_deleted_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = two_versions(dir.path());
     let erase = |more: &[&str]| {
@@ -132,7 +132,7 @@ fn erase_names_what_it_deleted_and_what_it_read_again() {
     assert!(text(&mut erase(&[])).contains("No version held them"));
 }
 
-/// Ends the process when a test fails.
+/// Ends the process even if the test fails.
 struct Running(Child);
 
 impl Drop for Running {
@@ -143,7 +143,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn watch_runs_again_when_images_change_and_outlives_a_run_that_fails() {
+fn watch_runs_again_when_images_change_and_continues_after_a_failed_run() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));
     write_images(&images, 30);
@@ -162,7 +162,7 @@ fn watch_runs_again_when_images_change_and_outlives_a_run_that_fails() {
     fs::write(images.join("label 0/new.png"), png(500)).unwrap();
     assert_eq!(next()["inferred"], 1);
     wait_for("watching");
-    // More rejects than are allowed: the run fails, the watch does not. They come in, and go, all at once.
+    // Too many rejects: the run fails, watching continues. A rename adds and removes all of them at once.
     let (aside, bad) = (dir.path().join("bad"), images.join("bad"));
     fs::create_dir(&aside).unwrap();
     for i in 0..5 {
@@ -181,7 +181,7 @@ fn watch_runs_again_when_images_change_and_outlives_a_run_that_fails() {
 }
 
 #[test]
-fn a_bucket_cannot_be_watched_and_the_message_says_what_to_do() {
+fn watching_a_bucket_fails_with_advice() {
     let dir = tempfile::tempdir().unwrap();
     let error = fails(pomona().args(["watch", "s3://fruit/images/"]).arg(dir.path()), 2, "Input.Invalid");
     assert!(error.contains("docs/deploy.md"), "{error}");

@@ -2,16 +2,17 @@
 
 use pomona::{
     Error, ErrorKind, Result,
-    demo::{self, VARIETIES},
+    demo::{self, SIDE, VARIETIES},
 };
 
-use crate::{args::DemoArgs, progress::Bars, run};
+use crate::{args::DemoArgs, format, progress::Bars, run};
 
 pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
     let (images, results) = (args.dir.join("images"), args.dir.join("results"));
     let threads = run::threads(&args.options.engine);
+    let pictures = VARIETIES.len() as u64 * u64::from(args.views);
     let bars = Bars::new();
-    bars.start("render", Some(VARIETIES.len() as u64 * u64::from(args.views)), None);
+    bars.start("render", Some(pictures), None);
     let outcome = demo::write(&images, args.views, threads, &|| bars.step());
     bars.clear();
     outcome.map_err(|e| {
@@ -19,7 +20,13 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
             .context("folder", images.display())
             .source(e)
     })?;
-    eprintln!("{} varieties x {} views of 100 x 100 pixels in {}", VARIETIES.len(), args.views, images.display());
+    eprintln!(
+        "{} of {SIDE} x {SIDE} pixels in {}: {} varieties, {} each",
+        format::counted(pictures, "picture"),
+        images.display(),
+        VARIETIES.len(),
+        format::counted(args.views.into(), "view"),
+    );
     if args.images_only {
         return Ok(());
     }

@@ -1,17 +1,29 @@
 //! `pomona diff`
 
-use pomona::{Result, dataset, store, versions::diff};
+use pomona::{
+    Result,
+    dataset::{self, BasisSummary, Manifest},
+    store,
+    versions::diff::{self, Diff},
+};
 use serde::Serialize;
 
-use crate::{args::DiffArgs, format, print_json};
+use crate::{
+    args::{DiffArgs, Format},
+    format, print_json,
+};
 
+/// Longest key that is printed whole, characters.
+const KEY: usize = 100;
+
+/// The comparison for programs, with all keys and angles.
 #[derive(Serialize)]
 struct Json<'a> {
     from: u64,
     to: u64,
     explained_variance_ratio: [&'a [f64]; 2],
     #[serde(flatten)]
-    diff: &'a diff::Diff,
+    diff: &'a Diff,
 }
 
 pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
@@ -20,40 +32,66 @@ pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
     let from = dataset::version(store.as_ref(), Some(args.from)).await?;
     let to = dataset::version(store.as_ref(), Some(args.to)).await?;
     let diff = diff::diff(store.as_ref(), &from, &to).await?;
-    let ratios = [from.basis.explained_variance_ratio.as_slice(), to.basis.explained_variance_ratio.as_slice()];
-    if args.json {
-        return print_json(&Json { from: args.from, to: args.to, explained_variance_ratio: ratios, diff: &diff });
+    match args.format.format() {
+        Format::Json => print_json(&Json {
+            from: args.from,
+            to: args.to,
+            explained_variance_ratio: [&from, &to].map(|m| m.basis.explained_variance_ratio.as_slice()),
+            diff: &diff,
+        }),
+        Format::Text => {
+            let sections = [images(&diff, [&from, &to], args.rows), variance([&from, &to], args.rows), angles(&diff)];
+            print!("{}", sections.join("\n"));
+            Ok(())
+        }
     }
-    println!("Images, from version {} to version {}", args.from, args.to);
+}
+
+fn images(diff: &Diff, [from, to]: [&Manifest; 2], limit: usize) -> String {
+    let mut text = format!("Images, version {} to {}\n", from.version.0, to.version.0);
     for (name, sign, keys) in
         [("added", '+', &diff.added), ("changed", '~', &diff.changed), ("removed", '-', &diff.removed)]
     {
-        println!("  {} {name}", format::count(keys.len() as u64));
-        for key in keys.iter().take(args.rows) {
-            println!("    {sign} {}", format::shorten(key, 100));
+        text.push_str(&format!("  {} {name}\n", format::count(keys.len() as u64)));
+        for key in keys.iter().take(limit) {
+            text.push_str(&format!("    {sign} {}\n", format::shorten(key, KEY)));
         }
-        if keys.len() > args.rows {
-            println!("    … and {} more; --json lists all", format::count((keys.len() - args.rows) as u64));
+        if keys.len() > limit {
+            let more = format::count((keys.len() - limit) as u64);
+            text.push_str(&format!("    … and {more} more; --json prints all\n"));
         }
     }
-    let mut rows = vec![vec![String::new(), format!("version {}", args.from), format!("version {}", args.to)]];
-    rows.push(vec!["images".to_owned(), format::count(from.images), format::count(to.images)]);
-    rows.push(vec!["components".to_owned(), ratios[0].len().to_string(), ratios[1].len().to_string()]);
-    let together = |share: &[f64]| format::percent(share.iter().sum());
-    rows.push(vec!["explained together".to_owned(), together(ratios[0]), together(ratios[1])]);
-    for i in 0..args.rows.min(ratios[0].len().max(ratios[1].len())) {
-        let share = |of: &[f64]| of.get(i).map_or(String::new(), |share| format::percent(*share));
-        rows.push(vec![format!("pc_{i}"), share(ratios[0]), share(ratios[1])]);
+    text
+}
+
+fn variance(versions: [&Manifest; 2], limit: usize) -> String {
+    let row = |name: &str, cell: &dyn Fn(&BasisSummary) -> String| {
+        let [from, to] = versions.map(|manifest| cell(&manifest.basis));
+        vec![name.to_owned(), from, to]
+    };
+    let [from, to] = versions.map(|manifest| format!("version {}", manifest.version.0));
+    let mut rows = vec![vec![String::new(), from, to]];
+    let [from, to] = versions.map(|manifest| format::count(manifest.images));
+    rows.push(vec!["images".to_owned(), from, to]);
+    rows.push(row("components", &|basis| basis.components.to_string()));
+    rows.push(row("explained", &|basis| format::percent(basis.explained_variance_ratio.iter().sum())));
+    let most = versions.map(|manifest| manifest.basis.components).into_iter().max().unwrap_or(0);
+    for i in 0..limit.min(most) {
+        let share = |basis: &BasisSummary| basis.explained_variance_ratio.get(i).map(|share| format::percent(*share));
+        rows.push(row(&format!("pc_{i}"), &|basis| share(basis).unwrap_or_default()));
     }
-    print!("\nExplained variance\n{}", format::table(&rows, 1));
-    println!("\nAngle between the subspaces");
-    match diff.angles.as_deref() {
-        None => println!("  none: the features are those of different models"),
+    format!("Explained variance\n{}", format::table(&rows, 1))
+}
+
+fn angles(diff: &Diff) -> String {
+    let angles = match diff.angles.as_deref() {
+        None => "not comparable: the versions have features of different models".to_owned(),
         Some(angles) => {
             let largest = angles.last().copied().unwrap_or(0.0);
             let mean = angles.iter().sum::<f64>() / angles.len().max(1) as f64;
-            println!("  {largest:.2} degrees at most, {mean:.2} on average, over {} directions", angles.len());
+            let number = format::counted(angles.len() as u64, "angle");
+            format!("{number}: largest {largest:.2} degrees, mean {mean:.2} degrees")
         }
-    }
-    Ok(())
+    };
+    format!("Principal angles between the subspaces\n  {angles}\n")
 }

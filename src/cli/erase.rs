@@ -2,13 +2,20 @@
 
 use pomona::{
     Result, dataset,
-    ids::Version,
     stages::{CancellationToken, Stores},
     store,
-    versions::erase::{self, EraseInput},
+    versions::erase::{self, EraseInput, Erased},
 };
 
-use crate::{args::EraseArgs, format, print_json, progress::Bars, run};
+use crate::{
+    args::{EraseArgs, Format},
+    format, print_json,
+    progress::Bars,
+    run,
+};
+
+/// Longest key that is printed whole, characters.
+const KEY: usize = 200;
 
 pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     let output = store::open(&args.output).await?;
@@ -23,32 +30,31 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     let outcome = erase::erase(&stores, &workers, input, &bars, &stop).await;
     bars.clear();
     let erased = outcome?;
-    if args.json {
+    if args.format.format() == Format::Json {
         return print_json(&erased);
     }
-    let version = erased.version.0;
-    let how = if erased.rewritten { "was made without them" } else { "does not hold them" };
-    println!("Version {version} {how}");
-    let names = |versions: &[Version]| versions.iter().map(|v| v.0.to_string()).collect::<Vec<_>>().join(", ");
-    match erased.removed_versions.as_slice() {
-        [] => println!("No version held them"),
-        versions => println!("Removed versions: {}", names(versions)),
-    }
-    println!("Deleted {}:", format::counted(erased.deleted.len() as u64, "file"));
-    for key in &erased.deleted {
-        println!("  {}", format::shorten(key, 200));
-    }
-    println!(
-        "Read again to see that they hold none of them: {}",
-        format::counted(erased.checked.len() as u64, "table")
-    );
-    for key in &erased.checked {
-        println!("  {}", format::shorten(key, 200));
-    }
+    print!("{}", text(&erased));
     if args.output.starts_with("s3://") {
-        println!(
-            "A versioned bucket keeps deleted objects until its lifecycle rule removes them (docs/operations.md)."
-        );
+        println!("A bucket with versioning keeps deleted objects: see docs/operations.md.");
     }
     Ok(())
+}
+
+fn text(erased: &Erased) -> String {
+    let version = erased.version.0;
+    let mut text = if erased.rewritten {
+        format!("Version {version} was made without the images.\n")
+    } else {
+        format!("Version {version} does not hold the images.\n")
+    };
+    text.push_str(&match erased.removed_versions.as_slice() {
+        [] => "No version held them.\n".to_owned(),
+        versions => format!("Removed versions: {}\n", format::versions(versions)),
+    });
+    text.push_str(&format!("Deleted {}\n", format::counted(erased.deleted.len() as u64, "file")));
+    text.extend(erased.deleted.iter().map(|key| format!("  {}\n", format::shorten(key, KEY))));
+    let tables = format::counted(erased.checked.len() as u64, "table");
+    text.push_str(&format!("Checked {tables}; none holds the images\n"));
+    text.extend(erased.checked.iter().map(|key| format!("  {}\n", format::shorten(key, KEY))));
+    text
 }

@@ -11,14 +11,15 @@ use pomona::{
 use serde::Serialize;
 
 use crate::{
-    args::{ArchitectureArg, EstimateArgs},
+    args::{ArchitectureArg, EstimateArgs, Format},
     format, print_json,
 };
 
-/// Runs of more shards are not played through: it would take longer than a moment.
-const SIMULATED: u64 = 2_000_000;
+/// Runs with more shards are not simulated: it would take more than a second.
+const MAX_SIMULATED_SHARDS: u64 = 2_000_000;
 const SEED: u64 = 1;
 
+/// The estimate for programs.
 #[derive(Serialize)]
 struct Json<'a> {
     #[serde(flatten)]
@@ -45,29 +46,27 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
         account_concurrency: args.account_concurrency,
     };
     let estimate = estimate::estimate(work, deployment, prices)?;
-    let played = (estimate.shards <= SIMULATED).then(|| {
+    let simulated = (estimate.shards <= MAX_SIMULATED_SHARDS).then(|| {
         let schedule = Schedule::new(&work, &deployment, estimate.prices.map_children_per_second);
         simulate::run(&schedule, &deployment, &estimate.prices, SEED)
     });
-    if args.json {
-        return print_json(&Json {
+    match args.format.format() {
+        Format::Json => print_json(&Json {
             estimate: &estimate,
-            simulated_seconds: played.map(|played| played.seconds),
-            simulated_throttles: played.map(|played| played.throttled),
-        });
+            simulated_seconds: simulated.map(|run| run.seconds),
+            simulated_throttles: simulated.map(|run| run.throttled),
+        }),
+        Format::Text => {
+            print!("{}", text(&estimate, simulated.map(|run| run.seconds)));
+            Ok(())
+        }
     }
-    print!("{}", text(&estimate, played.as_ref()));
-    Ok(())
 }
 
-fn row(cells: &[&str]) -> Vec<String> {
-    cells.iter().map(|cell| (*cell).to_owned()).collect()
-}
-
-fn text(estimate: &Estimate, played: Option<&simulate::Simulated>) -> String {
+fn text(estimate: &Estimate, simulated_seconds: Option<f64>) -> String {
     let Estimate { work, dollars, emr, .. } = estimate;
     let text = format!(
-        "{} on AWS: {} and {}\nOn EMR ({} machines, start included): {} and {}\n\n",
+        "{} on AWS: {} and {}\nOn EMR ({} machines, start-up included): {} and {}\n\n",
         format::counted(work.images, "image"),
         format::duration(estimate.seconds),
         format::dollars(dollars.total),
@@ -76,11 +75,11 @@ fn text(estimate: &Estimate, played: Option<&simulate::Simulated>) -> String {
         format::dollars(emr.dollars)
     );
     let stages = estimate.seconds_by_stage.iter();
-    let mut rows: Vec<_> = stages.map(|(stage, seconds)| row(&[stage, &format::duration(*seconds)])).collect();
-    if let Some(played) = played {
-        rows.push(row(&["all, simulated", &format::duration(played.seconds)]));
+    let mut rows: Vec<_> = stages.map(|(stage, seconds)| format::row([stage, &format::duration(*seconds)])).collect();
+    if let Some(seconds) = simulated_seconds {
+        rows.push(format::row(["all, simulated", &format::duration(seconds)]));
     }
-    text + &format::table(&rows, 1) + "\n" + &bill(estimate) + "\n" + &basis(estimate) + "\n" + &limits(estimate)
+    text + &format::table(&rows, 1) + "\n" + &bill(estimate) + "\n" + &assumptions(estimate) + "\n" + &limits(estimate)
 }
 
 fn bill(estimate: &Estimate) -> String {
@@ -88,21 +87,25 @@ fn bill(estimate: &Estimate) -> String {
     let requests = format::count(usage.puts + usage.gets);
     let stored = format!("{} a month", format::dollars(dollars.storage_per_month));
     let rows = [
-        row(&["compute", &format!("{:.0} GB-s", usage.gb_seconds), &format::dollars(dollars.compute)]),
-        row(&["invocations", &format::count(usage.invocations), &format::dollars(dollars.invocations)]),
-        row(&["transitions", &format::count(usage.transitions), &format::dollars(dollars.transitions)]),
-        row(&["S3 requests", &requests, &format::dollars(dollars.requests)]),
-        row(&["stored", &format::bytes(usage.stored_bytes), &stored]),
+        format::row([
+            "compute",
+            &format!("{} GB-s", format::count(usage.gb_seconds.round() as u64)),
+            &format::dollars(dollars.compute),
+        ]),
+        format::row(["invocations", &format::count(usage.invocations), &format::dollars(dollars.invocations)]),
+        format::row(["transitions", &format::count(usage.transitions), &format::dollars(dollars.transitions)]),
+        format::row(["S3 requests", &requests, &format::dollars(dollars.requests)]),
+        format::row(["storage", &format::bytes(usage.stored_bytes), &stored]),
     ];
     format::table(&rows, 1)
 }
 
-/// What the figures rest on.
-fn basis(estimate: &Estimate) -> String {
+/// Inputs of the estimate.
+fn assumptions(estimate: &Estimate) -> String {
     let Estimate { work, deployment, prices, .. } = estimate;
     let mut text = format!(
-        "Taken: {} ms per image and processor, {} per image, {} of about {} images,\n  \
-         {} MB per function, at most {} at once; {} prices of {}, looked up on {},\n  \
+        "Assumptions: {} ms per image on one processor, {} per image, {} of about {} images,\n  \
+         {} MB per function, at most {} functions at once; prices of {}, {}, on {},\n  \
          without free tier, taxes and transfer out of the region.\n",
         work.ms_per_image,
         format::bytes(work.bytes_per_image),
@@ -110,22 +113,22 @@ fn basis(estimate: &Estimate) -> String {
         work.shard_size,
         deployment.memory,
         format::count(deployment.concurrency.min(deployment.account_concurrency).into()),
+        prices.region,
         match prices.architecture {
             Architecture::X86_64 => "x86_64",
             Architecture::Arm64 => "arm64",
         },
-        prices.region,
         prices.date,
     );
     if !prices.borrowed.is_empty() {
         let names = prices.borrowed.join(", ");
-        text.push_str(&format!("  Not in the table for this region, so those of us-east-1: {names}.\n"));
+        text.push_str(&format!("  No prices for this region, so those of us-east-1 are used: {names}.\n"));
     }
     text
 }
 
 fn limits(estimate: &Estimate) -> String {
-    let mut text = "What limits first (! is reached)\n".to_owned();
+    let mut text = "Limits, lowest first (! = reached by this run)\n".to_owned();
     for limit in &estimate.limits {
         let mark = if limit.images <= estimate.work.images { "!" } else { " " };
         let from = format::count(limit.images);

@@ -1,5 +1,6 @@
-//! How numbers and tables look in a terminal.
+//! Tables, numbers and names in a terminal.
 
+use pomona::ids::Version;
 pub(crate) use pomona::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
 
 /// Columns as wide as their widest cell; the first `left` columns are aligned to the left, the others to the right.
@@ -23,13 +24,49 @@ pub(crate) fn table(rows: &[Vec<String>], left: usize) -> String {
     text
 }
 
+/// The cells of one row of a [`table`].
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+/// Version numbers in one line.
+pub(crate) fn versions(versions: &[Version]) -> String {
+    match versions {
+        [] => "none".to_owned(),
+        versions => versions.iter().map(|version| version.0.to_string()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// A point in time in UTC, to the second.
+pub(crate) fn time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// An argument as a POSIX shell reads it, quoted where needed.
+pub(crate) fn shell(argument: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn long_texts_lose_their_middle_and_control_characters_their_power() {
+    fn long_texts_are_shortened_in_the_middle_and_control_characters_escaped() {
         assert_eq!(shorten("abcdefghijklmnop", 10), "abc…klmnop");
         assert_eq!(shorten("a\u{1b}[31mb", 40), "a\\u{1b}[31mb");
+    }
+
+    #[test]
+    fn arguments_are_quoted_for_the_shell_where_needed() {
+        assert_eq!(
+            ["s3://fruit/a-b_c.d/", "my photos", "it's", "$HOME", ""].map(shell),
+            ["s3://fruit/a-b_c.d/", "'my photos'", r"'it'\''s'", "'$HOME'", "''"]
+        );
     }
 }

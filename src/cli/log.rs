@@ -8,7 +8,10 @@ use pomona::{
 };
 use serde::Serialize;
 
-use crate::{args::LogArgs, format, print_json};
+use crate::{
+    args::{Format, LogArgs},
+    format, print_json,
+};
 
 /// A version in one line.
 #[derive(Serialize)]
@@ -47,36 +50,37 @@ impl Line {
             explained: manifest.basis.explained_variance_ratio.iter().sum(),
         }
     }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.version.to_string(),
+            format::time(self.finished),
+            format::count(self.images),
+            format::count(self.added),
+            format::count(self.changed),
+            format::count(self.removed),
+            format::count(self.reused),
+            format::count(self.rejects),
+            format::percent(self.explained),
+            format!("{:.1}", self.seconds),
+        ]
+    }
 }
 
 pub(crate) async fn log(args: LogArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
     let lines: Vec<Line> = dataset::published(store.as_ref()).await?.iter().map(Line::new).collect();
-    if args.json {
+    if args.format.format() == Format::Json {
         return print_json(&lines);
     }
     let head =
         ["version", "finished", "images", "added", "changed", "removed", "reused", "rejects", "explained", "seconds"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(lines.iter().map(|line| {
-        vec![
-            line.version.to_string(),
-            // To the second; the manifest has the rest.
-            line.finished.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
-            format::count(line.images),
-            format::count(line.added),
-            format::count(line.changed),
-            format::count(line.removed),
-            format::count(line.reused),
-            format::count(line.rejects),
-            format::percent(line.explained),
-            format!("{:.1}", line.seconds),
-        ]
-    }));
+    let mut rows = vec![format::row(head)];
+    rows.extend(lines.iter().map(Line::row));
     print!("{}", format::table(&rows, 2));
     if lines.is_empty() {
-        println!("  no run has finished here yet");
+        println!("  no versions yet; `pomona run` makes the first one");
     }
     Ok(())
 }

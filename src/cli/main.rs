@@ -1,4 +1,4 @@
-//! The command line: arguments in, progress and summaries out. All work is the library's.
+//! The program: reads the command line, calls the library, prints progress and results.
 
 mod args;
 mod demo;
@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use args::{Args, Command};
 
-/// Stopped by Ctrl-C, as shells count it: 128 + SIGINT.
+/// Exit code after Ctrl-C, as in shells: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -43,13 +43,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints an error: its stable name, what happened, where, and what to do.
+/// Prints an error: its stable name, what is wrong, where, and what to do.
 fn report(error: &Error) {
     eprintln!("error[{}]: {error}", error.kind());
     eprintln!("  help: {}", error.kind().advice());
 }
 
-/// Writes a result for other programs.
+/// Prints a result for other programs.
 fn print_json<T: Serialize>(value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(ErrorKind::InternalBug, "the result could not be written as JSON").source(e))?;
@@ -57,8 +57,8 @@ fn print_json<T: Serialize>(value: &T) -> Result<()> {
     Ok(())
 }
 
-/// Makes glibc share few heaps among all threads. By default each of many threads gets one that keeps what it has
-/// freed, and memory grows with the number of shards. `MALLOC_ARENA_MAX` in the environment overrides it.
+/// Makes all threads share one heap of glibc. By default each thread gets a heap that keeps freed memory, and memory grows
+/// with the number of shards. `MALLOC_ARENA_MAX` in the environment overrides this.
 #[allow(unsafe_code)]
 fn share_heaps() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -71,11 +71,10 @@ fn share_heaps() {
 }
 
 fn dispatch(args: Args) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(ErrorKind::StoreFailed, "the program could not start its threads").source(e))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
+            Error::new(ErrorKind::StoreFailed, "the threads of the program could not be started").source(e)
+        })?;
     runtime.block_on(async {
         match args.command {
             Command::Run(args) => run::run(args).await,

@@ -1,4 +1,4 @@
-//! Progress bars on standard error. Where that is no terminal, none.
+//! Progress bars on standard error, if that is a terminal.
 
 use std::{
     borrow::Cow,
@@ -16,7 +16,7 @@ const COUNTED: &str = "{msg:<10} {bar:32} {human_pos}/{human_len}  {per_sec:>9} 
 const UNCOUNTED: &str = "{msg:<10} {spinner} {elapsed}  {human_pos} found";
 const PLAIN: &str = "{msg:<10} {spinner} {elapsed}";
 
-/// One bar at a time: that of the stage under way.
+/// One bar at a time: that of the current stage.
 #[derive(Debug)]
 pub(crate) struct Bars {
     current: Mutex<ProgressBar>,
@@ -31,7 +31,7 @@ impl Bars {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a bar. Without a total it only shows that something goes on.
+    /// Starts a bar, or a spinner if there is no total.
     pub(crate) fn start(&self, name: impl Into<Cow<'static, str>>, total: Option<u64>, template: Option<&str>) {
         let bar = match total {
             Some(total) => ProgressBar::new(total),

@@ -1,4 +1,4 @@
-//! `pomona run`, and the run behind `pomona demo`.
+//! `pomona run`, and what the other commands that run the pipeline share with it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,65 +11,89 @@ use pomona::{
 };
 
 use crate::{
-    args::{EngineArg, EngineOptions, RunArgs, RunOptions},
+    INTERRUPTED,
+    args::{EngineArg, EngineOptions, Format, RunArgs, RunOptions},
+    print_json,
     progress::Bars,
-    summary,
+    summary::Finished,
 };
 
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
     execute(&args.images, &args.output, &args.options).await
 }
 
+/// One run from the opening of its stores to its summary.
 pub(crate) async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
     let started = Instant::now();
-    let stores = Stores::open(images, output).await?;
-    let workers = workers(&options.engine)?;
+    let runner = Runner::new(images, output, options).await?;
     let stop = CancellationToken::new();
     listen(stop.clone());
-    once(&stores, &workers, output, options, &stop, started).await
+    runner.run(started, &stop).await
 }
 
-/// One run and its summary.
-pub(crate) async fn once(
-    stores: &Stores,
-    workers: &WorkerPool,
-    output: &str,
-    options: &RunOptions,
-    stop: &CancellationToken,
-    started: Instant,
-) -> Result<()> {
-    let bars = Bars::new();
-    let input = PlanInput { run: run_id()?, settings: options.result.settings(), mode: options.result.mode() };
-    let outcome = pipeline::run(stores, workers, &input, &bars, stop).await;
-    bars.clear();
-    let mut summary = outcome?;
-    let reported = pipeline::report(stores, &mut summary, &bars).await;
-    bars.clear();
-    // The version is published; it only lacks its report.
-    let reported = reported.unwrap_or_else(|error| {
-        eprintln!("warning: no report could be written: {error}");
-        None
-    });
-    let seconds = started.elapsed().as_secs_f64();
-    if options.json {
-        summary::print_json(&summary, reported.as_ref(), output, seconds)
-    } else {
-        print!("{}", summary::text(&summary, reported.as_ref(), output, seconds, options));
-        Ok(())
+/// All that runs on one output need. `pomona watch` uses it many times.
+#[derive(Debug)]
+pub(crate) struct Runner<'a> {
+    stores: Stores,
+    workers: WorkerPool,
+    /// The output as the user wrote it.
+    output: &'a str,
+    options: &'a RunOptions,
+}
+
+impl<'a> Runner<'a> {
+    /// Opens both locations and loads the model. Fails with `Input.Overlap` when one location is inside the other.
+    pub(crate) async fn new(images: &str, output: &'a str, options: &'a RunOptions) -> Result<Self> {
+        Ok(Runner { stores: Stores::open(images, output).await?, workers: workers(&options.engine)?, output, options })
     }
+
+    /// Runs the pipeline once and prints the summary. `started` is when the user began to wait.
+    pub(crate) async fn run(&self, started: Instant, stop: &CancellationToken) -> Result<()> {
+        let bars = Bars::new();
+        let result = &self.options.result;
+        let input = PlanInput { run: run_id()?, settings: result.settings(), mode: result.mode() };
+        let outcome = pipeline::run(&self.stores, &self.workers, &input, &bars, stop).await;
+        bars.clear();
+        let mut summary = outcome?;
+        let reported = pipeline::report(&self.stores, &mut summary, &bars).await;
+        bars.clear();
+        // The version is already published and does not depend on the report.
+        let reported = reported.unwrap_or_else(|error| {
+            eprintln!("warning: the report could not be written: {error}");
+            None
+        });
+        let finished =
+            Finished { summary: &summary, reported: reported.as_ref(), output: self.output, seconds: elapsed(started) };
+        match self.options.output.format() {
+            Format::Json => print_json(&finished.json()),
+            Format::Text => {
+                print!("{}", finished.text());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn elapsed(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
 }
 
 pub(crate) fn threads(options: &EngineOptions) -> usize {
     options.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
-/// Loads the model, behind a spinner.
+/// Loads the model while a spinner turns. Prints a note when a model of the user's runs on the slower tract.
 pub(crate) fn workers(options: &EngineOptions) -> Result<WorkerPool> {
     let bars = Bars::new();
     bars.start("model", None, None);
     let extractor = extractor(options);
     bars.clear();
-    WorkerPool::new(Arc::new(extractor?), threads(options))
+    let extractor = extractor?;
+    if let Some(reason) = extractor.unsupported() {
+        eprintln!("note: {} runs on tract, which is slower than Pomona's kernels", extractor.info().model);
+        eprintln!("  reason: {reason}");
+    }
+    WorkerPool::new(Arc::new(extractor), threads(options))
 }
 
 fn extractor(options: &EngineOptions) -> Result<Extractor> {
@@ -83,16 +107,11 @@ fn extractor(options: &EngineOptions) -> Result<Extractor> {
             Runtime::Tract => Extractor::embedded_on_tract(options.feature_range),
         };
     };
-    let name = path.display().to_string();
     let onnx = std::fs::read(path).map_err(|e| {
-        Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", &name).source(e)
+        Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", path.display()).source(e)
     })?;
-    let name = path.file_name().map_or(name, |file| file.to_string_lossy().into_owned());
-    let extractor = Extractor::from_onnx(onnx.into(), &name, options.feature_range, runtime)?;
-    if let Some(why) = extractor.unsupported() {
-        eprintln!("note: {name} runs on tract, which is slower: the kernels cannot run it: {why}");
-    }
-    Ok(extractor)
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    Extractor::from_onnx(onnx.into(), &name, options.feature_range, runtime)
 }
 
 /// The time, to the second, and a few letters that keep two runs of the same second apart.
@@ -102,14 +121,14 @@ pub(crate) fn run_id() -> Result<RunId> {
     format!("{}-{mark:08x}", now.strftime("%Y%m%dT%H%M%SZ")).try_into()
 }
 
-/// The first Ctrl-C (or SIGTERM) stops the run, which keeps what it has; the second ends the process at once.
+/// The first Ctrl-C (or SIGTERM) stops the run, which keeps its finished work; the second ends the process at once.
 pub(crate) fn listen(stop: CancellationToken) {
     tokio::spawn(async move {
         interrupted().await;
         stop.cancel();
-        eprintln!("\nstopping; what is done is kept (Ctrl-C again to end at once)");
+        eprintln!("\nstopping; finished work is kept (press Ctrl-C again to exit at once)");
         interrupted().await;
-        std::process::exit(130);
+        std::process::exit(INTERRUPTED.into());
     });
 }
 

@@ -6,7 +6,10 @@ use pomona::{
     store::{self, Store},
 };
 
-use crate::{args::ShowArgs, format};
+use crate::{
+    args::{Format, ShowArgs},
+    format,
+};
 
 /// Width of the widest explained-variance bar, characters.
 const BAR: f64 = 40.0;
@@ -17,7 +20,7 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     let store = store::open(&args.output).await?;
     dataset::expect_output(store.as_ref()).await?;
     let shown = dataset::version(store.as_ref(), args.version).await?;
-    if args.json {
+    if args.format.format() == Format::Json {
         print!("{}", String::from_utf8_lossy(&dataset::to_json(&shown)?));
         return Ok(());
     }
@@ -31,13 +34,12 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
 }
 
 fn versions(manifests: &[Manifest]) -> String {
-    let mut rows = vec![
-        ["version", "made", "images", "inferred", "rejects", "components", "explained"].map(str::to_owned).to_vec(),
-    ];
+    let head = ["version", "created", "images", "inferred", "rejects", "components", "explained"];
+    let mut rows = vec![format::row(head)];
     for manifest in manifests {
         rows.push(vec![
             manifest.version.0.to_string(),
-            manifest.created.to_string(),
+            format::time(manifest.created),
             format::count(manifest.images),
             format::count(manifest.figures.inferred),
             format::count(manifest.rejects),
@@ -49,21 +51,18 @@ fn versions(manifests: &[Manifest]) -> String {
 }
 
 async fn settings(store: &dyn Store, manifest: &Manifest) -> Result<String> {
+    let model = format!("{}, {} features", manifest.extractor.model, manifest.extractor.columns);
+    let scaling = if manifest.settings.standardize { "standardised" } else { "centred only" };
+    let shards = format!("{}, target size {} images", manifest.shards.len(), manifest.settings.shard_size);
     let mut rows = vec![
-        vec!["input".to_owned(), manifest.input.clone()],
-        vec!["model".to_owned(), format!("{}, {} features", manifest.extractor.model, manifest.extractor.columns)],
-        vec![
-            "scaling".to_owned(),
-            if manifest.settings.standardize { "standardised" } else { "centred only" }.to_owned(),
-        ],
-        vec![
-            "shards".to_owned(),
-            format!("{} of about {} images", manifest.shards.len(), manifest.settings.shard_size),
-        ],
+        format::row(["input", &manifest.input]),
+        format::row(["model", &model]),
+        format::row(["scaling", scaling]),
+        format::row(["shards", &shards]),
     ];
     let report = keys::run(&manifest.run, "report.html");
     if !store::list_all(store, &report).await?.is_empty() {
-        rows.push(vec!["report".to_owned(), report]);
+        rows.push(format::row(["report", &report]));
     }
     Ok(format!("Version {}\n{}\n", manifest.version.0, format::table(&rows, 2)))
 }
@@ -88,7 +87,7 @@ fn variance(manifest: &Manifest, limit: usize) -> String {
     let basis = &manifest.basis;
     let largest = basis.explained_variance_ratio.first().copied().unwrap_or(1.0);
     let mut cumulative = 0.0;
-    let mut rows = vec![["", "variance", "share", "together"].map(str::to_owned).to_vec()];
+    let mut rows = vec![format::row(["", "variance", "share", "cumulative"])];
     for (i, (variance, ratio)) in basis.explained_variance.iter().zip(&basis.explained_variance_ratio).enumerate() {
         cumulative += ratio;
         if i < limit {
@@ -102,7 +101,7 @@ fn variance(manifest: &Manifest, limit: usize) -> String {
             ]);
         }
     }
-    // The bars are to stand to the left of their column.
+    // Padded on the right: the table aligns this column to the right.
     let widest = rows.iter().filter_map(|row| row.get(4)).map(|bar| bar.chars().count()).max().unwrap_or(0);
     for bar in rows.iter_mut().filter_map(|row| row.get_mut(4)) {
         bar.push_str(&" ".repeat(widest - bar.chars().count()));
@@ -123,7 +122,7 @@ async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Res
     let Some(key) = manifest.outputs.parts.first() else { return Ok(String::new()) };
     let kept = manifest.basis.components;
     let rows = tables::read_scores(store.get(key).await?, kept, key)?;
-    let mut lines = vec![["path", "label", "pca_features"].map(str::to_owned).to_vec()];
+    let mut lines = vec![format::row(["path", "label", "pca_features"])];
     for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate().take(limit) {
         let shown: Vec<String> = rows.scores.row(i).iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
         let more = if kept > SCORES { ", …" } else { "" };
@@ -142,7 +141,7 @@ async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result
         return Ok("No rejects\n".to_owned());
     }
     let rows = tables::read_rejects(store.get(key).await?, key)?;
-    let mut lines = vec![["path", "reason", "detail"].map(str::to_owned).to_vec()];
+    let mut lines = vec![format::row(["path", "reason", "detail"])];
     for [path, reason, detail] in rows.iter().take(limit) {
         lines.push(vec![format::shorten(path, 48), reason.clone(), format::shorten(detail, 60)]);
     }

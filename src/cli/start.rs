@@ -12,7 +12,10 @@ use pomona::{
 };
 use serde_json::{Map, Value};
 
-use crate::{args::StartArgs, print_json, run, status};
+use crate::{
+    args::{Format, StartArgs},
+    print_json, run, status,
+};
 
 pub(crate) async fn start(args: StartArgs) -> Result<()> {
     let input = input(&args)?;
@@ -24,27 +27,32 @@ pub(crate) async fn start(args: StartArgs) -> Result<()> {
     let machine = match functions.find(&args.target).await? {
         Target::Machine(machine) => machine,
         Target::Execution(arn) => {
-            return Err(Error::new(ErrorKind::InputInvalid, "this is an execution; give its stack or state machine")
-                .context("arn", arn));
+            return Err(Error::new(
+                ErrorKind::InputInvalid,
+                "this is an execution, but a stack or state machine is needed",
+            )
+            .context("arn", arn));
         }
     };
     let request = functions.client.start_execution().state_machine_arn(&machine).name(name.to_string()).input(&input);
     let started = request.send().await.map_err(|e| executions::failed("states:StartExecution", &machine, e))?;
     let execution = started.execution_arn();
     if args.follow {
-        return status::follow(&functions, execution, args.json).await;
+        return status::follow(&functions, execution, args.format.format()).await;
     }
-    if args.json {
-        return print_json(&serde_json::json!({"execution": execution, "status": ExecutionStatus::Running.as_str()}));
+    match args.format.format() {
+        Format::Json => {
+            print_json(&serde_json::json!({"execution": execution, "status": ExecutionStatus::Running.as_str()}))
+        }
+        Format::Text => {
+            let console = executions::console(execution);
+            println!("Started {execution}\n\n  follow   pomona status {execution} --follow\n  console  {console}");
+            Ok(())
+        }
     }
-    println!(
-        "Started {execution}\n\n  follow   pomona status {execution} --follow\n  console  {}",
-        executions::console(execution)
-    );
-    Ok(())
 }
 
-/// The input of the execution, checked as the function `plan` will check it.
+/// The input of the execution, checked in the same way as by the function `plan`.
 fn input(args: &StartArgs) -> Result<String> {
     let json = |value: serde_json::Result<Value>| {
         value.map_err(|e| Error::new(ErrorKind::InternalBug, "the input could not be written as JSON").source(e))

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
-use aws_sdk_sfn::types::{ExecutionStatus, MapRunExecutionCounts};
+use aws_sdk_sfn::{
+    operation::describe_map_run::DescribeMapRunOutput,
+    types::{ExecutionStatus, MapRunListItem},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use pomona::{
     Error, ErrorKind, Result,
@@ -11,16 +14,22 @@ use pomona::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{args::StatusArgs, format, print_json};
+use crate::{
+    args::{Format, StatusArgs},
+    format, print_json,
+};
 
-/// Step Functions answers one DescribeMapRun per second.
+/// Between two questions: Step Functions answers one DescribeMapRun per second.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Failed children that are asked why.
-const ASKED: usize = 20;
-/// Newest events in which the stage under way is looked for.
+/// Failed items of a map whose error is read.
+const FAILURES: usize = 20;
+/// Newest events that are searched for the current stage.
 const EVENTS: i32 = 60;
+/// Width of a progress bar, characters.
 const BAR: usize = 24;
-/// The machine's states as the stages are called; the others (choices, waits) take no time.
+/// Longest cause that is printed whole, characters.
+const CAUSE: usize = 1_000;
+/// States that are stages; the others (choices, waits) take no time.
 const STAGES: [&str; 6] = ["Plan", "Featurize", "Merge", "Reduce", "Project", "Publish"];
 
 /// One Distributed Map.
@@ -33,28 +42,29 @@ struct MapRun {
     running: u64,
     pending: u64,
     seconds: f64,
-    /// Items per second since it began; none when it was redriven, as it stood still before that.
+    /// Items per second since the start; none after a redrive, because the map was idle before it.
     rate: Option<f64>,
     seconds_left: Option<f64>,
 }
 
+/// An execution, as it is printed.
 #[derive(Clone, Debug, Serialize)]
 struct Status {
     execution: String,
     console: String,
     status: String,
-    /// Under way, or the last one.
+    /// The current stage, or the last one.
     stage: Option<String>,
-    /// Since it was started, for the first time.
+    /// Since the first start.
     seconds: f64,
-    /// How often it was redriven after a failure.
+    /// Redrives after failures.
     redrives: u64,
     input: Value,
     output: Value,
     error: Option<String>,
     cause: Option<String>,
     maps: Vec<MapRun>,
-    /// Failed items by the name of their error, as far as they were asked.
+    /// Failed items by error name; at most [`FAILURES`] per map are counted.
     failures: BTreeMap<String, u64>,
 }
 
@@ -65,14 +75,13 @@ pub(crate) async fn status(args: StatusArgs) -> Result<()> {
         Target::Machine(machine) => functions.newest(&machine).await?,
     };
     if args.follow {
-        return follow(&functions, &execution, args.json).await;
+        return follow(&functions, &execution, args.format.format()).await;
     }
-    let status = read(&functions, &execution).await?;
-    show(&status, args.json)
+    show(&read(&functions, &execution).await?, args.format.format())
 }
 
 /// Shows the progress of an execution until it ends. Fails with `Execution.Failed` when it fails.
-pub(crate) async fn follow(functions: &StepFunctions, execution: &str, json: bool) -> Result<()> {
+pub(crate) async fn follow(functions: &StepFunctions, execution: &str, format: Format) -> Result<()> {
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{prefix:<10} {bar:32} {human_pos}/{human_len}  {msg}");
     if let Ok(style) = style {
@@ -91,14 +100,14 @@ pub(crate) async fn follow(functions: &StepFunctions, execution: &str, json: boo
             bar.set_message(format::duration(status.seconds));
         }
         bar.set_prefix(stage.clone());
-        // Where no bar can be drawn, a line for each stage.
+        // Without a terminal there is no bar, but a line for each stage.
         if !std::io::stderr().is_terminal() && last.as_ref() != Some(&stage) {
-            eprintln!("{stage} ({} so far)", format::duration(status.seconds));
+            eprintln!("{stage}, {} after the start", format::duration(status.seconds));
         }
         last = Some(stage);
         if status.status != ExecutionStatus::Running.as_str() {
             bar.finish_and_clear();
-            show(&status, json)?;
+            show(&status, format)?;
             return match (status.status == ExecutionStatus::Succeeded.as_str(), status.error) {
                 (true, _) => Ok(()),
                 (false, error) => Err(Error::new(ErrorKind::ExecutionFailed, "the execution did not succeed")
@@ -135,7 +144,7 @@ async fn read(functions: &StepFunctions, execution: &str) -> Result<Status> {
     })
 }
 
-/// The stage that was entered last.
+/// The last stage that the execution has entered.
 async fn stage(functions: &StepFunctions, execution: &str) -> Result<Option<String>> {
     let request =
         functions.client.get_execution_history().execution_arn(execution).reverse_order(true).max_results(EVENTS);
@@ -157,10 +166,7 @@ async fn maps(functions: &StepFunctions, execution: &str, now: f64) -> Result<(V
         let arn = run.map_run_arn();
         let described = client.describe_map_run().map_run_arn(arn).send().await;
         let described = described.map_err(|e| executions::failed("states:DescribeMapRun", arn, e))?;
-        let seconds = described.stop_date().map_or(now, |date| date.as_secs_f64()) - run.start_date().as_secs_f64();
-        let Some(counts) = described.execution_counts() else { continue };
-        let steady = redrives(described.redrive_count()) == 0;
-        let map = MapRun::new(stage_of(arn), counts, seconds.max(0.0), steady, described.stop_date().is_some());
+        let Some(map) = MapRun::new(&run, &described, now) else { continue };
         if map.failed > 0 {
             add_failures(functions, arn, &mut failures).await?;
         }
@@ -169,7 +175,7 @@ async fn maps(functions: &StepFunctions, execution: &str, now: f64) -> Result<(V
     Ok((maps, failures))
 }
 
-/// Step Functions reports none for what was never redriven.
+/// Step Functions reports no number if there was no redrive.
 fn redrives(reported: Option<i32>) -> u64 {
     reported.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
 }
@@ -182,9 +188,9 @@ fn stage_of(map_run: &str) -> String {
 
 async fn add_failures(functions: &StepFunctions, map_run: &str, failures: &mut BTreeMap<String, u64>) -> Result<()> {
     let request = functions.client.list_executions().map_run_arn(map_run).status_filter(ExecutionStatus::Failed);
-    let failed = request.max_results(ASKED as i32).send().await;
+    let failed = request.max_results(FAILURES as i32).send().await;
     let failed = failed.map_err(|e| executions::failed("states:ListExecutions", map_run, e))?;
-    for child in failed.executions().iter().take(ASKED) {
+    for child in failed.executions().iter().take(FAILURES) {
         let arn = child.execution_arn();
         let described = functions.client.describe_execution().execution_arn(arn).send().await;
         let described = described.map_err(|e| executions::failed("states:DescribeExecution", arn, e))?;
@@ -194,14 +200,19 @@ async fn add_failures(functions: &StepFunctions, map_run: &str, failures: &mut B
 }
 
 impl MapRun {
-    fn new(stage: String, counts: &MapRunExecutionCounts, seconds: f64, steady: bool, ended: bool) -> Self {
+    /// None if Step Functions does not report counts.
+    fn new(run: &MapRunListItem, described: &DescribeMapRunOutput, now: f64) -> Option<Self> {
+        let counts = described.execution_counts()?;
         let number = |n: i64| u64::try_from(n).unwrap_or(0);
         let (succeeded, failed) = (number(counts.succeeded()), number(counts.failed()));
         let (running, pending) = (number(counts.running()), number(counts.pending()));
-        let rate = steady.then(|| if seconds > 0.0 { (succeeded + failed) as f64 / seconds } else { 0.0 });
-        let left = rate.map(|rate| (running + pending) as f64 / rate).filter(|left| left.is_finite() && !ended);
-        MapRun {
-            stage,
+        let ended = described.stop_date().map(|date| date.as_secs_f64());
+        let seconds = (ended.unwrap_or(now) - run.start_date().as_secs_f64()).max(0.0);
+        let rate = (redrives(described.redrive_count()) == 0)
+            .then(|| if seconds > 0.0 { (succeeded + failed) as f64 / seconds } else { 0.0 });
+        let left = rate.map(|rate| (running + pending) as f64 / rate);
+        Some(MapRun {
+            stage: stage_of(run.map_run_arn()),
             total: number(counts.total()),
             succeeded,
             failed,
@@ -209,8 +220,20 @@ impl MapRun {
             pending,
             seconds,
             rate,
-            seconds_left: left,
-        }
+            seconds_left: left.filter(|left| left.is_finite() && ended.is_none()),
+        })
+    }
+
+    /// Stage, bar, items and rate.
+    fn row(&self) -> Vec<String> {
+        let done = self.succeeded + self.failed;
+        let filled = (done * BAR as u64).checked_div(self.total).unwrap_or(0) as usize;
+        vec![
+            self.stage.clone(),
+            format!("{}{}", "█".repeat(filled), "·".repeat(BAR - filled.min(BAR))),
+            format!("{} of {}", format::count(done), format::count(self.total)),
+            self.rates(),
+        ]
     }
 
     fn rates(&self) -> String {
@@ -221,56 +244,59 @@ impl MapRun {
     }
 }
 
-fn show(status: &Status, json: bool) -> Result<()> {
-    if json {
-        return print_json(status);
-    }
-    let mut rows = vec![vec!["status".to_owned(), status.status.clone()]];
-    let mut add = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
-    if let Some(stage) = status.stage.as_ref().filter(|_| status.status == ExecutionStatus::Running.as_str()) {
-        add("stage", stage.clone());
-    }
-    add("time", format::duration(status.seconds));
-    if status.redrives > 0 {
-        add("redriven", format::counted(status.redrives, "time"));
-    }
-    for name in ["input", "output"] {
-        if let Some(place) = status.input.get(name).and_then(Value::as_str) {
-            add(name, place.to_owned());
+fn show(status: &Status, format: Format) -> Result<()> {
+    match format {
+        Format::Json => print_json(status),
+        Format::Text => {
+            print!("{}", status.text());
+            Ok(())
         }
     }
-    for name in ["version", "images", "rejects", "report"] {
-        if let Some(value) = status.output.get(name) {
-            add(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+}
+
+impl Status {
+    fn text(&self) -> String {
+        let rows = format::table(&self.rows(), 2);
+        let maps = format::table(&self.maps.iter().map(MapRun::row).collect::<Vec<_>>(), 2);
+        format!("{}\n{rows}\n{maps}", self.execution)
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![format::row(["status", &self.status])];
+        let mut add = |name: &str, value: &str| rows.push(format::row([name, value]));
+        if let Some(stage) = self.stage.as_ref().filter(|_| self.status == ExecutionStatus::Running.as_str()) {
+            add("stage", stage);
         }
+        add("time", &format::duration(self.seconds));
+        if self.redrives > 0 {
+            add("redriven", &format::counted(self.redrives, "time"));
+        }
+        for name in ["input", "output"] {
+            if let Some(place) = self.input.get(name).and_then(Value::as_str) {
+                add(name, place);
+            }
+        }
+        for name in ["version", "images", "rejects", "report"] {
+            if let Some(value) = self.output.get(name) {
+                add(name, &value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            }
+        }
+        if let Some(error) = &self.error {
+            add("error", error);
+        }
+        if let Some(cause) = &self.cause {
+            add("cause", &format::shorten(cause, CAUSE));
+        }
+        for (error, count) in &self.failures {
+            add("failed", &format!("{} with {error}", format::counted(*count, "item")));
+        }
+        let unread = self.maps.iter().map(|map| map.failed).sum::<u64>().saturating_sub(self.failures.values().sum());
+        if unread > 0 {
+            add("failed", &format!("{} more, errors not read", format::counted(unread, "item")));
+        }
+        add("console", &self.console);
+        rows
     }
-    if let Some(error) = &status.error {
-        add("error", error.clone());
-    }
-    if let Some(cause) = &status.cause {
-        add("cause", format::shorten(cause, 1_000));
-    }
-    for (error, count) in &status.failures {
-        add("failed", format!("{} with {error}", format::counted(*count, "item")));
-    }
-    add("console", status.console.clone());
-    println!("{}\n{}", status.execution, format::table(&rows, 2));
-    let rows: Vec<_> = status
-        .maps
-        .iter()
-        .map(|map| {
-            let done = map.succeeded + map.failed;
-            let filled = (done * BAR as u64).checked_div(map.total).unwrap_or(0) as usize;
-            vec![
-                map.stage.clone(),
-                format!("{}{}", "█".repeat(filled), "·".repeat(BAR - filled.min(BAR))),
-                format!("{} of {}", format::count(done), format::count(map.total)),
-                map.rates(),
-            ]
-        })
-        .collect();
-    print!("{}", format::table(&rows, 2));
-    Ok(())
 }
 
 #[cfg(test)]
@@ -278,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_runs_stage_stands_in_its_arn() {
+    fn the_arn_of_a_map_run_names_the_stage() {
         let arn = "arn:aws:states:us-east-1:123456789012:mapRun:pomona-pipeline/Featurize:0a1b";
         assert_eq!(stage_of(arn), "Featurize");
     }

@@ -1,17 +1,29 @@
-//! What `pomona run` prints when it has ended: for people, or as JSON.
+//! What `pomona run` prints when it has finished: for people, or as JSON.
 
 use pomona::{
-    Result,
     dataset::{Manifest, keys},
     pipeline::Summary,
     report::Reported,
 };
 use serde::Serialize;
 
-use crate::{args::RunOptions, format};
+use crate::format;
 
+/// A run that has finished well.
+#[derive(Debug)]
+pub(crate) struct Finished<'a> {
+    pub summary: &'a Summary,
+    /// None when nothing had changed, or when the report could not be written.
+    pub reported: Option<&'a Reported>,
+    /// The output as the user wrote it.
+    pub output: &'a str,
+    /// Wall clock time, program start included.
+    pub seconds: f64,
+}
+
+/// The summary for programs. docs/file-formats.md describes the fields.
 #[derive(Serialize)]
-struct Json<'a> {
+pub(crate) struct Json<'a> {
     up_to_date: bool,
     output: &'a str,
     version: u64,
@@ -32,12 +44,12 @@ struct Json<'a> {
     seconds: f64,
     seconds_by_stage: serde_json::Map<String, serde_json::Value>,
     images_per_second: f64,
-    /// What the run would have cost on AWS; none when nothing was done.
+    /// Cost of the same work on AWS; none when nothing had changed.
     dollars_on_aws: Option<f64>,
     files: Files,
 }
 
-/// Locations for readers.
+/// Where readers find the files of a version: locations below the output, one of them with a `*`.
 #[derive(Serialize)]
 struct Files {
     manifest: String,
@@ -64,70 +76,90 @@ impl Files {
     }
 }
 
-pub(crate) fn print_json(summary: &Summary, reported: Option<&Reported>, output: &str, seconds: f64) -> Result<()> {
-    let manifest = &summary.manifest;
-    // An up-to-date run did nothing itself: the figures in the manifest are those of the run that made it.
-    let figures = if summary.up_to_date { Default::default() } else { manifest.figures.clone() };
-    let by_stage = summary.seconds.iter().map(|(stage, s)| (stage.clone(), (*s).into())).collect();
-    let json = Json {
-        up_to_date: summary.up_to_date,
-        output,
-        version: manifest.version.0,
-        run: manifest.run.to_string(),
-        images: manifest.images,
-        rejects: manifest.rejects,
-        labels: manifest.labels.len(),
-        inferred: figures.inferred,
-        copied: figures.copied,
-        added: figures.added,
-        changed: figures.changed,
-        removed: figures.removed,
-        shards: manifest.shards.len(),
-        shards_reused: figures.shards_reused,
-        components: manifest.basis.components,
-        explained_variance_ratio: manifest.basis.explained_variance_ratio.iter().sum(),
-        components_for_90_percent: manifest.basis.components_for_90_percent,
-        seconds,
-        seconds_by_stage: by_stage,
-        images_per_second: figures.inferred as f64 / seconds,
-        dollars_on_aws: reported.map(|reported| reported.dollars),
-        files: Files::new(manifest, reported, output),
-    };
-    crate::print_json(&json)
-}
-
-/// The summary for people.
-pub(crate) fn text(
-    summary: &Summary,
-    reported: Option<&Reported>,
-    output: &str,
-    seconds: f64,
-    options: &RunOptions,
-) -> String {
-    let manifest = &summary.manifest;
-    let mut text = format!(
-        "Version {} of {output}: {} in {}, {}\n",
-        manifest.version.0,
-        format::counted(manifest.images, "image"),
-        format::counted(manifest.labels.len() as u64, "label"),
-        format::counted(manifest.rejects, "reject"),
-    );
-    if summary.up_to_date {
-        text.push_str("Nothing has changed since it was made.\n");
-        return text;
+impl<'a> Finished<'a> {
+    pub(crate) fn json(&self) -> Json<'a> {
+        let Finished { summary, reported, output, seconds } = *self;
+        let manifest = &summary.manifest;
+        // An up-to-date run did no work; the figures of the manifest are those of the run that made the version.
+        let figures = if summary.up_to_date { Default::default() } else { manifest.figures.clone() };
+        Json {
+            up_to_date: summary.up_to_date,
+            output,
+            version: manifest.version.0,
+            run: manifest.run.to_string(),
+            images: manifest.images,
+            rejects: manifest.rejects,
+            labels: manifest.labels.len(),
+            inferred: figures.inferred,
+            copied: figures.copied,
+            added: figures.added,
+            changed: figures.changed,
+            removed: figures.removed,
+            shards: manifest.shards.len(),
+            shards_reused: figures.shards_reused,
+            components: manifest.basis.components,
+            explained_variance_ratio: manifest.basis.explained_variance_ratio.iter().sum(),
+            components_for_90_percent: manifest.basis.components_for_90_percent,
+            seconds,
+            seconds_by_stage: summary.seconds.iter().map(|(stage, s)| (stage.clone(), (*s).into())).collect(),
+            images_per_second: figures.inferred as f64 / seconds,
+            dollars_on_aws: reported.map(|reported| reported.dollars),
+            files: Files::new(manifest, reported, output),
+        }
     }
-    let files = Files::new(manifest, reported, output);
-    text.push_str(&figures(manifest));
-    text.push('\n');
-    text.push_str(&timings(summary, reported, seconds));
-    text.push('\n');
-    text.push_str(&places(manifest, &files));
-    text.push('\n');
-    text.push_str(&next_steps(&files, output, options.result.partition_by_label));
-    text
+
+    pub(crate) fn text(&self) -> String {
+        let manifest = &self.summary.manifest;
+        let headline = format!(
+            "Version {} of {}: {} in {}, {}\n",
+            manifest.version.0,
+            self.output,
+            format::counted(manifest.images, "image"),
+            format::counted(manifest.labels.len() as u64, "label"),
+            format::counted(manifest.rejects, "reject"),
+        );
+        if self.summary.up_to_date {
+            return headline + "Up to date: the images have not changed since this version was made.\n";
+        }
+        let files = Files::new(manifest, self.reported, self.output);
+        let sections = [headline + &figures(manifest), self.timings(), places(manifest, &files), self.readers(&files)];
+        sections.join("\n")
+    }
+
+    /// Seconds by stage, and what the same work costs on AWS.
+    fn timings(&self) -> String {
+        let inferred = self.summary.manifest.figures.inferred;
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for (stage, s) in &self.summary.seconds {
+            let mut row = vec![stage.clone(), format!("{s:.2} s")];
+            if stage == "featurize" && inferred > 0 && *s > 0.0 {
+                row.push(format!("{:.1} images/s", inferred as f64 / s));
+            }
+            rows.push(row);
+        }
+        rows.push(vec!["total".to_owned(), format!("{:.2} s", self.seconds)]);
+        let mut text = format::table(&rows, 1);
+        if let Some(reported) = self.reported {
+            text.push_str(&format!("  Cost of the same work on AWS: {}\n", format::dollars(reported.dollars)));
+        }
+        text
+    }
+
+    /// Commands that read the scores.
+    fn readers(&self, files: &Files) -> String {
+        let partitioned = self.summary.manifest.settings.partition_by_label;
+        let (glob, hive) = if partitioned { ("**/*.parquet", ", hive_partitioning = true") } else { ("*.parquet", "") };
+        let folder = files.pca.replace('\'', "''");
+        let rows = [
+            vec!["pandas".to_owned(), format!("pd.read_parquet({:?})", files.pca)],
+            vec!["DuckDB".to_owned(), format!("SELECT * FROM read_parquet('{folder}/{glob}'{hive})")],
+            vec!["shell".to_owned(), format!("pomona show {}", format::shell(self.output))],
+        ];
+        format::table(&rows, 2)
+    }
 }
 
-/// The PCA, and what the run did.
+/// The PCA, and the work of the run.
 fn figures(manifest: &Manifest) -> String {
     let (basis, figures) = (&manifest.basis, &manifest.figures);
     let mut text = format!(
@@ -136,10 +168,10 @@ fn figures(manifest: &Manifest) -> String {
         format::percent(basis.explained_variance_ratio.iter().sum()),
         basis.components_for_90_percent,
     );
-    let copied = manifest.images.saturating_sub(figures.inferred);
-    text.push_str(&format!("{} through the model", format::counted(figures.inferred, "image")));
-    if copied > 0 {
-        text.push_str(&format!(", {} from earlier runs", format::count(copied)));
+    text.push_str(&format!("{} inferred", format::counted(figures.inferred, "image")));
+    let reused = manifest.images.saturating_sub(figures.inferred);
+    if reused > 0 {
+        text.push_str(&format!(", {} reused from earlier runs", format::count(reused)));
     }
     text.push('\n');
     if let Some(parent) = manifest.parent {
@@ -154,23 +186,6 @@ fn figures(manifest: &Manifest) -> String {
     text
 }
 
-/// Seconds by stage.
-fn timings(summary: &Summary, reported: Option<&Reported>, seconds: f64) -> String {
-    let inferred = summary.manifest.figures.inferred;
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for (stage, s) in &summary.seconds {
-        let mut row = vec![stage.clone(), format!("{s:.2} s")];
-        if stage == "featurize" && inferred > 0 && *s > 0.0 {
-            row.push(format!("{:.1} images/s", inferred as f64 / s));
-        }
-        rows.push(row);
-    }
-    let mut total = vec!["total".to_owned(), format!("{seconds:.2} s")];
-    total.extend(reported.map(|reported| format!("on AWS: {}", format::dollars(reported.dollars))));
-    rows.push(total);
-    format::table(&rows, 1)
-}
-
 /// Where the results are.
 fn places(manifest: &Manifest, files: &Files) -> String {
     let mut places = vec![("features", &files.features), ("scores", &files.pca), ("basis", &files.basis)];
@@ -181,17 +196,5 @@ fn places(manifest: &Manifest, files: &Files) -> String {
     places.push(("manifest", &files.manifest));
     places.extend(files.report.as_ref().map(|report| ("report", report)));
     let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();
-    format::table(&rows, 2)
-}
-
-/// How to read the scores.
-fn next_steps(files: &Files, output: &str, partitioned: bool) -> String {
-    let (glob, hive) = if partitioned { ("**/*.parquet", ", hive_partitioning = true") } else { ("*.parquet", "") };
-    let folder = files.pca.replace('\'', "''");
-    let rows = [
-        vec!["pandas".to_owned(), format!("pd.read_parquet({:?})", files.pca)],
-        vec!["DuckDB".to_owned(), format!("SELECT * FROM read_parquet('{folder}/{glob}'{hive})")],
-        vec!["look".to_owned(), format!("pomona show {output}")],
-    ];
     format::table(&rows, 2)
 }

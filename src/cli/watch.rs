@@ -1,17 +1,21 @@
 //! `pomona watch`
 
-use std::time::{Duration, Instant};
-
-use notify::{Event, EventKind, RecursiveMode, Watcher};
-use pomona::{
-    Error, ErrorKind, Result,
-    stages::{CancellationToken, Stores},
+use std::{
+    path::Path,
+    time::{Duration, Instant},
 };
+
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use pomona::{Error, ErrorKind, Result, stages::CancellationToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::{args::WatchArgs, report, run};
+use crate::{
+    args::WatchArgs,
+    report,
+    run::{Runner, listen},
+};
 
-/// Longest wait for a pause in the changes, in debounce times.
+/// A run starts after this many debounce times, even if changes keep coming.
 const PATIENCE: u32 = 10;
 
 pub(crate) async fn watch(args: WatchArgs) -> Result<()> {
@@ -20,55 +24,65 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<()> {
         let message = "only folders can be watched; for a bucket, let uploads start runs (docs/deploy.md)";
         return Err(Error::new(ErrorKind::InputInvalid, message).context("input", images));
     }
-    let stores = Stores::open(&images, &args.output).await?;
-    let workers = run::workers(&args.options.engine)?;
+    let runner = Runner::new(&images, &args.output, &args.options).await?;
     let stop = CancellationToken::new();
-    run::listen(stop.clone());
-
-    let (sender, mut changes) = unbounded_channel();
-    let failed = |e: notify::Error| {
-        Error::new(ErrorKind::StoreFailed, "the folder cannot be watched").context("input", &images).source(e)
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        // An error means that events were lost: look again, as for an event.
-        if event.map_or(true, |event| !matches!(event.kind, EventKind::Access(_))) {
-            let _ = sender.send(());
-        }
-    })
-    .map_err(failed)?;
-    watcher.watch(&args.images, RecursiveMode::Recursive).map_err(failed)?;
-
+    listen(stop.clone());
+    let (_watcher, mut changes) = subscribe(&args.images)?;
     let debounce = Duration::from_secs_f64(args.debounce);
     loop {
-        match run::once(&stores, &workers, &args.output, &args.options, &stop, Instant::now()).await {
+        match runner.run(Instant::now(), &stop).await {
             Err(e) if e.is(ErrorKind::RunInterrupted) => return Err(e),
             Err(e) => report(&e),
             Ok(()) => {}
         }
-        eprintln!("watching {images}; Ctrl-C ends");
-        if !pause(&mut changes, debounce, &stop).await {
+        eprintln!("watching {images}; press Ctrl-C to stop");
+        if wait(&mut changes, debounce, &stop).await == Wake::Stopped {
             return Ok(());
         }
     }
 }
 
-/// Waits for a change, and then until there has been none for a while. False when watching ends.
-async fn pause(changes: &mut UnboundedReceiver<()>, debounce: Duration, stop: &CancellationToken) -> bool {
+/// A message for each change below a folder, as long as the watcher lives.
+fn subscribe(folder: &Path) -> Result<(RecommendedWatcher, UnboundedReceiver<()>)> {
+    let failed = |e: notify::Error| {
+        Error::new(ErrorKind::StoreFailed, "the folder cannot be watched").context("input", folder.display()).source(e)
+    };
+    let (sender, changes) = unbounded_channel();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        // An error means that events were lost, so it counts as a change.
+        if event.map_or(true, |event| !matches!(event.kind, EventKind::Access(_))) {
+            let _ = sender.send(());
+        }
+    })
+    .map_err(failed)?;
+    watcher.watch(folder, RecursiveMode::Recursive).map_err(failed)?;
+    Ok((watcher, changes))
+}
+
+/// Why a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    Changed,
+    Stopped,
+}
+
+/// Waits for a change, and then until there has been none for a debounce time.
+async fn wait(changes: &mut UnboundedReceiver<()>, debounce: Duration, stop: &CancellationToken) -> Wake {
     tokio::select! {
         change = changes.recv() => {
             if change.is_none() {
-                return false;
+                return Wake::Stopped;
             }
         }
-        () = stop.cancelled() => return false,
+        () = stop.cancelled() => return Wake::Stopped,
     }
     let first = Instant::now();
     while first.elapsed() < debounce * PATIENCE {
         match tokio::time::timeout(debounce, changes.recv()).await {
             Ok(Some(())) => {}
-            Ok(None) => return false,
+            Ok(None) => return Wake::Stopped,
             Err(_) => break,
         }
     }
-    !stop.is_cancelled()
+    if stop.is_cancelled() { Wake::Stopped } else { Wake::Changed }
 }

@@ -17,7 +17,7 @@ use std::{
 use image::codecs::jpeg::JpegEncoder;
 
 pub use fruit::{VARIETIES, Variety};
-use render::SIDE;
+pub use render::SIDE;
 
 /// Default number of views per variety.
 pub const DEFAULT_VIEWS: u32 = 40;

@@ -1,10 +1,15 @@
-//! What several test files need: a small model, small images, and the bytes of a data set.
+//! Shared by the test files: a small model, small images, runs, and the bytes of a data set.
 #![allow(dead_code)]
 
 pub(crate) mod program;
 pub(crate) mod stores;
 
-use std::{collections::BTreeMap, io::Cursor, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::Cursor,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use pomona::{
@@ -18,7 +23,7 @@ use pomona::{
     model::{Extractor, Runtime, WorkerPool},
     pipeline::{self, Summary},
     stages::{CancellationToken, PlanInput, Silent, Stores},
-    store::{MemoryStore, Store},
+    store::{MemoryStore, Store, list_all},
 };
 
 pub(crate) fn model_path(name: &str) -> PathBuf {
@@ -31,7 +36,7 @@ pub(crate) fn engine(name: &str, threads: usize) -> WorkerPool {
     WorkerPool::new(Arc::new(extractor), threads).unwrap()
 }
 
-/// A PNG that differs from that of every other seed.
+/// A PNG of 16 x 12 pixels; different seeds give different pixels.
 pub(crate) fn png(seed: u64) -> Bytes {
     let image = image::RgbImage::from_fn(16, 12, |x, y| {
         let mixed = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(x * 5 + y * 11);
@@ -84,7 +89,7 @@ pub(crate) fn stores(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Sto
     Stores { input: input.clone(), output: output.clone() }
 }
 
-/// A run of its own on an empty output.
+/// The data set of a run on an empty output.
 pub(crate) async fn fresh(
     input: &Arc<MemoryStore>,
     engine: &WorkerPool,
@@ -96,7 +101,7 @@ pub(crate) async fn fresh(
     data_set(output.as_ref()).await
 }
 
-/// Everything that the current version consists of, with version numbers taken out of the keys.
+/// The files of the current version, with `v=*` instead of its number in the keys.
 pub(crate) async fn data_set(output: &dyn Store) -> BTreeMap<String, Bytes> {
     let manifest = dataset::current(output).await.unwrap().expect("a published version");
     data_set_of(output, &manifest).await
@@ -109,4 +114,10 @@ pub(crate) async fn data_set_of(output: &dyn Store, manifest: &Manifest) -> BTre
         files.insert(key.replace(&format!("v={}", manifest.version), "v=*"), body);
     }
     files
+}
+
+/// Keys of the records of all finished shards.
+pub(crate) async fn finished_shards(output: &dyn Store) -> HashSet<String> {
+    let objects = list_all(output, "shards/").await.unwrap();
+    objects.into_iter().map(|o| o.key).filter(|key| key.ends_with("/shard.json")).collect()
 }

@@ -1,4 +1,4 @@
-//! The program as a process.
+//! Runs the program as a process.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ pub(crate) fn pomona() -> Command {
     command
 }
 
-/// `pomona run` with the small model.
+/// `pomona run` with the model tiny.onnx.
 pub(crate) fn run(images: &Path, output: &Path, options: &[&str]) -> Command {
     let mut command = pomona();
     command.arg("run").arg(images).arg(output).arg("--model").arg(model_path("tiny")).args(options);
@@ -34,7 +34,7 @@ pub(crate) fn json(command: &mut Command) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Fails with this exit code and error name; gives standard error.
+/// Asserts that the command fails with this exit code and that standard error contains `name`; returns standard error.
 pub(crate) fn fails(command: &mut Command, code: i32, name: &str) -> String {
     let output = finish(command);
     let text = String::from_utf8(output.stderr).unwrap();
@@ -53,7 +53,7 @@ pub(crate) fn write_images(folder: &Path, n: u64) {
     }
 }
 
-/// All files below a folder that a reader of the data set looks at: no run records and no manifests, which hold times.
+/// All files of an output by path, except those with times: records of runs and manifests.
 pub(crate) fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     walkdir::WalkDir::new(output)
         .into_iter()

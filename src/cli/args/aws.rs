@@ -1,0 +1,106 @@
+//! Commands for AWS: `estimate`, `start` and `status`.
+
+use pomona::{
+    cost::{
+        estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE},
+        receipt::USUAL_REGION,
+    },
+    dataset::shard::DEFAULT_SHARD_SIZE,
+};
+
+use super::{FormatOptions, run::ResultOptions, values};
+
+/// Estimate time and cost of a run on AWS
+///
+/// Computed from measured times per image, the parameters of the stack, quotas of the account and a dated table of
+/// prices; the same work on an EMR cluster is printed beside it. Needs no network and no credentials.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona estimate --images 22688
+  pomona estimate --images 100000000 --concurrency 1000
+  pomona estimate --images 1000000 --ms-per-image 30 --bytes-per-image 120000
+                                                  photos of 500 x 400 pixels")]
+pub(crate) struct EstimateArgs {
+    /// Images that go through the model
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub images: u64,
+    /// AWS region of the prices
+    #[arg(long, value_name = "REGION", default_value = USUAL_REGION)]
+    pub region: String,
+    /// Processor architecture of the functions
+    #[arg(long, value_enum, default_value = "x86_64", value_name = "ARCH")]
+    pub architecture: ArchitectureArg,
+    /// Milliseconds per image on one Lambda processor, from file to features
+    #[arg(long, value_name = "MS", default_value_t = MS_PER_IMAGE, value_parser = values::milliseconds)]
+    pub ms_per_image: f64,
+    /// Average size of an image file, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = BYTES_PER_IMAGE)]
+    pub bytes_per_image: u64,
+    /// Parameter FeaturizeMemory of the stack, in MB; 1769 MB come with one processor
+    #[arg(long, value_name = "MB", default_value_t = Deployment::default().memory, value_parser = clap::value_parser!(u32).range(512..=10_240))]
+    pub memory: u32,
+    /// Parameter MaxConcurrency of the stack
+    #[arg(long, value_name = "N", default_value_t = Deployment::default().concurrency, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: u32,
+    /// Quota of concurrent Lambda functions of the account
+    #[arg(long, value_name = "N", default_value_t = Deployment::default().account_concurrency, value_parser = clap::value_parser!(u32).range(1..))]
+    pub account_concurrency: u32,
+    /// Target shard size, in images
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
+    pub shard_size: u32,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ArchitectureArg {
+    #[value(name = "x86_64")]
+    X86_64,
+    Arm64,
+}
+
+/// Start a run on a deployed stack
+///
+/// Checks locations and settings, starts an execution of the stack's state machine and prints its ARN.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples, for a stack that is called `fruit`:
+  pomona start fruit s3://IMAGES/photos/ s3://RESULTS/pomona/first/ --follow
+  pomona start fruit s3://IMAGES/photos/ s3://RESULTS/pomona/first/ --csv")]
+pub(crate) struct StartArgs {
+    /// Name of the stack, or ARN of its state machine
+    pub target: String,
+    /// s3:// location of the images, below the stack's parameter ImagePrefix
+    pub images: String,
+    /// s3:// location of the results, below the stack's parameter ResultPrefix
+    pub output: String,
+    /// Name of the execution and of the run [default: from the current time]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Show the progress until the execution ends; exit code 1 if it fails
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub result: ResultOptions,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+/// Show the progress of a run on a deployed stack
+///
+/// Prints the stage, finished shards, rate, time left, failures by error, and a link to the AWS console.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples, for a stack that is called `fruit`:
+  pomona status fruit
+  pomona status fruit --follow")]
+pub(crate) struct StatusArgs {
+    /// Name of a stack (its newest execution), or ARN of an execution or a state machine
+    pub target: String,
+    /// Show the progress until the execution ends; exit code 1 if it fails
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}

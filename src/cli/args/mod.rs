@@ -1,0 +1,85 @@
+//! The command line: commands, arguments, options and their help texts.
+//!
+//! `tests/snapshots/` holds every help text at 80 columns.
+
+mod aws;
+mod run;
+mod values;
+mod versions;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use aws::{ArchitectureArg, EstimateArgs, StartArgs, StatusArgs};
+pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, RunArgs, RunOptions, WatchArgs};
+pub(crate) use versions::{DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
+
+/// Image features and PCA at any scale, without a cluster
+///
+/// Pomona reads images from a folder or an S3 bucket, computes MobileNetV2 features and a principal component analysis
+/// (PCA), and writes Parquet tables. Runs are incremental: only new and changed images go through the model.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  pomona demo                              render pictures and run on them
+  pomona run photos/ results/              run on your own images
+  pomona run s3://bucket/images/ results/  run on a bucket
+  pomona show results/                     print the newest version
+
+Credentials, region and AWS_ENDPOINT_URL for S3 are set as in other AWS tools.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C (the same
+command then continues the run)."
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(RunArgs),
+    Watch(WatchArgs),
+    Demo(DemoArgs),
+    Show(ShowArgs),
+    Log(LogArgs),
+    Diff(DiffArgs),
+    Vacuum(VacuumArgs),
+    Erase(EraseArgs),
+    Estimate(EstimateArgs),
+    Start(StartArgs),
+    Status(StatusArgs),
+}
+
+/// `--json`, the same for all commands that print results.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FormatOptions {
+    /// Print the result as JSON to standard output
+    #[arg(long, help_heading = None)]
+    json: bool,
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl FormatOptions {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::Text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,186 @@
+//! Commands that make versions: `run`, `watch` and `demo`.
+
+use std::path::PathBuf;
+
+use pomona::{
+    dataset::{
+        settings::{ListingScope, Mode, Refit, Settings},
+        shard::DEFAULT_SHARD_SIZE,
+    },
+    demo::DEFAULT_VIEWS,
+    model::FeatureRange,
+    pca::ComponentSelection,
+};
+
+use super::{FormatOptions, values};
+
+/// Compute features, PCA and tables for a folder or bucket of images
+///
+/// Every file below IMAGES is an image, except files and folders whose name starts with a dot. The folder that holds an
+/// image is its label. Files that cannot be read as images become rows of the rejects table, each with a reason.
+///
+/// A second run with the same OUTPUT is incremental: only new and changed images go through the model. It also continues
+/// a run that was interrupted.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona run fruits/ results/                     50 components
+  pomona run fruits/ results/ --variance 0.9      as many as explain 90 %
+  pomona run fruits/ results/ --csv --partition-by-label
+  pomona run s3://bucket/fruits/ s3://bucket/results/")]
+pub(crate) struct RunArgs {
+    /// Folder or s3://bucket/prefix/ with images: JPEG, PNG, GIF, BMP, WebP, TIFF
+    pub images: String,
+    /// Folder or s3://bucket/prefix/ for the results; created if it does not exist
+    pub output: String,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// Options of every command that runs the whole pipeline.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub result: ResultOptions,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    #[command(flatten)]
+    pub output: FormatOptions,
+}
+
+/// What a run makes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Result options")]
+pub(crate) struct ResultOptions {
+    /// Keep K components [default: 50, or as many as the images allow]
+    #[arg(short = 'k', long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "variance")]
+    pub components: Option<u32>,
+    /// Keep the fewest components that explain this share of the variance, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    pub variance: Option<f64>,
+    /// Only centre the features; do not divide them by their standard deviations
+    #[arg(long)]
+    pub no_standardize: bool,
+    /// Write the scores into one folder per label (label=.../), as Spark's partitionBy does
+    #[arg(long)]
+    pub partition_by_label: bool,
+    /// Also write the scores as CSV
+    #[arg(long)]
+    pub csv: bool,
+    /// Fail if more than this percentage of the images is rejected; unless it is 0, one reject is always allowed
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = values::percent)]
+    pub max_reject_percent: f64,
+    /// Target shard size, in images; a killed run repeats only its unfinished shards, and on AWS one function call
+    /// processes one shard
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE)]
+    pub shard_size: u32,
+    /// When to fit the PCA
+    #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
+    pub refit: RefitArg,
+    /// Accept a model or settings that differ from those of the last version; otherwise they are an error
+    #[arg(long)]
+    pub rebuild: bool,
+}
+
+/// What makes the features.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct EngineOptions {
+    /// Images processed in parallel [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// ONNX model to use instead of the built-in MobileNetV2: one float32 image input of fixed size (1x3xHxW or
+    /// 1xHxWx3), one output vector of up to 4096 numbers
+    #[arg(long, value_name = "FILE.onnx")]
+    pub model: Option<PathBuf>,
+    /// What runs the model
+    #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
+    /// Exclusive upper bound of the features' absolute values, a power of two; features are rounded to multiples of
+    /// N / 2^23
+    #[arg(long, value_name = "N", default_value = "8", value_parser = values::feature_range)]
+    pub feature_range: FeatureRange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum EngineArg {
+    /// Pomona's kernels if they support the whole model, otherwise tract
+    Auto,
+    /// Always tract
+    Tract,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RefitArg {
+    /// Fit to all images whenever a run finds a change
+    Always,
+    /// Keep the basis of the last version; project only new and changed shards
+    Never,
+}
+
+impl ResultOptions {
+    pub(crate) fn mode(&self) -> Mode {
+        let refit = match self.refit {
+            RefitArg::Always => Refit::Always,
+            RefitArg::Never => Refit::Never,
+        };
+        Mode { refit, rebuild: self.rebuild, listing: ListingScope::All }
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let components = self.components.map(|k| ComponentSelection::Components(k as usize));
+        Settings {
+            pca: components.or(self.variance.map(ComponentSelection::Variance)),
+            standardize: !self.no_standardize,
+            partition_by_label: self.partition_by_label,
+            csv: self.csv,
+            max_reject_percent: self.max_reject_percent,
+            shard_size: self.shard_size,
+        }
+    }
+}
+
+/// Run again whenever images in a folder change
+///
+/// Runs once, then waits for changes below IMAGES and runs again when none has come for the debounce time. Failed runs
+/// are reported; watching continues. Press Ctrl-C to stop. For a bucket, let its upload events start runs:
+/// docs/deploy.md.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona watch photos/ results/
+  pomona watch photos/ s3://bucket/results/ --debounce 60")]
+pub(crate) struct WatchArgs {
+    /// Folder with images
+    pub images: PathBuf,
+    /// Folder or s3://bucket/prefix/ for the results
+    pub output: String,
+    /// Seconds without a change before a run starts; if changes keep coming, it starts after ten times as long
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = values::seconds)]
+    pub debounce: f64,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// Render a small data set of fruit pictures and run on it
+///
+/// Writes DIR/images (14 varieties, one folder each, 100 x 100 JPEGs, the same bytes on every machine) and runs the
+/// pipeline on them into DIR/results. Downloads nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona demo
+  pomona demo fruit/ --views 100 --images-only    1400 pictures, no run")]
+pub(crate) struct DemoArgs {
+    /// Folder for pictures and results
+    #[arg(default_value = "pomona-demo")]
+    pub dir: PathBuf,
+    /// Pictures per variety
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_VIEWS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub views: u32,
+    /// Only render the pictures
+    #[arg(long)]
+    pub images_only: bool,
+    #[command(flatten)]
+    pub options: RunOptions,
+}

@@ -1,0 +1,118 @@
+//! Commands that read or delete finished versions: `show`, `log`, `diff`, `vacuum` and `erase`.
+
+use super::{EngineOptions, FormatOptions};
+
+/// Print the contents of a version
+///
+/// Prints a list of all versions, then the settings, images per label, explained variance, first rows and rejects of one
+/// version. With --json, prints the manifest of that version.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona show results/
+  pomona show s3://bucket/results/ --version 3 -n 20")]
+pub(crate) struct ShowArgs {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    /// Version to print [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub version: Option<u64>,
+    /// Rows to print of each table; at least 20 labels and 10 components are printed
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
+    pub rows: usize,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+/// List the versions of an output
+///
+/// Prints when each version was published, how its images differ from the version before, how many of them were reused
+/// without inference, and how long the run took.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona log results/
+  pomona log s3://bucket/results/ --json")]
+pub(crate) struct LogArgs {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+/// Compare two versions
+///
+/// Prints the images that were added, changed and removed, the explained variance of both versions, and the principal
+/// angles between the subspaces that their components span. 0 degrees: both span the same subspace. 90 degrees: one has a
+/// direction that is orthogonal to all directions of the other. Scores of two versions are comparable if the angles are
+/// small.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona diff results/ 1 2
+  pomona diff s3://bucket/results/ 1 2 --json     all keys, all angles")]
+pub(crate) struct DiffArgs {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    /// Number of the older version
+    pub from: u64,
+    /// Number of the newer version
+    pub to: u64,
+    /// Keys and components to print
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub rows: usize,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+/// Delete old versions and files that no version needs
+///
+/// Files of kept versions and of running runs stay. A vacuum does not start during a run, and a run not during a vacuum.
+/// A bucket with versioning keeps deleted objects until its lifecycle rule removes them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona vacuum results/ --dry-run
+  pomona vacuum s3://bucket/results/ --keep-versions 5 --older-than 30")]
+pub(crate) struct VacuumArgs {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    /// Newest versions to keep, whatever their age; at least 1
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub keep_versions: usize,
+    /// Also keep versions, and files of interrupted runs, that are younger than this
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub older_than: u32,
+    /// Delete nothing; only print what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the name of every deleted file to standard error
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+/// Remove images from all versions of an output (GDPR, article 17)
+///
+/// First delete the images from the input. This command then makes a version without them, deletes every version that
+/// holds one of them together with the records of its run, deletes all unfinished work, and reads the remaining tables
+/// to check that none holds the images. The new version equals that of a data set that never had them.
+///
+/// Prints a record that names every deleted file and every table that was checked.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona erase results/ people/jane.jpg
+  pomona erase s3://bucket/results/ people/jane.jpg people/john.jpg --json")]
+pub(crate) struct EraseArgs {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    /// Paths of the images, relative to the input, as in the column `path` of the tables
+    #[arg(required = true)]
+    pub keys: Vec<String>,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
