@@ -80,7 +80,8 @@ test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare bits u
 # Needs: rustup toolchain install nightly --component miri. An interpreter: no processor here need have AVX-512.
 .PHONY: test-avx512
 test-avx512: ## The kernels with AVX-512, in Miri, against plain code
-	cd tests/avx512 && CARGO_TARGET_DIR=$(abspath target/miri) RUSTFLAGS='-C target-feature=+avx512f,+avx2,+fma' cargo +nightly miri test
+	CARGO_TARGET_DIR=target/miri RUSTFLAGS='-C target-feature=+avx512f,+avx2,+fma' \
+		cargo +nightly miri test --locked -p pomona-kernels --lib avx512
 
 .PHONY: pictures
 pictures: build .venv/browser/ready ## Make the pictures of the README again
