@@ -145,7 +145,8 @@ test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its ou
 # Needs: rustup toolchain install nightly --component miri. Miri is an interpreter, so no processor with AVX-512 is needed.
 .PHONY: test-avx512
 test-avx512: ## Compare the AVX-512 kernels with plain code in Miri
-	cd tests/avx512 && CARGO_TARGET_DIR=$(abspath target/miri) RUSTFLAGS='-C target-feature=+avx512f,+avx2,+fma' cargo +nightly miri test
+	CARGO_TARGET_DIR=target/miri RUSTFLAGS='-C target-feature=+avx512f,+avx2,+fma' \
+		cargo +nightly miri test --locked -p pomona-kernels --lib avx512
 
 .PHONY: pictures
 pictures: build .venv/browser/ready ## Render the pictures of the README

@@ -1,4 +1,4 @@
-//! Making a [`Network`] layer by layer: shapes, padding, fusing, and the plan of the buffers.
+//! Builds a [`Network`] layer by layer: shapes, padding, fusion of layers, and buffers.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use crate::{
     simd::LANES,
 };
 
-/// Widest padding of a convolution, pixels on one side.
+/// Widest padding of a convolution on one side, pixels.
 const MAX_PADDING: usize = 8;
 
-/// Why the kernels cannot run a layer. Its text completes a sentence: "it has 3 output channels, not a multiple of 8".
+/// The reason why the kernels cannot run a layer or a model, such as "it has 3 output channels, not a multiple of 8".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsupported(String);
 
 impl Unsupported {
-    /// With the text that completes "the kernels cannot run it: ...".
+    /// The reason completes "the kernels cannot run it: ...".
     pub fn new(reason: impl Into<String>) -> Self {
         Unsupported(reason.into())
     }
@@ -39,29 +39,38 @@ fn unsupported<T>(reason: impl Into<String>) -> Result<T, Unsupported> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value(usize);
 
-/// A convolution in ONNX's terms.
+/// What is applied to each output of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// `min(max(x, 0), 6)`
+    Relu6,
+}
+
+/// A convolution, in the terms of ONNX.
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution<'a> {
     /// `[outputs, inputs / groups, rows, columns]` row-major.
     pub weight: &'a [f32],
-    /// The shape of `weight`.
+    /// Outputs, inputs / groups, rows and columns.
     pub shape: [usize; 4],
-    /// `[outputs]`
+    /// `[outputs]`: added to the sums.
     pub bias: &'a [f32],
     /// Pixels between two outputs, on both axes.
     pub stride: usize,
-    /// Pixels of zeros above, left, below and right.
+    /// Zero pixels above, left, below and right of the input.
     pub padding: [usize; 4],
-    /// 1, or the number of channels for a depthwise convolution.
+    /// 1 for a dense convolution, the number of channels for a depthwise one.
     pub groups: usize,
-    /// Whether the output is clipped to [0, 6].
-    pub relu6: bool,
+    /// The activation of the output, after a residual is added.
+    pub activation: Activation,
 }
 
-/// A layer whose places are still numbers of values.
+/// A layer before buffers are assigned. `from`, `to` and `residual` are numbers of values.
 #[derive(Debug)]
 enum Step {
-    Dense { packed: Packed, taps: Taps, relu6: bool, from: usize, residual: Option<usize>, to: usize },
+    Dense { packed: Packed, taps: Taps, activation: Activation, from: usize, residual: Option<usize>, to: usize },
     Depthwise { kernel: Depthwise, from: usize, to: usize },
     Fused { fused: Box<Fused>, from: usize, to: usize },
     Mean { from: usize, to: usize },
@@ -82,7 +91,7 @@ impl Step {
     }
 }
 
-/// Makes a [`Network`].
+/// Builds a [`Network`].
 #[derive(Debug)]
 pub struct Builder {
     /// The map of each value; the first is the image.
@@ -91,7 +100,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A network for images of that size, and the value of the image: `[height, width, 3]`, samples as `x / 127.5 - 1`.
+    /// A network for images of this size, and the value of the image: `[height, width, 3]`, samples as `x / 127.5 - 1`.
     pub fn new(height: usize, width: usize) -> (Self, Value) {
         (Builder { values: vec![Map::dense(height, width, 3)], layers: Vec::new() }, Value(0))
     }
@@ -102,15 +111,17 @@ impl Builder {
         [map.height, map.width, map.channels]
     }
 
+    /// Adds a value; returns its number.
     fn add(&mut self, map: Map) -> usize {
         self.values.push(map);
         self.values.len() - 1
     }
 
-    /// Adds a convolution, with a `residual` of the output's shape added to its output.
+    /// Adds a convolution, and the addition of `residual`, which has the shape of the output.
     ///
-    /// Fails where the kernels have no such convolution: more than one group that is not depthwise 3 x 3, output channels
-    /// that are not a multiple of 8, a padding that two layers do not agree on.
+    /// Fails if the kernels do not support the convolution. They support dense and depthwise 3 x 3 convolutions whose number
+    /// of output channels is a multiple of 8. A value that is padded must have one reader. A depthwise convolution has
+    /// stride 1 or 2 and no residual.
     pub fn convolution(
         &mut self,
         input: Value,
@@ -125,18 +136,18 @@ impl Builder {
             if let Some(residual) = residual
                 && self.values[residual.0] != map
             {
-                return unsupported("a residual of another shape, or one that another layer pads, is added to it");
+                return unsupported("its residual has another shape, or is padded by another layer");
             }
             let packed = pack(convolution)?;
             let taps = Taps { rows, run: columns * inner, stride: convolution.stride };
             let (from, residual) = (input.0, residual.map(|value| value.0));
-            Step::Dense { packed, taps, relu6: convolution.relu6, from, residual, to: self.add(map) }
+            Step::Dense { packed, taps, activation: convolution.activation, from, residual, to: self.add(map) }
         } else if convolution.groups == channels && inner == 1 && outer == channels && (rows, columns) == (3, 3) {
             if residual.is_some() {
-                return unsupported("a residual is added to a depthwise convolution");
+                return unsupported("it is a depthwise convolution with a residual");
             }
             let weight = |tap: usize, c: usize| convolution.weight[c * 9 + tap];
-            let kernel = Depthwise::new(convolution.bias, convolution.stride, convolution.relu6, weight);
+            let kernel = Depthwise::new(convolution.bias, convolution.stride, convolution.activation, weight);
             let Some(kernel) = kernel else { return unsupported(channels_or_stride(outer, convolution.stride)) };
             Step::Depthwise { kernel, from: input.0, to: self.add(map) }
         } else {
@@ -159,7 +170,7 @@ impl Builder {
         }
         let weights = [outer, inner, rows, columns].iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         if weights != Some(convolution.weight.len()) || convolution.bias.len() != outer {
-            return unsupported("its weights or bias do not have the shape that it states");
+            return unsupported("its weights or bias do not have the stated shape");
         }
         let size = |length: usize, pad: usize, kernel: usize| Some((length + pad).checked_sub(kernel)? / stride + 1);
         match (size(map.height, pads[0] + pads[2], rows), size(map.width, pads[1] + pads[3], columns)) {
@@ -168,7 +179,7 @@ impl Builder {
         }
     }
 
-    /// Gives a value the border that its one consumer pads with.
+    /// Gives a value the border of its reader's padding.
     fn pad(&mut self, value: usize, border: [usize; 4]) -> Result<(), Unsupported> {
         if border == [0; 4] {
             return Ok(());
@@ -180,23 +191,26 @@ impl Builder {
         Ok(())
     }
 
-    /// Adds the mean over all pixels of each channel. Fails unless the channels are a multiple of 8.
+    /// Adds the mean of each channel over all pixels. Fails unless the number of channels is a multiple of 8.
     pub fn mean(&mut self, input: Value) -> Result<Value, Unsupported> {
         let Map { channels, border, .. } = self.values[input.0];
-        if !channels.is_multiple_of(LANES) || border != [0; 4] {
+        if !channels.is_multiple_of(LANES) {
             return unsupported(format!("it is the mean of {channels} channels, not a multiple of {LANES}"));
+        }
+        if border != [0; 4] {
+            return unsupported("it reads a value that another layer pads");
         }
         let to = self.add(Map::dense(1, 1, channels));
         self.layers.push(Step::Mean { from: input.0, to });
         Ok(Value(to))
     }
 
-    /// The network that computes `output`, which must be a vector made by the last layer. A value with a border must
-    /// have one reader.
+    /// The network that computes `output`. Fails unless this is a vector and the output of the last layer, and if a padded
+    /// value has more than one reader.
     pub fn build(mut self, output: Value) -> Result<Network, Unsupported> {
         let result = self.values[output.0];
         if self.layers.last().is_none_or(|layer| layer.to() != output.0) || result.height * result.width != 1 {
-            return unsupported("its output is not a vector that the last layer makes");
+            return unsupported("its output is not a vector from the last layer");
         }
         let readers = self.readers(output.0);
         if self.values.iter().zip(&readers).any(|(map, readers)| map.border != [0; 4] && *readers != 1) {
@@ -206,7 +220,7 @@ impl Builder {
         Ok(self.place(result.channels))
     }
 
-    /// How many layers read each value; the network's output counts as one.
+    /// The number of readers of each value. The output of the network counts as a reader.
     fn readers(&self, output: usize) -> Vec<usize> {
         let mut readers = vec![0; self.values.len()];
         readers[output] = 1;
@@ -216,8 +230,8 @@ impl Builder {
         readers
     }
 
-    /// Fuses a dense convolution with the depthwise one behind it where the map between them is large and nothing else
-    /// reads it.
+    /// Fuses each dense convolution with the depthwise convolution that follows it, if the map between them is large and has
+    /// no other reader.
     fn fuse(&mut self, readers: &[usize]) {
         let mut joined: Vec<Step> = Vec::new();
         for layer in std::mem::take(&mut self.layers) {
@@ -227,10 +241,10 @@ impl Builder {
             };
             let map = self.values[from];
             match joined.pop() {
-                Some(Step::Dense { packed, taps, relu6, from: source, residual: None, to: between })
-                    if between == from && readers[from] == 1 && Fused::pays(map) =>
+                Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between })
+                    if between == from && readers[from] == 1 && Fused::is_faster(map) =>
                 {
-                    let fused = Box::new(Fused::new(packed, taps, relu6, kernel, map));
+                    let fused = Box::new(Fused::new(packed, taps, activation, kernel, map));
                     joined.push(Step::Fused { fused, from: source, to });
                 }
                 other => {
@@ -242,7 +256,7 @@ impl Builder {
         self.layers = joined;
     }
 
-    /// Gives buffers to values: one is used again as soon as nothing needs what is in it.
+    /// Assigns buffers to values. A buffer is reused after the last reader of its value.
     fn place(self, columns: usize) -> Network {
         let image = self.values[0];
         let mut last_use = vec![0; self.values.len()];
@@ -264,21 +278,21 @@ impl Builder {
             buffer_of[to] = buffer;
             let mut inputs = layer.inputs();
             inputs.dedup();
-            // The image's buffer stays the image's.
+            // The buffer of the image is not reused.
             free.extend(inputs.into_iter().filter(|v| last_use[*v] == at && *v != 0).map(|v| buffer_of[v]));
         }
         let strip = self.layers.iter().filter_map(|layer| match layer {
-            Step::Fused { fused, .. } => Some(fused.buffer()),
+            Step::Fused { fused, .. } => Some(fused.buffer_len()),
             _ => None,
         });
         sizes.push(strip.max().unwrap_or(0));
         let strip = sizes.len() - 1;
         let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
         let layers = self.layers.into_iter().map(|layer| match layer {
-            Step::Dense { packed, taps, relu6, from, residual, to } => Layer::Dense {
+            Step::Dense { packed, taps, activation, from, residual, to } => Layer::Dense {
                 packed,
                 taps,
-                relu6,
+                activation,
                 from: place(from),
                 residual: residual.map(place),
                 offsets: place(to).map.offsets(),
@@ -292,6 +306,7 @@ impl Builder {
     }
 }
 
+/// The reason why a convolution cannot be packed.
 fn channels_or_stride(channels: usize, stride: usize) -> String {
     if channels.is_multiple_of(LANES) {
         format!("it has stride {stride}")
@@ -300,12 +315,12 @@ fn channels_or_stride(channels: usize, stride: usize) -> String {
     }
 }
 
-/// The weights of a dense convolution, in the order in which they are read.
+/// The packed weights of a dense convolution.
 fn pack(convolution: &Convolution<'_>) -> Result<Packed, Unsupported> {
     let [outer, inner, rows, columns] = convolution.shape;
     let weight = convolution.weight;
     let packed = if (rows, columns) == (1, 1) {
-        // Most weights of a network are here, and divisions would take longer than anything else at its start.
+        // Most weights of a network are pointwise. The divisions below would dominate the time to build it.
         Packed::new(inner, convolution.bias, |k, o| weight[o * inner + k])
     } else {
         Packed::new(inner * rows * columns, convolution.bias, |k, o| {
@@ -321,11 +336,11 @@ mod tests {
     use super::*;
 
     fn convolution<'a>(weight: &'a [f32], shape: [usize; 4], bias: &'a [f32]) -> Convolution<'a> {
-        Convolution { weight, shape, bias, stride: 1, padding: [0; 4], groups: 1, relu6: false }
+        Convolution { weight, shape, bias, stride: 1, padding: [0; 4], groups: 1, activation: Activation::Identity }
     }
 
     #[test]
-    fn what_the_kernels_cannot_run_is_refused_with_its_reason() {
+    fn unsupported_convolutions_fail_with_the_reason() {
         let weight = vec![0.0; 8 * 3 * 9];
         let bias = [0.0; 8];
         let fails = |change: &dyn Fn(&mut Convolution<'_>)| {
@@ -339,8 +354,8 @@ mod tests {
         let cases: [(&str, Change<'_>); 7] = [
             ("stride 0", &|l| l.stride = 0),
             ("padding [9, 0, 0, 0]", &|l| l.padding = [9, 0, 0, 0]),
-            ("do not have the shape", &|l| l.bias = &[0.0; 3]),
-            ("do not have the shape", &|l| l.shape = [8, 3, 3, usize::MAX]),
+            ("do not have the stated shape", &|l| l.bias = &[0.0; 3]),
+            ("do not have the stated shape", &|l| l.shape = [8, 3, 3, usize::MAX]),
             ("2 groups", &|l| l.groups = 2),
             ("larger than its input", &|l| (l.shape, l.weight) = ([8, 1, 9, 3], &[0.0; 216])),
             ("not a multiple of 8", &|l| (l.shape, l.weight, l.bias) = ([3, 3, 1, 1], &[0.0; 9], &[0.0; 3])),
@@ -361,7 +376,7 @@ mod tests {
 
         let (mut builder, image) = Builder::new(5, 5);
         let first = builder.convolution(image, &padded, None).unwrap();
-        // Read without a border after it got one.
+        // The image is padded, and then read without padding.
         let output = builder.mean(first).unwrap();
         builder.convolution(image, &convolution(&weight[..24], [8, 3, 1, 1], &bias), None).unwrap();
         assert!(builder.build(output).is_err());

@@ -1,16 +1,20 @@
 //! Convolutions on channels-last data: pointwise and stem as matrix products, depthwise 3 x 3, and the mean of a map.
 //!
-//! Every output starts from its bias and adds its products one after the other, in the order of the kernel's rows,
-//! columns and input channels. How many outputs are worked on at a time changes nothing.
+//! Each output is its bias plus its products, added one after the other in the order of the kernel's rows, columns and
+//! input channels. The order does not depend on how many outputs are computed together.
 
-use super::simd::{LANES, PANEL, Simd, Vectors};
+use super::{
+    builder::Activation,
+    simd::{LANES, PANEL, Simd, Vectors},
+};
 
-/// Pixels that are worked on together, at most.
+/// Most pixels that are processed together.
 const MOST_ROWS: usize = 12;
-/// Floats of input that stay in the second-level cache while all panels pass over them.
+/// Numbers of input that stay in the second-level cache while all panels are processed.
 const CHUNK: usize = 24 * 1_024;
 
-/// Weights `[inner, outer]` in panels of [`PANEL`] output channels, the last one of [`LANES`] where they do not divide.
+/// Weights of `outer` outputs over `inner` inputs, in panels of [`PANEL`] output channels. The last panel has [`LANES`] if
+/// [`PANEL`] does not divide `outer`.
 #[derive(Debug)]
 pub(crate) struct Packed {
     weights: Aligned,
@@ -20,7 +24,8 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// `weight(k, o)` is the factor of input `k` for output `o`. None unless `outer` is a multiple of [`LANES`].
+    /// Packs `weight(k, o)`, the factor of input `k` for output `o`. None unless the number of outputs (the length of `bias`)
+    /// is a multiple of [`LANES`].
     pub(crate) fn new(inner: usize, bias: &[f32], weight: impl Fn(usize, usize) -> f32) -> Option<Self> {
         let outer = bias.len();
         if inner == 0 || outer == 0 || !outer.is_multiple_of(LANES) {
@@ -43,7 +48,7 @@ impl Packed {
     }
 }
 
-/// Numbers that begin with a cache line.
+/// Numbers that start at the start of a cache line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Aligned {
     lines: Vec<Line>,
@@ -60,49 +65,53 @@ impl Aligned {
     }
 
     pub(crate) fn slice(&self) -> &[f32] {
-        // SAFETY: lines are arrays of numbers without gaps, and at least `len` of them.
+        // SAFETY: `lines` has at least `len` numbers, without gaps.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 
     pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above.
+        // SAFETY: `lines` has at least `len` numbers, without gaps.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
 
-/// Where the pixels of a map lie: `height` rows of `width` pixels of `channels` numbers, inside a border.
+/// The layout of a map in memory: `height` rows of `width` pixels of `channels` numbers, inside a border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Map {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) channels: usize,
-    /// Pixels of zeros above, left, below and right.
+    /// Zero pixels above, left, below and right.
     pub(crate) border: [usize; 4],
 }
 
 impl Map {
+    /// A map without a border.
     pub(crate) fn dense(height: usize, width: usize, channels: usize) -> Self {
         Map { height, width, channels, border: [0; 4] }
     }
 
+    /// Numbers of a row, with the border.
     pub(crate) fn row(&self) -> usize {
         (self.width + self.border[1] + self.border[3]) * self.channels
     }
 
+    /// Numbers of the map, with the border.
     pub(crate) fn len(&self) -> usize {
         (self.height + self.border[0] + self.border[2]) * self.row()
     }
 
+    /// The index of the first number of a pixel.
     pub(crate) fn at(&self, y: usize, x: usize) -> usize {
         (y + self.border[0]) * self.row() + (x + self.border[1]) * self.channels
     }
 
-    /// Where each pixel lies, row by row.
+    /// [`Map::at`] of all pixels, row by row.
     pub(crate) fn offsets(&self) -> Vec<u32> {
         (0..self.height).flat_map(|y| (0..self.width).map(move |x| self.at(y, x) as u32)).collect()
     }
 
-    /// Writes the zeros of the border.
+    /// Writes zeros into the border.
     pub(crate) fn clear_border(&self, data: &mut [f32]) {
         if self.border == [0; 4] {
             return;
@@ -117,29 +126,34 @@ impl Map {
     }
 }
 
-/// How a convolution with a dense kernel reads its input.
+/// How a dense convolution reads its input.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taps {
-    /// Rows of the kernel, and numbers of each that lie next to each other in the input.
+    /// Rows of the kernel.
     pub(crate) rows: usize,
+    /// Consecutive numbers of the input that a row of the kernel reads: columns times channels.
     pub(crate) run: usize,
+    /// Pixels between two outputs, on both axes.
     pub(crate) stride: usize,
 }
 
-/// `output = weights . input + bias`, with [`Simd::relu6`] or a residual of the output's shape added.
+/// The dense convolution `output = activation(weights . input + bias + residual)`.
 pub(crate) struct Dense<'a> {
     pub(crate) input: &'a [f32],
     pub(crate) from: Map,
     pub(crate) taps: Taps,
     pub(crate) packed: &'a Packed,
     pub(crate) to: Map,
-    /// Where each pixel of the output lies: see [`Map::offsets`].
+    /// [`Map::offsets`] of `to`.
     pub(crate) offsets: &'a [u32],
+    /// Numbers that are added to the output, `[height, width, channels]` of `to`.
     pub(crate) residual: Option<&'a [f32]>,
-    pub(crate) relu6: bool,
+    pub(crate) activation: Activation,
 }
 
 impl Dense<'_> {
+    /// Runs the convolution.
+    ///
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
@@ -155,7 +169,7 @@ impl Dense<'_> {
         );
         let last = (to.height - 1) * taps.stride * from.row() + (to.width - 1) * taps.stride * from.channels;
         assert!(last + (taps.rows - 1) * from.row() + taps.run <= input.len());
-        // Without kernel rows and strides, all pixels are one long row.
+        // A pointwise convolution without stride and border processes all pixels as one row.
         let (lines, pixels) = if taps.rows == 1 && taps.stride == 1 && from.border == [0; 4] {
             (1, to.height * to.width)
         } else {
@@ -186,7 +200,7 @@ impl Dense<'_> {
                             first: line * pixels + pixel,
                             channel: o,
                         };
-                        // SAFETY: the caller guarantees the instructions; the extents are checked above and in `Block::rows`.
+                        // SAFETY: The caller guarantees the instructions. The lengths are checked above.
                         unsafe {
                             if width == PANEL {
                                 block.rows::<I, I::Panel>(rows, self, output);
@@ -203,7 +217,7 @@ impl Dense<'_> {
     }
 }
 
-/// Pixels of the next block; the last two share what is left, as very small blocks are slow.
+/// Pixels of the next block. The last two blocks have about the same size, because very small blocks are slow.
 fn block(left: usize, rows: usize) -> usize {
     if left <= rows {
         left
@@ -214,51 +228,56 @@ fn block(left: usize, rows: usize) -> usize {
     }
 }
 
-/// A few pixels, one panel.
+/// The outputs of some pixels for the channels of one panel.
 struct Block<'a> {
-    /// From the first pixel's first tap on.
+    /// The input from the first pixel's first tap on.
     input: &'a [f32],
-    /// Numbers from one pixel's taps to the next one's.
+    /// Numbers between the first taps of neighbouring pixels.
     step: usize,
+    /// Numbers between the first taps of neighbouring kernel rows.
     kernel_row: usize,
     taps: Taps,
     panel: &'a [f32],
     bias: &'a [f32],
-    /// The first pixel, counted over the whole map.
+    /// Index of the first pixel in the whole map.
     first: usize,
-    /// The panel's first output channel.
+    /// First output channel of the panel.
     channel: usize,
 }
 
 impl Block<'_> {
+    /// Runs the block, which has `rows` pixels.
+    ///
     /// # Safety
     ///
-    /// As for [`Block::run`]; there are `rows` pixels.
+    /// As for [`Block::run`].
     #[inline(always)]
     unsafe fn rows<I: Vectors, S: Simd>(&self, rows: usize, dense: &Dense<'_>, output: &mut [f32]) {
         macro_rules! run {
             ($($m:literal)*) => {
                 match rows {
-                    // Sets of instructions with fewer registers have no code for the others.
+                    // Instruction sets with fewer registers have no code for larger blocks.
                     $($m if $m <= I::ROWS => unsafe { self.run::<S, $m>(dense, output) },)*
                     _ => unreachable!("a block has at most {} pixels", I::ROWS),
                 }
             };
         }
-        // SAFETY: the caller guarantees it.
+        // SAFETY: The caller guarantees the instructions and the number of pixels.
         run!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
+    /// Runs the block, which has `M` pixels.
+    ///
     /// # Safety
     ///
-    /// The processor has the instructions of `S`. `M` pixels of input, and of output from `first` on, are there.
+    /// The processor has the instructions of `S`. Input, residual and output contain `M` pixels from `first` on.
     #[inline(always)]
     unsafe fn run<S: Simd, const M: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
         let Block { input, step, kernel_row, taps, panel, bias, first, channel } = *self;
         debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
         debug_assert!(panel.len() == taps.rows * taps.run * S::LANES && bias.len() == S::LANES);
-        // SAFETY: the panel holds rows * run vectors, each read once. `Dense::run` has checked the extents of input,
-        // residual and output, and that there is an offset for each pixel; offsets are those of the output's map.
+        // SAFETY: The caller guarantees the instructions. The panel has rows * run vectors, each read once. `Dense::run` has
+        // checked the lengths of input, residual, output and offsets, which are those of the output's map.
         unsafe {
             let mut sums = [S::load(bias.as_ptr()); M];
             let mut weight = panel.as_ptr();
@@ -273,7 +292,7 @@ impl Block<'_> {
                     tap = tap.add(1);
                 }
             }
-            // By way of memory: indexed in the loop below, the sums would be kept there all the time.
+            // The sums are copied to memory, because the loop below indexes them and would keep them there otherwise.
             let mut done = [[0.0f32; PANEL]; M];
             for (sum, done) in sums.iter().zip(&mut done) {
                 S::store(done.as_mut_ptr(), *sum);
@@ -286,7 +305,7 @@ impl Block<'_> {
                 if let Some(residual) = residual {
                     value = S::add(value, S::load(residual.add(m * dense.to.channels)));
                 }
-                if dense.relu6 {
+                if dense.activation == Activation::Relu6 {
                     value = S::relu6(value);
                 }
                 S::store(target.add(*offsets.add(m) as usize), value);
@@ -295,24 +314,36 @@ impl Block<'_> {
     }
 }
 
-/// A 3 x 3 convolution of each channel with itself, and [`Simd::relu6`].
+/// A depthwise 3 x 3 convolution and its activation.
 #[derive(Debug)]
 pub(crate) struct Depthwise {
-    /// `[channel group][9][width of the group]`; groups of [`PANEL`] channels, the last perhaps of [`LANES`].
+    /// `[9, width]` for each group of [`PANEL`] channels. The last group may have [`LANES`].
     weights: Aligned,
     bias: Aligned,
+    /// Pixels between two outputs, 1 or 2.
     pub(crate) stride: usize,
-    relu6: bool,
+    activation: Activation,
 }
 
 impl Depthwise {
-    /// `weight(tap, channel)`, taps row by row. None unless the channels are a multiple of [`LANES`].
-    pub(crate) fn new(bias: &[f32], stride: usize, relu6: bool, weight: impl Fn(usize, usize) -> f32) -> Option<Self> {
+    /// Packs `weight(tap, channel)`, taps row by row. None unless the number of channels (the length of `bias`) is a multiple
+    /// of [`LANES`] and the stride is 1 or 2.
+    pub(crate) fn new(
+        bias: &[f32],
+        stride: usize,
+        activation: Activation,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Option<Self> {
         let packed = Packed::new(9, bias, weight)?;
-        (1..=2).contains(&stride).then_some(Depthwise { weights: packed.weights, bias: packed.bias, stride, relu6 })
+        (1..=2).contains(&stride).then_some(Depthwise {
+            weights: packed.weights,
+            bias: packed.bias,
+            stride,
+            activation,
+        })
     }
 
-    /// `from` has the border that the convolution pads with; `to` has none.
+    /// Runs the convolution. `from` has the border that the convolution pads with; `to` has none.
     ///
     /// # Safety
     ///
@@ -335,7 +366,7 @@ impl Depthwise {
                 let (group, rest) = weights.split_at(9 * width);
                 weights = rest;
                 let bias = &self.bias.slice()[channel..channel + width];
-                // SAFETY: the caller guarantees the instructions; the extents are checked above.
+                // SAFETY: The caller guarantees the instructions. The lengths are checked above.
                 unsafe {
                     match (self.stride, width == PANEL) {
                         (1, true) => self.line::<I::Panel, 1>(&top[channel..], row, line, to, channel, group, bias),
@@ -348,7 +379,11 @@ impl Depthwise {
         }
     }
 
-    /// One row of outputs, one group of channels.
+    /// Computes one row of outputs for one group of channels.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // the inside of one loop nest
     unsafe fn line<S: Simd, const STRIDE: usize>(
@@ -366,7 +401,7 @@ impl Depthwise {
         while x < to.width {
             let from = &top[x * STRIDE * channels..];
             let target = &mut line[x * channels + channel..];
-            // SAFETY: as in `run`.
+            // SAFETY: The caller guarantees the instructions.
             x += unsafe {
                 match to.width - x {
                     1 => self.pixels::<S, STRIDE, 1>(from, row, target, channels, group, bias),
@@ -377,7 +412,11 @@ impl Depthwise {
         }
     }
 
-    /// `P` outputs next to each other; inputs that they share are read once.
+    /// Computes `P` neighbouring outputs. Inputs that they share are read once. Returns `P`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`.
     #[inline(always)]
     unsafe fn pixels<S: Simd, const STRIDE: usize, const P: usize>(
         &self,
@@ -390,7 +429,7 @@ impl Depthwise {
     ) -> usize {
         assert!(target.len() >= (P - 1) * channels + S::LANES && group.len() == 9 * S::LANES);
         assert!(from.len() >= 2 * row + ((P - 1) * STRIDE + 2) * channels + S::LANES && bias.len() == S::LANES);
-        // SAFETY: all reads and writes lie inside what was just checked.
+        // SAFETY: The caller guarantees the instructions. All reads and writes are within the lengths checked above.
         unsafe {
             let mut sums = [S::load(bias.as_ptr()); P];
             for ky in 0..3 {
@@ -407,7 +446,7 @@ impl Depthwise {
                 }
             }
             for (p, sum) in sums.iter().enumerate() {
-                let value = if self.relu6 { S::relu6(*sum) } else { *sum };
+                let value = if self.activation == Activation::Relu6 { S::relu6(*sum) } else { *sum };
                 S::store(target.as_mut_ptr().add(p * channels), value);
             }
         }
@@ -415,7 +454,7 @@ impl Depthwise {
     }
 }
 
-/// The mean over all pixels of each channel, added in their order.
+/// The mean of each channel over all pixels, added in their order.
 ///
 /// # Safety
 ///
@@ -425,7 +464,8 @@ pub(crate) unsafe fn mean<I: Vectors>(input: &[f32], channels: usize, output: &m
     assert!(channels.is_multiple_of(LANES) && output.len() == channels && input.len().is_multiple_of(channels));
     let count = (input.len() / channels) as f32;
     for channel in (0..channels).step_by(LANES) {
-        // SAFETY: channels are a multiple of the lanes, and every pixel has them all.
+        // SAFETY: The caller guarantees the instructions. The number of channels is a multiple of the lanes, and each pixel has
+        // all channels.
         unsafe {
             let mut sum = I::Half::load([0.0; LANES].as_ptr());
             for pixel in input.chunks_exact(channels) {

@@ -1,46 +1,51 @@
-//! A dense convolution fused with the depthwise one behind it. Both run on a strip of rows at a time, so that the large map
-//! between them never leaves the second-level cache.
+//! A dense convolution fused with the depthwise convolution that follows it. Both process a strip of rows at a time, so that
+//! the large map between them stays in the second-level cache.
 
 use super::{
+    builder::Activation,
     conv::{Dense, Depthwise, Map, Packed, Taps},
     simd::Vectors,
 };
 
-/// The two convolutions, and how they go in strips.
+/// The two convolutions, and the size of the strips.
 #[derive(Debug)]
 pub(crate) struct Fused {
     pub(crate) packed: Packed,
     pub(crate) taps: Taps,
-    pub(crate) relu6: bool,
+    /// Activation of the dense convolution.
+    pub(crate) activation: Activation,
     pub(crate) kernel: Depthwise,
-    /// What lies between them, with the border that the second one pads with.
+    /// The map between them, with the border that the depthwise convolution pads with.
     pub(crate) between: Map,
     /// Output rows of a strip.
     rows: usize,
+    /// [`Map::offsets`] of a strip.
     offsets: Vec<u32>,
 }
 
 impl Fused {
-    /// Numbers of a strip that still leave room in the cache for weights, input and output.
-    const ROOM: usize = 64 * 1_024;
+    /// Most numbers of a strip: the cache also needs space for weights, input and output.
+    const STRIP: usize = 64 * 1_024;
 
-    pub(crate) fn new(packed: Packed, taps: Taps, relu6: bool, kernel: Depthwise, between: Map) -> Self {
+    pub(crate) fn new(packed: Packed, taps: Taps, activation: Activation, kernel: Depthwise, between: Map) -> Self {
         let stride = kernel.stride;
-        let rows = ((Self::ROOM / between.row()).saturating_sub(3 - stride) / stride).max(1);
+        let rows = ((Self::STRIP / between.row()).saturating_sub(3 - stride) / stride).max(1);
         let strip = Map { height: rows * stride + 3, border: [0, between.border[1], 0, between.border[3]], ..between };
-        Fused { packed, taps, relu6, kernel, between, rows, offsets: strip.offsets() }
+        Fused { packed, taps, activation, kernel, between, rows, offsets: strip.offsets() }
     }
 
-    /// Whether going in strips is worth while.
-    pub(crate) fn pays(between: Map) -> bool {
-        between.len() > Self::ROOM
+    /// Whether the map is too large for the cache, so that fusing is faster.
+    pub(crate) fn is_faster(between: Map) -> bool {
+        between.len() > Self::STRIP
     }
 
-    /// Numbers that one strip needs.
-    pub(crate) fn buffer(&self) -> usize {
+    /// Numbers of the buffer for a strip.
+    pub(crate) fn buffer_len(&self) -> usize {
         (self.rows * self.kernel.stride + 3 - self.kernel.stride) * self.between.row()
     }
 
+    /// Runs both convolutions; `strip` has [`Fused::buffer_len`] numbers.
+    ///
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
@@ -56,7 +61,7 @@ impl Fused {
         let (between, stride, row) = (self.between, self.kernel.stride, self.between.row());
         let sides = Map { border: [0, between.border[1], 0, between.border[3]], ..between };
         Map { height: strip.len() / row, ..sides }.clear_border(strip);
-        // Rows of the strip that are there already: first the border above, then what two strips share.
+        // Rows of the strip that are computed already: the border above at first, then the rows that two strips share.
         let mut have = between.border[0];
         strip[..have * row].fill(0.0);
         let (mut made, mut y) = (0, 0);
@@ -73,16 +78,16 @@ impl Fused {
                     to: Map { height: new, ..sides },
                     offsets: &self.offsets,
                     residual: None,
-                    relu6: self.relu6,
+                    activation: self.activation,
                 };
-                // SAFETY: the caller guarantees the instructions of `I`.
+                // SAFETY: The caller guarantees the instructions of `I`.
                 unsafe { dense.run::<I>(&mut strip[have * row..]) }
             }
             made += new;
-            // Below the last row comes the border.
+            // The border below the last row.
             strip[(have + new) * row..need * row].fill(0.0);
             let part = Map { height: rows, ..to };
-            // SAFETY: the caller guarantees the instructions of `I`.
+            // SAFETY: The caller guarantees the instructions of `I`.
             unsafe { self.kernel.run::<I>(&strip[..need * row], sides, &mut output[y * to.row()..], part) }
             y += rows;
             have = 3 - stride;

@@ -1,11 +1,11 @@
-//! Which instructions the kernels use.
+//! The choice of the instruction set.
 
 use std::sync::LazyLock;
 
-/// The kind of instructions that the kernels use.
+/// An instruction set of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
-    /// AVX-512F, with AVX2 and FMA.
+    /// AVX-512F, AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// AVX2 and FMA.
@@ -14,12 +14,12 @@ pub enum Instructions {
     /// NEON.
     #[cfg(target_arch = "aarch64")]
     Neon,
-    /// Plain code.
+    /// Plain code for any processor.
     Scalar,
 }
 
 impl Instructions {
-    /// Those that this processor can use, the fastest first.
+    /// The instruction sets of this processor, the fastest first. The last is [`Instructions::Scalar`].
     pub fn available() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -35,7 +35,7 @@ impl Instructions {
         all
     }
 
-    /// As in `POMONA_INSTRUCTIONS`.
+    /// The name, as in the environment variable `POMONA_INSTRUCTIONS`.
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -48,7 +48,8 @@ impl Instructions {
         }
     }
 
-    /// The fastest, unless the variable `POMONA_INSTRUCTIONS` names another one that the processor has.
+    /// The fastest instruction set, or the one that the environment variable `POMONA_INSTRUCTIONS` names, if the processor
+    /// has it.
     pub(crate) fn chosen() -> Self {
         static CHOSEN: LazyLock<Instructions> = LazyLock::new(|| {
             let named = std::env::var("POMONA_INSTRUCTIONS").unwrap_or_default();

@@ -1,34 +1,34 @@
-//! The inner loops of the PCA, in `f64`: symmetric matrices of which the lower triangle is kept, and scores.
+//! The inner loops of the PCA, in `f64`: products with the lower triangle of symmetric matrices, and scores.
 //!
-//! They are plain code that is compiled twice, for any processor and for AVX2. Products are not fused, and each sum has
-//! one order, so both give the same bits.
+//! The code is compiled twice, for any processor and for AVX2. Products are not fused, and each sum has one order, so both
+//! give the same bits. Functions panic if the lengths of their arguments do not match.
 
 use std::ops::Range;
 
 use rayon::join;
 
-/// Partial sums of a scalar product.
+/// Interleaved partial sums of a scalar product.
 const LANES: usize = 8;
-/// Numbers of a row that stay in registers while all changes run over them.
+/// Numbers of a row that stay in registers while all updates are applied to them.
 const BLOCK: usize = 16;
-/// A triangle of fewer rows is not worth a thread.
-const ALONE: usize = 256;
-/// Rows, and scores of each, that stay in registers while the columns run over them.
+/// Fewest rows of a triangle for which a second thread pays off.
+const TWO_THREADS: usize = 256;
+/// Rows of features that [`Loadings::scores`] processes together.
 pub const ROWS: usize = 4;
+/// Scores of each row that stay in registers during the loop over the columns.
 const SCORES: usize = 8;
 
-/// `I - scale v v'` changes a symmetric matrix by `v w' + w v'`. Both have the matrix's size; what lies before the rows
-/// that are changed is not read.
+/// The symmetric rank-two update `v w' + w v'`, which a Householder reflection subtracts from a matrix.
 #[derive(Debug)]
 pub struct RankTwo {
-    /// `[size]`
+    /// `[size]`; entries before the updated rows are not read.
     pub v: Vec<f64>,
-    /// `[size]`
+    /// `[size]`; entries before the updated rows are not read.
     pub w: Vec<f64>,
 }
 
 compiled_twice!(
-    /// The scalar product, summed in [`LANES`] interleaved sums that are added at the end.
+    /// The scalar product of two vectors, in eight interleaved sums that are added last.
     pub dot, dot_avx2, dot_body, (a: &[f64], b: &[f64]) -> f64
 );
 compiled_twice!(
@@ -45,11 +45,11 @@ compiled_twice!(
 );
 compiled_twice!(
     update_rows, update_rows_avx2, update_rows_body,
-    (rows: &mut [f64], first: usize, size: usize, from: usize, changes: &[RankTwo])
+    (rows: &mut [f64], first: usize, size: usize, from: usize, updates: &[RankTwo])
 );
 compiled_twice!(
-    /// Scores of some rows, each summed over the columns in their order: for each block of components, one row after the
-    /// other.
+    /// Scores of [`ROWS`] rows, each summed in the order of the columns. For each block of components, `scores` has one
+    /// entry per row.
     project, project_avx2, project_body, (rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; SCORES]])
 );
 
@@ -86,47 +86,50 @@ fn subtract_both_body(x: &mut [f64], a: f64, v: &[f64], b: f64, w: &[f64]) {
     }
 }
 
-/// `matrix v` for the part of a `[size, size]` matrix from row and column `from` on; `v` and the product begin there.
+/// The product of a symmetric `[size, size]` matrix with `v`, for the part from row and column `from` on. `v` and the
+/// product have `size - from` entries. Only the lower triangle is read.
 pub fn multiply(matrix: &[f64], size: usize, from: usize, v: &[f64]) -> Vec<f64> {
     let count = v.len();
     let split = half(count);
     let rows = |rows| multiply_rows(matrix, size, from, v, rows);
-    let (above, mut product) = beside(count, || rows(0..split), || rows(split..count));
+    let (above, mut product) = join_if_large(count, || rows(0..split), || rows(split..count));
     for (sum, above) in product.iter_mut().zip(above) {
         *sum += above;
     }
     product
 }
 
-/// `matrix -= v w' + w v'` for each of `changes` in turn, on the part from row and column `from` on.
-pub fn update(matrix: &mut [f64], size: usize, from: usize, changes: &[RankTwo]) {
+/// Subtracts the updates one after the other from the lower triangle of a `[size, size]` matrix, in the part from row and
+/// column `from` on.
+pub fn update(matrix: &mut [f64], size: usize, from: usize, updates: &[RankTwo]) {
     let split = from + half(size - from);
     let (above, below) = matrix.split_at_mut(split * size);
-    beside(
+    join_if_large(
         size - from,
-        || update_rows(&mut above[from * size..], from, size, from, changes),
-        || update_rows(below, split, size, from, changes),
+        || update_rows(&mut above[from * size..], from, size, from, updates),
+        || update_rows(below, split, size, from, updates),
     );
 }
 
-/// The row of a triangle above which half of it lies. It does not depend on the number of processors, as the order of the
-/// sums depends on it.
+/// The row that divides a lower triangle into two parts of about the same size. It depends only on the number of rows,
+/// because it decides the order of sums.
 pub fn half(rows: usize) -> usize {
     rows * 181 / 256
 }
 
-/// Does both, in two threads where there are so many rows that it pays.
-fn beside<A: Send, B: Send>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
-    if rows < ALONE { (a(), b()) } else { join(a, b) }
+/// Runs both closures, in two threads if there are [`TWO_THREADS`] rows or more.
+fn join_if_large<A: Send, B: Send>(rows: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    if rows < TWO_THREADS { (a(), b()) } else { join(a, b) }
 }
 
-/// What the given rows, and the columns that they stand for above the diagonal, add to the product; up to the last row.
+/// The part of the product that comes from these rows, and from the columns above the diagonal that equal them. The result
+/// ends with the last of the rows.
 #[inline(always)]
 fn multiply_rows_body(matrix: &[f64], size: usize, from: usize, v: &[f64], rows: Range<usize>) -> Vec<f64> {
     let mut product = vec![0.0; rows.end];
     for i in rows {
         let row = &matrix[(from + i) * size + from..][..=i];
-        // The row stands for the column above the diagonal too: one pass over it serves both.
+        // The row equals the column above the diagonal. One pass computes the products of both.
         let (row, diagonal) = (&row[..i], row[i]);
         let whole = i / LANES * LANES;
         let mut sums = [0.0; LANES];
@@ -147,16 +150,16 @@ fn multiply_rows_body(matrix: &[f64], size: usize, from: usize, v: &[f64], rows:
     product
 }
 
-/// `rows` begin with row `first` of the matrix.
+/// Subtracts the updates from `rows`, which start with row `first` of the matrix.
 #[inline(always)]
-fn update_rows_body(rows: &mut [f64], first: usize, size: usize, from: usize, changes: &[RankTwo]) {
+fn update_rows_body(rows: &mut [f64], first: usize, size: usize, from: usize, updates: &[RankTwo]) {
     for (row, i) in rows.chunks_exact_mut(size).zip(first..) {
         let mut blocks = row[from..=i].chunks_exact_mut(BLOCK);
         let mut start = from;
         for block in &mut blocks {
             let mut values = [0.0; BLOCK];
             values.copy_from_slice(block);
-            for RankTwo { v, w } in changes {
+            for RankTwo { v, w } in updates {
                 let (vi, wi) = (v[i], w[i]);
                 let (v, w) = (&v[start..start + BLOCK], &w[start..start + BLOCK]);
                 for j in 0..BLOCK {
@@ -167,7 +170,7 @@ fn update_rows_body(rows: &mut [f64], first: usize, size: usize, from: usize, ch
             start += BLOCK;
         }
         for (value, j) in blocks.into_remainder().iter_mut().zip(start..) {
-            for RankTwo { v, w } in changes {
+            for RankTwo { v, w } in updates {
                 *value -= v[i] * w[j] + w[i] * v[j];
             }
         }
@@ -190,17 +193,19 @@ fn project_body(rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; S
     }
 }
 
-/// Components in the order that [`project`] reads them: for each [`SCORES`] of them, column after column.
+/// Loadings of components, packed in the order in which the projection reads them.
 #[derive(Debug)]
 pub struct Loadings {
+    /// For each block of [`SCORES`] components, the loadings of all columns, `[columns, SCORES]`.
     packed: Vec<f64>,
     kept: usize,
 }
 
 impl Loadings {
-    /// Of `[kept, columns]`, row-major. Rests of a block are zero.
+    /// Packs components `[kept, columns]`, row-major.
     pub fn new(components: &[f64], columns: usize) -> Self {
         let kept = components.len().checked_div(columns).unwrap_or(0);
+        // The rest of the last block is zero.
         let mut packed = vec![0.0; kept.div_ceil(SCORES) * SCORES * columns];
         for (component, row) in components.chunks_exact(columns.max(1)).enumerate() {
             let (block, lane) = (component / SCORES, component % SCORES);
@@ -211,7 +216,7 @@ impl Loadings {
         Loadings { packed, kept }
     }
 
-    /// Scores of up to [`ROWS`] rows, `[columns]` by rows; appended row by row.
+    /// Appends the scores of the first `count` of [`ROWS`] rows to `to`, row by row. `rows` is `[columns, ROWS]`.
     pub fn scores(&self, rows: &[[f64; ROWS]], count: usize, to: &mut Vec<f32>) {
         let mut sums = vec![[0.0; SCORES]; self.kept.div_ceil(SCORES) * ROWS];
         project(rows, self, &mut sums);
@@ -258,7 +263,7 @@ mod tests {
             let all = 0..size - from;
             let plain = multiply_rows_body(matrix, size, from, v, all.clone());
             prop_assert_eq!(bits(&multiply_rows(matrix, size, from, v, all)), bits(&plain));
-            // In two parts it is the same product, in another order.
+            // Computed in two parts, the sums have another order.
             for (a, b) in multiply(matrix, size, from, v).iter().zip(&plain) {
                 prop_assert!((a - b).abs() <= 1e-9 * 1e6 * size as f64, "{} {}", a, b);
             }
@@ -276,7 +281,7 @@ mod tests {
             project_body(&rows, &loadings, &mut plain);
             for row in 0..ROWS {
                 for k in 0..kept {
-                    // And what they are: sums over the row in its order.
+                    // The reference: sums in the order of the columns.
                     let sum = (0..size).fold(0.0, |sum, c| sum + rows[c][row] * rest[k * size + c]);
                     prop_assert_eq!(sum.to_bits(), plain[k / SCORES * ROWS + row][k % SCORES].to_bits());
                     prop_assert_eq!(chosen[row * kept + k], sum as f32);

@@ -1,31 +1,33 @@
-//! A whole model as a list of layers, and running it.
+//! A model as a list of layers, and its execution.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    Instructions,
+    Activation, Instructions,
     conv::{self, Aligned, Dense, Depthwise, Map, Packed, Taps},
     fused::Fused,
     simd::{self, Scalar, Vectors},
 };
 
-/// A buffer, and how the map in it lies.
+/// A map in a buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
+    /// Index of the buffer.
     pub(crate) buffer: usize,
     pub(crate) map: Map,
 }
 
+/// A layer, with the buffers that it reads and writes.
 #[derive(Debug)]
 pub(crate) enum Layer {
     Dense {
         packed: Packed,
         taps: Taps,
-        relu6: bool,
+        activation: Activation,
         from: Place,
         residual: Option<Place>,
         to: Place,
-        /// Those of the map of `to`.
+        /// [`Map::offsets`] of `to`.
         offsets: Vec<u32>,
     },
     Depthwise {
@@ -36,6 +38,7 @@ pub(crate) enum Layer {
     Fused {
         fused: Box<Fused>,
         from: Place,
+        /// Index of the buffer for a strip.
         strip: usize,
         to: Place,
     },
@@ -45,17 +48,18 @@ pub(crate) enum Layer {
     },
 }
 
-/// A model that is run by these kernels. Cheap to share: each call takes buffers of its own.
+/// A model that these kernels run. Threads can share it; each call uses buffers of its own.
 #[derive(Debug)]
 pub struct Network {
     layers: Vec<Layer>,
-    /// Numbers in each buffer; the first is the image's.
+    /// Numbers of each buffer. The first is for the image.
     buffers: Vec<usize>,
     image: Map,
     columns: usize,
-    /// What each sample of a pixel becomes.
+    /// The number for each 8-bit sample.
     samples: [f32; 256],
     instructions: Instructions,
+    /// Sets of buffers that no call uses.
     spare: Mutex<Vec<Vec<Aligned>>>,
 }
 
@@ -72,29 +76,33 @@ impl Network {
         }
     }
 
-    /// Height and width of the images.
+    /// Height and width of the images, pixels.
     pub fn size(&self) -> (usize, usize) {
         (self.image.height, self.image.width)
     }
 
-    /// Length of the output.
+    /// Number of output numbers.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// The same network with other instructions. The processor must have them: see [`Instructions::available`].
-    pub fn with(mut self, instructions: Instructions) -> Self {
+    /// The same network with another instruction set.
+    ///
+    /// # Panics
+    ///
+    /// If the processor does not have it: see [`Instructions::available`].
+    pub fn with_instructions(mut self, instructions: Instructions) -> Self {
         assert!(Instructions::available().contains(&instructions), "this processor lacks {}", instructions.name());
         self.instructions = instructions;
         self
     }
 
-    /// Sets of buffers that no call is using: as many as there have been calls at a time.
+    /// Number of buffer sets that no call uses. It grows to the largest number of concurrent calls.
     pub fn spare_buffers(&self) -> usize {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The output for an image, `[height, width, 3]`, samples of 8 bits.
+    /// The output for an image `[height, width, 3]` of 8-bit samples. The network gets each sample `x` as `x / 127.5 - 1`.
     pub fn run(&self, pixels: &[u8]) -> Vec<f32> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = spare.unwrap_or_else(|| self.buffers.iter().map(|len| Aligned::zeros(*len)).collect());
@@ -109,6 +117,7 @@ impl Network {
         output
     }
 
+    /// Converts the samples of an image, and writes them into its buffer.
     fn read_image(&self, pixels: &[u8], buffer: &mut Aligned) {
         let map = self.image;
         let data = &mut buffer.slice_mut()[..map.len()];
@@ -121,9 +130,10 @@ impl Network {
         }
     }
 
+    /// Runs one layer.
     pub(crate) fn step(&self, layer: &Layer, buffers: &mut [Aligned]) {
         let to = layer.to();
-        // The builder gives the output a buffer that is none of its inputs'.
+        // No input of a layer is in the buffer of its output.
         let mut taken = std::mem::take(&mut buffers[to.buffer]);
         let output = &mut taken.slice_mut()[..to.map.len()];
         let scratch = match layer {
@@ -132,16 +142,16 @@ impl Network {
         };
         let mut strip = scratch.map(|buffer| std::mem::take(&mut buffers[buffer])).unwrap_or_default();
         match self.instructions {
-            // SAFETY: chosen from those that the processor has.
+            // SAFETY: the processor has the instructions, as `chosen` and `with_instructions` check.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => unsafe { step_avx512(layer, buffers, &mut strip, output) },
-            // SAFETY: as above.
+            // SAFETY: the processor has the instructions, as `chosen` and `with_instructions` check.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => unsafe { step_avx2(layer, buffers, &mut strip, output) },
-            // SAFETY: every 64-bit ARM has NEON.
+            // SAFETY: NEON is part of the architecture.
             #[cfg(target_arch = "aarch64")]
             Instructions::Neon => unsafe { step::<simd::Neon>(layer, buffers, &mut strip, output) },
-            // SAFETY: needs no special instructions.
+            // SAFETY: plain code needs no special instructions.
             Instructions::Scalar => unsafe { step::<Scalar>(layer, buffers, &mut strip, output) },
         }
         buffers[to.buffer] = taken;
@@ -152,6 +162,7 @@ impl Network {
 }
 
 impl Layer {
+    /// The output.
     pub(crate) fn to(&self) -> Place {
         match self {
             Layer::Dense { to, .. }
@@ -162,7 +173,7 @@ impl Layer {
     }
 }
 
-/// Compiles everything below it for AVX-512.
+/// Runs a layer, compiled for AVX-512 with all functions that it inlines.
 ///
 /// # Safety
 ///
@@ -170,11 +181,11 @@ impl Layer {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn step_avx512(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
-    // SAFETY: the caller guarantees the instructions.
+    // SAFETY: The caller guarantees the instructions.
     unsafe { step::<simd::Avx512>(layer, buffers, strip, output) }
 }
 
-/// The same for AVX2.
+/// Runs a layer, compiled for AVX2 with all functions that it inlines.
 ///
 /// # Safety
 ///
@@ -182,10 +193,12 @@ unsafe fn step_avx512(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, o
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
-    // SAFETY: the caller guarantees the instructions.
+    // SAFETY: The caller guarantees the instructions.
     unsafe { step::<simd::Avx2>(layer, buffers, strip, output) }
 }
 
+/// Runs a layer.
+///
 /// # Safety
 ///
 /// The processor has the instructions of `I`.
@@ -193,7 +206,7 @@ unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, out
 unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
     match layer {
-        Layer::Dense { packed, taps, relu6, from, residual, to, offsets } => {
+        Layer::Dense { packed, taps, activation, from, residual, to, offsets } => {
             to.map.clear_border(output);
             let dense = Dense {
                 input: read(from),
@@ -203,19 +216,19 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
                 to: to.map,
                 offsets,
                 residual: residual.as_ref().map(read),
-                relu6: *relu6,
+                activation: *activation,
             };
-            // SAFETY: the caller guarantees the instructions.
+            // SAFETY: The caller guarantees the instructions.
             unsafe { dense.run::<I>(output) }
         }
-        // SAFETY: the caller guarantees the instructions.
+        // SAFETY: The caller guarantees the instructions.
         Layer::Depthwise { kernel, from, to } => unsafe { kernel.run::<I>(read(from), from.map, output, to.map) },
         Layer::Fused { fused, from, to, .. } => {
-            let strip = &mut strip.slice_mut()[..fused.buffer()];
-            // SAFETY: the caller guarantees the instructions.
+            let strip = &mut strip.slice_mut()[..fused.buffer_len()];
+            // SAFETY: The caller guarantees the instructions.
             unsafe { fused.run::<I>(read(from), from.map, strip, output, to.map) }
         }
-        // SAFETY: the caller guarantees the instructions.
+        // SAFETY: The caller guarantees the instructions.
         Layer::Mean { from, to } => unsafe { conv::mean::<I>(read(from), to.map.channels, output) },
     }
 }

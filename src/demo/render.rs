@@ -5,7 +5,7 @@ use libm::{atan2, cos, floor, pow, sin, sqrt};
 use super::fruit::{Ball, Skin, Variety, Vector};
 
 /// Side of a picture, pixels.
-pub(super) const SIDE: usize = 100;
+pub const SIDE: usize = 100;
 /// Samples per pixel in each direction.
 const SAMPLES: usize = 2;
 const LIGHT: Vector = [-0.45, 0.62, 0.64];

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pomona_kernels::{Builder, Convolution, Network, Unsupported, Value};
+use pomona_kernels::{Activation, Builder, Convolution, Network, Unsupported, Value};
 
 use super::onnx::{FLOAT, Graph, Model, Node, Tensor};
 
@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
             stride: stride(node)?,
             padding: padding(node)?,
             groups: groups(node)?,
-            relu6: relu6.is_some(),
+            activation: if relu6.is_some() { Activation::Relu6 } else { Activation::Identity },
         };
         let mut residual = None;
         // The kernels have no residual addition after ReLU6 or after a depthwise convolution.
@@ -271,8 +271,10 @@ mod tests {
     fn the_whole_model_gives_the_same_bits_with_all_instructions() {
         let mut random = fastrand::Rng::with_seed(5);
         let pixels: Vec<u8> = (0..224 * 224 * 3).map(|_| random.u8(..)).collect();
-        let outputs: Vec<_> =
-            Instructions::available().into_iter().map(|i| bits(&embedded().with(i).run(&pixels))).collect();
+        let outputs: Vec<_> = Instructions::available()
+            .into_iter()
+            .map(|i| bits(&embedded().with_instructions(i).run(&pixels)))
+            .collect();
         assert_eq!(outputs[0].len(), 1_280);
         assert!(outputs.iter().all(|output| *output == outputs[0]));
     }
@@ -292,7 +294,7 @@ mod tests {
         let why = |onnx| read(onnx).map(drop).unwrap_err().to_string();
         assert_eq!(read(include_bytes!("../../tests/models/tiny.onnx")).map(drop), Ok(()));
         for (onnx, reason) in [
-            (&include_bytes!("../../tests/models/log.onnx")[..], "(GlobalAveragePool)"),
+            (&include_bytes!("../../tests/models/log.onnx")[..], "(GlobalAveragePool): it is the mean of 3 channels"),
             (include_bytes!("../../tests/models/large.onnx"), "(Mul)"),
             (include_bytes!("../../tests/models/two-inputs.onnx"), "one input and one output"),
             (include_bytes!("../../tests/models/any-size.onnx"), "RGB image of fixed size"),

@@ -1,14 +1,19 @@
+//! The kernels with all instruction sets of this processor against plain code, bit for bit.
+
 use fastrand::Rng;
 use proptest::prelude::*;
 
 use crate::{
-    Instructions,
+    Activation, Instructions,
     conv::{Aligned, Depthwise, Map, Packed, Taps},
     fused::Fused,
     network::{Layer, Network, Place},
 };
 
-/// Draws numbers between -1 and 1.
+#[cfg(target_feature = "avx512f")]
+mod avx512;
+
+/// Generates numbers between -1 and 1.
 struct Random(Rng);
 
 impl Random {
@@ -21,7 +26,7 @@ impl Random {
     }
 }
 
-/// The map's pixels without border, as an image in memory with border zeros.
+/// Random pixels of a map, with zeros in its border.
 fn bordered(map: Map, random: &mut Random) -> Vec<f32> {
     let mut data = random.many(map.len());
     map.clear_border(&mut data);
@@ -32,11 +37,15 @@ fn relu6(x: f32) -> f32 {
     if x > 0.0 { x.min(6.0) } else { 0.0 }
 }
 
+fn activation(relu: bool) -> Activation {
+    if relu { Activation::Relu6 } else { Activation::Identity }
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Runs one layer with all instructions that there are; they must agree bit for bit.
+/// Runs one layer with all instruction sets of this processor, and asserts that they give the same bits.
 fn on_all(layer: &Layer, inputs: &[Vec<f32>]) -> Vec<f32> {
     let mut buffers: Vec<Aligned> = inputs
         .iter()
@@ -47,12 +56,13 @@ fn on_all(layer: &Layer, inputs: &[Vec<f32>]) -> Vec<f32> {
         })
         .collect();
     buffers.push(Aligned::zeros(layer.to().map.len()));
-    let network = |instructions| Network::new(Vec::new(), Vec::new(), Map::dense(1, 1, 3), 0).with(instructions);
+    let network =
+        |instructions| Network::new(Vec::new(), Vec::new(), Map::dense(1, 1, 3), 0).with_instructions(instructions);
     let outputs: Vec<Vec<f32>> = Instructions::available()
         .into_iter()
         .map(|instructions| {
             let last = buffers.len() - 1;
-            // What lay there before must not show.
+            // Earlier content of the buffer must not appear in the output.
             buffers[last].slice_mut().fill(f32::NAN);
             network(instructions).step(layer, &mut buffers);
             buffers[last].slice().to_vec()
@@ -85,7 +95,7 @@ proptest! {
         let layer = Layer::Dense {
             packed: Packed::new(kernel * kernel * inner, &bias, |k, o| weights[k * outer + o]).unwrap(),
             taps: Taps { rows: kernel, run: kernel * inner, stride },
-            relu6: relu,
+            activation: activation(relu),
             from: Place { buffer: 0, map: from },
             residual: with_residual.then_some(Place { buffer: 1, map: Map::dense(to.height, to.width, outer) }),
             to: Place { buffer: 1 + usize::from(with_residual), map: to },
@@ -127,7 +137,7 @@ proptest! {
         let to = Map::dense((h - 3) / stride + 1, (w - 3) / stride + 1, channels);
         let (input, bias, weights) = (bordered(from, &mut random), random.many(channels), random.many(9 * channels));
         let layer = Layer::Depthwise {
-            kernel: Depthwise::new(&bias, stride, relu, |tap, c| weights[tap * channels + c]).unwrap(),
+            kernel: Depthwise::new(&bias, stride, activation(relu), |tap, c| weights[tap * channels + c]).unwrap(),
             from: Place { buffer: 0, map: from },
             to: Place { buffer: 1, map: to },
         };
@@ -148,9 +158,9 @@ proptest! {
         prop_assert_eq!(bits(&output), bits(&expected));
     }
 
-    /// A strip at a time gives what the two layers give one after the other.
+    /// Strip by strip, a fused layer gives the same bits as its two layers one after the other.
     #[test]
-    fn a_fused_layer_gives_what_its_two_layers_give(
+    fn a_fused_layer_gives_the_bits_of_its_two_layers(
         height in 3usize..40, width in 3usize..20, inner in 1usize..20, groups in 1usize..16, stride in 1usize..3,
         first in 1usize..3, wide in 1usize..40, seed in any::<u64>(),
     ) {
@@ -170,15 +180,16 @@ proptest! {
         let (input, weights) = (bordered(from, &mut random), random.many(taps.rows * taps.run * channels));
         let (bias, second_bias, second) = (random.many(channels), random.many(channels), random.many(9 * channels));
         let packed = || Packed::new(taps.rows * taps.run, &bias, |k, o| weights[k * channels + o]).unwrap();
-        let kernel = || Depthwise::new(&second_bias, stride, true, |tap, c| second[tap * channels + c]).unwrap();
-        let fused = Box::new(Fused::new(packed(), taps, true, kernel(), between));
-        let scratch = vec![f32::NAN; fused.buffer()];
+        let kernel = || Depthwise::new(&second_bias, stride, Activation::Relu6, |tap, c| second[tap * channels + c]).unwrap();
+        let fused = Box::new(Fused::new(packed(), taps, Activation::Relu6, kernel(), between));
+        let scratch = vec![f32::NAN; fused.buffer_len()];
         let place = |buffer, map| Place { buffer, map };
         let together = Layer::Fused { fused, from: place(0, from), strip: 1, to: place(2, to) };
         let output = on_all(&together, &[input.clone(), scratch]);
         let offsets = between.offsets();
         let (from, to) = (place(0, from), place(1, between));
-        let one = Layer::Dense { packed: packed(), taps, relu6: true, from, residual: None, to, offsets };
+        let activation = Activation::Relu6;
+        let one = Layer::Dense { packed: packed(), taps, activation, from, residual: None, to, offsets };
         let middle = on_all(&one, std::slice::from_ref(&input));
         let map = Map::dense(size(height), size(width), channels);
         let two = Layer::Depthwise { kernel: kernel(), from: place(0, between), to: place(1, map) };
@@ -208,7 +219,7 @@ fn nan_infinity_and_signed_zeros_give_the_same_bits() {
         let layer = Layer::Dense {
             packed: Packed::new(8, &[-0.0; 8], identity).unwrap(),
             taps: Taps { rows: 1, run: 8, stride: 1 },
-            relu6: true,
+            activation: Activation::Relu6,
             from: Place { buffer: 0, map: Map::dense(1, 1, 8) },
             residual: None,
             to: Place { buffer: 1, map: Map::dense(1, 1, 8) },

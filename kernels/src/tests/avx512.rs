@@ -1,38 +1,22 @@
-//! The files of the kernels alone, so that an interpreter need not compile all that the program depends on.
-#![cfg(test)]
-#![allow(dead_code)]
+//! The kernels with AVX-512 against plain code. `make test-avx512` runs these tests in the interpreter Miri, so that no
+//! processor with AVX-512 is needed. The shapes are few and small, because Miri is slow.
 
-#[path = "../../src/kernels/conv.rs"]
-mod conv;
-#[path = "../../src/kernels/simd.rs"]
-mod simd;
+use super::{Random, bits, on_all};
+use crate::{
+    Activation, Instructions,
+    conv::{self, Dense, Depthwise, Map, Packed, Taps},
+    fused::Fused,
+    network::{Layer, Place},
+    simd::{Avx2, Avx512, Scalar, Vectors},
+};
 
-use conv::{Dense, Depthwise, Map, Packed, Taps};
-use simd::{Avx2, Avx512, Scalar, Vectors};
-
-struct Random(u64);
-
-impl Random {
-    /// Numbers in [-1, 1).
-    fn many(&mut self, n: usize) -> Vec<f32> {
-        let next = |_| {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-        };
-        (0..n).map(next).collect()
-    }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
-/// Output of `work` with AVX-512, which must be that of AVX2 and of plain code.
+/// Runs a kernel with AVX-512, AVX2 and plain code, and asserts that all give the same bits. Returns the length of the
+/// output.
 macro_rules! same {
     ($len:expr, |$output:ident| $object:expr, $run:ident($($arg:expr),*)) => {{
         let mut outputs = [(); 3].map(|()| vec![f32::NAN; $len]);
         let [avx512, avx2, scalar] = &mut outputs;
-        // SAFETY: the interpreter has these instructions.
+        // SAFETY: this file is only compiled for processors with AVX-512F, which have AVX2 and FMA too.
         unsafe {
             { let $output = avx512; $object.$run::<Avx512>($($arg),*); }
             { let $output = avx2; $object.$run::<Avx2>($($arg),*); }
@@ -47,9 +31,9 @@ macro_rules! same {
 
 #[test]
 fn dense_convolutions_have_the_bits_of_plain_code() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut compared = 0;
-    // Every number of pixels that a block can have, panels that are whole and halves, and kernels of one and nine taps.
+    // All numbers of pixels of a block, whole and half panels, and kernels of 1 and 9 taps.
     for (width, groups, kernel, stride) in (1..28)
         .zip([1, 2, 3, 4, 5].into_iter().cycle())
         .flat_map(|(width, groups)| [(width, groups, 1, 1), (width + 2, groups, 3, 1 + width % 2)])
@@ -69,23 +53,22 @@ fn dense_convolutions_have_the_bits_of_plain_code() {
             to,
             offsets: &offsets,
             residual: (width % 2 == 0).then_some(&residual),
-            relu6: width % 3 == 0,
+            activation: super::activation(width % 3 == 0),
         };
         compared += same!(to.len(), |output| dense, run(output));
     }
-    println!("{compared} numbers of dense convolutions");
     assert!(compared > 10_000);
 }
 
 #[test]
 fn depthwise_convolutions_have_the_bits_of_plain_code() {
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for (width, groups, stride) in [(3, 1, 1), (9, 2, 1), (8, 3, 2), (12, 5, 1), (13, 4, 2)] {
         let channels = groups * 8;
         let from = Map::dense(5, width, channels);
         let to = Map::dense((5 - 3) / stride + 1, (width - 3) / stride + 1, channels);
         let (input, bias, weights) = (random.many(from.len()), random.many(channels), random.many(9 * channels));
-        let kernel = Depthwise::new(&bias, stride, true, |tap, c| weights[tap * channels + c]).unwrap();
+        let kernel = Depthwise::new(&bias, stride, Activation::Relu6, |tap, c| weights[tap * channels + c]).unwrap();
         assert!(same!(to.len(), |output| kernel, run(&input, from, output, to)) > 0);
     }
 }
@@ -95,16 +78,37 @@ fn means_have_the_bits_of_plain_code() {
     struct Mean<'a>(&'a [f32]);
     impl Mean<'_> {
         unsafe fn run<I: Vectors>(&self, output: &mut [f32]) {
-            // SAFETY: says the caller.
+            // SAFETY: The caller guarantees the instructions of `I`.
             unsafe { conv::mean::<I>(self.0, 24, output) }
         }
     }
-    let input = Random(3).many(24 * 49);
+    let input = Random::new(3).many(24 * 49);
     assert_eq!(same!(24, |output| Mean(&input), run(output)), 24);
 }
 
+/// By way of the network, which selects the instructions at run time.
 #[test]
-fn numbers_that_are_none_and_zeros_come_out_alike() {
+fn fused_layers_have_the_bits_of_plain_code() {
+    assert!(Instructions::available().contains(&Instructions::Avx512));
+    let mut random = Random::new(4);
+    let (inner, channels) = (3, 24);
+    let from = Map::dense(6, 7, inner);
+    let between = Map { height: 6, width: 7, channels, border: [1; 4] };
+    let to = Map::dense(6, 7, channels);
+    let (bias, weights) = (random.many(channels), random.many(inner * channels));
+    let (second_bias, second) = (random.many(channels), random.many(9 * channels));
+    let packed = Packed::new(inner, &bias, |k, o| weights[k * channels + o]).unwrap();
+    let kernel = Depthwise::new(&second_bias, 1, Activation::Relu6, |tap, c| second[tap * channels + c]).unwrap();
+    let taps = Taps { rows: 1, run: inner, stride: 1 };
+    let fused = Box::new(Fused::new(packed, taps, Activation::Relu6, kernel, between));
+    let scratch = vec![f32::NAN; fused.buffer_len()];
+    let place = |buffer, map| Place { buffer, map };
+    let layer = Layer::Fused { fused, from: place(0, from), strip: 1, to: place(2, to) };
+    assert_eq!(on_all(&layer, &[random.many(from.len()), scratch]).len(), to.len());
+}
+
+#[test]
+fn nan_infinity_and_signed_zeros_have_the_bits_of_plain_code() {
     let special = [f32::NAN, -f32::NAN, 0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 6.0, 6.000_000_5];
     let packed = Packed::new(16, &[-0.0; 16], |k, o| f32::from(u8::from(k == o))).unwrap();
     for value in special {
@@ -120,7 +124,7 @@ fn numbers_that_are_none_and_zeros_come_out_alike() {
             to: map,
             offsets: &[0],
             residual: None,
-            relu6: true,
+            activation: Activation::Relu6,
         };
         assert_eq!(same!(16, |output| dense, run(output)), 16);
     }
