@@ -223,7 +223,7 @@ async fn each_fault_violates_its_guarantee() {
 }
 
 #[tokio::test]
-async fn a_folder_leaves_no_temporary_files_and_sweeps_those_of_the_dead() {
+async fn a_folder_removes_its_temporary_files_and_those_of_dead_processes() {
     let root = tempfile::tempdir().unwrap();
     let dead = root.path().join(".tmp/dead");
     std::fs::create_dir_all(&dead).unwrap();
@@ -244,7 +244,7 @@ async fn a_folder_leaves_no_temporary_files_and_sweeps_those_of_the_dead() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folder_follows_links_and_survives_loops() {
+async fn a_folder_follows_links_and_reports_loops() {
     let root = tempfile::tempdir().unwrap();
     let store = FolderStore::new(root.path());
     store.put("real/a", body("x")).await.unwrap();

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::{
-    conv::{Depthwise, Map, Packed, Taps},
+    conv::{Depthwise, Taps},
     fused::Fused,
+    layout::{Map, Packed},
     network::{Layer, Network, Place},
     simd::LANES,
 };

@@ -5,6 +5,7 @@
 
 use super::{
     builder::Activation,
+    layout::{Aligned, Map, Packed},
     simd::{LANES, PANEL, Simd, Vectors},
 };
 
@@ -12,119 +13,6 @@ use super::{
 const MOST_ROWS: usize = 12;
 /// Numbers of input that stay in the second-level cache while all panels are processed.
 const CHUNK: usize = 24 * 1_024;
-
-/// Weights of `outer` outputs over `inner` inputs, in panels of [`PANEL`] output channels. The last panel has [`LANES`] if
-/// [`PANEL`] does not divide `outer`.
-#[derive(Debug)]
-pub(crate) struct Packed {
-    weights: Aligned,
-    bias: Aligned,
-    inner: usize,
-    outer: usize,
-}
-
-impl Packed {
-    /// Packs `weight(k, o)`, the factor of input `k` for output `o`. None unless the number of outputs (the length of `bias`)
-    /// is a multiple of [`LANES`].
-    pub(crate) fn new(inner: usize, bias: &[f32], weight: impl Fn(usize, usize) -> f32) -> Option<Self> {
-        let outer = bias.len();
-        if inner == 0 || outer == 0 || !outer.is_multiple_of(LANES) {
-            return None;
-        }
-        let mut weights = Aligned::zeros(inner * outer);
-        let mut at = 0;
-        let all = weights.slice_mut();
-        for start in (0..outer).step_by(PANEL) {
-            for k in 0..inner {
-                for o in start..(start + PANEL).min(outer) {
-                    all[at] = weight(k, o);
-                    at += 1;
-                }
-            }
-        }
-        let mut aligned = Aligned::zeros(outer);
-        aligned.slice_mut().copy_from_slice(bias);
-        Some(Packed { weights, bias: aligned, inner, outer })
-    }
-}
-
-/// Numbers that start at the start of a cache line.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Aligned {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-impl Aligned {
-    pub(crate) fn zeros(len: usize) -> Self {
-        Aligned { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
-    }
-
-    pub(crate) fn slice(&self) -> &[f32] {
-        // SAFETY: `lines` has at least `len` numbers, without gaps.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
-    }
-
-    pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
-        // SAFETY: `lines` has at least `len` numbers, without gaps.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
-    }
-}
-
-/// The layout of a map in memory: `height` rows of `width` pixels of `channels` numbers, inside a border.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Map {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) channels: usize,
-    /// Zero pixels above, left, below and right.
-    pub(crate) border: [usize; 4],
-}
-
-impl Map {
-    /// A map without a border.
-    pub(crate) fn dense(height: usize, width: usize, channels: usize) -> Self {
-        Map { height, width, channels, border: [0; 4] }
-    }
-
-    /// Numbers of a row, with the border.
-    pub(crate) fn row(&self) -> usize {
-        (self.width + self.border[1] + self.border[3]) * self.channels
-    }
-
-    /// Numbers of the map, with the border.
-    pub(crate) fn len(&self) -> usize {
-        (self.height + self.border[0] + self.border[2]) * self.row()
-    }
-
-    /// The index of the first number of a pixel.
-    pub(crate) fn at(&self, y: usize, x: usize) -> usize {
-        (y + self.border[0]) * self.row() + (x + self.border[1]) * self.channels
-    }
-
-    /// [`Map::at`] of all pixels, row by row.
-    pub(crate) fn offsets(&self) -> Vec<u32> {
-        (0..self.height).flat_map(|y| (0..self.width).map(move |x| self.at(y, x) as u32)).collect()
-    }
-
-    /// Writes zeros into the border.
-    pub(crate) fn clear_border(&self, data: &mut [f32]) {
-        if self.border == [0; 4] {
-            return;
-        }
-        let (row, c) = (self.row(), self.channels);
-        data[..self.border[0] * row].fill(0.0);
-        data[(self.border[0] + self.height) * row..].fill(0.0);
-        for line in data.chunks_exact_mut(row).skip(self.border[0]).take(self.height) {
-            line[..self.border[1] * c].fill(0.0);
-            line[(self.border[1] + self.width) * c..].fill(0.0);
-        }
-    }
-}
 
 /// How a dense convolution reads its input.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 
 use super::{
     builder::Activation,
-    conv::{Dense, Depthwise, Map, Packed, Taps},
+    conv::{Dense, Depthwise, Taps},
+    layout::{Map, Packed},
     simd::Vectors,
 };
 

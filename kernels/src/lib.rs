@@ -57,6 +57,7 @@ mod builder;
 mod conv;
 mod fused;
 mod instructions;
+mod layout;
 pub mod linear;
 mod network;
 pub mod resample;

@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     Activation, Instructions,
-    conv::{self, Aligned, Dense, Depthwise, Map, Packed, Taps},
+    conv::{self, Dense, Depthwise, Taps},
     fused::Fused,
+    layout::{Aligned, Map, Packed},
     simd::{self, Scalar, Vectors},
 };
 

@@ -1,4 +1,4 @@
-//! Stores that fail, refuse or keep calls waiting.
+//! Stores in memory that fail, refuse access, delay calls or count.
 
 use std::{
     fmt,
@@ -20,22 +20,22 @@ use pomona::{
     store::{MemoryStore, Object, Store},
 };
 
-/// What is asked before and after each call of a store.
+/// Hooks before and after each call of a store.
 #[async_trait]
 pub(crate) trait Gate: fmt::Debug + Send + Sync {
-    /// Fails the call before it does anything.
+    /// An error fails the call before it has an effect.
     async fn before(&self, _key: &str) -> Result<()> {
         Ok(())
     }
-    /// Hears of each object that is taken from a listing.
+    /// Is called for each object that is read from a listing.
     fn listed(&self) {}
-    /// Fails the call although it did what it was to do.
+    /// An error fails the call after its effect.
     async fn after(&self, _key: &str) -> Result<()> {
         Ok(())
     }
 }
 
-/// A store in memory behind a gate.
+/// A store in memory with hooks.
 #[derive(Debug)]
 pub(crate) struct Gated<G> {
     pub inner: Arc<MemoryStore>,
@@ -87,14 +87,14 @@ impl<G: Gate> Store for Gated<G> {
     }
 }
 
-/// Passes calls on, fails one of them, and all later ones: a process that dies there.
+/// Forwards some calls and fails all later ones, as if the process had crashed.
 pub(crate) type Failing = Gated<FailsAfter>;
 
 #[derive(Debug)]
 pub(crate) struct FailsAfter {
     left: AtomicI64,
     pub calls: AtomicU64,
-    /// The next look for the marker finds none, as if it had been a moment earlier.
+    /// The next read of the marker does not find it, as if another run wrote it afterwards.
     pub marker_is_late: AtomicBool,
 }
 
@@ -123,7 +123,7 @@ impl Gate for FailsAfter {
     }
 }
 
-/// An input that refuses or loses one object.
+/// A store in which reading one object fails.
 pub(crate) type Refusing = Gated<Refuses>;
 
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Gate for Refuses {
     }
 }
 
-/// Counts the objects of listings, a page of few at a time, as a bucket of millions would give them.
+/// Counts the objects that are read from listings.
 pub(crate) type Counting = Gated<Counts>;
 
 #[derive(Debug, Default)]

@@ -4,8 +4,9 @@
 use super::{Random, bits, on_all};
 use crate::{
     Activation, Instructions,
-    conv::{self, Dense, Depthwise, Map, Packed, Taps},
+    conv::{self, Dense, Depthwise, Taps},
     fused::Fused,
+    layout::{Map, Packed},
     network::{Layer, Place},
     simd::{Avx2, Avx512, Scalar, Vectors},
 };

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use crate::{
     Activation, Instructions,
-    conv::{Aligned, Depthwise, Map, Packed, Taps},
+    conv::{Depthwise, Taps},
     fused::Fused,
+    layout::{Aligned, Map, Packed},
     network::{Layer, Network, Place},
 };
 
