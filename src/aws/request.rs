@@ -106,7 +106,7 @@ mod tests {
             (json!({"input": 3, "output": "s3://b/o/"}), "\"input\" must be a location"),
             (json!({"input": "/tmp/x", "output": "s3://b/o/"}), "\"input\" must be a location"),
             (json!({"input": "s3://b/i/", "output": "s3://b/o/", "componets": 3}), "componets"),
-            (json!({"input": "s3://b/i/", "output": "s3://b/o/", "pca": {"variance": 7}}), "share of variance"),
+            (json!({"input": "s3://b/i/", "output": "s3://b/o/", "pca": {"variance": 7}}), "share of the variance"),
         ] {
             let error = Request::parse(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InputInvalid);
