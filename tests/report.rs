@@ -30,6 +30,7 @@ const PARTS: usize = 100;
 const LABELS: usize = 400;
 const COLUMNS: usize = 12;
 const KEPT: usize = 10;
+const SELECTION: ComponentSelection = ComponentSelection::Components(KEPT);
 
 fn path(i: usize) -> String {
     format!("Training/A label with a rather long name, number {:03}/photo-{i:07}-of-the-orchard_100.jpg", i % LABELS)
@@ -54,8 +55,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
     let features = Array2::from_shape_fn((40, COLUMNS), |(row, column)| on_grid(noise(row * COLUMNS + column)));
     let mut totals = TotalMoments::zero(COLUMNS);
     totals.add(&ShardMoments::from_features(features.view(), per_unit).unwrap()).unwrap();
-    let basis =
-        pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(ComponentSelection::Components(KEPT))).unwrap();
+    let basis = pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(SELECTION)).unwrap();
     output.put(&keys::basis(&"b".into()), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
 
     let each = IMAGES / PARTS;

@@ -144,13 +144,15 @@ impl Block<'_> {
         macro_rules! run {
             ($($m:literal)*) => {
                 match rows {
-                    // Instruction sets with fewer registers have no code for larger blocks.
-                    $($m if $m <= I::ROWS => unsafe { self.run::<S, $m>(dense, output) },)*
+                    $(
+                        // Instruction sets with fewer registers have no code for larger blocks.
+                        // SAFETY: The caller guarantees the instructions and the number of pixels.
+                        $m if $m <= I::ROWS => unsafe { self.run::<S, $m>(dense, output) },
+                    )*
                     _ => unreachable!("a block has at most {} pixels", I::ROWS),
                 }
             };
         }
-        // SAFETY: The caller guarantees the instructions and the number of pixels.
         run!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
 

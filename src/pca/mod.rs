@@ -1,6 +1,6 @@
 //! Principal component analysis from exact sums.
 //!
-//! [`moments`] sums features and their products in integers, exactly. [`fit`] computes a [`Basis`] from the sums.
+//! [`moments`] sums features and their products in integers, exactly. [`fit()`] computes a [`Basis`] from the sums.
 //! [`eigen`] solves the symmetric eigenproblem with the same bits on every processor.
 //!
 //! The covariance matrix (divisor n - 1) is computed in integers and converted to `f64` last. For standardised columns
