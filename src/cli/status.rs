@@ -90,7 +90,7 @@ pub(crate) async fn follow(functions: &StepFunctions, execution: &str, format: F
     let mut last = None;
     loop {
         let status = read(functions, execution).await?;
-        let stage = status.stage.clone().unwrap_or_default();
+        let stage = status.stage.clone().unwrap_or_else(|| "starting".to_owned());
         if let Some(map) = status.maps.iter().rev().find(|map| map.stage == stage) {
             bar.set_length(map.total);
             bar.set_position(map.succeeded + map.failed);
