@@ -40,11 +40,12 @@ impl Message {
             let start: String = body.chars().take(200).collect();
             Error::new(ErrorKind::InputInvalid, what).context("message", start)
         };
-        let event: EventBridgeEvent<Value> =
+        // The schedule sends an event without a detail.
+        let event: EventBridgeEvent<Option<Value>> =
             serde_json::from_str(body).map_err(|e| invalid("the message is not an event".to_owned()).source(e))?;
         match (event.source.as_str(), event.detail_type.as_str()) {
             ("aws.s3", "Object Created" | "Object Deleted") => {
-                let event: ObjectEvent = serde_json::from_value(event.detail)
+                let event: ObjectEvent = serde_json::from_value(event.detail.unwrap_or_default())
                     .map_err(|e| invalid("the event has no object".to_owned()).source(e))?;
                 let (bucket, prefix) = bucket_and_prefix(input)?;
                 Ok(match event.object.key.strip_prefix(&prefix) {
