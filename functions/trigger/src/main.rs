@@ -86,7 +86,7 @@ impl Trigger {
             Outcome::Started { run } => tracing::info!(run, keys = keys.len(), "run started"),
             Outcome::Waits { behind } => tracing::info!(run = behind, keys = keys.len(), "a run is in progress"),
             Outcome::Failed { run } => {
-                tracing::warn!(run, "the last run failed; the next new upload starts another run")
+                tracing::warn!(run, "the last run failed; the next new upload starts another run");
             }
             Outcome::Nothing => tracing::info!("the inbox is empty"),
         }
