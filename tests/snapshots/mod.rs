@@ -120,8 +120,13 @@ impl Story<'_> {
 }
 
 /// The text without what differs from run to run.
+///
+/// Files are listed in the order of their keys, which a masked name hides: neighbouring lines with one are sorted again.
 fn mask(text: &str) -> String {
-    text.lines().map(|line| mask_figures(&mask_ids(line)) + "\n").collect()
+    let mut lines: Vec<String> = text.lines().map(|line| mask_figures(&mask_ids(line)) + "\n").collect();
+    let is_masked = |line: &String| line.starts_with("  ") && (line.contains("<run>") || line.contains("<id>"));
+    lines.chunk_by_mut(|a, b| is_masked(a) && is_masked(b)).for_each(<[String]>::sort);
+    lines.concat()
 }
 
 /// Names of runs and hashes become `<run>` and `<id>`; digits of dates and times become 0.
