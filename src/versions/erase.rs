@@ -54,7 +54,7 @@ pub struct Erased {
 ///
 /// Fails with `Input.Invalid` if an image is still in the input, because the next run would add it again; with
 /// `Dataset.Busy` if another run publishes a version with one of the images at the same time; and with the errors of
-/// [`pipeline::run`] and [`vacuum`](super::vacuum).
+/// [`pipeline::run`] and [`vacuum`].
 pub async fn erase(
     stores: &Stores,
     workers: &WorkerPool,
