@@ -117,7 +117,7 @@ bench: build .venv/bench/ready ## Compare with PySpark and ONNX Runtime on the s
 
 .PHONY: bench-kernels
 bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, OpenVINO, tract
-	$(CARGO) build --release --example kernel_time --example first_feature
+	$(CARGO) build --release --workspace --example kernel_time --example first_feature
 	.venv/bench/bin/python bench/kernels.py --example target/release/examples/kernel_time
 
 .PHONY: bench-incremental
@@ -134,9 +134,9 @@ SEEDS ?= 5000
 ROUNDS ?= 20
 .PHONY: soak
 soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of random histories
-	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --test races
+	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --workspace --test races
 	set -e; for round in $$(seq $(ROUNDS)); do \
-	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --test pipeline --test incremental; done
+	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --workspace --test pipeline --test incremental; done
 
 .PHONY: test-arm64
 test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its output under qemu-user
@@ -162,7 +162,7 @@ golden: build .venv/golden/ready ## Make the golden files: Pillow, TensorFlow, t
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
-	INSTA_UPDATE=always $(CARGO) test --release --test cli
+	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli
 
 .PHONY: clean
 clean: ## Remove everything that was built or installed
