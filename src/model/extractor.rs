@@ -240,10 +240,10 @@ pub(super) struct Loaded {
 
 /// Loads a model for the kernels if they support all of it and `runtime` allows it, and for tract otherwise.
 fn load(onnx: Bytes, runtime: Runtime) -> Result<Loaded> {
-    let model = onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not a readable ONNX file").source(e))?;
     if runtime == Runtime::Tract {
         return load_with_tract(&onnx, None);
     }
+    let model = onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not a readable ONNX file").source(e))?;
     match graph::network(&model).and_then(within_limits) {
         Ok(network) => {
             let ((height, width), columns) = (network.size(), network.columns());

@@ -42,8 +42,13 @@ impl Basis {
 
     /// The scores of features `[rows, c]`, as `[rows, k]`: `(x - mean) / scale . component`, summed in `f64` in the order of
     /// the columns.
+    ///
+    /// # Panics
+    ///
+    /// If `features` has another number of columns than the basis.
     pub fn project(&self, features: ArrayView2<'_, f32>) -> Array2<f32> {
         let (rows, c, k) = (features.nrows(), self.columns(), self.kept());
+        assert_eq!(features.ncols(), c, "features of another model");
         let loadings = Loadings::new(self.components.as_standard_layout().as_slice().unwrap_or_default(), c);
         let mut scores = Vec::with_capacity(rows * k);
         let mut scaled = vec![[0.0f64; ROWS]; c];
