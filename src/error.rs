@@ -60,6 +60,15 @@ kinds! {
     /// Input and output overlap.
     InputOverlap = "Input.Overlap", retry: false,
         "Choose an output outside the input, so that results are not read as images.";
+    /// The images of the current version come from another place.
+    InputMoved = "Input.Moved", retry: false,
+        "Use the input of the last version. If its images have moved to this place, add `--input-moved` (`\"input_moved\": true`).";
+    /// More than half of at least 100 images of the current version are gone.
+    InputVanished = "Input.Vanished", retry: false,
+        "Check that the input is complete. If the images were deleted on purpose, add `--accept-deletions` (`\"accept_deletions\": true`).";
+    /// No file of the output contains the key.
+    InputUnknownKey = "Input.UnknownKey", retry: false,
+        "Write the key as in the column `path` of the tables. A key that is already erased is unknown too.";
     /// The output location has files that Pomona did not write.
     OutputOccupied = "Output.Occupied", retry: false,
         "Choose an empty or new output location, or the output of an earlier run.";

@@ -43,7 +43,7 @@
 //! # let (photos, results) = (tempfile::tempdir()?, tempfile::tempdir()?);
 //! # paint(photos.path())?;
 //! # let (photos, results) = (photos.path().to_str().unwrap(), results.path().to_str().unwrap());
-//! let stores = Stores { input: store::open_input(photos).await?, output: store::open(results).await? };
+//! let stores = Stores { input: store::open_input(photos, results).await?, output: store::open(results).await? };
 //! let workers = WorkerPool::new(Arc::new(Extractor::embedded(FeatureRange::default())?), 2)?;
 //! let input = PlanInput::new("first".to_owned().try_into()?);
 //! let summary = pipeline::run(&stores, &workers, &input, &Silent, &Default::default()).await?;

@@ -13,6 +13,7 @@ use pomona::{
     ErrorKind,
     dataset::{
         self, Manifest, VersionState, inbox, keys,
+        lease::Judge,
         settings::{ListingScope, Mode, Refit, Settings},
         tables,
     },
@@ -28,7 +29,13 @@ use pomona::{
 };
 use proptest::prelude::*;
 
-const NEVER: Mode = Mode { refit: Refit::Never, rebuild: false, listing: ListingScope::All };
+const NEVER: Mode = Mode {
+    refit: Refit::Never,
+    rebuild: false,
+    listing: ListingScope::All,
+    input_moved: false,
+    accept_deletions: false,
+};
 
 async fn two() -> (Arc<MemoryStore>, Arc<MemoryStore>, Stores) {
     let (input, output) = (images(0..200).await, Arc::new(MemoryStore::new()));
@@ -124,7 +131,7 @@ async fn changes_are_counted_correctly_after_a_crashed_run() {
     input.put(&key(3), png(777)).await.unwrap();
     input.delete(&key(99)).await.unwrap();
     // A run that crashes when all shards are finished.
-    let dying = PlanInput { run: run_id("dying"), settings: small_shards(), mode: Mode::default() };
+    let dying = PlanInput { settings: small_shards(), ..PlanInput::new(run_id("dying")) };
     stages::plan(&stores, engine.extractor().info(), dying, &Silent, &CancellationToken::default()).await.unwrap();
     let lines = output.get(&keys::run(&run_id("dying"), "featurize.jsonl")).await.unwrap();
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
@@ -215,7 +222,7 @@ proptest! {
                 }
                 inbox::add(output.as_ref(), &noticed).await.unwrap();
                 let plan = async |name: String, listing| {
-                    let mode = Mode { listing, ..Mode::default() };
+                    let mode = Mode { listing, accept_deletions: true, ..Mode::default() };
                     let input = order(&settings, mode, &name);
                     stages::plan(&stores, engine.extractor().info(), input, &Silent, &CancellationToken::default()).await.unwrap();
                     let plan = get_opt(output.as_ref(), &stages::Plan::key(&run_id(&name))).await.unwrap();
@@ -227,7 +234,7 @@ proptest! {
                 let whole = plan(format!("whole-{i}"), ListingScope::All).await;
                 let partial = plan(format!("partial-{i}"), ListingScope::Changed).await;
                 assert_eq!(whole, partial);
-                let mode = Mode { listing: ListingScope::Changed, ..Mode::default() };
+                let mode = Mode { listing: ListingScope::Changed, accept_deletions: true, ..Mode::default() };
                 run_as(&stores, &engine, &settings, mode, &format!("run-{i}")).await.unwrap();
                 assert!(list_all(output.as_ref(), keys::INBOX).await.unwrap().is_empty());
             }
@@ -272,9 +279,10 @@ async fn a_vacuum_keeps_complete_versions_and_deletes_the_rest() {
         before.push(data_set_of(output.as_ref(), manifest).await);
     }
     let everything_there = list_all(output.as_ref(), "").await.unwrap();
-    let planned = vacuum::vacuum(output.as_ref(), everything(2), Action::DryRun, &|_| {}).await.unwrap();
+    let planned =
+        vacuum::vacuum(output.as_ref(), everything(2), Action::DryRun, Judge::default(), &|_| {}).await.unwrap();
     assert_eq!(list_all(output.as_ref(), "").await.unwrap(), everything_there, "a dry run deletes nothing");
-    let done = vacuum::vacuum(output.as_ref(), everything(2), Action::Delete, &|_| {}).await.unwrap();
+    let done = vacuum::vacuum(output.as_ref(), everything(2), Action::Delete, Judge::default(), &|_| {}).await.unwrap();
     assert_eq!(planned, done);
     assert_eq!((done.kept.len(), done.removed.len()), (2, 2));
     for (manifest, files) in kept.iter().zip(&before) {
@@ -306,7 +314,7 @@ async fn young_versions_are_kept() {
     input.put(&key(400), png(1)).await.unwrap();
     run(&stores, &engine, &small_shards(), "b").await.unwrap();
     let policy = Policy { keep_versions: 1, older_than_days: 1 };
-    let done = vacuum::vacuum(output.as_ref(), policy, Action::Delete, &|_| {}).await.unwrap();
+    let done = vacuum::vacuum(output.as_ref(), policy, Action::Delete, Judge::default(), &|_| {}).await.unwrap();
     assert_eq!((done.kept.len(), done.removed.len()), (2, 0));
 }
 
@@ -317,7 +325,8 @@ async fn a_vacuum_and_a_run_exclude_each_other() {
     input.put(&key(400), png(1)).await.unwrap();
     let planned = order(&small_shards(), Mode::default(), "going");
     stages::plan(&stores, engine.extractor().info(), planned, &Silent, &CancellationToken::default()).await.unwrap();
-    let error = vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap_err();
+    let error =
+        vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, Judge::default(), &|_| {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetBusy);
     assert!(error.to_string().contains("going"), "{error}");
     assert!(get_opt(output.as_ref(), keys::LOCK).await.unwrap().is_none());
@@ -326,13 +335,14 @@ async fn a_vacuum_and_a_run_exclude_each_other() {
     let old = r#"{"at": "2020-01-01T00:00:00Z"}"#;
     output.put(&keys::started(&run_id("going")), old.into()).await.unwrap();
     output.put(keys::LOCK, old.into()).await.unwrap();
-    vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap();
+    vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, Judge::default(), &|_| {}).await.unwrap();
 
     let now =
         dataset::to_json(&serde_json::json!({"at": dataset::published(output.as_ref()).await.unwrap()[0].finished}));
     output.put(keys::LOCK, now.unwrap()).await.unwrap();
     assert_eq!(run(&stores, &engine, &small_shards(), "b").await.unwrap_err().kind(), ErrorKind::DatasetBusy);
-    let error = vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap_err();
+    let error =
+        vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, Judge::default(), &|_| {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetBusy);
     output.delete(keys::LOCK).await.unwrap();
     run(&stores, &engine, &small_shards(), "c").await.unwrap();
@@ -349,14 +359,15 @@ async fn a_slow_run_does_not_publish_below_removed_versions() {
         input.put(&key(400 + i), png(i)).await.unwrap();
         run(&stores, &engine, &small_shards(), &format!("fast-{i}")).await.unwrap();
     }
-    vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, &|_| {}).await.unwrap();
+    vacuum::vacuum(output.as_ref(), everything(1), Action::Delete, Judge::default(), &|_| {}).await.unwrap();
     let error = dataset::commit(output.as_ref(), slow).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetConflict);
 }
 
 async fn erase_keys(stores: &Stores, engine: &WorkerPool, keys: &[String]) -> pomona::Result<erase::Erased> {
-    let input = erase::EraseInput { run: run_id("erase"), keys: keys.iter().cloned().collect() };
-    erase::erase(stores, engine, input, &Silent, &CancellationToken::default()).await
+    let (run, mode, action) = (run_id("erase"), Mode::default(), Action::Delete);
+    let input = erase::EraseInput { run, keys: keys.iter().cloned().collect(), mode, action };
+    erase::erase(stores, engine, input, Judge::default(), &Silent, &CancellationToken::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -389,8 +400,8 @@ async fn an_erased_image_is_in_no_byte_of_the_output() {
     data_set_of(output.as_ref(), &dataset::version(output.as_ref(), Some(1)).await.unwrap()).await;
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
 
-    let again = erase_keys(&stores, &engine, &[person]).await.unwrap();
-    assert_eq!((again.rewritten, again.removed_versions.len()), (false, 0));
+    let again = erase_keys(&stores, &engine, &[person]).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::InputUnknownKey);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,8 +58,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
     let basis = pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(SELECTION)).unwrap();
     output.put(&keys::basis(&"b".into()), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
 
-    let each = IMAGES / PARTS;
-    let mut parts = Vec::new();
+    let (each, mut parts) = (IMAGES / PARTS, Vec::new());
     for part in 0..PARTS {
         let rows = part * each..(part + 1) * each;
         let table = ScoreRows {
@@ -85,6 +84,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
         finished: at("2026-11-22T06:10:00Z"),
         pomona: "0".to_owned(),
         input: "s3://bucket/images/".to_owned(),
+        input_identity: None,
         settings: Settings::default(),
         extractor: embedded_info(FeatureRange::default()),
         images: IMAGES as u64,

@@ -10,7 +10,7 @@ use aws_sdk_sfn::{
 use serde_json::{Map, Value};
 
 use super::uploads::{Executions, Status};
-use crate::{Error, ErrorKind, Result, store};
+use crate::{Error, ErrorKind, Result, dataset::lease, store};
 
 /// `template.yaml` names the state machine of a stack `<stack>-pipeline`.
 const PIPELINE: &str = "-pipeline";
@@ -80,6 +80,25 @@ impl StepFunctions {
             Error::new(ErrorKind::ExecutionNotFound, "this state machine has no executions")
                 .context("state machine", machine)
         })
+    }
+}
+
+/// Finds out whether executions are in progress, for [`lease`](crate::dataset::lease). Without permission to
+/// `states:DescribeExecution`, the answer is that nobody knows.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningExecutions;
+
+#[async_trait]
+impl lease::Executions for RunningExecutions {
+    async fn is_running(&self, arn: &str) -> Option<bool> {
+        let client = StepFunctions::connect(arn).await.client;
+        match client.describe_execution().execution_arn(arn).send().await {
+            Ok(execution) => {
+                Some(matches!(execution.status(), ExecutionStatus::Running | ExecutionStatus::PendingRedrive))
+            }
+            Err(e) if e.code() == Some("ExecutionDoesNotExist") => Some(false),
+            Err(_) => None,
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl Request {
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
         };
-        let of_mode = ["refit", "rebuild", "listing"];
+        let of_mode = ["refit", "rebuild", "listing", "input_moved", "accept_deletions"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
         let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(wrong)?;
@@ -94,7 +94,12 @@ mod tests {
         };
         assert_eq!(request(json!({})).unwrap().mode, Mode::default());
         let mode = request(json!({"refit": "never", "listing": "changed", "rebuild": true, "csv": true})).unwrap().mode;
-        assert_eq!(mode, Mode { refit: Refit::Never, rebuild: true, listing: ListingScope::Changed });
+        assert_eq!(
+            mode,
+            Mode { refit: Refit::Never, rebuild: true, listing: ListingScope::Changed, ..Mode::default() }
+        );
+        let mode = request(json!({"input_moved": true, "accept_deletions": true})).unwrap().mode;
+        assert_eq!(mode, Mode { input_moved: true, accept_deletions: true, ..Mode::default() });
         assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
     }
 

@@ -1,14 +1,25 @@
 //! `pomona erase`
 
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
 use pomona::{
-    Result, dataset,
+    Error, ErrorKind, Result,
+    aws::executions::RunningExecutions,
+    dataset::{self, lease::Judge, settings::Mode},
     stages::{CancellationToken, Stores},
     store,
-    versions::erase::{self, EraseInput, Erased},
+    versions::{
+        erase::{self, EraseInput, Erased},
+        vacuum::Action,
+    },
 };
 
 use crate::{
-    args::{EraseArgs, Format},
+    args::{EraseArgs, Format, InputOptions},
     format, print_json,
     progress::Bars,
     run,
@@ -18,43 +29,90 @@ use crate::{
 const KEY: usize = 200;
 
 pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
+    let keys = keys(args.keys, args.from_file)?;
     let output = store::open(&args.output).await?;
     dataset::expect_output(output.as_ref()).await?;
-    let input = dataset::version(output.as_ref(), None).await?.input;
-    let stores = Stores { input: store::open_input(&input).await?, output };
+    let input = match args.input {
+        Some(input) => input,
+        None => recorded_input(dataset::version(output.as_ref(), None).await?.input)?,
+    };
+    let stores = Stores { input: store::open_input(&input, &args.output).await?, output };
     let workers = run::workers(&args.engine)?;
     let stop = CancellationToken::new();
     run::listen(stop.clone());
     let bars = Bars::new();
-    let input = EraseInput { run: run::run_id()?, keys: args.keys.into_iter().collect() };
-    let outcome = erase::erase(&stores, &workers, input, &bars, &stop).await;
+    let action = if args.dry_run { Action::DryRun } else { Action::Delete };
+    let InputOptions { input_moved, accept_deletions } = args.input_options;
+    let mode = Mode { input_moved, accept_deletions, ..Mode::default() };
+    let judge = Judge { executions: Some(&RunningExecutions), break_locks: args.locks.break_lock };
+    let input = EraseInput { run: run::run_id()?, keys, mode, action };
+    let outcome = erase::erase(&stores, &workers, input, judge, &bars, &stop).await;
     bars.clear();
     let erased = outcome?;
     if args.format.format() == Format::Json {
         return print_json(&erased);
     }
-    print!("{}", text(&erased));
+    print!("{}", text(&erased, action));
     if args.output.starts_with("s3://") {
         println!("A bucket with versioning keeps deleted objects: see docs/operations.md.");
     }
     Ok(())
 }
 
-fn text(erased: &Erased) -> String {
+/// The keys of the arguments and of the file, without empty lines.
+fn keys(mut keys: Vec<String>, file: Option<PathBuf>) -> Result<BTreeSet<String>> {
+    if let Some(file) = file {
+        let unreadable = |e| {
+            Error::new(ErrorKind::InputInvalid, "the list cannot be read").context("file", file.display()).source(e)
+        };
+        let mut text = String::new();
+        if file == Path::new("-") {
+            std::io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+        } else {
+            text = std::fs::read_to_string(&file).map_err(unreadable)?;
+        }
+        keys.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    if keys.is_empty() {
+        return Err(Error::new(ErrorKind::InputInvalid, "the list names no images"));
+    }
+    Ok(keys.into_iter().collect())
+}
+
+/// The input of a version. Release 0.1.0 recorded folders as they were written; a relative one may mean another folder
+/// here.
+fn recorded_input(input: String) -> Result<String> {
+    if input.contains("://") || Path::new(&input).is_absolute() {
+        return Ok(input);
+    }
+    let message = "the output records its input relative to an unknown folder; name the input with --input";
+    Err(Error::new(ErrorKind::InputMoved, message).context("recorded", input))
+}
+
+fn text(erased: &Erased, action: Action) -> String {
     let version = erased.version.0;
-    let mut text = if erased.rewritten {
-        format!("Version {version} was made without the images.\n")
-    } else {
-        format!("Version {version} does not hold the images.\n")
+    let mut text = match (action, erased.rewritten) {
+        (Action::DryRun, _) => "Nothing was deleted (dry run).\n".to_owned(),
+        (Action::Delete, true) => format!("Version {version} was made without the images.\n"),
+        (Action::Delete, false) => format!("Version {version} does not hold the images.\n"),
     };
-    text.push_str(&match erased.removed_versions.as_slice() {
-        [] => "No version held them.\n".to_owned(),
-        versions => format!("Removed versions: {}\n", format::versions(versions)),
-    });
-    text.push_str(&format!("Deleted {}\n", format::counted(erased.deleted.len() as u64, "file")));
-    text.extend(erased.deleted.iter().map(|key| format!("  {}\n", format::shorten(key, KEY))));
-    let tables = format::counted(erased.checked.len() as u64, "table");
-    text.push_str(&format!("Checked {tables}; none holds the images\n"));
-    text.extend(erased.checked.iter().map(|key| format!("  {}\n", format::shorten(key, KEY))));
+    let (removed, deleted) = match action {
+        Action::DryRun => ("Versions that would be removed", "Would delete"),
+        Action::Delete => ("Removed versions", "Deleted"),
+    };
+    text.push_str(&format!("{removed}: {}\n", format::versions(&erased.removed_versions)));
+    text.push_str(&format!("{deleted} {}\n", format::counted(erased.deleted.len() as u64, "file")));
+    let lines =
+        |keys: &[String]| -> String { keys.iter().map(|key| format!("  {}\n", format::shorten(key, KEY))).collect() };
+    text.push_str(&lines(&erased.deleted));
+    if action == Action::Delete {
+        let files = format::counted(erased.checked.len() as u64, "file");
+        text.push_str(&format!(
+            "Searched all {files} of the output for paths and features; none holds the images (--json names them)\n"
+        ));
+        for file in &erased.not_searched {
+            text.push_str(&format!("Not searched: {} ({})\n", format::shorten(&file.file, KEY), file.reason));
+        }
+    }
     text
 }

@@ -75,7 +75,7 @@ fn dispatch(args: Args) -> Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
             Error::new(ErrorKind::StoreFailed, "the threads of the program could not be started").source(e)
         })?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match args.command {
             Command::Run(args) => run::run(args).await,
             Command::Demo(args) => demo::demo(args).await,
@@ -89,5 +89,8 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Start(args) => start::start(args).await,
             Command::Status(args) => status::status(args).await,
         }
-    })
+    });
+    // A file operation that hangs, on a network file system for example, must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }

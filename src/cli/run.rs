@@ -51,7 +51,7 @@ impl<'a> Runner<'a> {
     pub(crate) async fn run(&self, started: Instant, stop: &CancellationToken) -> Result<()> {
         let bars = Bars::new();
         let result = &self.options.result;
-        let input = PlanInput { run: run_id()?, settings: result.settings(), mode: result.mode() };
+        let input = PlanInput { settings: result.settings(), mode: result.mode(), ..PlanInput::new(run_id()?) };
         let outcome = pipeline::run(&self.stores, &self.workers, &input, &bars, stop).await;
         bars.clear();
         let mut summary = outcome?;
@@ -121,7 +121,8 @@ pub(crate) fn run_id() -> Result<RunId> {
     format!("{}-{mark:08x}", now.strftime("%Y%m%dT%H%M%SZ")).try_into()
 }
 
-/// The first Ctrl-C (or SIGTERM) stops the run, which keeps its finished work; the second ends the process at once.
+/// The first Ctrl-C (SIGTERM, or SIGHUP of a closed terminal) stops the run, which keeps its finished work; the second ends
+/// the process at once.
 pub(crate) fn listen(stop: CancellationToken) {
     tokio::spawn(async move {
         interrupted().await;
@@ -132,14 +133,40 @@ pub(crate) fn listen(stop: CancellationToken) {
     });
 }
 
+#[cfg(unix)]
 async fn interrupted() {
-    #[cfg(unix)]
-    if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
-        }
-        return;
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let wait = async |kind: SignalKind| match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
+    };
+    let hung_up = async {
+        // `nohup` makes a process ignore the signal.
+        if ignores_hangup() { std::future::pending().await } else { wait(SignalKind::hangup()).await }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = hung_up => {}
     }
+}
+
+#[cfg(not(unix))]
+async fn interrupted() {
     let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Whether the process was started with SIGHUP ignored. Asked once: listening to the signal changes the answer.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    use std::sync::LazyLock;
+
+    static IGNORED: LazyLock<bool> = LazyLock::new(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        // Bit 0 is signal 1.
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    });
+    *IGNORED
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pomona::{
     Result,
+    aws::executions::RunningExecutions,
+    dataset::lease::Judge,
     store::{self, Object},
     versions::vacuum::{self, Action, Policy, Vacuumed},
 };
@@ -33,7 +35,8 @@ pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
             eprintln!("{} {}", verb(action), format::shorten(&object.key, KEY));
         }
     };
-    let outcome = vacuum::vacuum(store.as_ref(), policy, action, &each).await;
+    let judge = Judge { executions: Some(&RunningExecutions), break_locks: args.locks.break_lock };
+    let outcome = vacuum::vacuum(store.as_ref(), policy, action, judge, &each).await;
     bars.clear();
     let done = outcome?;
     match args.format.format() {

@@ -100,7 +100,7 @@ pub async fn open_output(store: &dyn Store) -> Result<()> {
     if let Some(marker) = store::get_opt(store, MARKER).await? {
         return check_marker(&marker, store);
     }
-    let first = store.list("", None).try_next().await?;
+    let first = store::ascending(store, "", None).try_next().await?;
     if let Some(object) = first.and_then(|page| page.into_iter().next()) {
         // Another run may have started since the first look. The marker is the first object that it writes.
         if let Some(marker) = store::get_opt(store, MARKER).await? {

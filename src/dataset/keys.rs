@@ -3,7 +3,9 @@
 //! Each key starts with one of the [`PREFIXES`], except for the marker and the lock of a vacuum. A vacuum deletes files
 //! below the prefixes of this list, so it covers new kinds of files.
 
-use crate::ids::{BasisId, MomentsId, RunId, ShardId, Version};
+use sha2::{Digest, Sha256};
+
+use crate::ids::{BasisId, MomentsId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,10 +234,9 @@ pub fn parse_ticket(key: &str) -> Option<u64> {
 /// Key of the lock of a vacuum in progress.
 pub const LOCK: &str = "vacuum.json";
 
-/// Key of the claim of the process that breaks a lock which was taken at `locked_at` (microseconds since 1970) and has
-/// expired. `attempt` counts claimants that crashed.
-pub(crate) fn broken_lock(locked_at: i64, attempt: u32) -> String {
-    format!("broken-{locked_at}-{attempt}-{LOCK}")
+/// Key of the claim of the process that breaks the dead lock with this content. `attempt` counts claimants that died.
+pub(crate) fn broken_lock(lock: &[u8], attempt: u32) -> String {
+    format!("broken-{}-{attempt}-{LOCK}", short_hex(&Sha256::digest(lock)))
 }
 
 #[cfg(test)]

@@ -2,15 +2,20 @@
 //!
 //! A run first writes a mark (`runs/<run>/started.json`) and then looks for the vacuum's lock. A vacuum first takes its
 //! lock and then looks for marks. In any order, at least one of the two sees the other and fails with `Dataset.Busy`. So a
-//! vacuum deletes no file of a run in progress, and a run reuses no shard that a vacuum deletes. Marks and locks of
-//! crashed processes expire: a run's after 72 hours, a vacuum's after 30 minutes.
+//! vacuum deletes no file of a run in progress, and a run reuses no shard that a vacuum deletes.
+//!
+//! Marks and locks end with their holder. Each names it: host, boot and process, or the execution of a state machine. In a
+//! folder, its process also holds a lock on the file, which the kernel releases. Where nobody can tell whether the holder
+//! lives (a process on another host, say), a mark expires after 72 hours and a lock after 30 minutes, and
+//! [`Judge::break_locks`] removes them before.
 
+use async_trait::async_trait;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 use super::{
-    expect_output, from_json,
+    expect_output,
+    holder::{Holder, Mark},
     keys::{self, LOCK},
     to_json,
 };
@@ -20,34 +25,118 @@ use crate::{
     store::{self, Store},
 };
 
-/// Age at which a lock has expired.
+/// Age at which a lock without a known holder has expired.
 const LOCK_LIFETIME: SignedDuration = SignedDuration::from_mins(30);
 /// Age at which a vacuum renews its lock.
 const LOCK_RENEWAL: SignedDuration = SignedDuration::from_mins(5);
-/// Age at which the mark of a run has expired: the run has crashed.
+/// Age at which the mark of a run without a known holder has expired.
 pub const RUN_LIFETIME: SignedDuration = SignedDuration::from_hours(72);
+/// Difference between two clocks that is no reason for suspicion.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
-#[derive(Serialize, Deserialize)]
-struct Mark {
-    at: Timestamp,
+/// Whether an execution of a state machine is in progress.
+#[async_trait]
+pub trait Executions: Send + Sync {
+    /// None if that cannot be found out, for example without permission.
+    async fn is_running(&self, arn: &str) -> Option<bool>;
 }
 
-impl Mark {
-    fn now() -> Self {
-        Mark { at: Timestamp::now() }
+/// How marks and locks of others are judged.
+#[derive(Clone, Copy, Default)]
+pub struct Judge<'a> {
+    /// Answers for executions. Without it, their marks expire.
+    pub executions: Option<&'a dyn Executions>,
+    /// Removes marks and locks whose holder may be dead. Those of holders that certainly live stay.
+    pub break_locks: bool,
+}
+
+impl std::fmt::Debug for Judge<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Judge").field("break_locks", &self.break_locks).finish_non_exhaustive()
+    }
+}
+
+/// What is known about the holder of a mark.
+#[derive(Debug)]
+enum Life {
+    Alive(String),
+    Dead,
+    /// With what is known about it.
+    Unknown(String),
+}
+
+impl Judge<'_> {
+    /// Judges a mark, which expires after `lifetime` if nobody knows its holder.
+    async fn life(&self, output: &dyn Store, key: &str, body: &[u8], lifetime: SignedDuration) -> Result<Life> {
+        let Ok(mark) = serde_json::from_slice::<Mark>(body) else {
+            return Ok(Life::Unknown(format!("{key} cannot be read")));
+        };
+        let age = Timestamp::now().duration_since(mark.at);
+        let whose = format!("{key}, {mark}");
+        if let Some(alive) = self.holder_lives(output, key, mark.holder.as_ref()).await? {
+            return Ok(if alive { Life::Alive(whose) } else { Life::Dead });
+        }
+        if age < -CLOCK_SKEW {
+            return Ok(Life::Unknown(format!("{whose}, a time in the future")));
+        }
+        Ok(if age < lifetime { Life::Unknown(whose) } else { Life::Dead })
     }
 
-    fn is_younger_than(&self, age: SignedDuration) -> bool {
-        Timestamp::now().duration_since(self.at) < age
+    async fn holder_lives(&self, output: &dyn Store, key: &str, holder: Option<&Holder>) -> Result<Option<bool>> {
+        let Some(holder) = holder else { return Ok(None) };
+        if let Holder::Execution { execution } = holder {
+            return Ok(match self.executions {
+                Some(executions) => executions.is_running(execution).await,
+                None => None,
+            });
+        }
+        let held = match output.is_held(key).await {
+            Err(e) if e.is(ErrorKind::StoreNotFound) => return Ok(Some(false)),
+            held => held?,
+        };
+        // A lock that cannot be taken has a living holder. One that can be taken says nothing about a process of another
+        // host, as some network file systems keep locks to each host.
+        Ok(match held {
+            Some(true) => Some(true),
+            Some(false) if holder.is_on_this_boot() => Some(false),
+            _ => holder.lives(),
+        })
+    }
+
+    /// Whether a mark of another is in the way: what is known about it. Removes it if it is to be broken.
+    async fn in_the_way(
+        &self,
+        output: &dyn Store,
+        key: &str,
+        body: &[u8],
+        lifetime: SignedDuration,
+    ) -> Result<Option<String>> {
+        match self.life(output, key, body, lifetime).await? {
+            Life::Alive(whose) => Ok(Some(format!("{whose}; it is alive, so that --break-lock does not apply"))),
+            Life::Unknown(whose) if !self.break_locks => Ok(Some(format!(
+                "{whose}; whether it still works cannot be found out from here; if it does not, use --break-lock"
+            ))),
+            Life::Unknown(_) => {
+                output.delete(key).await?;
+                Ok(None)
+            }
+            Life::Dead => Ok(None),
+        }
     }
 }
 
 /// Marks a run as in progress. Fails with `Dataset.Busy` during a vacuum.
-pub(crate) async fn enter(output: &dyn Store, run: &RunId) -> Result<()> {
-    output.put(&keys::started(run), to_json(&Mark::now())?).await?;
-    if is_locked(output).await? {
+///
+/// `execution` is the ARN of the execution that the run belongs to; without one, it belongs to this process.
+pub(crate) async fn enter(output: &dyn Store, run: &RunId, execution: Option<&str>) -> Result<()> {
+    let (key, mark) = (keys::started(run), to_json(&Mark::now(execution))?);
+    if !output.put_held(&key, mark.clone()).await? {
+        // An earlier attempt of the same run.
+        output.put(&key, mark).await?;
+    }
+    if let Some(whose) = locked_by(output).await? {
         leave(output, run).await?;
-        return Err(busy("a vacuum is in progress").context("output", output.location()));
+        return Err(busy("a vacuum is in progress", &whose).context("output", output.location()));
     }
     Ok(())
 }
@@ -57,14 +146,20 @@ pub(crate) async fn leave(output: &dyn Store, run: &RunId) -> Result<()> {
     output.delete(&keys::started(run)).await
 }
 
-fn busy(message: &str) -> Error {
-    Error::new(ErrorKind::DatasetBusy, message)
+fn busy(message: &str, whose: &str) -> Error {
+    Error::new(ErrorKind::DatasetBusy, message).context("by", whose)
 }
 
-/// Whether there is a lock that has not expired.
-async fn is_locked(output: &dyn Store) -> Result<bool> {
-    let Some(lock) = store::get_opt(output, LOCK).await? else { return Ok(false) };
-    Ok(from_json::<Mark>(&lock, LOCK)?.is_younger_than(LOCK_LIFETIME))
+/// Who has the lock, unless its holder is dead.
+async fn locked_by(output: &dyn Store) -> Result<Option<String>> {
+    let Some(lock) = store::get_opt(output, LOCK).await? else { return Ok(None) };
+    Ok(match Judge::default().life(output, LOCK, &lock, LOCK_LIFETIME).await? {
+        Life::Alive(whose) => Some(whose),
+        Life::Unknown(whose) => {
+            Some(format!("{whose}; if it does not work any more, use `pomona vacuum --break-lock`"))
+        }
+        Life::Dead => None,
+    })
 }
 
 /// The lock of a vacuum in progress.
@@ -79,7 +174,10 @@ impl Lock<'_> {
     pub(crate) async fn renew(&mut self) -> Result<()> {
         if Timestamp::now().duration_since(self.renewed) > LOCK_RENEWAL {
             self.renewed = Timestamp::now();
-            self.output.put(LOCK, to_json(&Mark::now())?).await?;
+            // A lock that this process holds does not expire, and would no longer be held.
+            if self.output.is_held(LOCK).await? != Some(true) {
+                self.output.put(LOCK, to_json(&Mark::now(None))?).await?;
+            }
         }
         Ok(())
     }
@@ -88,14 +186,15 @@ impl Lock<'_> {
 /// Does `work` under the lock, while no run is in progress and none can start. Fails with `Dataset.Busy` otherwise.
 pub(crate) async fn exclusively<'a, T, Fut: Future<Output = Result<T>>>(
     output: &'a dyn Store,
+    judge: Judge<'_>,
     work: impl FnOnce(Lock<'a>) -> Fut,
 ) -> Result<T> {
     expect_output(output).await?;
-    let taken = to_json(&Mark::now())?;
-    let broken = if output.put_if_absent(LOCK, taken).await? { None } else { Some(break_lock(output).await?) };
-    let outcome = match runs_in_progress(output).await {
+    let taken = to_json(&Mark::now(None))?;
+    let broken = if output.put_held(LOCK, taken).await? { None } else { Some(break_lock(output, judge).await?) };
+    let outcome = match runs_in_progress(output, judge).await {
         Ok(runs) if runs.is_empty() => work(Lock { output, renewed: Timestamp::now() }).await,
-        Ok(runs) => Err(busy("a run is in progress").context("runs", runs.join(", "))),
+        Ok(runs) => Err(busy("a run is in progress", &runs.join(", "))),
         Err(e) => Err(e),
     };
     // Errors of the work have precedence over errors of unlocking.
@@ -106,48 +205,54 @@ pub(crate) async fn exclusively<'a, T, Fut: Future<Output = Result<T>>>(
     outcome.and_then(|done| unlocked.map(|()| done))
 }
 
-/// Takes over the lock of a crashed vacuum. Returns the key of the claim, which must be deleted after the lock.
+/// Takes over the lock of a dead vacuum. Returns the key of the claim, which must be deleted after the lock.
 ///
-/// Of several processes that find the same expired lock, one gets the claim on it. The others fail with `Dataset.Busy`.
-/// The process with the claim reads the lock again, because another process may have taken it over in the meantime.
-async fn break_lock(output: &dyn Store) -> Result<String> {
-    let another = || busy("another vacuum is in progress").context("output", output.location());
-    let Some(found) = store::get_opt(output, LOCK).await? else { return Err(another()) };
-    let expired: Mark = from_json(&found, LOCK)?;
-    if expired.is_younger_than(LOCK_LIFETIME) {
-        return Err(another());
+/// Of several processes that find the same dead lock, one gets the claim on it. The others fail with `Dataset.Busy`. The
+/// process with the claim reads the lock again, because another process may have taken it over in the meantime.
+async fn break_lock(output: &dyn Store, judge: Judge<'_>) -> Result<String> {
+    let another = |whose: &str| busy("another vacuum is in progress", whose).context("output", output.location());
+    let Some(found) = store::get_opt(output, LOCK).await? else { return Err(another("it has just ended")) };
+    match judge.life(output, LOCK, &found, LOCK_LIFETIME).await? {
+        Life::Alive(whose) => return Err(another(&format!("{whose}; it is alive"))),
+        Life::Unknown(whose) if !judge.break_locks => {
+            return Err(another(&format!(
+                "{whose}; whether it still works cannot be found out from here; if it does not, use --break-lock"
+            )));
+        }
+        Life::Unknown(_) | Life::Dead => {}
     }
-    let mark = to_json(&Mark::now())?;
+    let mark = to_json(&Mark::now(None))?;
     for attempt in 0.. {
-        let claim = keys::broken_lock(expired.at.as_microsecond(), attempt);
-        if output.put_if_absent(&claim, mark.clone()).await? {
+        let claim = keys::broken_lock(&found, attempt);
+        if output.put_held(&claim, mark.clone()).await? {
             if store::get_opt(output, LOCK).await? == Some(found) {
-                output.put(LOCK, mark).await?;
-                return Ok(claim);
+                output.delete(LOCK).await?;
+                if output.put_held(LOCK, mark).await? {
+                    return Ok(claim);
+                }
             }
             output.delete(&claim).await?;
-            return Err(another());
+            return Err(another("it has just taken over"));
         }
-        let claimed = store::get_opt(output, &claim).await?;
-        let claimed = claimed.map(|bytes| from_json::<Mark>(&bytes, &claim)).transpose()?;
-        // The claimant has crashed too if its claim has expired: try the next claim.
-        if claimed.is_none_or(|claimed| claimed.is_younger_than(LOCK_LIFETIME)) {
+        // The claimant is dead too: try the next claim.
+        let Some(claimed) = store::get_opt(output, &claim).await? else { break };
+        if !matches!(judge.life(output, &claim, &claimed, LOCK_LIFETIME).await?, Life::Dead) {
             break;
         }
     }
-    Err(another())
+    Err(another("it takes over the lock of a dead one"))
 }
 
-async fn runs_in_progress(output: &dyn Store) -> Result<Vec<String>> {
+async fn runs_in_progress(output: &dyn Store, judge: Judge<'_>) -> Result<Vec<String>> {
     let mut runs = Vec::new();
-    let mut pages = output.list(keys::RUNS, None);
+    let mut pages = store::ascending(output, keys::RUNS, None);
     while let Some(page) = pages.try_next().await? {
         for object in page {
-            let Some(run) = keys::parse_started(&object.key) else { continue };
-            let Some(mark) = store::get_opt(output, &object.key).await? else { continue };
-            if from_json::<Mark>(&mark, &object.key)?.is_younger_than(RUN_LIFETIME) {
-                runs.push(run.to_owned());
+            if keys::parse_started(&object.key).is_none() {
+                continue;
             }
+            let Some(mark) = store::get_opt(output, &object.key).await? else { continue };
+            runs.extend(judge.in_the_way(output, &object.key, &mark, RUN_LIFETIME).await?);
         }
     }
     Ok(runs)
@@ -164,38 +269,66 @@ mod tests {
         output
     }
 
-    async fn put(output: &MemoryStore, key: &str, mark: Mark) {
-        output.put(key, to_json(&mark).unwrap()).await.unwrap();
+    async fn put(output: &MemoryStore, key: &str, mark: &Mark) {
+        output.put(key, to_json(mark).unwrap()).await.unwrap();
     }
 
     fn expired() -> Mark {
-        Mark { at: Timestamp::from_second(1_700_000_000).unwrap() }
+        Mark { at: Timestamp::from_second(1_700_000_000).unwrap(), holder: None }
     }
 
     async fn lock(output: &MemoryStore) -> Result<()> {
-        exclusively(output, |_| async { Ok(()) }).await
+        exclusively(output, Judge::default(), |_| async { Ok(()) }).await
     }
 
     #[tokio::test]
-    async fn the_lock_of_a_crashed_vacuum_is_broken_by_one() {
+    async fn the_lock_of_a_dead_vacuum_is_broken_by_one() {
         let output = output().await;
-        put(&output, LOCK, expired()).await;
-        let claim = keys::broken_lock(1_700_000_000_000_000, 0);
+        put(&output, LOCK, &expired()).await;
+        let claim = keys::broken_lock(&to_json(&expired()).unwrap(), 0);
         // Another process has a claim.
-        put(&output, &claim, Mark::now()).await;
+        put(&output, &claim, &Mark::now(None)).await;
         let refused = lock(&output).await.unwrap_err();
         assert!(refused.is(ErrorKind::DatasetBusy), "{refused}");
 
         // Its claim has expired.
-        put(&output, &claim, expired()).await;
+        put(&output, &claim, &expired()).await;
         lock(&output).await.unwrap();
         assert!(store::get_opt(&output, LOCK).await.unwrap().is_none());
 
         // Of two processes at the same time, one gets the lock.
-        put(&output, LOCK, expired()).await;
+        put(&output, LOCK, &expired()).await;
         output.delete(&claim).await.unwrap();
-        let (a, b) = futures::join!(break_lock(&output), break_lock(&output));
+        let judge = Judge::default();
+        let (a, b) = futures::join!(break_lock(&output, judge), break_lock(&output, judge));
         assert_eq!([&a, &b].iter().filter(|outcome| outcome.is_ok()).count(), 1, "{a:?} {b:?}");
         assert!([a, b].into_iter().find_map(Result::err).unwrap().is(ErrorKind::DatasetBusy));
+    }
+
+    #[tokio::test]
+    async fn the_mark_of_an_execution_ends_with_it() {
+        struct One(Option<bool>);
+
+        #[async_trait]
+        impl Executions for One {
+            async fn is_running(&self, arn: &str) -> Option<bool> {
+                assert_eq!(arn, "arn:aws:states:x");
+                self.0
+            }
+        }
+
+        let output = output().await;
+        let run = RunId::try_from("r".to_owned()).unwrap();
+        for (running, refused) in [(Some(true), true), (None, true), (Some(false), false)] {
+            enter(&output, &run, Some("arn:aws:states:x")).await.unwrap();
+            let executions = One(running);
+            let judge = Judge { executions: Some(&executions), break_locks: false };
+            let outcome = exclusively(&output, judge, |_| async { Ok(()) }).await;
+            assert_eq!(outcome.is_err(), refused, "{running:?}");
+            // A run that certainly lives is not broken.
+            let judge = Judge { executions: Some(&executions), break_locks: true };
+            let outcome = exclusively(&output, judge, |_| async { Ok(()) }).await;
+            assert_eq!(outcome.is_err(), running == Some(true), "{running:?}");
+        }
     }
 }

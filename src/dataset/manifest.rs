@@ -143,8 +143,12 @@ pub struct Manifest {
     pub finished: Timestamp,
     /// Version of the program.
     pub pomona: String,
-    /// Location of the images.
+    /// Location of the images; absolute for a folder.
     pub input: String,
+    /// The [`identity`](crate::store::Store::identity) of that location. None where the store has none, and for versions
+    /// of release 0.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_identity: Option<String>,
     /// Settings of the run.
     pub settings: Settings,
     /// Identity of the extractor.

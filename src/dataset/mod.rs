@@ -19,6 +19,7 @@
 
 pub(crate) mod blocking;
 pub mod commit;
+mod holder;
 pub mod inbox;
 pub mod keys;
 pub mod lease;

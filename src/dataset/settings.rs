@@ -37,6 +37,25 @@ pub struct Mode {
     pub rebuild: bool,
     /// Which part of the input is listed.
     pub listing: ListingScope,
+    /// Whether the images may come from another place than those of the current version.
+    pub input_moved: bool,
+    /// Whether more than half of at least 100 images may be gone since the current version.
+    pub accept_deletions: bool,
+}
+
+/// Images of a version below which any number of them may vanish at once.
+const FEW_IMAGES: u64 = 100;
+
+impl Mode {
+    /// Fails with `Input.Vanished` if more than half of the `before` images of the current version are gone, and that was
+    /// not accepted. An input that is not mounted, or a deletion by mistake, must not empty a data set.
+    pub(crate) fn check_vanished(&self, gone: u64, before: u64) -> Result<()> {
+        if self.accept_deletions || before < FEW_IMAGES || gone <= before / 2 {
+            return Ok(());
+        }
+        let message = format!("{gone} of {before} images of the current version are gone");
+        Err(Error::new(ErrorKind::InputVanished, message))
+    }
 }
 
 /// Whether a run fits the PCA again if the images have changed.

@@ -45,6 +45,8 @@ pub enum Phase {
     Publish,
     /// The report, after the version is published.
     Report,
+    /// The search of an output for erased images, not a part of a run.
+    Search,
 }
 
 impl Phase {
@@ -58,6 +60,7 @@ impl Phase {
             Phase::Project => "project",
             Phase::Publish => "publish",
             Phase::Report => "report",
+            Phase::Search => "search",
         }
     }
 }
@@ -140,6 +143,10 @@ impl Attempt<'_> {
         check(self.stop)?;
         let reduce = stages::reduce(self.stores, run.clone());
         let reduced: Reduced = self.clock.time(Phase::Reduce, None, reduce).await?;
+        if reduced.up_to_date {
+            let manifest = dataset::version(self.stores.output.as_ref(), Some(reduced.version.0)).await?;
+            return Ok(Summary { up_to_date: true, manifest, published: None, seconds: self.clock.seconds });
+        }
         check(self.stop)?;
         self.project(&reduced).await?;
         check(self.stop)?;

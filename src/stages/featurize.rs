@@ -4,7 +4,10 @@
 //! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When the run is stopped, it writes the rows so
 //! far to `partials/<shard>.parquet`, which the next run copies from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -34,17 +37,27 @@ use crate::{
 const READ_AHEAD: usize = 8;
 /// Memory for files that are read and wait for a worker, in KiB.
 const READ_AHEAD_KIB: u32 = 256 << 10;
+/// Time for reading any object.
+const READ_TIME: Duration = Duration::from_secs(30);
+/// Bytes per second below which reading a large object takes too long.
+const SLOWEST_READ: u64 = 256 << 10;
+/// Objects of a shard that may fail in a way that a retry may mend. With more, or with more than half of the shard, the
+/// store itself has failed.
+const OUTAGE: usize = 8;
 
 enum Row {
     Copied(Vec<f32>),
     Inferred(Vec<f32>),
     Rejected(Reject),
+    /// The store did not deliver the object, for a reason that may pass.
+    Unavailable(Error),
 }
 
 /// Computes one shard and writes its files.
 ///
 /// Fails with `Run.Interrupted` after `stop` is cancelled; the rows computed so far are kept for the next run. Also fails
-/// when a store fails; an image that cannot be read or decoded is a reject, not an error.
+/// when a store fails. An image that cannot be read or decoded is a reject, not an error, unless most images of the shard
+/// cannot be read because the store is down.
 pub async fn featurize(
     stores: &Stores,
     workers: &WorkerPool,
@@ -133,6 +146,8 @@ struct ShardRows {
     hasher: ShardHasher,
     /// Objects so far, rejects included.
     objects: usize,
+    /// Objects among them that the store did not deliver.
+    unavailable: usize,
     counts: Counts,
 }
 
@@ -147,6 +162,7 @@ impl ShardRows {
             rejects: Vec::new(),
             hasher: ShardHasher::new(&extractor.id),
             objects: 0,
+            unavailable: 0,
             counts: Counts::default(),
         }
     }
@@ -171,6 +187,10 @@ impl ShardRows {
                 features
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
+            Row::Unavailable(error) => {
+                self.unavailable += 1;
+                return self.push_reject(object, Reject::new(Reason::Unreadable, error));
+            }
         };
         self.hasher.push(&object.key, object.etag.as_str());
         self.counts.added += u64::from(etag_in_base.is_none());
@@ -210,52 +230,73 @@ impl RowMaker<'_> {
         let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), objects.len());
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
         let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
+        let mut outage = None;
         while let Some(answer) = answers.next().await {
-            let Some(row) = answer? else { break };
+            let row = match answer? {
+                None => break,
+                Some(Row::Unavailable(error)) if rows.unavailable >= OUTAGE => return Err(error),
+                Some(row) => row,
+            };
+            if let Row::Unavailable(error) = &row {
+                outage = Some(
+                    Error::new(error.kind(), "most images of a shard could not be read").source(error.to_string()),
+                );
+            }
             let object = &objects[rows.objects];
             rows.push(object, row, self.earlier.base_etags.get(&object.key));
         }
-        Ok(rows)
+        match outage {
+            Some(error) if rows.unavailable * 2 > rows.objects => Err(error),
+            _ => Ok(rows),
+        }
     }
 
     /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        if self.stop.is_cancelled() {
-            return Ok(None);
-        }
-        let row = match self.earlier.features.get(&(object.key.clone(), object.etag.as_str().to_owned())) {
+        let copied = self.earlier.features.get(&(object.key.clone(), object.etag.as_str().to_owned()));
+        let row = match copied {
+            _ if self.stop.is_cancelled() => return Ok(None),
             Some(features) => Row::Copied(features.clone()),
-            None => self.infer(object).await?,
+            // A store or a decoder that takes its time does not hold up a stop.
+            None => match self.stop.run_until_cancelled(self.infer(object)).await {
+                Some(row) => row?,
+                None => return Ok(None),
+            },
         };
         self.monitor.image_done();
         Ok(Some(row))
     }
 
     async fn infer(&self, object: &Object) -> Result<Row> {
+        if object.size > MAX_FILE_BYTES {
+            let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
+            return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
+        }
         let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
         // The semaphore is never closed.
         let _permit = self.memory.acquire_many(kib).await.ok();
-        Ok(match read_image(self.input, object).await? {
-            Ok(file) => match self.workers.features(file).await? {
-                Ok(features) => Row::Inferred(features),
-                Err(reject) => Row::Rejected(reject),
-            },
+        let file = match read_image(self.input, object).await {
+            Ok(file) => file,
+            Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
+            Err(e) if e.is(ErrorKind::StoreDenied) => return Ok(Row::Rejected(Reject::new(Reason::NoPermission, e))),
+            Err(e) => return Ok(Row::Rejected(Reject::new(Reason::Unreadable, e))),
+        };
+        Ok(match self.workers.features(file).await? {
+            Ok(features) => Row::Inferred(features),
             Err(reject) => Row::Rejected(reject),
         })
     }
 }
 
-/// The bytes of an image, or the reason why they cannot be read. Fails only when the store itself fails.
-async fn read_image(input: &dyn Store, object: &Object) -> Result<std::result::Result<Bytes, Reject>> {
-    if object.size > MAX_FILE_BYTES {
-        let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
-        return Ok(Err(Reject::new(Reason::TooLarge, detail)));
-    }
-    match input.get_listed(object).await {
-        Ok(file) => Ok(Ok(file)),
-        Err(e) if e.kind().retryable() => Err(e),
-        Err(e) if e.is(ErrorKind::StoreDenied) => Ok(Err(Reject::new(Reason::NoPermission, e))),
-        Err(e) => Ok(Err(Reject::new(Reason::Unreadable, e))),
+/// Reads an image. Fails with `Store.Failed` if that takes too long.
+async fn read_image(input: &dyn Store, object: &Object) -> Result<Bytes> {
+    let deadline = READ_TIME + Duration::from_secs(object.size / SLOWEST_READ);
+    match tokio::time::timeout(deadline, input.get_listed(object)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let message = format!("the object could not be read within {} seconds", deadline.as_secs());
+            Err(Error::new(ErrorKind::StoreFailed, message).context("key", &object.key))
+        }
     }
 }
 

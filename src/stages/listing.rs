@@ -18,7 +18,7 @@ use crate::{
         shard::{Boundaries, Sharder},
     },
     ids::ExtractorId,
-    store::{Object, Store},
+    store::{self, Object, Store},
 };
 
 /// A listing of the input, and its counts.
@@ -98,8 +98,9 @@ impl<'a> Listing<'a> {
         may_end: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
         let mut sharder = Sharder::new(self.boundaries, self.extractor.clone());
-        let mut pages = self.input.list("", after);
-        while let Some(page) = pages.try_next().await? {
+        let mut pages = store::ascending(self.input, "", after);
+        // A file system or a network that hangs does not hold up a stop.
+        while let Some(Some(page)) = self.stop.run_until_cancelled(pages.try_next()).await.transpose()? {
             check(self.stop)?;
             for object in page {
                 if !is_image_candidate(&object) {
@@ -116,6 +117,7 @@ impl<'a> Listing<'a> {
             }
             self.monitor.listed(self.objects);
         }
+        check(self.stop)?;
         if let Some(cut) = sharder.finish() {
             planner.add(cut).await?;
         }

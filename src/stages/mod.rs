@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 pub use featurize::featurize;
 pub use merge::merge;
+pub(crate) use plan::check_input;
 pub use plan::plan;
 pub use project::project;
 pub use publish::publish;
@@ -60,7 +61,7 @@ impl Stores {
     /// Fails with `Input.NotFound` if the input is a path but not a folder, and with `Input.Overlap` if one location
     /// contains the other.
     pub async fn open(input: &str, output: &str) -> Result<Self> {
-        let stores = Stores { input: store::open_input(input).await?, output: store::open(output).await? };
+        let stores = Stores { input: store::open_input(input, output).await?, output: store::open(output).await? };
         store::check_apart(input, output)?;
         Ok(stores)
     }

@@ -20,20 +20,21 @@ use crate::{
         inbox::{self, Inbox},
         keys, lease,
         manifest::basis_id,
-        settings::{ListingScope, Refit, Settings},
+        settings::{ListingScope, Mode, Refit, Settings},
         shard::MERGE_GROUP,
         timing::Timer,
     },
     ids::{RunId, ShardId},
     model::ExtractorInfo,
-    store::Store,
+    store::{self, Store},
 };
 
 /// Plans a run: its shards, and the work of the other stages.
 ///
 /// Fails with `Input.Empty` without images, `Output.Occupied` if the output is not empty and not an output of Pomona,
 /// `Dataset.SettingsChanged` if the current version has another extractor or other settings and `mode.rebuild` is not
-/// set, and `Dataset.Busy` during a vacuum.
+/// set, `Input.Moved` or `Input.Vanished` if the images are not those that the current version suggests, and `Dataset.Busy`
+/// during a vacuum.
 pub async fn plan(
     stores: &Stores,
     extractor: &ExtractorInfo,
@@ -45,7 +46,7 @@ pub async fn plan(
     let output = stores.output.as_ref();
     dataset::open_output(output).await?;
     let run = input.run.clone();
-    lease::enter(output, &run).await?;
+    lease::enter(output, &run, input.execution.as_deref()).await?;
     let planning = Planning { stores, extractor, input, timer: Timer::start() };
     let outcome = planning.plan(monitor, stop).await;
     if outcome.as_ref().map_or(true, |planned| planned.up_to_date) {
@@ -72,6 +73,11 @@ impl Planning<'_> {
             check_same(base, self.extractor, &self.input.settings)?;
         }
         mend_success(output, base.as_ref()).await?;
+        let input = self.stores.input.as_ref();
+        let identity = input.identity().await;
+        if let Some(base) = &base {
+            check_input(base, &input.place(), identity.as_deref(), self.input.mode)?;
+        }
         // Read before the listing: a later notice belongs to the next run.
         let inbox = inbox::read(output).await?;
         let ready = finished_shards(output).await?;
@@ -79,8 +85,11 @@ impl Planning<'_> {
         let comparable = base.as_ref().filter(|base| base.extractor.id == self.extractor.id);
         let mut planner = Planner::new(output, &self.input.run, ready, comparable);
         planner.listed = self.list(&mut planner, &inbox, monitor, stop).await?;
+        let before = base.as_ref().map_or(0, |base| base.images + base.rejects);
+        // Only a lower bound. The stage reduce knows the number; this is known before any inference.
+        self.input.mode.check_vanished(before.saturating_sub(planner.listed.objects), before)?;
         planner.flush().await?;
-        self.write(planner, base.as_ref(), inbox).await
+        self.write(planner, base.as_ref(), inbox, identity).await
     }
 
     /// Lists the input, or the part of it that has changed.
@@ -106,13 +115,21 @@ impl Planning<'_> {
     }
 
     /// Writes the plan and the work lists. If there is nothing to do, deletes the notices instead.
-    async fn write(&self, planner: Planner<'_>, base: Option<&Manifest>, inbox: Inbox) -> Result<Planned> {
-        let PlanInput { run, settings, mode } = &self.input;
+    async fn write(
+        &self,
+        planner: Planner<'_>,
+        base: Option<&Manifest>,
+        inbox: Inbox,
+        input_identity: Option<String>,
+    ) -> Result<Planned> {
+        let PlanInput { run, settings, mode, .. } = &self.input;
         let Planner { output, work, shards, objects_to_featurize, listed, base: comparable, .. } = planner;
         let (from_base, to_add) = sums_to_add(&shards, comparable);
         let merge = groups(run, self.extractor, &to_add);
         let plan = Plan {
-            input: self.stores.input.location(),
+            input: self.stores.input.place(),
+            input_identity,
+            mode: *mode,
             extractor: self.extractor.clone(),
             base: base.map(|base| base.version),
             base_images: base.map_or(0, |base| base.images),
@@ -141,9 +158,32 @@ impl Planning<'_> {
     }
 }
 
+/// Fails with `Input.Moved` if the images of `base` come from another place.
+pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, mode: Mode) -> Result<()> {
+    let same = match (base.input_identity.as_deref(), identity) {
+        (Some(recorded), Some(found)) => recorded == found,
+        // Release 0.1.0 recorded folders as they were written, relative to a folder that is unknown.
+        _ => base.input == place || is_relative(&base.input),
+    };
+    if same || mode.input_moved {
+        return Ok(());
+    }
+    let message = if base.input == place {
+        "the input is not the folder of the current version, but another one in the same place"
+    } else {
+        "the input is not that of the current version"
+    };
+    Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
+}
+
+/// Whether a recorded input is a relative path.
+fn is_relative(input: &str) -> bool {
+    !input.contains("://") && std::path::Path::new(input).is_relative()
+}
+
 fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_featurize: u64) -> Planned {
     Planned {
-        up_to_date: base.is_some_and(|base| is_up_to_date(base, plan)),
+        up_to_date: base.is_some_and(|base| is_up_to_date(base, plan, plan.shards.iter().map(|shard| &shard.id))),
         base: plan.base,
         objects: plan.objects,
         objects_to_featurize,
@@ -201,16 +241,26 @@ fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Ve
 
 /// Whether the run would publish the version that is current: the same extractor, settings and shards, and a basis that
 /// is fitted to these images or that the run keeps.
-fn is_up_to_date(base: &Manifest, plan: &Plan) -> bool {
+///
+/// Before the run, `shards` are the planned ones. Afterwards they are the computed ones, whose ids differ if objects
+/// could not be read.
+pub(super) fn is_up_to_date<'a>(
+    base: &Manifest,
+    plan: &Plan,
+    shards: impl ExactSizeIterator<Item = &'a ShardId>,
+) -> bool {
     let fitted = || {
         let moments = base.moments_id();
         let id = moments.map(|moments| basis_id(&base.extractor.id, &base.settings, &moments));
         id.is_some_and(|id| id.is_ok_and(|id| id == base.basis.id))
     };
+    let recorded = (&base.input, &base.input_identity) == (&plan.input, &plan.input_identity);
     base.extractor == plan.extractor
         && base.settings == plan.settings
-        && base.shards.len() == plan.shards.len()
-        && base.shards.iter().zip(&plan.shards).all(|(old, new)| old.id == new.id)
+        // An input that has moved is recorded by a new version.
+        && (recorded || !plan.mode.input_moved)
+        && base.shards.len() == shards.len()
+        && base.shards.iter().zip(shards).all(|(old, new)| old.id == *new)
         && (plan.keep_basis || fitted())
 }
 
@@ -225,7 +275,7 @@ async fn mend_success(output: &dyn Store, base: Option<&Manifest>) -> Result<()>
 /// All finished shards of the output.
 async fn finished_shards(output: &dyn Store) -> Result<HashSet<ShardId>> {
     let mut ready = HashSet::new();
-    let mut pages = output.list(keys::SHARDS, None);
+    let mut pages = store::ascending(output, keys::SHARDS, None);
     while let Some(page) = pages.try_next().await? {
         let ids = page.iter().filter_map(|object| keys::parse_shard(&object.key));
         ready.extend(ids);

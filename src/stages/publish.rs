@@ -68,6 +68,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         finished: now(),
         pomona: env!("CARGO_PKG_VERSION").to_owned(),
         input: plan.input,
+        input_identity: plan.input_identity,
         settings: plan.settings,
         extractor: plan.extractor,
         images: reduced.images,

@@ -30,12 +30,15 @@ pub struct PlanInput {
     /// What the run lists, whether it fits a new basis, and whether it may change the settings of the output.
     #[serde(default)]
     pub mode: Mode,
+    /// ARN of the execution that the run belongs to. None for a run of this process.
+    #[serde(default)]
+    pub execution: Option<String>,
 }
 
 impl PlanInput {
     /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
-        PlanInput { run, settings: Settings::default(), mode: Mode::default() }
+        PlanInput { run, settings: Settings::default(), mode: Mode::default(), execution: None }
     }
 }
 
@@ -96,8 +99,14 @@ impl PlannedShard {
 pub struct Plan {
     /// Id of the run.
     pub run: RunId,
-    /// Location of the images.
+    /// Location of the images; absolute for a folder.
     pub input: String,
+    /// The identity of that location.
+    #[serde(default)]
+    pub input_identity: Option<String>,
+    /// How the run was started.
+    #[serde(default)]
+    pub mode: Mode,
     /// The settings that decide the result.
     pub settings: Settings,
     /// Model, preprocessing and arithmetic of the features.
@@ -211,7 +220,11 @@ pub(super) const REJECTS: &str = "rejects.parquet";
 pub struct Reduced {
     /// Id of the run.
     pub run: RunId,
-    /// The version number that the run has claimed.
+    /// Whether the current version is the one that this run would publish, which only the computed shards show. The run
+    /// has then ended.
+    #[serde(default)]
+    pub up_to_date: bool,
+    /// The version number that the run has claimed; the current version if that is up to date.
     pub version: Version,
     /// Rows with features.
     pub images: u64,

@@ -12,6 +12,7 @@ use rayon::join;
 use super::{
     Featurized, PartWork, Plan, PlannedShard, Reduced, RunInput, STORE_CONCURRENCY, Stores,
     merge::{self, Sums},
+    plan::is_up_to_date,
     records::{REJECTS, featurized, read_objects},
     reuse,
 };
@@ -20,7 +21,7 @@ use crate::{
     dataset::{
         self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, ShardEntry, ShardRecord,
         blocking::run_blocking,
-        keys,
+        inbox, keys, lease,
         manifest::{basis_id, moments_id},
         shard::ShardHasher,
         tables,
@@ -35,7 +36,8 @@ use crate::{
 /// Fits the basis of a run whose shards are all computed, and plans its projection.
 ///
 /// Fails with `Dataset.TooManyRejects` if more images are rejected than `max_reject_percent` allows; the rejects table is
-/// then in `runs/<run>/`. Fails with the `Pca.*` errors of [`pca::fit`].
+/// then in `runs/<run>/`. Fails with `Input.Vanished` if more than half of the images are gone, and with the `Pca.*` errors
+/// of [`pca::fit`].
 pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
@@ -52,6 +54,13 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = shards.iter().map(|shard| shard.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
+    // Rows of another extractor are not compared: all of them count as removed.
+    if base.is_some_and(|base| base.extractor.id == plan.extractor.id) {
+        plan.mode.check_vanished(figures.removed, plan.base_images)?;
+    }
+    if let Some(base) = base.filter(|base| is_up_to_date(base, &plan, shards.iter().map(|shard| &shard.id))) {
+        return nothing_new(output, &plan, base).await;
+    }
     let totals = total(output, &plan, &shards, base.filter(|_| plan.from_base)).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, base).await?;
 
@@ -68,6 +77,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let timing = timer.read();
     figures.reduce_ms = timing.milliseconds;
     let reduced = Reduced {
+        up_to_date: false,
         version,
         images,
         rejects: rejects.len() as u64,
@@ -84,6 +94,28 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     };
     output.put(&Reduced::key(&run), dataset::to_json(&reduced)?).await?;
     Ok(reduced)
+}
+
+/// Ends a run that found only what the base version has: for example, an object that still cannot be read.
+async fn nothing_new(output: &dyn Store, plan: &Plan, base: &Manifest) -> Result<Reduced> {
+    inbox::clear(output, &plan.notices).await?;
+    lease::leave(output, &plan.run).await?;
+    Ok(Reduced {
+        run: plan.run.clone(),
+        up_to_date: true,
+        version: base.version,
+        images: base.images,
+        rejects: base.rejects,
+        basis: base.basis.clone(),
+        moments: base.moments.clone(),
+        parts: base.outputs.parts.len() as u64,
+        parts_to_project: 0,
+        work_list: String::new(),
+        labels: base.labels.clone(),
+        shards: base.shards.clone(),
+        figures: base.figures.clone(),
+        timing: Timer::start().read(),
+    })
 }
 
 /// A stored basis, and the key of the total moments that it was fitted to.

@@ -69,11 +69,11 @@ pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// Opens a location to read images from.
+/// Opens a location to read images from. In a folder, nothing below `output` is read, even if a link leads there.
 ///
 /// Fails with `Input.NotFound` for a path that is not a folder, and with `Store.Denied` for one that cannot be accessed.
 /// Does not access a bucket.
-pub async fn open_input(location: &str) -> Result<Arc<dyn Store>> {
+pub async fn open_input(location: &str, output: &str) -> Result<Arc<dyn Store>> {
     if let Location::Folder(path) = parse(location)? {
         let error = |kind, message: &str| Error::new(kind, message.to_owned()).context("input", location);
         match std::fs::metadata(path) {
@@ -84,6 +84,11 @@ pub async fn open_input(location: &str) -> Result<Arc<dyn Store>> {
             }
             Err(_) => return Err(error(ErrorKind::InputNotFound, "there is no such folder")),
         }
+        let input = FolderStore::new(path);
+        return Ok(match parse(output)? {
+            Location::Folder(output) => Arc::new(input.excluding(output)),
+            Location::S3 { .. } => Arc::new(input),
+        });
     }
     open(location).await
 }
@@ -110,11 +115,13 @@ pub fn check_apart(input: &str, output: &str) -> Result<()> {
 }
 
 /// The absolute path, with links and dots resolved in the part that exists.
-fn resolved(path: &Path) -> PathBuf {
+pub(super) fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for ancestor in absolute.ancestors() {
         if let Ok(real) = ancestor.canonicalize() {
-            return real.join(absolute.strip_prefix(ancestor).unwrap_or(Path::new("")));
+            let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
+            // Joining nothing would add a slash.
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
         }
     }
     absolute

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorKind, Result, ids::ETag};
+use crate::{Error, ErrorKind, Result, ids::ETag};
 
 pub mod conformance;
 mod folder;
@@ -93,11 +93,60 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Deletes an object. Succeeds if it does not exist.
     async fn delete(&self, key: &str) -> Result<()>;
+
+    /// The location in a form that means the same place in every process, such as an absolute path.
+    fn place(&self) -> String {
+        self.location()
+    }
+
+    /// Tells this place from another one that had or gets the same [`place`](Store::place), such as a folder that was
+    /// deleted and made again. None if the store cannot tell.
+    async fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// Writes an object unless the key exists, as [`put_if_absent`](Store::put_if_absent), and holds it: until this store
+    /// deletes the object, is dropped, or its process dies, [`is_held`](Store::is_held) of any other store with the same
+    /// objects is true. A store that cannot hold objects only writes it.
+    async fn put_held(&self, key: &str, body: Bytes) -> Result<bool> {
+        self.put_if_absent(key, body).await
+    }
+
+    /// Whether a living process holds an object; None if the store cannot tell. Fails with `Store.NotFound` if the object
+    /// does not exist.
+    async fn is_held(&self, _key: &str) -> Result<Option<bool>> {
+        Ok(None)
+    }
+}
+
+/// The listing of a store, which fails with `Store.Failed` if the keys are not strictly ascending.
+///
+/// Plans, searches and reuse depend on the order, and a key that comes twice would give one file the features of another.
+pub fn ascending<'a>(
+    store: &'a dyn Store,
+    prefix: &'a str,
+    after: Option<&'a str>,
+) -> BoxStream<'a, Result<Vec<Object>>> {
+    let pages = store.list(prefix, after);
+    stream::try_unfold((pages, after.map(str::to_owned)), move |(mut pages, mut last)| async move {
+        let Some(page) = pages.try_next().await? else { return Ok(None) };
+        for object in &page {
+            if last.as_ref().is_some_and(|last| *last >= object.key) {
+                return Err(Error::new(ErrorKind::StoreFailed, "the listing is not in ascending order of its keys")
+                    .context("location", store.location())
+                    .context("key", &object.key)
+                    .context("after", last.unwrap_or_default()));
+            }
+            last = Some(object.key.clone());
+        }
+        Ok(Some((page, (pages, last))))
+    })
+    .boxed()
 }
 
 /// Collects a whole listing in memory, for prefixes with few objects.
 pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Object>> {
-    store.list(prefix, None).try_concat().await
+    ascending(store, prefix, None).try_concat().await
 }
 
 /// Reads an object. None if it does not exist.

@@ -2,24 +2,30 @@
 //!
 //! The basis of a version, and so every score, depends on each of its images. Therefore an image cannot be removed from a
 //! version. Instead, a run publishes a new version without the erased images, and every version that contains one of them
-//! is deleted, with all files that no other version needs.
+//! is deleted, with all files that no other version needs. A search of every byte of the output comes before, to find
+//! these versions, and after, as the proof.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
 };
 
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::vacuum;
+use super::{
+    nearest,
+    search::{Found, Unsearched, Wanted},
+    vacuum::{self, Action},
+};
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, ShardRecord, inbox, keys, settings::Mode, tables},
-    ids::{RunId, ShardId, Version},
+    dataset::{self, Manifest, inbox, keys, lease::Judge, settings::Mode},
+    ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
-    stages::{CancellationToken, PlanInput, Stores},
+    stages::{CancellationToken, PlanInput, Stores, check_input},
     store::{self, Store},
 };
 
@@ -30,6 +36,10 @@ pub struct EraseInput {
     pub run: RunId,
     /// Keys of the images, relative to the input.
     pub keys: BTreeSet<String>,
+    /// Whether the input may have moved, and whether many images may be gone.
+    pub mode: Mode,
+    /// Whether anything is deleted.
+    pub action: Action,
 }
 
 /// The record of an erasure.
@@ -37,69 +47,118 @@ pub struct EraseInput {
 pub struct Erased {
     /// Keys of the erased images, relative to the input.
     pub keys: Vec<String>,
-    /// The current version, which does not contain them.
+    /// The current version. After an erasure, it does not contain them.
     pub version: Version,
     /// Whether that version was published by this call.
     pub rewritten: bool,
     /// Versions that contained one of the images, and are deleted.
     pub removed_versions: Vec<Version>,
-    /// Keys of all deleted files, relative to the output.
+    /// Keys of all deleted files, relative to the output. Of a dry run, at least those that would be deleted.
     pub deleted: Vec<String>,
-    /// Features tables of the remaining versions whose key range includes one of the images. They were read, and contain
-    /// none of them.
+    /// Every file of the output after the erasure. All of its bytes were searched for the paths and the features of the
+    /// images, and hold neither. Empty after a dry run.
     pub checked: Vec<String>,
+    /// Files among them whose content was not searched, and why.
+    pub not_searched: Vec<Unsearched>,
 }
 
-/// Erases images from an output.
+/// Erases images from an output; or reports what that would delete.
 ///
-/// Fails with `Input.Invalid` if an image is still in the input, because the next run would add it again; with
-/// `Dataset.Busy` if another run publishes a version with one of the images at the same time; and with the errors of
-/// [`pipeline::run`] and [`vacuum`].
+/// Fails with `Input.UnknownKey` if no file of the output contains a key; with `Input.Invalid` if an image is still in the
+/// input, because the next run would add it again; with `Dataset.Busy` if another run writes one of the images at the same
+/// time; and with the errors of [`pipeline::run`] and [`vacuum`].
 pub async fn erase(
     stores: &Stores,
     workers: &WorkerPool,
     input: EraseInput,
+    judge: Judge<'_>,
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Erased> {
     let output = stores.output.as_ref();
-    let EraseInput { run, keys: erased } = input;
+    let EraseInput { run, keys: erased, mode, action } = input;
     let current = dataset::version(output, None).await?;
+    // Another input says nothing about whether an image still exists.
+    check_input(&current, &stores.input.place(), stores.input.identity().await.as_deref(), mode)?;
+    let mut wanted = Wanted::new(&erased);
+    let before = wanted.search(output, &BTreeSet::new(), watcher).await?;
+    wanted.learn(&before);
+    check_known(output, &erased, &before).await?;
     check_absent(stores.input.as_ref(), &erased).await?;
-    let input = PlanInput { run, settings: current.settings, mode: Mode::default() };
-    let summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
+    if action == Action::DryRun {
+        return would_erase(output, erased, current.version, &before, judge).await;
+    }
 
-    let holders = Tables::default().holders(output, &erased).await?;
+    let input = PlanInput { settings: current.settings, mode, ..PlanInput::new(run) };
+    let summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
+    // Another run may have published in the meantime: what was written since then is searched too.
+    let mut found = wanted.search(output, &before.read, watcher).await?;
+    for (path, files) in before.paths {
+        found.paths.entry(path).or_default().extend(files);
+    }
+    let holders = holders(output, &found).await?;
     if holders.contains(&summary.manifest.version) {
         return Err(Error::new(ErrorKind::InternalBug, "the new version contains an image that is not in the input")
             .context("version", summary.manifest.version));
     }
     // Notices contain keys.
     inbox::clear(output, &inbox::read(output).await?.notices).await?;
-    let deleted = Mutex::new(Vec::new());
-    vacuum::remove(output, &holders, &|object| {
-        deleted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(object.key.clone());
-    })
-    .await?;
+    let began = Timestamp::now();
+    let deleted = remove(output, &holders, Action::Delete, judge).await?;
 
-    let mut remaining = Tables::default();
-    if let Some(version) = remaining.holders(output, &erased).await?.first() {
-        return Err(Error::new(ErrorKind::DatasetBusy, "another run has published a version with one of the images")
-            .context("version", version));
-    }
+    let after = wanted.search(output, &BTreeSet::new(), watcher).await?;
+    check_gone(output, &after, began).await?;
     Ok(Erased {
         keys: erased.into_iter().collect(),
         version: summary.manifest.version,
         rewritten: !summary.up_to_date,
         removed_versions: holders.into_iter().collect(),
-        deleted: deleted.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
-        checked: remaining.read.keys().map(keys::features).collect(),
+        deleted,
+        checked: after.read.into_iter().collect(),
+        not_searched: after.unsearched,
     })
+}
+
+async fn would_erase(
+    output: &dyn Store,
+    erased: BTreeSet<String>,
+    version: Version,
+    found: &Found,
+    judge: Judge<'_>,
+) -> Result<Erased> {
+    let (holders, files) = (holders(output, found).await?, found.files());
+    let mut deleted = remove(output, &holders, Action::DryRun, judge).await?;
+    // The new version uses the shards that do not contain the images.
+    deleted.retain(|key| files.contains(key) || !key.starts_with(keys::SHARDS));
+    Ok(Erased {
+        keys: erased.into_iter().collect(),
+        version,
+        rewritten: false,
+        removed_versions: holders.into_iter().collect(),
+        deleted,
+        checked: Vec::new(),
+        not_searched: Vec::new(),
+    })
+}
+
+/// Removes versions and all files that no other version needs; returns the keys of the files.
+async fn remove(
+    output: &dyn Store,
+    versions: &BTreeSet<Version>,
+    action: Action,
+    judge: Judge<'_>,
+) -> Result<Vec<String>> {
+    let deleted = Mutex::new(Vec::new());
+    let each = |object: &store::Object| {
+        deleted.lock().unwrap_or_else(PoisonError::into_inner).push(object.key.clone());
+    };
+    vacuum::remove(output, versions, action, judge, &each).await?;
+    Ok(deleted.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
     for key in erased {
-        let found = input.list(key, None).try_next().await?;
+        let found = store::ascending(input, key, None).try_next().await?;
         if found.is_some_and(|page| page.first().is_some_and(|object| object.key == *key)) {
             return Err(Error::new(ErrorKind::InputInvalid, "this image is still in the input; delete it there first")
                 .context("key", key)
@@ -109,52 +168,41 @@ async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()
     Ok(())
 }
 
-/// The shards that have been read, and the keys of their rows and rejects.
-#[derive(Default)]
-struct Tables {
-    read: BTreeMap<ShardId, BTreeSet<String>>,
+/// Fails with `Input.UnknownKey`, which names the nearest keys, if a key was found nowhere.
+async fn check_known(output: &dyn Store, erased: &BTreeSet<String>, found: &Found) -> Result<()> {
+    let Some(unknown) = erased.iter().find(|key| !found.paths.contains_key(*key)) else { return Ok(()) };
+    let message = "no file of the output contains this key; it was never there, or it is erased already";
+    let error = Error::new(ErrorKind::InputUnknownKey, message).context("key", unknown);
+    let nearest = nearest::keys(output, unknown).await?;
+    Err(if nearest.is_empty() { error } else { error.context("nearest keys", nearest.join(", ")) })
 }
 
-impl Tables {
-    /// The published versions that contain one of the images.
-    async fn holders(&mut self, output: &dyn Store, erased: &BTreeSet<String>) -> Result<BTreeSet<Version>> {
-        let mut holders = BTreeSet::new();
-        for manifest in dataset::published(output).await? {
-            if self.holds(output, &manifest, erased).await? {
-                holders.insert(manifest.version);
-            }
-        }
-        Ok(holders)
-    }
-
-    async fn holds(&mut self, output: &dyn Store, manifest: &Manifest, erased: &BTreeSet<String>) -> Result<bool> {
-        for key in erased {
-            for shard in manifest.shards_between(key, key) {
-                if !self.read.contains_key(&shard.id) {
-                    let paths = paths(output, manifest, &shard.id).await?;
-                    self.read.insert(shard.id.clone(), paths);
-                }
-                if self.read.get(&shard.id).is_some_and(|paths| paths.contains(key)) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
+/// The published versions with a file in which one of the images was found.
+async fn holders(output: &dyn Store, found: &Found) -> Result<BTreeSet<Version>> {
+    let files = found.files();
+    let holds = |manifest: &Manifest| {
+        let run = keys::run_folder(&manifest.run);
+        let in_run = files.range(run.clone()..).next().is_some_and(|file| file.starts_with(&run));
+        in_run || files.contains(&keys::version(manifest.version)) || manifest.files().any(|file| files.contains(&file))
+    };
+    let published = dataset::published(output).await?;
+    Ok(published.iter().filter(|manifest| holds(manifest)).map(|manifest| manifest.version).collect())
 }
 
-/// Keys of all rows and rejects of a shard.
-async fn paths(output: &dyn Store, manifest: &Manifest, shard: &ShardId) -> Result<BTreeSet<String>> {
-    let key = keys::features(shard);
-    let mut paths = BTreeSet::new();
-    // A shard that failed within the tolerance of the map has no files; its objects are rejects of the version.
-    if let Some(file) = store::get_opt(output, &key).await? {
-        paths.extend(tables::read_features(file, manifest.extractor.columns, &key)?.paths);
-        let record: ShardRecord = dataset::read_json(output, &keys::shard(shard)).await?;
-        paths.extend(record.rejects.into_iter().map(|reject| reject.path));
+/// Fails if anything was found after the erasure.
+async fn check_gone(output: &dyn Store, found: &Found, since: Timestamp) -> Result<()> {
+    let files = found.files();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let listed: BTreeMap<String, i64> =
+        store::list_all(output, "").await?.into_iter().map(|object| (object.key, object.modified)).collect();
+    let is_new = |file: &String| listed.get(file).is_none_or(|modified| *modified >= since.as_microsecond());
+    let named = files.iter().cloned().collect::<Vec<_>>().join(", ");
+    Err(if files.iter().all(is_new) {
+        Error::new(ErrorKind::DatasetBusy, "another run has written one of the images again").context("files", named)
     } else {
-        let key = &manifest.outputs.rejects;
-        paths.extend(tables::read_rejects(output.get(key).await?, key)?.into_iter().map(|[path, ..]| path));
-    }
-    Ok(paths)
+        Error::new(ErrorKind::InternalBug, "files of the output still contain one of the images")
+            .context("files", named)
+    })
 }

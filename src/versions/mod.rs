@@ -4,4 +4,8 @@
 
 pub mod diff;
 pub mod erase;
+mod nearest;
+mod search;
 pub mod vacuum;
+
+pub use search::Unsearched;

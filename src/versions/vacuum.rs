@@ -12,10 +12,10 @@ use crate::{
     Result,
     dataset::{
         self, Manifest, VersionState, keys,
-        lease::{self, Lock},
+        lease::{self, Judge, Lock},
     },
     ids::Version,
-    store::{Object, Store},
+    store::{self, Object, Store},
 };
 
 /// Concurrent deletions.
@@ -59,17 +59,29 @@ pub type OnObject<'a> = &'a (dyn Fn(&Object) + Sync);
 /// Deletes the versions and files that `policy` does not keep, or only reports them.
 ///
 /// Fails with `Dataset.Busy` while a run or another vacuum is in progress.
-pub async fn vacuum(output: &dyn Store, policy: Policy, action: Action, each: OnObject<'_>) -> Result<Vacuumed> {
+pub async fn vacuum(
+    output: &dyn Store,
+    policy: Policy,
+    action: Action,
+    judge: Judge<'_>,
+    each: OnObject<'_>,
+) -> Result<Vacuumed> {
     let cutoff = Timestamp::now() - SignedDuration::from_hours(24 * i64::from(policy.older_than_days));
     let keep = |newer: usize, manifest: &Manifest| newer < policy.keep_versions.max(1) || manifest.finished > cutoff;
-    lease::exclusively(output, |lock| sweep(output, lock, Selection { keep: &keep, cutoff }, action, each)).await
+    lease::exclusively(output, judge, |lock| sweep(output, lock, Selection { keep: &keep, cutoff }, action, each)).await
 }
 
 /// Deletes `versions`, and every file that no other version refers to, whatever its age.
-pub(crate) async fn remove(output: &dyn Store, versions: &BTreeSet<Version>, each: OnObject<'_>) -> Result<Vacuumed> {
+pub(crate) async fn remove(
+    output: &dyn Store,
+    versions: &BTreeSet<Version>,
+    action: Action,
+    judge: Judge<'_>,
+    each: OnObject<'_>,
+) -> Result<Vacuumed> {
     let keep = |_: usize, manifest: &Manifest| !versions.contains(&manifest.version);
     let selection = Selection { keep: &keep, cutoff: Timestamp::MAX };
-    lease::exclusively(output, |lock| sweep(output, lock, selection, Action::Delete, each)).await
+    lease::exclusively(output, judge, |lock| sweep(output, lock, selection, action, each)).await
 }
 
 /// The versions and files that a sweep keeps.
@@ -106,7 +118,7 @@ async fn sweep(
     let stays =
         |object: &Object| referenced.contains(&object.key) || object.modified >= selection.cutoff.as_microsecond();
     for prefix in keys::swept() {
-        let mut pages = output.list(prefix, None);
+        let mut pages = store::ascending(output, prefix, None);
         while let Some(page) = pages.try_next().await? {
             let expired: Vec<&Object> = page.iter().filter(|object| !stays(object)).collect();
             for object in &expired {

@@ -82,7 +82,7 @@ pub(crate) async fn run_as(
 }
 
 pub(crate) fn order(settings: &Settings, mode: Mode, name: &str) -> PlanInput {
-    PlanInput { run: run_id(name), settings: settings.clone(), mode }
+    PlanInput { settings: settings.clone(), mode, ..PlanInput::new(run_id(name)) }
 }
 
 pub(crate) fn stores(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Stores {

@@ -67,3 +67,31 @@ pub(crate) fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         })
         .collect()
 }
+
+/// `pomona erase` with the model tiny.onnx.
+pub(crate) fn erase(output: &Path, arguments: &[&str]) -> Command {
+    let mut command = pomona();
+    command.arg("erase").arg(output).args(arguments).arg("--model").arg(model_path("tiny"));
+    command
+}
+
+pub(crate) fn success(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The keys of all rows, in the order of the tables.
+pub(crate) fn show_paths(output: &Path) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = pomona::store::FolderStore::new(output);
+        let manifest = pomona::dataset::current(&store).await.unwrap().unwrap();
+        let mut paths = Vec::new();
+        for shard in &manifest.shards {
+            let key = pomona::dataset::keys::features(&shard.id);
+            let file = pomona::store::Store::get(&store, &key).await.unwrap();
+            paths.extend(pomona::dataset::tables::read_features(file, manifest.extractor.columns, &key).unwrap().paths);
+        }
+        paths
+    })
+}

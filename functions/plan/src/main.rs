@@ -11,12 +11,13 @@ use pomona::{
 use pomona_host::{Figures, Measured, init_log, serve};
 use serde::{Deserialize, Serialize};
 
-/// The execution's input, its name, and the number of the attempt, from 1.
+/// The execution's input, its name and ARN, and the number of the attempt, from 1.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Event {
     request: serde_json::Value,
     run: String,
+    execution: Option<String>,
     attempt: u32,
 }
 
@@ -46,7 +47,7 @@ async fn handle(event: Event) -> Result<Answer> {
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
     let info = pomona::model::embedded_info(FeatureRange::default());
     let stores = Stores::open(&input, &output).await?;
-    let plan = PlanInput { run, settings, mode };
+    let plan = PlanInput { run, settings, mode, execution: event.execution };
     let planned = stages::plan(&stores, &info, plan, &Silent, &CancellationToken::default()).await?;
     let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
     tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");

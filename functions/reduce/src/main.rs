@@ -30,6 +30,7 @@ enum Answer {
 /// Keys and counts of [`Reduced`]. The state of an execution must not grow with the data set, so the lists stay in S3.
 #[derive(Serialize)]
 struct ReducedKeys {
+    up_to_date: bool,
     version: u64,
     images: u64,
     rejects: u64,
@@ -69,11 +70,12 @@ async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
 }
 
 async fn reduce(stores: &Stores, run: RunId, prefix: &str) -> Result<ReducedKeys> {
-    let Reduced { run, version, images, rejects, basis, parts, parts_to_project, work_list, .. } =
+    let Reduced { run, up_to_date, version, images, rejects, basis, parts, parts_to_project, work_list, .. } =
         stages::reduce(stores, RunInput { run }).await?;
     let components = basis.components;
-    tracing::info!(%run, %version, images, rejects, components, parts, parts_to_project, "basis fitted");
+    tracing::info!(%run, up_to_date, %version, images, rejects, components, parts, parts_to_project, "basis fitted");
     Ok(ReducedKeys {
+        up_to_date,
         version: version.0,
         images,
         rejects,

@@ -2,7 +2,10 @@
 
 use lambda_runtime::tracing;
 use pomona::{
-    Result, store,
+    Result,
+    aws::executions::RunningExecutions,
+    dataset::lease::Judge,
+    store,
     versions::vacuum::{self, Action, Policy, Vacuumed},
 };
 use pomona_host::{init_log, serve};
@@ -19,7 +22,8 @@ struct Event {
 async fn handle(event: Event) -> Result<Vacuumed> {
     let policy = Policy { keep_versions: event.keep_versions, older_than_days: event.older_than_days };
     let output = store::open(&event.output).await?;
-    let vacuumed = vacuum::vacuum(output.as_ref(), policy, Action::Delete, &|_| {}).await?;
+    let judge = Judge { executions: Some(&RunningExecutions), ..Judge::default() };
+    let vacuumed = vacuum::vacuum(output.as_ref(), policy, Action::Delete, judge, &|_| {}).await?;
     let Vacuumed { kept, removed, objects, bytes } = &vacuumed;
     tracing::info!(kept = kept.len(), removed = removed.len(), objects, bytes, "old versions deleted");
     Ok(vacuumed)

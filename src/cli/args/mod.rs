@@ -10,7 +10,7 @@ mod versions;
 use clap::{Parser, Subcommand};
 
 pub(crate) use aws::{ArchitectureArg, EstimateArgs, StartArgs, StatusArgs};
-pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, RunArgs, RunOptions, WatchArgs};
+pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
 pub(crate) use versions::{DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 
 /// Image features and PCA at any scale, without a cluster

@@ -80,6 +80,19 @@ pub(crate) struct ResultOptions {
     /// Accept a model or settings that differ from those of the last version; otherwise they are an error
     #[arg(long)]
     pub rebuild: bool,
+    #[command(flatten)]
+    pub input: InputOptions,
+}
+
+/// What has happened to the input since the last version.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct InputOptions {
+    /// Accept an input that is not that of the last version, such as a folder that was moved to another disk
+    #[arg(long)]
+    pub input_moved: bool,
+    /// Accept that more than half of at least 100 images are gone; otherwise that is an error
+    #[arg(long)]
+    pub accept_deletions: bool,
 }
 
 /// What makes the features.
@@ -124,7 +137,8 @@ impl ResultOptions {
             RefitArg::Always => Refit::Always,
             RefitArg::Never => Refit::Never,
         };
-        Mode { refit, rebuild: self.rebuild, listing: ListingScope::All }
+        let InputOptions { input_moved, accept_deletions } = self.input;
+        Mode { refit, rebuild: self.rebuild, listing: ListingScope::All, input_moved, accept_deletions }
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -1,6 +1,8 @@
 //! Commands that read or delete finished versions: `show`, `log`, `diff`, `vacuum` and `erase`.
 
-use super::{EngineOptions, FormatOptions};
+use std::path::PathBuf;
+
+use super::{EngineOptions, FormatOptions, InputOptions};
 
 /// Print the contents of a version
 ///
@@ -65,6 +67,15 @@ pub(crate) struct DiffArgs {
     pub format: FormatOptions,
 }
 
+/// What to do about the locks of others.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LockOptions {
+    /// Ignore the marks of runs and vacuums that may be dead, such as those of a lost machine; never those of a process
+    /// that certainly lives. Without this option, an error says whose they are
+    #[arg(long)]
+    pub break_lock: bool,
+}
+
 /// Delete old versions and files that no version needs
 ///
 /// Files of kept versions and of running runs stay. A vacuum does not start during a run, and a run not during a vacuum.
@@ -90,27 +101,45 @@ pub(crate) struct VacuumArgs {
     #[arg(short, long)]
     pub verbose: bool,
     #[command(flatten)]
+    pub locks: LockOptions,
+    #[command(flatten)]
     pub format: FormatOptions,
 }
 
 /// Remove images from all versions of an output (GDPR, article 17)
 ///
 /// First delete the images from the input. This command then makes a version without them, deletes every version that
-/// holds one of them together with the records of its run, deletes all unfinished work, and reads the remaining tables
-/// to check that none holds the images. The new version equals that of a data set that never had them.
+/// holds one of them together with the records of its run, and deletes all unfinished work. The new version equals that of
+/// a data set that never had them. At the end, every byte of every file of the output is searched for the paths and the
+/// features of the images.
 ///
-/// Prints a record that names every deleted file and every table that was checked.
+/// Prints a record that names every deleted file and every file that was searched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  pomona erase results/ people/jane.jpg --dry-run
   pomona erase results/ people/jane.jpg
+  pomona erase results/ --from-file requests.txt
   pomona erase s3://bucket/results/ people/jane.jpg people/john.jpg --json")]
 pub(crate) struct EraseArgs {
     /// Folder or s3://bucket/prefix/ with the results of `pomona run`
     pub output: String,
     /// Paths of the images, relative to the input, as in the column `path` of the tables
-    #[arg(required = true)]
+    #[arg(required_unless_present = "from_file")]
     pub keys: Vec<String>,
+    /// File with paths of images, one per line; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub from_file: Option<PathBuf>,
+    /// Folder or s3://bucket/prefix/ with the images [default: the input of the newest version]
+    #[arg(long, value_name = "IMAGES")]
+    pub input: Option<String>,
+    /// Delete nothing; only print which versions and files hold the images
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub input_options: InputOptions,
+    #[command(flatten)]
+    pub locks: LockOptions,
     #[command(flatten)]
     pub engine: EngineOptions,
     #[command(flatten)]

@@ -1,0 +1,389 @@
+//! A search of every byte of an output for erased images.
+//!
+//! It shares no code with the tables and records that the output consists of: it lists all files, decodes Parquet files
+//! with the Parquet library alone (all columns, statistics and metadata), and searches all other files as text. So it
+//! also finds what the rest of the program does not know about.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use arrow_array::{
+    Array, RecordBatch,
+    cast::AsArray,
+    types::{Float32Type, Float64Type},
+};
+use arrow_schema::DataType;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use crate::{
+    Result,
+    dataset::blocking::run_blocking,
+    pipeline::{Phase, Watcher},
+    store::{self, Store},
+};
+
+/// Files that are read at the same time.
+const CONCURRENCY: usize = 4;
+/// Rows that are decoded at once.
+const BATCH: usize = 1_024;
+
+/// A file that was not searched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unsearched {
+    /// Its key, relative to the output.
+    pub file: String,
+    /// Why it cannot hold an image's path or features.
+    pub reason: String,
+}
+
+/// The images to search for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    /// Forms in which each path may be written, by path.
+    forms: BTreeMap<String, Vec<Vec<u8>>>,
+    /// Features of the images, as little-endian bytes. The search collects them from the rows that it finds.
+    features: HashSet<Vec<u8>>,
+    /// Other paths of the output that contain a wanted path: `a b.jpg` contains `b.jpg`.
+    longer: BTreeSet<Vec<u8>>,
+}
+
+/// Result of a search.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// Files with each path, by path.
+    pub(super) paths: BTreeMap<String, BTreeSet<String>>,
+    /// Files with features of the images, but without their path.
+    pub(super) features: BTreeSet<String>,
+    /// Features of the images.
+    vectors: HashSet<Vec<u8>>,
+    /// All files that were read.
+    pub(super) read: BTreeSet<String>,
+    pub(super) unsearched: Vec<Unsearched>,
+}
+
+impl Found {
+    /// All files in which anything was found.
+    pub(super) fn files(&self) -> BTreeSet<String> {
+        self.paths.values().flatten().chain(&self.features).cloned().collect()
+    }
+
+    fn add(&mut self, other: Found) {
+        for (path, files) in other.paths {
+            self.paths.entry(path).or_default().extend(files);
+        }
+        self.features.extend(other.features);
+        self.vectors.extend(other.vectors);
+        self.read.extend(other.read);
+        self.unsearched.extend(other.unsearched);
+    }
+}
+
+impl Wanted {
+    pub(super) fn new(paths: &BTreeSet<String>) -> Self {
+        let forms = paths.iter().map(|path| (path.clone(), forms(path))).collect();
+        Wanted { forms, ..Wanted::default() }
+    }
+
+    /// Adds the features of the images that a search has found.
+    pub(super) fn learn(&mut self, found: &Found) {
+        self.features.extend(found.vectors.iter().cloned());
+    }
+
+    /// Searches all files of the output, except for those in `known`, which are known to hold nothing.
+    pub(super) async fn search(
+        &mut self,
+        output: &dyn Store,
+        known: &BTreeSet<String>,
+        watcher: &dyn Watcher,
+    ) -> Result<Found> {
+        let listed = store::list_all(output, "").await?;
+        let files: Vec<String> =
+            listed.into_iter().map(|object| object.key).filter(|key| !known.contains(key)).collect();
+        // Whether an occurrence is a part of another path is known after the tables have been read.
+        let tables: Vec<&String> = files.iter().filter(|file| is_table(file)).collect();
+        let started = std::time::Instant::now();
+        watcher.begin(Phase::Search, Some((files.len() + tables.len()) as u64));
+        let reads: Vec<_> = tables.iter().map(|file| self.longer_paths(output, file, watcher)).collect();
+        let longer: Vec<_> = stream::iter(reads).buffer_unordered(CONCURRENCY).try_collect().await?;
+        self.longer.extend(longer.into_iter().flatten());
+        let shared = Arc::new(self.clone());
+        let reads: Vec<_> = files.iter().map(|file| shared.in_file(output, file, watcher)).collect();
+        let mut answers = stream::iter(reads).buffer_unordered(CONCURRENCY);
+        let mut found = Found::default();
+        while let Some(answer) = answers.try_next().await? {
+            found.add(answer);
+        }
+        watcher.end(Phase::Search, started.elapsed());
+        Ok(found)
+    }
+
+    /// Texts of a table that contain a wanted path and are longer.
+    async fn longer_paths(&self, output: &dyn Store, file: &str, watcher: &dyn Watcher) -> Result<Vec<Vec<u8>>> {
+        let Some(body) = store::get_opt(output, file).await? else { return Ok(Vec::new()) };
+        let paths: Vec<Vec<u8>> = self.forms.keys().map(|path| path.as_bytes().to_vec()).collect();
+        let longer = run_blocking(move || {
+            let mut longer = Vec::new();
+            let _ = each_batch(body, |batch| {
+                // Texts of other columns are not paths: only a path excuses an occurrence.
+                let Some(column) = batch.column_by_name("path") else { return };
+                for text in texts(column.as_ref()) {
+                    let contains = |path: &Vec<u8>| text.len() > path.len() && find(&text, path, 0).is_some();
+                    if paths.iter().any(contains) && !paths.contains(&text) {
+                        longer.push(text);
+                    }
+                }
+            });
+            Ok(longer)
+        });
+        let longer = longer.await?;
+        watcher.part_done();
+        Ok(longer)
+    }
+
+    async fn in_file(self: &Arc<Self>, output: &dyn Store, file: &str, watcher: &dyn Watcher) -> Result<Found> {
+        let mut found = Found::default();
+        self.in_text(file.as_bytes(), file, &mut found);
+        let Some(body) = store::get_opt(output, file).await? else { return Ok(found) };
+        let (this, name) = (Arc::clone(self), file.to_owned());
+        let found = run_blocking(move || {
+            if name.ends_with(".png") {
+                let reason = "a picture: its pixels are drawn from scores, it holds no text".to_owned();
+                found.unsearched.push(Unsearched { file: name.clone(), reason });
+            } else if !is_table(&name) || !this.in_table(body.clone(), &name, &mut found) {
+                this.in_text(&body, &name, &mut found);
+                for vector in &this.features {
+                    if find(&body, vector, 0).is_some() {
+                        found.features.insert(name.clone());
+                    }
+                }
+            }
+            found.read.insert(name);
+            Ok(found)
+        });
+        watcher.part_done();
+        found.await
+    }
+
+    /// Searches bytes for each path as a whole token.
+    fn in_text(&self, text: &[u8], file: &str, found: &mut Found) {
+        for (path, forms) in &self.forms {
+            if forms.iter().any(|form| self.has_token(text, form)) {
+                found.paths.entry(path.clone()).or_default().insert(file.to_owned());
+            }
+        }
+    }
+
+    /// Whether `token` stands in the text, neither within a word nor within a longer path of the output.
+    fn has_token(&self, text: &[u8], token: &[u8]) -> bool {
+        let mut from = 0;
+        while let Some(at) = find(text, token, from) {
+            let (before, after) = (&text[..at], &text[at + token.len()..]);
+            if !continues_backwards(before) && !continues(after) && !self.is_in_longer(text, at, token) {
+                return true;
+            }
+            from = at + 1;
+        }
+        false
+    }
+
+    fn is_in_longer(&self, text: &[u8], at: usize, token: &[u8]) -> bool {
+        self.longer.iter().any(|longer| {
+            let mut from = 0;
+            while let Some(offset) = find(longer, token, from) {
+                if at >= offset && text[at - offset..].starts_with(longer) {
+                    return true;
+                }
+                from = offset + 1;
+            }
+            false
+        })
+    }
+
+    /// Searches a Parquet file: all cells, the statistics and the metadata. False if it is not a Parquet file.
+    fn in_table(&self, body: Bytes, file: &str, found: &mut Found) -> bool {
+        let Ok(reader) = ParquetRecordBatchReaderBuilder::try_new(body.clone()) else { return false };
+        let metadata = reader.metadata().clone();
+        for pair in metadata.file_metadata().key_value_metadata().into_iter().flatten() {
+            self.in_text(pair.key.as_bytes(), file, found);
+            self.in_text(pair.value.as_deref().unwrap_or_default().as_bytes(), file, found);
+        }
+        let statistics = metadata.row_groups().iter().flat_map(|group| group.columns()).filter_map(|c| c.statistics());
+        for bytes in statistics.flat_map(|s| [s.min_bytes_opt(), s.max_bytes_opt()]).flatten() {
+            self.in_text(bytes, file, found);
+        }
+        each_batch(body, |batch| self.in_batch(batch, file, found)).is_ok()
+    }
+
+    fn in_batch(&self, batch: &RecordBatch, file: &str, found: &mut Found) {
+        let mut rows: BTreeSet<usize> = BTreeSet::new();
+        for column in batch.columns() {
+            for (row, text) in texts(column.as_ref()).enumerate() {
+                for (path, forms) in &self.forms {
+                    if text == path.as_bytes() {
+                        rows.insert(row);
+                    }
+                    if forms.iter().any(|form| self.has_token(&text, form)) {
+                        found.paths.entry(path.clone()).or_default().insert(file.to_owned());
+                    }
+                }
+            }
+        }
+        // Another image may have the same features: the same file under another name.
+        let named = batch.column_by_name("path").is_some();
+        for column in batch.columns() {
+            for (row, vector) in vectors(column.as_ref()) {
+                if rows.contains(&row) {
+                    found.vectors.insert(vector);
+                } else if !named && self.features.contains(&vector) {
+                    found.features.insert(file.to_owned());
+                }
+            }
+        }
+    }
+}
+
+fn is_table(file: &str) -> bool {
+    file.ends_with(".parquet")
+}
+
+/// Forms in which a path may be written: as it is, in JSON, HTML and CSV, in a URL, and escaped for a terminal.
+fn forms(path: &str) -> Vec<Vec<u8>> {
+    const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    const QUERY: &AsciiSet = &URL.add(b'/');
+    const SPACES: &AsciiSet = &CONTROLS.add(b' ');
+    let json = serde_json::to_string(path).unwrap_or_default();
+    let html = path.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let forms = [
+        path.to_owned(),
+        json[1..json.len() - 1].to_owned(),
+        html.replace('"', "&quot;"),
+        html.replace('"', "&quot;").replace('\'', "&#39;"),
+        path.replace('"', "\"\""),
+        utf8_percent_encode(path, URL).to_string(),
+        utf8_percent_encode(path, QUERY).to_string(),
+        utf8_percent_encode(path, NON_ALPHANUMERIC).to_string(),
+        utf8_percent_encode(path, SPACES).to_string(),
+        utf8_percent_encode(path, URL).to_string().replace("%20", "+"),
+        path.chars().map(shown).collect(),
+    ];
+    let forms: BTreeSet<Vec<u8>> = forms.into_iter().map(String::into_bytes).collect();
+    forms.into_iter().collect()
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || byte >= 0x80
+}
+
+/// Whether the word before a token belongs to it. A slash does not count: the path may follow a folder.
+fn continues_backwards(before: &[u8]) -> bool {
+    before.last().is_some_and(|byte| is_word(*byte) || *byte == b'.')
+}
+
+/// Whether a token goes on after its end. A full stop counts if a word follows it.
+fn continues(after: &[u8]) -> bool {
+    match after {
+        [b'.', next, ..] => is_word(*next),
+        [next, ..] => is_word(*next) || *next == b'/',
+        [] => false,
+    }
+}
+
+/// Position of the first `needle` at or after `from`.
+fn find(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
+    memchr::memmem::find(text.get(from..)?, needle).map(|at| from + at)
+}
+
+fn each_batch(body: Bytes, mut each: impl FnMut(&RecordBatch)) -> std::result::Result<(), String> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(body).map_err(|e| e.to_string())?;
+    let reader = reader.with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
+    for batch in reader {
+        each(&batch.map_err(|e| e.to_string())?);
+    }
+    Ok(())
+}
+
+/// The texts of a column, one per row; empty for rows and columns without text. Columns of lists give no text.
+fn texts(column: &dyn Array) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
+    match column.data_type() {
+        DataType::Utf8 => Box::new(column.as_string::<i32>().iter().map(|t| t.unwrap_or_default().as_bytes().to_vec())),
+        DataType::LargeUtf8 => {
+            Box::new(column.as_string::<i64>().iter().map(|t| t.unwrap_or_default().as_bytes().to_vec()))
+        }
+        DataType::Binary => Box::new(column.as_binary::<i32>().iter().map(|t| t.unwrap_or_default().to_vec())),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// The lists of numbers of a column, with their rows, as little-endian bytes.
+fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
+    let DataType::List(field) = column.data_type() else { return Vec::new() };
+    let kind = field.data_type().clone();
+    let lists = column.as_list::<i32>();
+    let bytes = |values: &dyn Array| -> Option<Vec<u8>> {
+        match kind {
+            DataType::Float32 => {
+                let values = values.as_primitive::<Float32Type>().values();
+                Some(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+            DataType::Float64 => {
+                // Features in double precision are still those features.
+                let values = values.as_primitive::<Float64Type>().values();
+                Some(values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect())
+            }
+            _ => None,
+        }
+    };
+    lists
+        .iter()
+        .enumerate()
+        .filter_map(|(row, list)| Some((row, bytes(list?.as_ref())?)))
+        .filter(|(_, vector)| !vector.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(path: &str, text: &str, longer: &[&str]) -> bool {
+        let mut wanted = Wanted::new(&BTreeSet::from([path.to_owned()]));
+        wanted.longer = longer.iter().map(|path| path.as_bytes().to_vec()).collect();
+        let mut found = Found::default();
+        wanted.in_text(text.as_bytes(), "f", &mut found);
+        !found.paths.is_empty()
+    }
+
+    #[test]
+    fn a_path_is_found_as_a_whole_token_in_any_form() {
+        for text in [
+            "l1/1.jpg",
+            "{\"path\":\"l1/1.jpg\"}",
+            "cannot read (path: /home/me/photos/l1/1.jpg).",
+            "<td>l1/1.jpg</td>",
+            "key=l1%2F1.jpg&x",
+        ] {
+            assert!(holds("l1/1.jpg", text, &[]), "{text}");
+        }
+        for text in ["l1/11.jpg", "al1/1.jpg", "l1/1.jpgx", "l1/1.jpg.bak", "l1/1.jpg/x", "l1/1", ""] {
+            assert!(!holds("l1/1.jpg", text, &[]), "{text}");
+        }
+        assert!(holds("a & <b>.jpg", "<td>a &amp; &lt;b&gt;.jpg</td>", &[]));
+        assert!(holds("say \"hi\".jpg", r#"{"key":"say \"hi\".jpg"}"#, &[]));
+        assert!(holds("Äpfel 1.jpg", "%C3%84pfel%201.jpg", &[]));
+    }
+
+    #[test]
+    fn a_part_of_another_path_is_no_occurrence() {
+        assert!(holds("b.jpg", "a b.jpg", &[]));
+        assert!(!holds("b.jpg", "{\"path\": \"a b.jpg\"}", &["a b.jpg"]));
+        assert!(holds("b.jpg", "a b.jpg, b.jpg", &["a b.jpg"]));
+        assert!(!holds("l1/1.jpg", "x/l1/1.jpg", &["x/l1/1.jpg"]));
+    }
+}
