@@ -51,11 +51,11 @@ lint-dependencies: .venv/crates/ready ## cargo-machete and cargo-deny; that the 
 	.venv/crates/bin/cargo-machete --skip-target-dir
 	@echo '== cargo-deny: licences, banned and duplicate crates, sources (rules: deny.toml)'
 	.venv/crates/bin/cargo-deny --locked --workspace check --hide-inclusion-graph licenses bans sources
-	@echo '== cargo-deny: security advisories'
+	@echo '== cargo-deny: security advisories, unmaintained and yanked crates (exceptions: deny.toml)'
 	@if .venv/crates/bin/cargo-deny fetch db 2>.venv/crates/fetch.log; then \
 	    .venv/crates/bin/cargo-deny --locked --workspace check --hide-inclusion-graph advisories; \
 	else \
-	    tail -n 2 .venv/crates/fetch.log; echo 'advisories: skipped, the database cannot be reached'; \
+	    tail -n 2 .venv/crates/fetch.log; echo '== advisories: SKIPPED, the database cannot be reached'; \
 	    [ '$(ADVISORIES)' != required ]; \
 	fi
 
