@@ -182,6 +182,11 @@ lock-python: .venv/uv/ready ## Write the lists of Python packages with hashes (*
 lock-npm: ## Write tests/aws/npm/package-lock.json from package.json
 	cd tests/aws/npm && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
+.PHONY: sbom
+sbom: .venv/sbom/ready ## List the crates of each archive of a release in target/sbom (SBOM, CycloneDX)
+	rm -rf target/sbom
+	python3 .ci/sbom.py $(abspath .venv/sbom/bin/cargo-cyclonedx) target/sbom
+
 .PHONY: clean
 clean: ## Remove everything that was built or installed
 	rm -rf target .venv pomona-demo
@@ -204,10 +209,13 @@ clean: ## Remove everything that was built or installed
 	cp $^ $(@D)
 	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix $(@D)
 	touch $@
-# Linters that PyPI does not have, from source: three minutes on two cores, once. Optimising them would take longer than they run.
+# Programs that PyPI does not have, from source: the linters take three minutes on two cores, once. Optimising them would take
+# longer than they run.
 .venv/crates/ready: tests/lint/crates.txt
+.venv/sbom/ready: .ci/crates.txt
+.venv/crates/ready .venv/sbom/ready:
 	rm -rf $(@D)
-	@echo '== Building $(shell tr '\n' ' ' <tests/lint/crates.txt)from source, once'
+	@echo '== Building $(shell tr '\n' ' ' <$<)from source, once'
 	CARGO_TARGET_DIR=$(abspath $(@D))/target CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
 	    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 cargo install --locked --root $(@D) $$(cat $<)
 	rm -rf $(@D)/target
