@@ -12,7 +12,7 @@
 //! assert!(!error.kind().retryable());
 //! ```
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -139,7 +139,8 @@ impl fmt::Display for ErrorKind {
 
 /// An error: kind, message, context (pairs such as `path: photos/1.jpg`) and source.
 ///
-/// Its `Display` form is one line: `message (key: value, key: value): source`.
+/// Its `Display` form is one line: `message (key: value, key: value): source`. Names in it come from users, so invisible
+/// characters are escaped.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -182,15 +183,15 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        f.write_str(&escape_invisible(&self.0.message))?;
         for (i, (key, value)) in self.0.context.iter().enumerate() {
-            write!(f, "{}{key}: {value}", if i == 0 { " (" } else { ", " })?;
+            write!(f, "{}{key}: {}", if i == 0 { " (" } else { ", " }, escape_invisible(value))?;
         }
         if !self.0.context.is_empty() {
             f.write_str(")")?;
         }
         if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
+            write!(f, ": {}", escape_invisible(&source.to_string()))?;
         }
         Ok(())
     }
@@ -202,9 +203,72 @@ impl std::error::Error for Error {
     }
 }
 
+/// The text with escapes such as `\u{202e}` for characters that a reader does not see: control characters, which can move
+/// the cursor of a terminal, and those that are invisible or change the direction of the text around them.
+///
+/// ```
+/// assert_eq!(pomona::escape_invisible("a\u{202e}gpj.b\n"), "a\\u{202e}gpj.b\\n");
+/// ```
+pub fn escape_invisible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_invisible) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_invisible(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
+            // Zero-width characters, marks of direction, separators of lines and paragraphs.
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+            // Tags, a copy of ASCII that is not displayed.
+            | '\u{e0000}'..='\u{e007f}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn invisible_characters_are_escaped_and_all_others_stay() {
+        let ranges = [
+            0x00..=0x1f,
+            0x7f..=0x9f,
+            0xad..=0xad,
+            0x61c..=0x61c,
+            0x180e..=0x180e,
+            0x200b..=0x200f,
+            0x2028..=0x202e,
+            0x2060..=0x2069,
+            0xfeff..=0xfeff,
+            0xe0000..=0xe007f,
+        ];
+        for c in (0..=0x10_ffff).filter_map(char::from_u32) {
+            let shown = escape_invisible(c.encode_utf8(&mut [0; 4])).into_owned();
+            if ranges.iter().any(|range| range.contains(&u32::from(c))) {
+                assert!(shown.starts_with('\\') && shown.is_ascii(), "{shown:?}");
+            } else {
+                assert_eq!(shown, c.to_string());
+            }
+        }
+        assert_eq!(escape_invisible("a\u{202e}b\u{1b}[31m\n\tÄ 苹果 🍎"), "a\\u{202e}b\\u{1b}[31m\\n\\tÄ 苹果 🍎");
+    }
+
+    #[test]
+    fn an_error_is_one_line_without_invisible_characters() {
+        let error = Error::new(ErrorKind::StoreFailed, "no\nfile")
+            .context("path", "a\u{202e}gpj.b\u{1b}[2J")
+            .source("first\nsecond\u{200b}");
+        assert_eq!(error.to_string(), "no\\nfile (path: a\\u{202e}gpj.b\\u{1b}[2J): first\\nsecond\\u{200b}");
+        // The escapes are not escaped again.
+        let outer = Error::new(ErrorKind::InternalBug, "outer").source(error);
+        assert!(outer.to_string().ends_with("second\\u{200b}"), "{outer}");
+    }
 
     #[test]
     fn names_are_unique_and_of_the_form_area_dot_what() {
