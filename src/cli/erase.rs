@@ -9,7 +9,9 @@ use pomona::{
 
 use crate::{
     args::{EraseArgs, Format},
-    format, print_json,
+    format,
+    out::out,
+    print_json,
     progress::Bars,
     run,
 };
@@ -33,11 +35,11 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     if args.format.format() == Format::Json {
         return print_json(&erased);
     }
-    print!("{}", text(&erased));
+    let mut text = text(&erased);
     if args.output.starts_with("s3://") {
-        println!("A bucket with versioning keeps deleted objects: see docs/operations.md.");
+        text.push_str("A bucket with versioning keeps deleted objects: see docs/operations.md.\n");
     }
-    Ok(())
+    out(&text)
 }
 
 fn text(erased: &Erased) -> String {

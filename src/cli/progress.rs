@@ -8,6 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pomona::{
+    escape_invisible,
     pipeline::{Phase, Watcher},
     stages::Monitor,
 };
@@ -41,7 +42,8 @@ impl Bars {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
         }
-        bar.set_message(name);
+        let name: Cow<'static, str> = name.into();
+        bar.set_message(escape_invisible(&name).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         *self.current() = bar;
     }

@@ -9,6 +9,7 @@ use pomona::{
 use crate::{
     args::{Format, ShowArgs},
     format,
+    out::out,
 };
 
 /// Width of the widest explained-variance bar, characters.
@@ -21,16 +22,17 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     dataset::expect_output(store.as_ref()).await?;
     let shown = dataset::version(store.as_ref(), args.version).await?;
     if args.format.format() == Format::Json {
-        print!("{}", String::from_utf8_lossy(&dataset::to_json(&shown)?));
-        return Ok(());
+        return out(&String::from_utf8_lossy(&dataset::to_json(&shown)?));
     }
-    print!("{}", versions(&dataset::published(store.as_ref()).await?));
-    print!("{}", settings(store.as_ref(), &shown).await?);
-    print!("{}", labels(&shown, args.rows.max(20)));
-    print!("{}", variance(&shown, args.rows.max(10)));
-    print!("{}", first_rows(store.as_ref(), &shown, args.rows).await?);
-    print!("{}", rejects(store.as_ref(), &shown, args.rows).await?);
-    Ok(())
+    let sections = [
+        versions(&dataset::published(store.as_ref()).await?),
+        settings(store.as_ref(), &shown).await?,
+        labels(&shown, args.rows.max(20)),
+        variance(&shown, args.rows.max(10)),
+        first_rows(store.as_ref(), &shown, args.rows).await?,
+        rejects(store.as_ref(), &shown, args.rows).await?,
+    ];
+    out(&sections.concat())
 }
 
 fn versions(manifests: &[Manifest]) -> String {
@@ -132,7 +134,7 @@ async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Res
             format!("[{}{more}]", shown.join(", ")),
         ]);
     }
-    Ok(format!("First rows of {key}\n{}\n", format::table(&lines, 3)))
+    Ok(format!("First rows of {}\n{}\n", format::escape_invisible(key), format::table(&lines, 3)))
 }
 
 async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {

@@ -10,7 +10,9 @@ use pomona::{
 
 use crate::{
     args::{Format, VacuumArgs},
-    format, print_json,
+    format,
+    out::{note, out},
+    print_json,
     progress::Bars,
 };
 
@@ -30,7 +32,7 @@ pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
             if first.swap(false, Ordering::Relaxed) {
                 bars.clear();
             }
-            eprintln!("{} {}", verb(action), format::shorten(&object.key, KEY));
+            note(&format!("{} {}", verb(action), format::shorten(&object.key, KEY)));
         }
     };
     let outcome = vacuum::vacuum(store.as_ref(), policy, action, &each).await;
@@ -38,10 +40,7 @@ pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
     let done = outcome?;
     match args.format.format() {
         Format::Json => print_json(&done),
-        Format::Text => {
-            print!("{}", text(&done, action));
-            Ok(())
-        }
+        Format::Text => out(&text(&done, action)),
     }
 }
 
