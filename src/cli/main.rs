@@ -23,7 +23,7 @@ mod watch;
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
-use pomona::{Error, ErrorKind, Result, escape_invisible};
+use pomona::{Error, ErrorKind, Result, escape_invisible, model};
 use serde::Serialize;
 
 use args::{Args, Command};
@@ -96,6 +96,7 @@ fn share_heaps() {
 }
 
 fn dispatch(args: Args) -> Result<()> {
+    model::check_instructions()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
             Error::new(ErrorKind::StoreFailed, "the threads of the program could not be started").source(e)

@@ -80,3 +80,16 @@ impl Watcher for Bars {
         self.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_bar_are_escaped() {
+        let bars = Bars::new();
+        bars.start("a\u{202e}b\n", None, None);
+        assert_eq!(bars.current().message(), "a\\u{202e}b\\n");
+        bars.clear();
+    }
+}

@@ -1,0 +1,210 @@
+//! What people read: names that deceive, outputs that cannot be written, and errors that say what to do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
+
+mod common;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use common::{model_path, png, program::*};
+use serde_json::Value;
+
+/// A pipe whose reader has gone.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+/// Images and results of a small run.
+fn small_run(dir: &Path) -> (PathBuf, PathBuf) {
+    let (images, output) = (dir.join("images"), dir.join("results"));
+    write_images(&images, 12);
+    json(&mut run(&images, &output, &[]));
+    (images, output)
+}
+
+/// Commands that print, and succeed.
+fn printing(output: &Path) -> Vec<Command> {
+    let mut commands: Vec<Command> =
+        [&["--help"][..], &["--version"], &["run", "--help"], &["estimate", "--images", "9"]]
+            .iter()
+            .map(|args| {
+                let mut command = pomona();
+                command.args(*args);
+                command
+            })
+            .collect();
+    for (name, options) in [("show", &[][..]), ("show", &["--json"]), ("log", &[]), ("log", &["--json"])] {
+        let mut command = pomona();
+        command.arg(name).arg(output).args(options);
+        commands.push(command);
+    }
+    commands
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_the_output_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = small_run(dir.path());
+    for mut command in printing(&output) {
+        let done = finish(command.stdout(closed_pipe()));
+        let errors = String::from_utf8(done.stderr).unwrap();
+        assert_eq!((done.status.code(), errors.as_str()), (Some(0), ""), "{command:?}");
+    }
+    // Nobody reads anything: a run publishes, a failure has its exit code.
+    fs::write(images.join("new.png"), png(99)).unwrap();
+    let silent = |command: &mut Command| finish(command.stdout(closed_pipe()).stderr(closed_pipe())).status.code();
+    assert_eq!(silent(&mut run(&images, &output, &[])), Some(0));
+    assert!(output.join("versions/00000002.json").exists());
+    assert_eq!(silent(pomona().arg("show").arg(dir.path().join("nowhere"))), Some(1));
+    assert_eq!(silent(pomona().arg("--nonsense")), Some(2));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, output) = small_run(dir.path());
+    for mut command in printing(&output) {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let errors = fails(command.stdout(full), 1, "error[Store.Failed]: standard output could not be written");
+        assert!(errors.contains("No space left"), "{errors}");
+    }
+}
+
+/// A label, an image and a file that is no image; each name has characters that a reader does not see.
+const LABEL: &str = "a\u{202e}b\u{1b}[31m";
+const IMAGE: &str = "x\u{200b}\ny\u{feff}.png";
+const REJECT: &str = "txt\u{2066}\u{7f}.png";
+
+/// Fails if the text has a character that must be escaped, and if it lacks one of the escapes.
+fn assert_escaped(text: &str, escapes: &[&str]) {
+    let invisible = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{200b}\u{feff}\u{2066}".contains(c));
+    let found = text.lines().find(|line| line.contains(invisible));
+    assert!(found.is_none(), "{found:?}");
+    for escape in escapes {
+        assert!(text.contains(escape), "{escape} is not in:\n{text}");
+    }
+}
+
+/// A run on deceptive names, and what it printed.
+fn deceptive_run(dir: &Path) -> (PathBuf, PathBuf, String) {
+    let (images, output) = (dir.join("images"), dir.join("results\u{202e}"));
+    write_images(&images, 12);
+    fs::create_dir(images.join(LABEL)).unwrap();
+    fs::write(images.join(LABEL).join(IMAGE), png(50)).unwrap();
+    fs::write(images.join(LABEL).join(REJECT), "no image").unwrap();
+    let done = finish(&mut run(&images, &output, &["--csv", "--max-reject-percent", "50"]));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    (images, output, String::from_utf8(done.stdout).unwrap())
+}
+
+fn text_of(command: &mut Command) -> String {
+    let done = finish(command);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8([done.stdout, done.stderr].concat()).unwrap()
+}
+
+#[test]
+fn names_are_printed_with_escapes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output, summary) = deceptive_run(dir.path());
+    assert_escaped(&summary, &["results\\u{202e}: 13 images", "results\\u{202e}/versions/00000001.json"]);
+    let (label, image) = ("a\\u{202e}b\\u{1b}[31m", "x\\u{200b}\\ny\\u{feff}.png");
+    let shown = text_of(pomona().arg("show").arg(&output).args(["-n", "20"]));
+    assert_escaped(&shown, &[label, image, "txt\\u{2066}\\u{7f}.png"]);
+
+    fs::remove_file(images.join(LABEL).join(IMAGE)).unwrap();
+    let options = ["--csv", "--max-reject-percent", "50", "--partition-by-label", "--rebuild"];
+    assert_escaped(&text_of(&mut run(&images, &output, &options)), &["Version 2"]);
+    let path = format!("{label}/{image}");
+    assert_escaped(&text_of(pomona().arg("diff").arg(&output).args(["1", "2"])), &[&format!("- {path}")]);
+    let vacuum = ["--keep-versions", "1", "--older-than", "0", "--verbose", "--dry-run"];
+    assert_escaped(&text_of(pomona().arg("vacuum").arg(&output).args(vacuum)), &["would delete"]);
+    let mut erase = pomona();
+    erase.arg("erase").arg(&output).arg(format!("{LABEL}/{IMAGE}")).arg("--model").arg(model_path("tiny"));
+    assert_escaped(&text_of(&mut erase), &["Removed versions: 1"]);
+}
+
+#[test]
+fn errors_and_notes_print_names_with_escapes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images\u{202e}"), dir.path().join("results"));
+    write_images(&images, 12);
+    let missing = fails(&mut run(&dir.path().join("no\u{1b}[2J\nwhere"), &output, &[]), 1, "Input.NotFound");
+    assert_escaped(&missing, &["no\\u{1b}[2J\\nwhere"]);
+    assert_eq!(missing.lines().count(), 2, "{missing}");
+    assert_escaped(&fails(pomona().args(["run", "--a\u{202e}b"]), 2, "error"), &["--a\\u{202e}b"]);
+
+    // A model that is not for the kernels is noted with its name.
+    let model = dir.path().join("l\u{200b}og.onnx");
+    fs::copy(model_path("log"), &model).unwrap();
+    let mut command = pomona();
+    let noted = text_of(command.arg("run").arg(&images).arg(&output).arg("--model").arg(&model));
+    assert_escaped(&noted, &["note: l\\u{200b}og.onnx runs on tract"]);
+    assert_escaped(&text_of(pomona().arg("show").arg(&output)), &["images\\u{202e}", "l\\u{200b}og.onnx, 24 features"]);
+
+    let mut command = pomona();
+    command.arg("watch").arg(&images).arg(dir.path().join("watched")).arg("--model").arg(model_path("tiny"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let watching = lines.into_iter().find(|line| line.starts_with("watching "));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_escaped(&watching.unwrap(), &["images\\u{202e}; press Ctrl-C"]);
+}
+
+#[test]
+fn tables_and_json_keep_the_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output, _) = deceptive_run(dir.path());
+    let manifest = json(pomona().arg("show").arg(&output));
+    let labels: Vec<_> = manifest["labels"].as_array().unwrap().iter().map(|l| l["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, [LABEL, "label 0"]);
+    let csv = fs::read_to_string(output.join("csv/v=00000001/result.csv")).unwrap();
+    assert!(csv.contains(&format!("\"{LABEL}/{IMAGE}\",{LABEL},")), "{csv}");
+    let again = json(&mut run(&images, &output, &["--csv", "--max-reject-percent", "50"]));
+    assert_eq!(again["output"], output.to_str().unwrap());
+}
+
+#[test]
+fn a_report_shows_names_with_escapes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, output, _) = deceptive_run(dir.path());
+    let runs = fs::read_dir(output.join("runs")).unwrap().map(|run| run.unwrap().path().join("report.html"));
+    let page = fs::read_to_string(runs.into_iter().find(|page| page.exists()).unwrap()).unwrap();
+    // Label and file in the plots, the findings, the list of labels, and the rejects.
+    let path = "a\\u{202e}b\\u{1b}[31m/x\\u{200b}\\ny\\u{feff}.png";
+    assert_escaped(&page, &[&format!("data-path=\"{path}\""), "data-name=\"a\\u{202e}b\\u{1b}[31m\""]);
+    assert_escaped(
+        &page,
+        &["<bdi>a\\u{202e}b\\u{1b}[31m</bdi>", "/txt\\u{2066}\\u{7f}.png</bdi>", &format!("title=\"{path}\"")],
+    );
+}
+
+#[test]
+fn a_wrong_name_of_an_instruction_set_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = small_run(dir.path());
+    let with = |name: &str| {
+        let mut command = run(&images, &output, &[]);
+        command.env("POMONA_INSTRUCTIONS", name);
+        command
+    };
+    let errors = fails(&mut with("bogus"), 2, "Input.Invalid");
+    assert!(errors.contains("one of avx512, avx2, neon, scalar, not \"bogus\""), "{errors}");
+    // No processor has both.
+    let available = pomona_kernels::Instructions::available();
+    for name in ["avx2", "neon"].into_iter().filter(|name| available.iter().all(|i| i.name() != *name)) {
+        let errors = fails(&mut with(name), 2, "Input.Invalid");
+        assert!(errors.contains(&format!("is {name}, but this processor has only")), "{errors}");
+    }
+    for name in available.iter().map(|i| i.name()).chain([""]) {
+        assert_eq!(json(&mut with(name))["up_to_date"], Value::Bool(true));
+    }
+}
