@@ -152,8 +152,8 @@ fn errors_and_notes_print_names_with_escapes() {
     let mut command = pomona();
     command.arg("watch").arg(&images).arg(dir.path().join("watched")).arg("--model").arg(model_path("tiny"));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let watching = lines.into_iter().find(|line| line.starts_with("watching "));
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let watching = lines.find(|line| line.starts_with("watching "));
     child.kill().unwrap();
     child.wait().unwrap();
     assert_escaped(&watching.unwrap(), &["images\\u{202e}; press Ctrl-C"]);
@@ -176,8 +176,8 @@ fn tables_and_json_keep_the_names() {
 fn a_report_shows_names_with_escapes() {
     let dir = tempfile::tempdir().unwrap();
     let (_, output, _) = deceptive_run(dir.path());
-    let runs = fs::read_dir(output.join("runs")).unwrap().map(|run| run.unwrap().path().join("report.html"));
-    let page = fs::read_to_string(runs.into_iter().find(|page| page.exists()).unwrap()).unwrap();
+    let mut runs = fs::read_dir(output.join("runs")).unwrap().map(|run| run.unwrap().path().join("report.html"));
+    let page = fs::read_to_string(runs.find(|page| page.exists()).unwrap()).unwrap();
     // Label and file in the plots, the findings, the list of labels, and the rejects.
     let path = "a\\u{202e}b\\u{1b}[31m/x\\u{200b}\\ny\\u{feff}.png";
     assert_escaped(&page, &[&format!("data-path=\"{path}\""), "data-name=\"a\\u{202e}b\\u{1b}[31m\""]);
@@ -207,4 +207,46 @@ fn a_wrong_name_of_an_instruction_set_is_an_error() {
     for name in available.iter().map(|i| i.name()).chain([""]) {
         assert_eq!(json(&mut with(name))["up_to_date"], Value::Bool(true));
     }
+}
+
+#[test]
+fn a_csv_for_spreadsheets_has_no_formulas_and_the_other_tables_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    write_images(&images, 12);
+    fs::create_dir(images.join("=1+1")).unwrap();
+    for name in ["=1+1/@a.png", "-2.png"] {
+        fs::write(images.join(name), png(70 + name.len() as u64)).unwrap();
+    }
+    // The paths, labels and first scores of a version; no name has a comma or a quote.
+    let rows = |version: u64| -> Vec<[String; 3]> {
+        let csv = fs::read_to_string(output.join(format!("csv/v={version:08}/result.csv"))).unwrap();
+        let cells = |line: &str| -> [String; 3] {
+            line.split(',').take(3).map(str::to_owned).collect::<Vec<_>>().try_into().unwrap()
+        };
+        csv.lines().skip(1).map(cells).collect()
+    };
+    json(&mut run(&images, &output, &["--csv"]));
+    // Like --csv, the option alone is a change, and needs no --rebuild.
+    let summary = json(&mut run(&images, &output, &["--csv-for-spreadsheets"]));
+    assert_eq!((&summary["version"], &summary["inferred"]), (&2.into(), &0.into()));
+    assert_eq!(json(&mut run(&images, &output, &["--csv-for-spreadsheets"]))["up_to_date"], Value::Bool(true));
+    let (exact, safe) = (rows(1), rows(2));
+    for (exact, safe) in exact.iter().zip(&safe) {
+        let quoted = |text: &str| if text.starts_with(['=', '-']) { format!("'{text}") } else { text.to_owned() };
+        assert_eq!(safe, &[quoted(&exact[0]), quoted(&exact[1]), exact[2].clone()]);
+    }
+    let names: Vec<_> = safe.iter().take(2).map(|row| [row[0].as_str(), row[1].as_str()]).collect();
+    assert_eq!(names, [["'-2.png", ""], ["'=1+1/@a.png", "'=1+1"]]);
+    assert!(safe.iter().any(|row| row[2].starts_with('-')), "negative scores stay numbers");
+
+    let parts = |version: u64| {
+        let folder = fs::read_dir(output.join(format!("pca/v={version:08}"))).unwrap();
+        folder.map(|file| fs::read(file.unwrap().path()).unwrap()).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(parts(1), parts(2));
+    let settings = json(pomona().arg("show").arg(&output))["settings"].clone();
+    assert_eq!((&settings["csv"], &settings["csv_for_spreadsheets"]), (&Value::Bool(true), &Value::Bool(true)));
+    let first = json(pomona().arg("show").arg(&output).args(["--version", "1"]));
+    assert_eq!(first["settings"].get("csv_for_spreadsheets"), None);
 }

@@ -130,7 +130,8 @@ fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSumm
         extractor: plan.extractor.id.clone(),
         columns: basis.columns,
         partition_by_label: plan.settings.partition_by_label,
-        csv: plan.settings.csv,
+        csv: plan.settings.writes_csv(),
+        csv_for_spreadsheets: plan.settings.csv_for_spreadsheets,
     });
     work.collect()
 }
