@@ -8,9 +8,15 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
-use common::{model_path, png, program::*};
+use common::{engine, images, model_path, png, program::*, run_as, small_shards, stores};
+use pomona::{
+    ErrorKind,
+    dataset::settings::{ListingScope, Mode, Settings},
+    store::{MemoryStore, Store},
+};
 use serde_json::Value;
 
 /// A pipe whose reader has gone.
@@ -249,4 +255,41 @@ fn a_csv_for_spreadsheets_has_no_formulas_and_the_other_tables_stay() {
     assert_eq!((&settings["csv"], &settings["csv_for_spreadsheets"]), (&Value::Bool(true), &Value::Bool(true)));
     let first = json(pomona().arg("show").arg(&output).args(["--version", "1"]));
     assert_eq!(first["settings"].get("csv_for_spreadsheets"), None);
+}
+
+#[test]
+fn a_label_that_is_too_long_for_its_folder_fails_before_any_image_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    write_images(&images, 12);
+    for (i, label) in ["a".repeat(250), "=b".repeat(64)].into_iter().enumerate() {
+        fs::create_dir(images.join(&label)).unwrap();
+        fs::write(images.join(&label).join("x.png"), png(60)).unwrap();
+        let output = dir.path().join(format!("partitioned-{i}"));
+        let errors = fails(&mut run(&images, &output, &["--partition-by-label"]), 2, "Input.Invalid");
+        let shown: String = label.chars().take(40).collect();
+        for expected in [format!("label: {shown}…"), "rename".to_owned(), "without --partition-by-label".to_owned()] {
+            assert!(errors.contains(&expected), "{expected} is not in:\n{errors}");
+        }
+        assert!(!output.join("shards").exists() && !output.join("runs").exists());
+        assert_eq!(json(&mut run(&images, &dir.path().join(format!("flat-{i}")), &[]))["labels"], 2);
+        fs::remove_dir_all(images.join(&label)).unwrap();
+    }
+    let longest = images.join("a".repeat(249));
+    fs::create_dir(&longest).unwrap();
+    fs::write(longest.join("x.png"), png(60)).unwrap();
+    assert_eq!(json(&mut run(&images, &dir.path().join("longest"), &["--partition-by-label"]))["labels"], 2);
+}
+
+/// A listing of changes does not list the other shards, so their labels have to be checked too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_of_an_unchanged_shard_is_checked_when_partitioning_begins() {
+    let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    input.put(&format!("{}/x.png", "a".repeat(300)), png(99)).await.unwrap();
+    let stores = stores(&input, &output);
+    common::run(&stores, &engine, &small_shards(), "a").await.unwrap();
+    let settings = Settings { partition_by_label: true, ..small_shards() };
+    let mode = Mode { rebuild: true, listing: ListingScope::Changed, ..Mode::default() };
+    let error = run_as(&stores, &engine, &settings, mode, "b").await.unwrap_err();
+    assert!(error.is(ErrorKind::InputInvalid) && error.to_string().contains("(label: aaa"), "{error}");
 }

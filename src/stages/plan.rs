@@ -33,7 +33,8 @@ use crate::{
 ///
 /// Fails with `Input.Empty` without images, `Output.Occupied` if the output is not empty and not an output of Pomona,
 /// `Dataset.SettingsChanged` if the current version has another extractor or other settings and `mode.rebuild` is not
-/// set, and `Dataset.Busy` during a vacuum.
+/// set, `Input.Invalid` if a setting is out of range or a label too long for its partition folder, and `Dataset.Busy`
+/// during a vacuum.
 pub async fn plan(
     stores: &Stores,
     extractor: &ExtractorInfo,
@@ -93,8 +94,10 @@ impl Planning<'_> {
     ) -> Result<Listed> {
         let PlanInput { settings, mode, .. } = &self.input;
         let input = self.stores.input.as_ref();
-        let listing = Listing::new(input, settings.shard_size, &self.extractor.id, monitor, stop)?;
+        let listing = Listing::new(input, settings, &self.extractor.id, monitor, stop)?;
         let same_cuts = planner.base.filter(|base| base.settings.shard_size == settings.shard_size);
+        // Labels of a base without partition folders can be too long for them, so all are listed.
+        let same_cuts = same_cuts.filter(|base| base.settings.partition_by_label || !settings.partition_by_label);
         let listed = match same_cuts.filter(|_| mode.listing == ListingScope::Changed) {
             Some(base) => listing.changed(planner, base, &inbox.keys).await?,
             None => listing.all(planner).await?,
