@@ -48,15 +48,15 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The input folder or bucket does not exist.
+    /// The input folder does not exist.
     InputNotFound = "Input.NotFound", retry: false,
-        "Check the spelling of the input location and that this account may list it.";
+        "Check the spelling of the input location. It must be a folder that this account may list.";
     /// The input has no objects.
     InputEmpty = "Input.Empty", retry: false,
         "Use the folder that holds the images as input. Hidden files are not counted.";
     /// A setting is missing, unknown or out of range.
     InputInvalid = "Input.Invalid", retry: false,
-        "Correct the setting named in the message. `pomona run --help` lists all settings.";
+        "Correct what the message names. `pomona COMMAND --help` lists arguments and settings.";
     /// Input and output overlap.
     InputOverlap = "Input.Overlap", retry: false,
         "Choose an output outside the input, so that results are not read as images.";
@@ -68,10 +68,10 @@ kinds! {
         "Use the release of Pomona that wrote this output, or a newer one.";
     /// The output has no published version, or not the requested one.
     OutputNoVersion = "Output.NoVersion", retry: false,
-        "`pomona log OUTPUT` lists the versions. If there are none, `pomona run IMAGES OUTPUT` makes the first.";
+        "Check the spelling of the output. `pomona log OUTPUT` lists its versions, and `pomona run IMAGES OUTPUT` makes one.";
     /// The model cannot be used.
     ModelInvalid = "Model.Invalid", retry: false,
-        "Export a float32 ONNX model with one image input of fixed size (1x3xHxW or 1xHxWx3) and one output vector.";
+        "Check the path. The model must be float32 ONNX with one image input of fixed size (1x3xHxW or 1xHxWx3) and one output vector.";
     /// Fewer than two images are left for a PCA.
     PcaTooFewImages = "Pca.TooFewImages", retry: false,
         "A PCA needs at least two readable images. The rejects table lists the images that were left out.";
@@ -83,7 +83,7 @@ kinds! {
         "Check the input. All images gave the same features, so there is no variance to explain.";
     /// The eigenvalue solver did not converge.
     PcaNotConverged = "Pca.NotConverged", retry: false,
-        "Please report this with the moments file named in the message.";
+        "Please report this with the message and, if you can share them, the moments and bases of the output.";
     /// More images are rejected than the limit allows.
     DatasetTooManyRejects = "Dataset.TooManyRejects", retry: false,
         "Read the rejects table named in the message. Then repair the images or raise `--max-reject-percent`.";
@@ -95,16 +95,22 @@ kinds! {
         "Use the settings of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`).";
     /// A vacuum is in progress, or a run that excludes one.
     DatasetBusy = "Dataset.Busy", retry: true,
-        "Try again when the other run or vacuum has finished, usually within minutes.";
-    /// A file that Pomona wrote cannot be decoded.
+        "Try again when the other run or vacuum has finished, usually within minutes. After a crash, a run blocks for 72 hours, a vacuum for 30 minutes.";
+    /// A file that Pomona wrote is missing or cannot be decoded.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
-        "Restore the file named in the message from a backup, or delete its shard folder and run again.";
+        "Restore the file named in the message from a backup. If it is in `shards/`, you can also delete its folder there and run again.";
     /// The object does not exist, or was replaced after it was listed.
     StoreNotFound = "Store.NotFound", retry: false,
         "Run again. The object was deleted or replaced after it was listed.";
+    /// The bucket does not exist.
+    StoreNoBucket = "Store.NoBucket", retry: false,
+        "Check the spelling of the bucket, and that the credentials and the endpoint are those of its account.";
+    /// The bucket is in another region than the one that the request was sent to.
+    StoreWrongRegion = "Store.WrongRegion", retry: false,
+        "Set AWS_REGION to the region of the bucket. The message has it if S3 named it.";
     /// The store refused access.
     StoreDenied = "Store.Denied", retry: false,
-        "Check the file permissions, or the role's permissions for this bucket and prefix.";
+        "Check the file permissions, or the AWS credentials and what they permit for this bucket and prefix.";
     /// The store throttles requests.
     StoreThrottled = "Store.Throttled", retry: true,
         "Try again later or lower the concurrency.";
@@ -113,10 +119,10 @@ kinds! {
         "Try again. If the error stays, check the network and the endpoint.";
     /// The store failed in a way that a retry does not repair, such as a full disk or a file name that is too long.
     StoreFailed = "Store.Failed", retry: false,
-        "Read the cause. The usual ones are a full disk and a name that the file system does not allow.";
+        "Read the message and its cause. The usual causes are a full disk and a name that the file system does not allow.";
     /// The execution, state machine or stack does not exist.
     ExecutionNotFound = "Execution.NotFound", retry: false,
-        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region.";
+        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region. `pomona start` makes the first execution.";
     /// Step Functions refused access.
     ExecutionDenied = "Execution.Denied", retry: false,
         "Use credentials that may call the action named in the message (see \"Watching\" in docs/operations.md).";
