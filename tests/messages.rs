@@ -293,3 +293,52 @@ async fn a_label_of_an_unchanged_shard_is_checked_when_partitioning_begins() {
     let error = run_as(&stores, &engine, &settings, mode, "b").await.unwrap_err();
     assert!(error.is(ErrorKind::InputInvalid) && error.to_string().contains("(label: aaa"), "{error}");
 }
+
+/// The only file of a folder whose name ends like this.
+fn only_file(folder: &Path, end: &str) -> PathBuf {
+    let files = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.unwrap().into_path());
+    let found: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(end)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_missing_file_of_a_version_is_named_and_its_shard_can_be_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    write_images(&images, 12);
+    fs::write(images.join("label 0/bad.png"), "no image").unwrap();
+    json(&mut run(&images, &output, &["--max-reject-percent", "50"]));
+    let key = |file: &Path| format!("(key: {})", file.strip_prefix(&output).unwrap().display());
+    let without = |file: &Path, command: &mut Command| {
+        let body = fs::read(file).unwrap();
+        fs::remove_file(file).unwrap();
+        let errors = fails(command, 1, "error[Dataset.Corrupt]: a file of this data set is missing");
+        assert!(errors.contains(&key(file)) && errors.contains("from a backup"), "{errors}");
+        fs::write(file, body).unwrap();
+    };
+    let show = || {
+        let mut command = pomona();
+        command.arg("show").arg(&output);
+        command
+    };
+    let basis = only_file(&output.join("basis"), ".parquet");
+    without(&only_file(&output.join("pca"), ".parquet"), &mut show());
+    without(&only_file(&output.join("rejects"), ".parquet"), &mut show());
+
+    // Another number of components: the sums of the shard and its features are read again.
+    let options = ["--max-reject-percent", "50", "--rebuild", "-k", "3"];
+    let features = only_file(&output.join("shards"), "features.parquet");
+    without(&features, &mut run(&images, &output, &options));
+    without(&only_file(&output.join("moments"), ".parquet"), &mut run(&images, &output, &options));
+    let version = json(&mut run(&images, &output, &options))["version"].to_string();
+    without(&basis, pomona().arg("diff").arg(&output).args(["1", &version]));
+
+    // The other way out: without the folder of the shard, the next run makes it again.
+    let before = fs::read(&features).unwrap();
+    fs::remove_dir_all(features.parent().unwrap()).unwrap();
+    let summary = json(&mut run(&images, &output, &options));
+    assert_eq!((&summary["up_to_date"], &summary["inferred"]), (&Value::Bool(false), &12.into()));
+    assert_eq!(fs::read(&features).unwrap(), before);
+    assert_eq!(json(&mut run(&images, &output, &options))["up_to_date"], Value::Bool(true));
+}

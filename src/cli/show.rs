@@ -123,7 +123,7 @@ fn variance(manifest: &Manifest, limit: usize) -> String {
 async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
     let Some(key) = manifest.outputs.parts.first() else { return Ok(String::new()) };
     let kept = manifest.basis.components;
-    let rows = tables::read_scores(store.get(key).await?, kept, key)?;
+    let rows = tables::read_scores(dataset::get_file(store, key).await?, kept, key)?;
     let mut lines = vec![format::row(["path", "label", "pca_features"])];
     for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate().take(limit) {
         let shown: Vec<String> = rows.scores.row(i).iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
@@ -142,7 +142,7 @@ async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result
     if manifest.rejects == 0 {
         return Ok("No rejects\n".to_owned());
     }
-    let rows = tables::read_rejects(store.get(key).await?, key)?;
+    let rows = tables::read_rejects(dataset::get_file(store, key).await?, key)?;
     let mut lines = vec![format::row(["path", "reason", "detail"])];
     for [path, reason, detail] in rows.iter().take(limit) {
         lines.push(vec![format::shorten(path, 48), reason.clone(), format::shorten(detail, 60)]);

@@ -146,7 +146,8 @@ impl Planning<'_> {
 
 fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_featurize: u64) -> Planned {
     Planned {
-        up_to_date: base.is_some_and(|base| is_up_to_date(base, plan)),
+        // A shard of the version without its record has been deleted, because one of its files was damaged.
+        up_to_date: work.is_empty() && base.is_some_and(|base| is_up_to_date(base, plan)),
         base: plan.base,
         objects: plan.objects,
         objects_to_featurize,

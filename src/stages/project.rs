@@ -23,12 +23,12 @@ use crate::{
 
 /// Projects the features of one shard onto the basis of the run.
 ///
-/// Fails with `Dataset.Corrupt` if the basis or the features cannot be read back.
+/// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let (basis_key, features_key) = (keys::basis(&work.basis), keys::features(&work.shard));
-    let (basis, features) = try_join!(output.get(&basis_key), output.get(&features_key))?;
+    let (basis, features) = try_join!(dataset::get_file(output, &basis_key), dataset::get_file(output, &features_key))?;
     let job = work.clone();
     let (rows, files) = run_blocking(move || {
         let basis = tables::read_basis(basis, job.columns, &basis_key)?;

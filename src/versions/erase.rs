@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::vacuum;
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, ShardRecord, inbox, keys, settings::Mode, tables},
+    dataset::{self, Manifest, ShardEntry, ShardRecord, inbox, keys, settings::Mode, tables},
     ids::{RunId, ShardId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -131,7 +131,7 @@ impl Tables {
         for key in erased {
             for shard in manifest.shards_between(key, key) {
                 if !self.read.contains_key(&shard.id) {
-                    let paths = paths(output, manifest, &shard.id).await?;
+                    let paths = paths(output, manifest, shard).await?;
                     self.read.insert(shard.id.clone(), paths);
                 }
                 if self.read.get(&shard.id).is_some_and(|paths| paths.contains(key)) {
@@ -144,17 +144,24 @@ impl Tables {
 }
 
 /// Keys of all rows and rejects of a shard.
-async fn paths(output: &dyn Store, manifest: &Manifest, shard: &ShardId) -> Result<BTreeSet<String>> {
-    let key = keys::features(shard);
+async fn paths(output: &dyn Store, manifest: &Manifest, shard: &ShardEntry) -> Result<BTreeSet<String>> {
+    let key = keys::features(&shard.id);
     let mut paths = BTreeSet::new();
     // A shard that failed within the tolerance of the map has no files; its objects are rejects of the version.
-    if let Some(file) = store::get_opt(output, &key).await? {
+    let file = match shard.rows {
+        0 => store::get_opt(output, &key).await?,
+        _ => Some(dataset::get_file(output, &key).await?),
+    };
+    if let Some(file) = file {
         paths.extend(tables::read_features(file, manifest.extractor.columns, &key)?.paths);
-        let record: ShardRecord = dataset::read_json(output, &keys::shard(shard)).await?;
+        let key = keys::shard(&shard.id);
+        let record: ShardRecord = dataset::from_json(&dataset::get_file(output, &key).await?, &key)?;
         paths.extend(record.rejects.into_iter().map(|reject| reject.path));
     } else {
         let key = &manifest.outputs.rejects;
-        paths.extend(tables::read_rejects(output.get(key).await?, key)?.into_iter().map(|[path, ..]| path));
+        paths.extend(
+            tables::read_rejects(dataset::get_file(output, key).await?, key)?.into_iter().map(|[path, ..]| path),
+        );
     }
     Ok(paths)
 }
