@@ -3,7 +3,7 @@
 //! They are recognised so that a reject names them: "HEIC" helps, "no known image format" does not.
 
 /// Signatures at the start of a file.
-static SIGNATURES: [(&[u8], &str); 15] = [
+static SIGNATURES: [(&[u8], &str); 14] = [
     (b"II+\0", "BigTIFF"),
     (b"MM\0+", "BigTIFF"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -16,7 +16,6 @@ static SIGNATURES: [(&[u8], &str); 15] = [
     (b"MMOR", "ORF (Olympus raw)"),
     (b"IIU\0", "RW2 (Panasonic raw)"),
     (b"FUJIFILMCCD-RAW", "RAF (Fujifilm raw)"),
-    (b"FOVb", "X3F (Sigma raw)"),
     (b"\0MRM", "MRW (Minolta raw)"),
     (b"II\xbc\x01", "JPEG XR"),
 ];
