@@ -12,7 +12,7 @@
 //! assert!(!error.kind().retryable());
 //! ```
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -48,15 +48,15 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The input folder or bucket does not exist.
+    /// The input folder does not exist.
     InputNotFound = "Input.NotFound", retry: false,
-        "Check the spelling of the input location and that this account may list it.";
+        "Check the spelling of the input location. It must be a folder that this account may list.";
     /// The input has no objects.
     InputEmpty = "Input.Empty", retry: false,
         "Use the folder that holds the images as input. Hidden files are not counted.";
     /// A setting is missing, unknown or out of range.
     InputInvalid = "Input.Invalid", retry: false,
-        "Correct the setting named in the message. `pomona run --help` lists all settings.";
+        "Correct what the message names. `pomona COMMAND --help` lists arguments and settings.";
     /// Input and output overlap.
     InputOverlap = "Input.Overlap", retry: false,
         "Choose an output outside the input, so that results are not read as images.";
@@ -77,10 +77,10 @@ kinds! {
         "Use the release of Pomona that wrote this output, or a newer one.";
     /// The output has no published version, or not the requested one.
     OutputNoVersion = "Output.NoVersion", retry: false,
-        "`pomona log OUTPUT` lists the versions. If there are none, `pomona run IMAGES OUTPUT` makes the first.";
+        "Check the spelling of the output. `pomona log OUTPUT` lists its versions, and `pomona run IMAGES OUTPUT` makes one.";
     /// The model cannot be used.
     ModelInvalid = "Model.Invalid", retry: false,
-        "Export a float32 ONNX model with one image input of fixed size (1x3xHxW or 1xHxWx3) and one output vector.";
+        "Check the path. The model must be float32 ONNX with one image input of fixed size (1x3xHxW or 1xHxWx3) and one output vector.";
     /// Fewer than two images are left for a PCA.
     PcaTooFewImages = "Pca.TooFewImages", retry: false,
         "A PCA needs at least two readable images. The rejects table lists the images that were left out.";
@@ -92,7 +92,7 @@ kinds! {
         "Check the input. All images gave the same features, so there is no variance to explain.";
     /// The eigenvalue solver did not converge.
     PcaNotConverged = "Pca.NotConverged", retry: false,
-        "Please report this with the moments file named in the message.";
+        "Please report this with the message and, if you can share them, the moments and bases of the output.";
     /// More images are rejected than the limit allows.
     DatasetTooManyRejects = "Dataset.TooManyRejects", retry: false,
         "Read the rejects table named in the message. Then repair the images or raise `--max-reject-percent`.";
@@ -104,16 +104,22 @@ kinds! {
         "Use the settings of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`).";
     /// A vacuum is in progress, or a run that excludes one.
     DatasetBusy = "Dataset.Busy", retry: true,
-        "Try again when the other run or vacuum has finished, usually within minutes.";
-    /// A file that Pomona wrote cannot be decoded.
+        "Try again when the other run or vacuum has finished, usually within minutes. After a crash, a run blocks for 72 hours, a vacuum for 30 minutes.";
+    /// A file that Pomona wrote is missing or cannot be decoded.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
-        "Restore the file named in the message from a backup, or delete its shard folder and run again.";
+        "Restore the file named in the message from a backup. If it is in `shards/`, you can also delete its folder there and run again.";
     /// The object does not exist, or was replaced after it was listed.
     StoreNotFound = "Store.NotFound", retry: false,
         "Run again. The object was deleted or replaced after it was listed.";
+    /// The bucket does not exist.
+    StoreNoBucket = "Store.NoBucket", retry: false,
+        "Check the spelling of the bucket, and that the credentials and the endpoint are those of its account.";
+    /// The bucket is in another region than the one that the request was sent to.
+    StoreWrongRegion = "Store.WrongRegion", retry: false,
+        "Set AWS_REGION to the region of the bucket. The message has it if S3 named it.";
     /// The store refused access.
     StoreDenied = "Store.Denied", retry: false,
-        "Check the file permissions, or the role's permissions for this bucket and prefix.";
+        "Check the file permissions, or the AWS credentials and what they permit for this bucket and prefix.";
     /// The store throttles requests.
     StoreThrottled = "Store.Throttled", retry: true,
         "Try again later or lower the concurrency.";
@@ -122,10 +128,10 @@ kinds! {
         "Try again. If the error stays, check the network and the endpoint.";
     /// The store failed in a way that a retry does not repair, such as a full disk or a file name that is too long.
     StoreFailed = "Store.Failed", retry: false,
-        "Read the cause. The usual ones are a full disk and a name that the file system does not allow.";
+        "Read the message and its cause. The usual causes are a full disk and a name that the file system does not allow.";
     /// The execution, state machine or stack does not exist.
     ExecutionNotFound = "Execution.NotFound", retry: false,
-        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region.";
+        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region. `pomona start` makes the first execution.";
     /// Step Functions refused access.
     ExecutionDenied = "Execution.Denied", retry: false,
         "Use credentials that may call the action named in the message (see \"Watching\" in docs/operations.md).";
@@ -148,7 +154,8 @@ impl fmt::Display for ErrorKind {
 
 /// An error: kind, message, context (pairs such as `path: photos/1.jpg`) and source.
 ///
-/// Its `Display` form is one line: `message (key: value, key: value): source`.
+/// Its `Display` form is one line: `message (key: value, key: value): source`. Names in it come from users, so invisible
+/// characters are escaped.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -191,15 +198,15 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        f.write_str(&escape_invisible(&self.0.message))?;
         for (i, (key, value)) in self.0.context.iter().enumerate() {
-            write!(f, "{}{key}: {value}", if i == 0 { " (" } else { ", " })?;
+            write!(f, "{}{key}: {}", if i == 0 { " (" } else { ", " }, escape_invisible(value))?;
         }
         if !self.0.context.is_empty() {
             f.write_str(")")?;
         }
         if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
+            write!(f, ": {}", escape_invisible(&source.to_string()))?;
         }
         Ok(())
     }
@@ -211,9 +218,72 @@ impl std::error::Error for Error {
     }
 }
 
+/// The text with escapes such as `\u{202e}` for characters that a reader does not see: control characters, which can move
+/// the cursor of a terminal, and those that are invisible or change the direction of the text around them.
+///
+/// ```
+/// assert_eq!(pomona::escape_invisible("a\u{202e}gpj.b\n"), "a\\u{202e}gpj.b\\n");
+/// ```
+pub fn escape_invisible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_invisible) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_invisible(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
+            // Zero-width characters, marks of direction, separators of lines and paragraphs.
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+            // Tags, a copy of ASCII that is not displayed.
+            | '\u{e0000}'..='\u{e007f}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn invisible_characters_are_escaped_and_all_others_stay() {
+        let ranges = [
+            0x00..=0x1f,
+            0x7f..=0x9f,
+            0xad..=0xad,
+            0x61c..=0x61c,
+            0x180e..=0x180e,
+            0x200b..=0x200f,
+            0x2028..=0x202e,
+            0x2060..=0x2069,
+            0xfeff..=0xfeff,
+            0xe0000..=0xe007f,
+        ];
+        for c in (0..=0x10_ffff).filter_map(char::from_u32) {
+            let shown = escape_invisible(c.encode_utf8(&mut [0; 4])).into_owned();
+            if ranges.iter().any(|range| range.contains(&u32::from(c))) {
+                assert!(shown.starts_with('\\') && shown.is_ascii(), "{shown:?}");
+            } else {
+                assert_eq!(shown, c.to_string());
+            }
+        }
+        assert_eq!(escape_invisible("a\u{202e}b\u{1b}[31m\n\tÄ 苹果 🍎"), "a\\u{202e}b\\u{1b}[31m\\n\\tÄ 苹果 🍎");
+    }
+
+    #[test]
+    fn an_error_is_one_line_without_invisible_characters() {
+        let error = Error::new(ErrorKind::StoreFailed, "no\nfile")
+            .context("path", "a\u{202e}gpj.b\u{1b}[2J")
+            .source("first\nsecond\u{200b}");
+        assert_eq!(error.to_string(), "no\\nfile (path: a\\u{202e}gpj.b\\u{1b}[2J): first\\nsecond\\u{200b}");
+        // The escapes are not escaped again.
+        let outer = Error::new(ErrorKind::InternalBug, "outer").source(error);
+        assert!(outer.to_string().ends_with("second\\u{200b}"), "{outer}");
+    }
 
     #[test]
     fn names_are_unique_and_of_the_form_area_dot_what() {

@@ -96,4 +96,4 @@ pub mod stages;
 pub mod store;
 pub mod versions;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, escape_invisible};

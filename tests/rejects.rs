@@ -48,6 +48,35 @@ async fn unreadable_images_become_rejects_with_their_reason() {
     assert_eq!(rejects(output.as_ref()).await, expected);
 }
 
+/// Files of other programs: see tests/unsupported/make.py.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_format_that_is_not_read_is_named() {
+    let (input, output) = (images(0..40).await, Arc::new(MemoryStore::new()));
+    let expected = [
+        ("arithmetic-progressive.jpg", "arithmetic-coded JPEG: baseline and progressive JPEGs"),
+        ("arithmetic.jpg", "arithmetic-coded JPEG: baseline and progressive JPEGs"),
+        ("avif.avif", "AVIF: JPEG, PNG"),
+        ("big.tiff", "BigTIFF: JPEG, PNG"),
+        ("heic.heic", "HEIC: JPEG, PNG"),
+        ("jpeg-2000-codestream.j2k", "JPEG 2000: JPEG, PNG"),
+        ("jpeg-2000.jp2", "JPEG 2000: JPEG, PNG"),
+        ("jpeg-xl.jxl", "JPEG XL: JPEG, PNG"),
+    ];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/unsupported");
+    for (name, _) in expected {
+        input.put(&format!("bad/{name}"), std::fs::read(folder.join(name)).unwrap().into()).await.unwrap();
+    }
+    let settings = Settings { max_reject_percent: 20.0, ..small_shards() };
+    let manifest = run(&stores(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap().manifest;
+    let key = manifest.outputs.rejects;
+    let rows = tables::read_rejects(output.get(&key).await.unwrap(), &key).unwrap();
+    assert_eq!(rows.len(), expected.len());
+    for ([path, reason, detail], (name, start)) in rows.iter().zip(expected) {
+        assert_eq!((path, reason.as_str()), (&format!("bad/{name}"), "unsupported_format"));
+        assert!(detail.starts_with(start), "{name}: {detail}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn features_that_are_not_finite_or_out_of_range_reject_their_image() {
     let (input, output) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));

@@ -1,6 +1,11 @@
 //! The choice of the instruction set.
 
-use std::sync::LazyLock;
+use std::{fmt, sync::LazyLock};
+
+/// The environment variable that selects the instruction set.
+const VARIABLE: &str = "POMONA_INSTRUCTIONS";
+/// The names of all instruction sets, also of other processors.
+const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "scalar"];
 
 /// An instruction set of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +53,82 @@ impl Instructions {
         }
     }
 
-    /// The fastest instruction set, or the one that the environment variable `POMONA_INSTRUCTIONS` names, if the processor
-    /// has it.
+    /// The instruction set that the environment variable `POMONA_INSTRUCTIONS` names; the fastest one if the variable is
+    /// not set or empty.
+    ///
+    /// The kernels cannot fail, so they use the fastest one in place of a wrong name. Call this function at the start of a
+    /// program, and report its error.
+    pub fn from_environment() -> Result<Self, InvalidInstructions> {
+        let named = std::env::var_os(VARIABLE).unwrap_or_default();
+        Self::named(&named.to_string_lossy())
+    }
+
+    fn named(name: &str) -> Result<Self, InvalidInstructions> {
+        let available = Instructions::available();
+        let found = if name.is_empty() { available.first() } else { available.iter().find(|i| i.name() == name) };
+        match (found, NAMES.into_iter().find(|known| *known == name)) {
+            (Some(found), _) => Ok(*found),
+            (None, Some(known)) => Err(InvalidInstructions::Missing(known)),
+            (None, None) => Err(InvalidInstructions::Unknown(name.to_owned())),
+        }
+    }
+
+    /// The instruction set of the kernels in this process.
     pub(crate) fn chosen() -> Self {
         static CHOSEN: LazyLock<Instructions> = LazyLock::new(|| {
-            let named = std::env::var("POMONA_INSTRUCTIONS").unwrap_or_default();
-            let available = Instructions::available();
-            let chosen = available.iter().find(|i| i.name() == named).or(available.first());
-            chosen.copied().unwrap_or(Instructions::Scalar)
+            let fastest = || Instructions::available().first().copied().unwrap_or(Instructions::Scalar);
+            Instructions::from_environment().unwrap_or_else(|_| fastest())
         });
         *CHOSEN
+    }
+}
+
+/// Why the value of `POMONA_INSTRUCTIONS` cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InvalidInstructions {
+    /// There is no instruction set with this name.
+    Unknown(String),
+    /// The processor does not have this instruction set.
+    Missing(&'static str),
+}
+
+impl fmt::Display for InvalidInstructions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let available: Vec<_> = Instructions::available().into_iter().map(Instructions::name).collect();
+        let available = available.join(", ");
+        match self {
+            InvalidInstructions::Unknown(name) => {
+                let names = NAMES.join(", ");
+                write!(f, "{VARIABLE} must be one of {names}, not {name:?}; this processor has {available}")
+            }
+            InvalidInstructions::Missing(name) => {
+                write!(f, "{VARIABLE} is {name}, but this processor has only {available}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidInstructions {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_selects_an_instruction_set_of_this_processor_or_is_an_error() {
+        let available = Instructions::available();
+        assert_eq!(Instructions::named(""), Ok(available[0]));
+        for known in NAMES {
+            match available.iter().find(|i| i.name() == known) {
+                Some(found) => assert_eq!(Instructions::named(known), Ok(*found)),
+                None => assert_eq!(Instructions::named(known), Err(InvalidInstructions::Missing(known))),
+            }
+        }
+        assert!(available.iter().all(|i| NAMES.contains(&i.name())));
+        let error = Instructions::named("bogus").unwrap_err();
+        assert_eq!(error, InvalidInstructions::Unknown("bogus".to_owned()));
+        assert!(error.to_string().contains("one of avx512, avx2, neon, scalar, not \"bogus\""), "{error}");
+        let error = InvalidInstructions::Missing("avx512");
+        assert!(error.to_string().contains("is avx512, but this processor has only"), "{error}");
     }
 }

@@ -66,5 +66,5 @@ mod simd;
 mod tests;
 
 pub use builder::{Activation, Builder, Convolution, Unsupported, Value};
-pub use instructions::Instructions;
+pub use instructions::{Instructions, InvalidInstructions};
 pub use network::Network;

@@ -5,7 +5,7 @@ use pomona::{
     demo::{self, SIDE, VARIETIES},
 };
 
-use crate::{args::DemoArgs, format, progress::Bars, run};
+use crate::{args::DemoArgs, format, out::note, progress::Bars, run};
 
 pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
     let (images, results) = (args.dir.join("images"), args.dir.join("results"));
@@ -20,13 +20,13 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
             .context("folder", images.display())
             .source(e)
     })?;
-    eprintln!(
+    note(&format!(
         "{} of {SIDE} x {SIDE} pixels in {}: {} varieties, {} each",
         format::counted(pictures, "picture"),
-        images.display(),
+        format::escape_invisible(&images.to_string_lossy()),
         VARIETIES.len(),
         format::counted(args.views.into(), "view"),
-    );
+    ));
     if args.images_only {
         return Ok(());
     }

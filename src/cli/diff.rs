@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::{
     args::{DiffArgs, Format},
-    format, print_json,
+    format,
+    out::out,
+    print_json,
 };
 
 /// Longest key that is printed whole, characters.
@@ -41,8 +43,7 @@ pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
         }),
         Format::Text => {
             let sections = [images(&diff, [&from, &to], args.rows), variance([&from, &to], args.rows), angles(&diff)];
-            print!("{}", sections.join("\n"));
-            Ok(())
+            out(&sections.join("\n"))
         }
     }
 }

@@ -20,7 +20,9 @@ use pomona::{
 
 use crate::{
     args::{EraseArgs, Format, InputOptions},
-    format, print_json,
+    format,
+    out::out,
+    print_json,
     progress::Bars,
     run,
 };
@@ -52,11 +54,11 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     if args.format.format() == Format::Json {
         return print_json(&erased);
     }
-    print!("{}", text(&erased, action));
+    let mut text = text(&erased, action);
     if args.output.starts_with("s3://") {
-        println!("A bucket with versioning keeps deleted objects: see docs/operations.md.");
+        text.push_str("A bucket with versioning keeps deleted objects: see docs/operations.md.\n");
     }
-    Ok(())
+    out(&text)
 }
 
 /// The keys of the arguments and of the file, without empty lines.

@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use crate::{
     args::{ArchitectureArg, EstimateArgs, Format},
-    format, print_json,
+    format,
+    out::out,
+    print_json,
 };
 
 /// Runs with more shards are not simulated: it would take more than a second.
@@ -56,10 +58,7 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
             simulated_seconds: simulated.map(|run| run.seconds),
             simulated_throttles: simulated.map(|run| run.throttled),
         }),
-        Format::Text => {
-            print!("{}", text(&estimate, simulated.map(|run| run.seconds)));
-            Ok(())
-        }
+        Format::Text => out(&text(&estimate, simulated.map(|run| run.seconds))),
     }
 }
 

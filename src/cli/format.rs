@@ -1,17 +1,20 @@
 //! Tables, numbers and names in a terminal.
 
+pub(crate) use pomona::escape_invisible;
 use pomona::ids::Version;
 pub(crate) use pomona::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
 
 /// Columns as wide as their widest cell; the first `left` columns are aligned to the left, the others to the right.
+/// Invisible characters are escaped.
 pub(crate) fn table(rows: &[Vec<String>], left: usize) -> String {
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| escape_invisible(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().enumerate().map(|(column, cell)| {
             let pad = " ".repeat(widths[column] - cell.chars().count());
             if column < left { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
@@ -60,6 +63,13 @@ mod tests {
     fn long_texts_are_shortened_in_the_middle_and_control_characters_escaped() {
         assert_eq!(shorten("abcdefghijklmnop", 10), "abc…klmnop");
         assert_eq!(shorten("a\u{1b}[31mb", 40), "a\\u{1b}[31mb");
+        assert_eq!(shorten("abc\u{202e}gpj.exe", 40), "abc\\u{202e}gpj.exe");
+    }
+
+    #[test]
+    fn a_table_shows_invisible_characters_and_is_aligned_to_their_escapes() {
+        let rows = [row(["a\u{202e}b\nc", "1"]), row(["d", "2"])];
+        assert_eq!(table(&rows, 2), "  a\\u{202e}b\\nc  1\n  d              2\n");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::{
     args::{Format, LogArgs},
-    format, print_json,
+    format,
+    out::out,
+    print_json,
 };
 
 /// A version in one line.
@@ -78,9 +80,9 @@ pub(crate) async fn log(args: LogArgs) -> Result<()> {
         ["version", "finished", "images", "added", "changed", "removed", "reused", "rejects", "explained", "seconds"];
     let mut rows = vec![format::row(head)];
     rows.extend(lines.iter().map(Line::row));
-    print!("{}", format::table(&rows, 2));
+    let mut text = format::table(&rows, 2);
     if lines.is_empty() {
-        println!("  no versions yet; `pomona run` makes the first one");
+        text.push_str("  no versions yet; `pomona run` makes the first one\n");
     }
-    Ok(())
+    out(&text)
 }

@@ -1,4 +1,7 @@
 //! The program: reads the command line, calls the library, prints progress and results.
+//!
+//! The macros `println!` and `eprintln!` panic when their reader has gone; [`out`] has what to use instead.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod demo;
@@ -7,6 +10,7 @@ mod erase;
 mod estimate;
 mod format;
 mod log;
+mod out;
 mod progress;
 mod run;
 mod show;
@@ -16,26 +20,37 @@ mod summary;
 mod vacuum;
 mod watch;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
-use pomona::{Error, ErrorKind, Result};
+use pomona::{Error, ErrorKind, Result, escape_invisible, model};
 use serde::Serialize;
 
 use args::{Args, Command};
+use out::{note, out};
 
+/// Exit code if an argument or a setting is wrong.
+const WRONG_USAGE: u8 = 2;
 /// Exit code after Ctrl-C, as in shells: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     share_heaps();
-    let args = Args::parse();
-    match dispatch(args) {
+    let outcome = match Args::try_parse() {
+        Ok(args) => dispatch(args),
+        Err(answer) if answer.use_stderr() => {
+            wrong_usage(&answer);
+            return ExitCode::from(WRONG_USAGE);
+        }
+        // The answer to `--help` or `--version`.
+        Err(answer) => out::written(answer.print().and_then(|()| std::io::stdout().flush())),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             match error.kind() {
-                ErrorKind::InputInvalid => ExitCode::from(2),
+                ErrorKind::InputInvalid => ExitCode::from(WRONG_USAGE),
                 ErrorKind::RunInterrupted => ExitCode::from(INTERRUPTED),
                 _ => ExitCode::FAILURE,
             }
@@ -43,18 +58,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints what is wrong with the arguments. The text quotes them, so invisible characters are escaped.
+fn wrong_usage(answer: &clap::Error) {
+    if std::env::args_os().any(|argument| escape_invisible(&argument.to_string_lossy()) != argument.to_string_lossy()) {
+        let text = answer.render().to_string();
+        text.trim_end().lines().for_each(|line| note(&escape_invisible(line)));
+    } else {
+        // There is no place left to report that standard error cannot be written.
+        let _ = answer.print();
+    }
+}
+
 /// Prints an error: its stable name, what is wrong, where, and what to do.
 fn report(error: &Error) {
-    eprintln!("error[{}]: {error}", error.kind());
-    eprintln!("  help: {}", error.kind().advice());
+    note(&format!("error[{}]: {error}", error.kind()));
+    note(&format!("  help: {}", error.kind().advice()));
 }
 
 /// Prints a result for other programs.
 fn print_json<T: Serialize>(value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(ErrorKind::InternalBug, "the result could not be written as JSON").source(e))?;
-    println!("{text}");
-    Ok(())
+    out(&(text + "\n"))
 }
 
 /// Makes all threads share one heap of glibc. By default each thread gets a heap that keeps freed memory, and memory grows
@@ -71,6 +96,7 @@ fn share_heaps() {
 }
 
 fn dispatch(args: Args) -> Result<()> {
+    model::check_instructions()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
             Error::new(ErrorKind::StoreFailed, "the threads of the program could not be started").source(e)

@@ -8,6 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pomona::{
+    escape_invisible,
     pipeline::{Phase, Watcher},
     stages::Monitor,
 };
@@ -41,7 +42,8 @@ impl Bars {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
         }
-        bar.set_message(name);
+        let name: Cow<'static, str> = name.into();
+        bar.set_message(escape_invisible(&name).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         *self.current() = bar;
     }
@@ -76,5 +78,18 @@ impl Watcher for Bars {
 
     fn end(&self, _phase: Phase, _took: Duration) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_bar_are_escaped() {
+        let bars = Bars::new();
+        bars.start("a\u{202e}b\n", None, None);
+        assert_eq!(bars.current().message(), "a\\u{202e}b\\n");
+        bars.clear();
     }
 }

@@ -13,6 +13,8 @@ use pomona::{
 use crate::{
     INTERRUPTED,
     args::{EngineArg, EngineOptions, Format, RunArgs, RunOptions},
+    format::escape_invisible,
+    out::{note, out},
     print_json,
     progress::Bars,
     summary::Finished,
@@ -59,17 +61,14 @@ impl<'a> Runner<'a> {
         bars.clear();
         // The version is already published and does not depend on the report.
         let reported = reported.unwrap_or_else(|error| {
-            eprintln!("warning: the report could not be written: {error}");
+            note(&format!("warning: the report could not be written: {error}"));
             None
         });
         let finished =
             Finished { summary: &summary, reported: reported.as_ref(), output: self.output, seconds: elapsed(started) };
         match self.options.output.format() {
             Format::Json => print_json(&finished.json()),
-            Format::Text => {
-                print!("{}", finished.text());
-                Ok(())
-            }
+            Format::Text => out(&finished.text()),
         }
     }
 }
@@ -90,8 +89,9 @@ pub(crate) fn workers(options: &EngineOptions) -> Result<WorkerPool> {
     bars.clear();
     let extractor = extractor?;
     if let Some(reason) = extractor.unsupported() {
-        eprintln!("note: {} runs on tract, which is slower than Pomona's kernels", extractor.info().model);
-        eprintln!("  reason: {reason}");
+        let model = escape_invisible(&extractor.info().model);
+        note(&format!("note: {model} runs on tract, which is slower than Pomona's kernels"));
+        note(&format!("  reason: {}", escape_invisible(&reason.to_string())));
     }
     WorkerPool::new(Arc::new(extractor), threads(options))
 }
@@ -127,7 +127,7 @@ pub(crate) fn listen(stop: CancellationToken) {
     tokio::spawn(async move {
         interrupted().await;
         stop.cancel();
-        eprintln!("\nstopping; finished work is kept (press Ctrl-C again to exit at once)");
+        note("\nstopping; finished work is kept (press Ctrl-C again to exit at once)");
         interrupted().await;
         std::process::exit(INTERRUPTED.into());
     });

@@ -9,6 +9,7 @@ use pomona::{
 use crate::{
     args::{Format, ShowArgs},
     format,
+    out::out,
 };
 
 /// Width of the widest explained-variance bar, characters.
@@ -21,16 +22,17 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     dataset::expect_output(store.as_ref()).await?;
     let shown = dataset::version(store.as_ref(), args.version).await?;
     if args.format.format() == Format::Json {
-        print!("{}", String::from_utf8_lossy(&dataset::to_json(&shown)?));
-        return Ok(());
+        return out(&String::from_utf8_lossy(&dataset::to_json(&shown)?));
     }
-    print!("{}", versions(&dataset::published(store.as_ref()).await?));
-    print!("{}", settings(store.as_ref(), &shown).await?);
-    print!("{}", labels(&shown, args.rows.max(20)));
-    print!("{}", variance(&shown, args.rows.max(10)));
-    print!("{}", first_rows(store.as_ref(), &shown, args.rows).await?);
-    print!("{}", rejects(store.as_ref(), &shown, args.rows).await?);
-    Ok(())
+    let sections = [
+        versions(&dataset::published(store.as_ref()).await?),
+        settings(store.as_ref(), &shown).await?,
+        labels(&shown, args.rows.max(20)),
+        variance(&shown, args.rows.max(10)),
+        first_rows(store.as_ref(), &shown, args.rows).await?,
+        rejects(store.as_ref(), &shown, args.rows).await?,
+    ];
+    out(&sections.concat())
 }
 
 fn versions(manifests: &[Manifest]) -> String {
@@ -121,7 +123,7 @@ fn variance(manifest: &Manifest, limit: usize) -> String {
 async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
     let Some(key) = manifest.outputs.parts.first() else { return Ok(String::new()) };
     let kept = manifest.basis.components;
-    let rows = tables::read_scores(store.get(key).await?, kept, key)?;
+    let rows = tables::read_scores(dataset::get_file(store, key).await?, kept, key)?;
     let mut lines = vec![format::row(["path", "label", "pca_features"])];
     for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate().take(limit) {
         let shown: Vec<String> = rows.scores.row(i).iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
@@ -132,7 +134,7 @@ async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Res
             format!("[{}{more}]", shown.join(", ")),
         ]);
     }
-    Ok(format!("First rows of {key}\n{}\n", format::table(&lines, 3)))
+    Ok(format!("First rows of {}\n{}\n", format::escape_invisible(key), format::table(&lines, 3)))
 }
 
 async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
@@ -140,7 +142,7 @@ async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result
     if manifest.rejects == 0 {
         return Ok("No rejects\n".to_owned());
     }
-    let rows = tables::read_rejects(store.get(key).await?, key)?;
+    let rows = tables::read_rejects(dataset::get_file(store, key).await?, key)?;
     let mut lines = vec![format::row(["path", "reason", "detail"])];
     for [path, reason, detail] in rows.iter().take(limit) {
         lines.push(vec![format::shorten(path, 48), reason.clone(), format::shorten(detail, 60)]);

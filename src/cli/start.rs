@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     args::{Format, StartArgs},
+    out::out,
     print_json, run, status,
 };
 
@@ -46,8 +47,8 @@ pub(crate) async fn start(args: StartArgs) -> Result<()> {
         }
         Format::Text => {
             let console = executions::console(execution);
-            println!("Started {execution}\n\n  follow   pomona status {execution} --follow\n  console  {console}");
-            Ok(())
+            let follow = format!("pomona status {execution} --follow");
+            out(&format!("Started {execution}\n\n  follow   {follow}\n  console  {console}\n"))
         }
     }
 }

@@ -16,7 +16,9 @@ use serde_json::Value;
 
 use crate::{
     args::{Format, StatusArgs},
-    format, print_json,
+    format,
+    out::{note, out},
+    print_json,
 };
 
 /// Between two questions: Step Functions answers one DescribeMapRun per second.
@@ -99,10 +101,11 @@ pub(crate) async fn follow(functions: &StepFunctions, execution: &str, format: F
             bar.set_length(0);
             bar.set_message(format::duration(status.seconds));
         }
-        bar.set_prefix(stage.clone());
+        bar.set_prefix(format::escape_invisible(&stage).into_owned());
         // Without a terminal there is no bar, but a line for each stage.
         if !std::io::stderr().is_terminal() && last.as_ref() != Some(&stage) {
-            eprintln!("{stage}, {} after the start", format::duration(status.seconds));
+            let stage = format::escape_invisible(&stage);
+            note(&format!("{stage}, {} after the start", format::duration(status.seconds)));
         }
         last = Some(stage);
         if status.status != ExecutionStatus::Running.as_str() {
@@ -247,10 +250,7 @@ impl MapRun {
 fn show(status: &Status, format: Format) -> Result<()> {
     match format {
         Format::Json => print_json(status),
-        Format::Text => {
-            print!("{}", status.text());
-            Ok(())
-        }
+        Format::Text => out(&status.text()),
     }
 }
 
@@ -258,7 +258,7 @@ impl Status {
     fn text(&self) -> String {
         let rows = format::table(&self.rows(), 2);
         let maps = format::table(&self.maps.iter().map(MapRun::row).collect::<Vec<_>>(), 2);
-        format!("{}\n{rows}\n{maps}", self.execution)
+        format!("{}\n{rows}\n{maps}", format::escape_invisible(&self.execution))
     }
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -113,7 +113,7 @@ impl<'a> Finished<'a> {
         let headline = format!(
             "Version {} of {}: {} in {}, {}\n",
             manifest.version.0,
-            self.output,
+            format::escape_invisible(self.output),
             format::counted(manifest.images, "image"),
             format::counted(manifest.labels.len() as u64, "label"),
             format::counted(manifest.rejects, "reject"),

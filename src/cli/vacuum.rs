@@ -12,7 +12,9 @@ use pomona::{
 
 use crate::{
     args::{Format, VacuumArgs},
-    format, print_json,
+    format,
+    out::{note, out},
+    print_json,
     progress::Bars,
 };
 
@@ -32,7 +34,7 @@ pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
             if first.swap(false, Ordering::Relaxed) {
                 bars.clear();
             }
-            eprintln!("{} {}", verb(action), format::shorten(&object.key, KEY));
+            note(&format!("{} {}", verb(action), format::shorten(&object.key, KEY)));
         }
     };
     let judge = Judge { executions: Some(&RunningExecutions), break_locks: args.locks.break_lock };
@@ -41,10 +43,7 @@ pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
     let done = outcome?;
     match args.format.format() {
         Format::Json => print_json(&done),
-        Format::Text => {
-            print!("{}", text(&done, action));
-            Ok(())
-        }
+        Format::Text => out(&text(&done, action)),
     }
 }
 

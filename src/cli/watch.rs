@@ -6,11 +6,12 @@ use std::{
 };
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use pomona::{Error, ErrorKind, Result, stages::CancellationToken};
+use pomona::{Error, ErrorKind, Result, escape_invisible, stages::CancellationToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
     args::WatchArgs,
+    out::note,
     report,
     run::{Runner, listen},
 };
@@ -35,7 +36,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<()> {
             Err(e) => report(&e),
             Ok(()) => {}
         }
-        eprintln!("watching {images}; press Ctrl-C to stop");
+        note(&format!("watching {}; press Ctrl-C to stop", escape_invisible(&images)));
         if wait(&mut changes, debounce, &stop).await == Wake::Stopped {
             return Ok(());
         }

@@ -39,7 +39,10 @@ pub use manifest::{
     BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
 };
 
-use crate::{Error, ErrorKind, Result, store::Store};
+use crate::{
+    Error, ErrorKind, Result,
+    store::{self, Store},
+};
 
 /// Number of the output format. Opening an output of another format fails with `Output.UnknownFormat`.
 pub const FORMAT: u32 = 1;
@@ -67,6 +70,13 @@ pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8], key: &str) -> Result<
 /// Reads and decodes a record. Fails with `Store.NotFound` if it does not exist, and with `Dataset.Corrupt`.
 pub async fn read_json<T: DeserializeOwned>(store: &dyn Store, key: &str) -> Result<T> {
     from_json(&store.get(key).await?, key)
+}
+
+/// Reads a file that a version or a finished shard names. Fails with `Dataset.Corrupt`, which names the key, if it does not
+/// exist: running again does not bring it back, unlike an image that was replaced after it was listed.
+pub async fn get_file(store: &dyn Store, key: &str) -> Result<Bytes> {
+    let missing = || Error::new(ErrorKind::DatasetCorrupt, "a file of this data set is missing").context("key", key);
+    store::get_opt(store, key).await?.ok_or_else(missing)
 }
 
 /// Encodes records as JSON lines.

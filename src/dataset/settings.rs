@@ -20,6 +20,10 @@ pub struct Settings {
     pub partition_by_label: bool,
     /// Whether the scores are also written as `result.csv`.
     pub csv: bool,
+    /// Whether text in `result.csv` that a spreadsheet would run as a formula starts with an apostrophe. Implies `csv`.
+    /// Left out of the JSON if it is false, so that the manifests of other runs keep their bytes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub csv_for_spreadsheets: bool,
     /// Most rejected images, as a percentage of all, 0 to 100. A run with more fails. Unless this is 0, one reject is
     /// always allowed.
     pub max_reject_percent: f64,
@@ -88,6 +92,7 @@ impl Default for Settings {
             standardize: true,
             partition_by_label: false,
             csv: false,
+            csv_for_spreadsheets: false,
             max_reject_percent: 1.0,
             shard_size: DEFAULT_SHARD_SIZE,
         }
@@ -105,6 +110,11 @@ impl Settings {
             );
         }
         Boundaries::new(self.shard_size).map(drop)
+    }
+
+    /// Whether the run writes `result.csv`.
+    pub fn writes_csv(&self) -> bool {
+        self.csv || self.csv_for_spreadsheets
     }
 
     /// [`Settings::standardize`] as the argument of [`pca::fit`](crate::pca::fit()).
@@ -161,9 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn a_csv_for_spreadsheets_is_a_csv_and_other_settings_keep_their_json() {
+        let json = serde_json::to_value(Settings { csv: true, ..Settings::default() }).unwrap();
+        let names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, ["csv", "max_reject_percent", "partition_by_label", "pca", "shard_size", "standardize"]);
+        let settings: Settings = serde_json::from_str(r#"{"csv_for_spreadsheets": true}"#).unwrap();
+        assert!(settings.writes_csv() && !settings.csv && !Settings::default().writes_csv());
+        assert_eq!(serde_json::to_value(&settings).unwrap()["csv_for_spreadsheets"], true);
+    }
+
+    #[test]
     fn only_what_changes_the_result_counts_as_a_difference() {
         let last = Settings::default();
-        let now = Settings { csv: true, max_reject_percent: 5.0, ..Settings::default() };
+        let now = Settings { csv: true, csv_for_spreadsheets: true, max_reject_percent: 5.0, ..Settings::default() };
         assert_eq!(now.differences(&last), Vec::<String>::new());
         let now = Settings { pca: Some(ComponentSelection::Components(7)), standardize: false, ..Settings::default() };
         assert_eq!(now.differences(&last), ["pca: null -> {\"components\":7}", "standardize: true -> false"]);

@@ -7,10 +7,14 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, error::LimitErrorKind};
 
-use super::{Pixels, Reason, Reject};
+use super::{Pixels, Reason, Reject, unsupported};
 
 /// Largest image file, bytes. Larger objects are rejected without being read.
 pub const MAX_FILE_BYTES: u64 = 128 << 20;
+
+/// What is decoded, for the details of rejects.
+const FORMATS: &str = "JPEG, PNG, GIF, BMP, WebP and TIFF are read";
+const JPEGS: &str = "baseline and progressive JPEGs with Huffman coding and 8 bits per sample are read";
 
 /// Limits on one image, which keep memory bounded whatever a file claims.
 #[derive(Clone, Copy, Debug)]
@@ -64,18 +68,32 @@ fn format_of(file: &[u8]) -> Result<ImageFormat, Reject> {
     use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
     match image::guess_format(file) {
         Ok(format @ (Jpeg | Png | Gif | Bmp | WebP | Tiff)) => Ok(format),
-        Ok(other) => Err(Reject::new(
-            Reason::UnsupportedFormat,
-            format!("{other:?}: JPEG, PNG, GIF, BMP, WebP and TIFF are read"),
-        )),
-        Err(_) => {
-            let start: String = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            Err(Reject::new(Reason::NotAnImage, format!("no known image format starts with {start}")))
+        known => {
+            let other = known.ok().map(|format| format!("{format:?}"));
+            Err(match unsupported::format(file).map(str::to_owned).or(other) {
+                Some(name) => Reject::new(Reason::UnsupportedFormat, format!("{name}: {FORMATS}")),
+                None => {
+                    let start: String = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+                    Reject::new(Reason::NotAnImage, format!("no known image format starts with {start}"))
+                }
+            })
         }
     }
 }
 
+/// A variant of the format that the decoder does not support, which it may report as a damaged file.
+fn variant(file: &[u8], format: ImageFormat) -> Option<String> {
+    match format {
+        ImageFormat::Jpeg => unsupported::jpeg_variant(file).map(|name| format!("{name}: {JPEGS}")),
+        ImageFormat::Tiff => unsupported::tiff_variant(file).map(|name| format!("{name}: {FORMATS}")),
+        _ => None,
+    }
+}
+
 fn reject(error: ImageError, file: &[u8], format: ImageFormat) -> Reject {
+    if let Some(detail) = variant(file, format).filter(|_| !matches!(error, ImageError::Limits(_))) {
+        return Reject::new(Reason::UnsupportedFormat, detail);
+    }
     let detail = error.to_string();
     let ended = |e: &std::io::Error| e.kind() == std::io::ErrorKind::UnexpectedEof;
     let reason = match &error {
@@ -173,6 +191,31 @@ mod tests {
         assert_eq!(reason(&file[..file.len() - 2]), Reason::Truncated);
         let small = Limits { pixels: 1_000, ..Limits::default() };
         assert_eq!(decode(&file, small).unwrap_err().reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn variants_that_are_not_decoded_are_named() {
+        let file = jpeg();
+        let frame = file.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+        let changed = |at: usize, byte: u8| {
+            let mut file = file.clone();
+            file[at] = byte;
+            decode(&file, Limits::default()).unwrap_err()
+        };
+        for (reject, name) in [
+            (changed(frame + 1, 0xc3), "lossless JPEG: "),
+            (changed(frame + 1, 0xc9), "arithmetic-coded JPEG: "),
+            (changed(frame + 1, 0xcb), "arithmetic-coded JPEG: "),
+            (changed(frame + 4, 12), "12-bit JPEG: "),
+        ] {
+            assert_eq!((reject.reason, reject.detail), (Reason::UnsupportedFormat, format!("{name}{JPEGS}")));
+        }
+        for start in [&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], b"II+\0\x08\0\0\0", b"8BPS\0\x01"] {
+            let reject = decode(start, Limits::default()).unwrap_err();
+            assert!(reject.reason == Reason::UnsupportedFormat && reject.detail.ends_with(FORMATS), "{reject:?}");
+        }
+        let raw = decode(b"II*\0\x10\0\0\0CR\x02\0\0\0\0\0\0\0", Limits::default()).unwrap_err();
+        assert_eq!(raw.reason, Reason::UnsupportedFormat, "{raw:?}");
     }
 
     #[test]

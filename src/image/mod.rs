@@ -19,6 +19,7 @@
 mod decode;
 mod reject;
 mod resize;
+mod unsupported;
 
 pub use decode::{Limits, MAX_FILE_BYTES, decode};
 pub use reject::{Reason, Reject};

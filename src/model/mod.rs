@@ -27,7 +27,19 @@ pub use extractor::{EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, M
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use workers::WorkerPool;
 
-use crate::{Error, ErrorKind};
+use pomona_kernels::Instructions;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Checks the environment variable `POMONA_INSTRUCTIONS`, which selects the instruction set of the kernels.
+///
+/// Fails with `Input.Invalid` if it is not the name of an instruction set, or if this processor does not have it. Programs
+/// call this once, at their start: later, a wrong name is ignored.
+pub fn check_instructions() -> Result<()> {
+    let chosen = Instructions::from_environment();
+    let invalid = |e| Error::new(ErrorKind::InputInvalid, "an environment variable is invalid").source(e);
+    chosen.map(drop).map_err(invalid)
+}
 
 /// A `Model.Invalid` error. The message completes "this model cannot be used: ...".
 fn invalid(message: impl std::fmt::Display) -> Error {

@@ -103,7 +103,7 @@ async fn gather<'a>(
     receipt: &'a Receipt,
 ) -> Result<Content<'a>> {
     let basis = &manifest.basis;
-    let file = output.get(&basis.key).await?;
+    let file = dataset::get_file(output, &basis.key).await?;
     let spectrum = tables::read_basis(file, basis.columns, &basis.key)?.spectrum;
     let shares = spectrum.iter().map(|variance| variance / basis.total_variance).collect();
     let scree = Scree { shares, kept: basis.components, for_mark: basis.components_for_90_percent };
@@ -119,7 +119,7 @@ async fn gather<'a>(
     })
     .await?;
     let key = &manifest.outputs.rejects;
-    let rejects = tables::read_rejects(output.get(key).await?, key)?;
+    let rejects = tables::read_rejects(dataset::get_file(output, key).await?, key)?;
 
     Ok(Content {
         points: evenly(sample.paths.len(), POINTS),

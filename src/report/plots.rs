@@ -346,6 +346,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_legend_shows_invisible_characters_as_escapes() {
+        let with_label = |name: &str| {
+            let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
+            let labels = BTreeMap::from([(0, name.to_owned()), (1, "b".to_owned())]);
+            Scatter { axes, points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels }.png().unwrap()
+        };
+        assert_eq!(with_label("a\u{202e}"), with_label("a\\u{202e}"));
+        assert_ne!(with_label("a\u{202e}"), with_label("a"));
+    }
+
     /// Counts the palette colours in the legend of the PNG.
     #[test]
     fn the_legend_of_a_scatter_plot_has_the_colours_of_the_labels() {

@@ -9,7 +9,7 @@ use image::{ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, imageops};
 use super::findings::evenly;
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{Manifest, blocking::run_blocking, partition, tables},
+    dataset::{Manifest, blocking::run_blocking, get_file, partition, tables},
     image::{Limits, decode, resize},
     store::Store,
 };
@@ -53,7 +53,7 @@ pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Samp
     let of_each = ROWS.div_ceil(chosen.len().max(1));
     let reads = chosen.into_iter().map(|part| async move {
         let key = &parts[part];
-        tables::read_scores(output.get(key).await?, kept, key).map(|rows| (key, rows))
+        tables::read_scores(get_file(output, key).await?, kept, key).map(|rows| (key, rows))
     });
     let reads: Vec<_> = reads.collect();
     let mut read = stream::iter(reads).buffered(READS_AT_A_TIME);

@@ -1,5 +1,7 @@
 //! Numbers and names as text for people.
 
+use crate::error::escape_invisible;
+
 /// A number with separators: `12,345`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -18,16 +20,10 @@ pub fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// The text in at most `width` characters, with `…` in place of its middle. Control characters are escaped, because they
-/// could move the cursor of a terminal.
+/// The text in at most `width` characters, with `…` in place of its middle. Invisible characters are escaped, as by
+/// [`escape_invisible`](crate::escape_invisible).
 pub fn shorten(text: &str, width: usize) -> String {
-    let clean: Vec<char> = text
-        .chars()
-        .flat_map(|c| {
-            let shown: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
-            shown
-        })
-        .collect();
+    let clean: Vec<char> = escape_invisible(text).chars().collect();
     if clean.len() <= width {
         return clean.into_iter().collect();
     }

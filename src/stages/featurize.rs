@@ -22,6 +22,7 @@ use crate::{
         self, LabelCount, RejectedObject, ShardRecord,
         blocking::run_blocking,
         keys,
+        partition::label_of,
         shard::ShardHasher,
         tables::{self, FeatureRows},
         timing::Timer,
@@ -300,12 +301,6 @@ async fn read_image(input: &dyn Store, object: &Object) -> Result<Bytes> {
     }
 }
 
-/// The name of the innermost folder of a key.
-fn label_of(key: &str) -> Option<&str> {
-    let (folders, _) = key.rsplit_once('/')?;
-    folders.rsplit('/').next()
-}
-
 /// Writes the files of a shard. The record is last: it marks the shard as finished.
 async fn write_shard(
     output: &dyn Store,
@@ -366,16 +361,4 @@ async fn keep_partial(output: &dyn Store, workers: &WorkerPool, shard: &ShardId,
     let info = workers.extractor().info();
     let table = rows.take_table(info.columns)?;
     output.put(&keys::partial(shard), tables::write_features(table, info.id.as_str())?).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_label_is_the_folder_that_holds_the_object() {
-        assert_eq!(label_of("Training/Apple Red/1.jpg"), Some("Apple Red"));
-        assert_eq!(label_of("Apple Red/1.jpg"), Some("Apple Red"));
-        assert_eq!(label_of("1.jpg"), None);
-    }
 }

@@ -15,6 +15,8 @@ use crate::{
     Result,
     dataset::{
         Manifest, ShardEntry,
+        partition::{check_label, label_of},
+        settings::Settings,
         shard::{Boundaries, Sharder},
     },
     ids::ExtractorId,
@@ -25,6 +27,7 @@ use crate::{
 pub(super) struct Listing<'a> {
     input: &'a dyn Store,
     boundaries: Boundaries,
+    partition_by_label: bool,
     extractor: &'a ExtractorId,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
@@ -35,13 +38,14 @@ pub(super) struct Listing<'a> {
 impl<'a> Listing<'a> {
     pub(super) fn new(
         input: &'a dyn Store,
-        shard_size: u32,
+        settings: &Settings,
         extractor: &'a ExtractorId,
         monitor: &'a dyn Monitor,
         stop: &'a CancellationToken,
     ) -> Result<Self> {
-        let boundaries = Boundaries::new(shard_size)?;
-        Ok(Listing { input, boundaries, extractor, monitor, stop, objects: 0, ignored: 0 })
+        let boundaries = Boundaries::new(settings.shard_size)?;
+        let partition_by_label = settings.partition_by_label;
+        Ok(Listing { input, boundaries, partition_by_label, extractor, monitor, stop, objects: 0, ignored: 0 })
     }
 
     /// Lists all keys of the input.
@@ -90,7 +94,7 @@ impl<'a> Listing<'a> {
     }
 
     /// Lists the keys after `after`, to the end of the input or to the first shard whose last key satisfies `may_end`.
-    /// Returns that key; `None` at the end of the input.
+    /// Returns that key; `None` at the end of the input. Fails with `Input.Invalid` if a label cannot be a folder.
     async fn list(
         &mut self,
         planner: &mut Planner<'_>,
@@ -108,6 +112,10 @@ impl<'a> Listing<'a> {
                     continue;
                 }
                 self.objects += 1;
+                // Before any image is read: the name of its folder is known now, and is used last.
+                if self.partition_by_label {
+                    check_label(label_of(&object.key))?;
+                }
                 let Some(cut) = sharder.push(object) else { continue };
                 let last = cut.objects.last().map(|object| object.key.clone()).unwrap_or_default();
                 planner.add(cut).await?;

@@ -63,7 +63,7 @@ pub(super) async fn add(output: &dyn Store, totals: &mut TotalMoments, sums: Vec
                 Sums::Total(key) => key.clone(),
                 Sums::Shard(id, _) => keys::moments(id),
             };
-            let file = output.get(&key).await?;
+            let file = dataset::get_file(output, &key).await?;
             run_blocking(move || match sums {
                 Sums::Total(_) => tables::read_total_moments(file, columns, &key).map(Read::Total),
                 Sums::Shard(_, times) => {

@@ -33,7 +33,8 @@ use crate::{
 ///
 /// Fails with `Input.Empty` without images, `Output.Occupied` if the output is not empty and not an output of Pomona,
 /// `Dataset.SettingsChanged` if the current version has another extractor or other settings and `mode.rebuild` is not
-/// set, `Input.Moved` or `Input.Vanished` if the images are not those that the current version suggests, and `Dataset.Busy`
+/// set, `Input.Invalid` if a setting is out of range or a label too long for its partition folder, `Input.Moved` or
+/// `Input.Vanished` if the images are not those that the current version suggests, and `Dataset.Busy`
 /// during a vacuum.
 pub async fn plan(
     stores: &Stores,
@@ -102,8 +103,10 @@ impl Planning<'_> {
     ) -> Result<Listed> {
         let PlanInput { settings, mode, .. } = &self.input;
         let input = self.stores.input.as_ref();
-        let listing = Listing::new(input, settings.shard_size, &self.extractor.id, monitor, stop)?;
+        let listing = Listing::new(input, settings, &self.extractor.id, monitor, stop)?;
         let same_cuts = planner.base.filter(|base| base.settings.shard_size == settings.shard_size);
+        // Labels of a base without partition folders can be too long for them, so all are listed.
+        let same_cuts = same_cuts.filter(|base| base.settings.partition_by_label || !settings.partition_by_label);
         let listed = match same_cuts.filter(|_| mode.listing == ListingScope::Changed) {
             Some(base) => listing.changed(planner, base, &inbox.keys).await?,
             None => listing.all(planner).await?,
@@ -183,7 +186,9 @@ fn is_relative(input: &str) -> bool {
 
 fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_featurize: u64) -> Planned {
     Planned {
-        up_to_date: base.is_some_and(|base| is_up_to_date(base, plan, plan.shards.iter().map(|shard| &shard.id))),
+        // A shard of the version without its record has been deleted, because one of its files was damaged.
+        up_to_date: work.is_empty()
+            && base.is_some_and(|base| is_up_to_date(base, plan, plan.shards.iter().map(|shard| &shard.id))),
         base: plan.base,
         objects: plan.objects,
         objects_to_featurize,

@@ -23,12 +23,12 @@ use crate::{
 
 /// Projects the features of one shard onto the basis of the run.
 ///
-/// Fails with `Dataset.Corrupt` if the basis or the features cannot be read back.
+/// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let (basis_key, features_key) = (keys::basis(&work.basis), keys::features(&work.shard));
-    let (basis, features) = try_join!(output.get(&basis_key), output.get(&features_key))?;
+    let (basis, features) = try_join!(dataset::get_file(output, &basis_key), dataset::get_file(output, &features_key))?;
     let job = work.clone();
     let (rows, files) = run_blocking(move || {
         let basis = tables::read_basis(basis, job.columns, &basis_key)?;
@@ -56,7 +56,8 @@ fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
         |rows: ScoreRows, label| tables::write_scores(rows, label, work.extractor.as_str(), work.basis.as_str());
     let mut files = Vec::new();
     if work.csv {
-        files.push((keys::csv_part(&work.run, work.part), csv_rows(rows)?));
+        let text = if work.csv_for_spreadsheets { CsvText::ForSpreadsheets } else { CsvText::Exact };
+        files.push((keys::csv_part(&work.run, work.part), csv_rows(rows, text)?));
     }
     if work.partition_by_label {
         for (label, rows) in by_label(rows) {
@@ -83,13 +84,29 @@ fn by_label(rows: &ScoreRows) -> BTreeMap<Option<String>, ScoreRows> {
     groups.into_iter().map(|(label, selected)| (label.clone(), select(selected))).collect()
 }
 
+/// How paths and labels are written to `result.csv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CsvText {
+    /// As in the other tables.
+    Exact,
+    /// With an apostrophe before text that a spreadsheet would run as a formula.
+    ForSpreadsheets,
+}
+
+impl CsvText {
+    fn cell(self, text: &str) -> String {
+        let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+        if self == CsvText::ForSpreadsheets && formula { format!("'{text}") } else { text.to_owned() }
+    }
+}
+
 /// Rows of `result.csv`, without the header. Numbers have as many digits as they need to be read back as the same `f32`.
-fn csv_rows(rows: &ScoreRows) -> Result<Bytes> {
+fn csv_rows(rows: &ScoreRows, text: CsvText) -> Result<Bytes> {
     let bug = |e: csv::Error| Error::new(ErrorKind::InternalBug, "the CSV could not be written").source(e);
     let mut writer = csv::Writer::from_writer(Vec::new());
     for ((path, label), scores) in rows.paths.iter().zip(&rows.labels).zip(rows.scores.outer_iter()) {
         let numbers = scores.iter().map(f32::to_string);
-        let fields = [path.clone(), label.clone().unwrap_or_default()].into_iter().chain(numbers);
+        let fields = [text.cell(path), text.cell(label.as_deref().unwrap_or_default())].into_iter().chain(numbers);
         writer.write_record(fields).map_err(bug)?;
     }
     let text = writer.into_inner().map_err(|e| bug(e.into_error().into()))?;
@@ -101,4 +118,22 @@ pub(super) fn csv_header(kept: usize) -> Bytes {
     let numbers = (0..kept).map(|i| format!("pc_{i}"));
     let names: Vec<String> = ["path", "label"].map(str::to_owned).into_iter().chain(numbers).collect();
     (names.join(",") + "\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_a_spreadsheet_would_run_gets_an_apostrophe_and_numbers_stay() {
+        let paths = ["=1+1/a.png", "+a", "-a", "@a", "\ta", "\ra", "a=b", "'a"].map(str::to_owned).to_vec();
+        let labels = vec![Some("=1+1".to_owned()), None, None, None, None, None, Some("a".to_owned()), None];
+        let rows = ScoreRows { paths, labels, scores: ndarray::Array2::from_elem((8, 1), -1.5) };
+        let csv = |text| String::from_utf8(csv_rows(&rows, text).unwrap().to_vec()).unwrap();
+        assert_eq!(
+            csv(CsvText::ForSpreadsheets),
+            "'=1+1/a.png,'=1+1,-1.5\n'+a,,-1.5\n'-a,,-1.5\n'@a,,-1.5\n'\ta,,-1.5\n\"'\ra\",,-1.5\na=b,a,-1.5\n'a,,-1.5\n"
+        );
+        assert!(csv(CsvText::Exact).starts_with("=1+1/a.png,=1+1,-1.5\n+a,,-1.5\n"));
+    }
 }

@@ -57,7 +57,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     let mut figures = reduced.figures.clone();
     let (parts, milliseconds) = parts(output, run, reduced.parts).await?;
     figures.project_ms += milliseconds;
-    let csv = if plan.settings.csv { Some(join_csv(output, run, &reduced).await?) } else { None };
+    let csv = if plan.settings.writes_csv() { Some(join_csv(output, run, &reduced).await?) } else { None };
     let rejects = keys::rejects(version);
     output.put(&rejects, output.get(&keys::run(run, REJECTS)).await?).await?;
     Ok(Manifest {

@@ -279,6 +279,9 @@ pub struct PartWork {
     pub partition_by_label: bool,
     /// Whether to write the rows as CSV too.
     pub csv: bool,
+    /// Whether that CSV is safe in a spreadsheet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub csv_for_spreadsheets: bool,
 }
 
 /// A written part: answer of `project`, and `runs/<run>/projected/<part>.json`.

@@ -162,7 +162,8 @@ fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSumm
         extractor: plan.extractor.id.clone(),
         columns: basis.columns,
         partition_by_label: plan.settings.partition_by_label,
-        csv: plan.settings.csv,
+        csv: plan.settings.writes_csv(),
+        csv_for_spreadsheets: plan.settings.csv_for_spreadsheets,
     });
     work.collect()
 }
@@ -227,12 +228,17 @@ async fn read_record(
     planned: &PlannedShard,
 ) -> Result<(ShardRecord, Option<Featurized>)> {
     let Some(objects) = &planned.objects else {
-        return Ok((dataset::read_json(output, &keys::shard(&planned.id)).await?, None));
+        return Ok((read_shard(output, &planned.id).await?, None));
     };
     match featurized(output, &plan.run, planned).await? {
-        Some(made) => Ok((dataset::read_json(output, &keys::shard(&made.shard)).await?, Some(made))),
+        Some(made) => Ok((read_shard(output, &made.shard).await?, Some(made))),
         None => Ok((record_of_failed(plan, &read_objects(output, objects).await?), None)),
     }
+}
+
+async fn read_shard(output: &dyn Store, shard: &ShardId) -> Result<ShardRecord> {
+    let key = keys::shard(shard);
+    dataset::from_json(&dataset::get_file(output, &key).await?, &key)
 }
 
 /// The record of a shard that failed within the tolerance of the map: all of its objects are rejects. Its id differs from

@@ -23,7 +23,7 @@ pub(super) async fn copy_parts(
     base: &Manifest,
     work: Vec<PartWork>,
 ) -> Result<Vec<PartWork>> {
-    if plan.settings.csv || plan.settings.partition_by_label != base.settings.partition_by_label {
+    if plan.settings.writes_csv() || plan.settings.partition_by_label != base.settings.partition_by_label {
         return Ok(work);
     }
     let files = files_by_shard(base);

@@ -57,8 +57,8 @@ pub struct Object {
 
 /// An object store. See the [module](self) for the guarantees of every backend.
 ///
-/// Errors have a kind of the area `Store`: `Store.NotFound`, `Store.Denied`, `Store.Throttled`, `Store.Unavailable` or
-/// `Store.Failed`.
+/// Errors have a kind of the area `Store`: `Store.NotFound`, `Store.NoBucket`, `Store.WrongRegion`, `Store.Denied`,
+/// `Store.Throttled`, `Store.Unavailable` or `Store.Failed`.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync {
     /// The location as users write it, such as `photos` or `s3://bucket/prefix/`; for messages.

@@ -109,9 +109,14 @@ impl S3Store {
         let status = error.raw_response().map(|response| response.status().as_u16());
         let code = error.as_service_error().and_then(|e| e.code()).map(str::to_owned);
         let (kind, message) = kind_of(&error, code.as_deref(), status);
-        Error::new(kind, message)
-            .context("location", format!("s3://{}/{}", self.bucket, self.full(key)))
-            .source(DisplayErrorContext(&error).to_string())
+        let mut failure =
+            Error::new(kind, message).context("location", format!("s3://{}/{}", self.bucket, self.full(key)));
+        if kind == ErrorKind::StoreWrongRegion
+            && let Some(region) = region_of_bucket(&error)
+        {
+            failure = failure.context("region of the bucket", region);
+        }
+        failure.source(DisplayErrorContext(&error).to_string())
     }
 
     /// Sends a request and reads the whole body. Repeats both if the connection breaks.
@@ -208,7 +213,17 @@ async fn pause(attempt: u32) {
 fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Option<u16>) -> (ErrorKind, &'static str) {
     let denied = (ErrorKind::StoreDenied, "S3 refused access");
     match (code, status) {
-        (Some("NoSuchBucket"), _) => (ErrorKind::StoreNotFound, "there is no such bucket"),
+        (Some("NoSuchBucket"), _) => (ErrorKind::StoreNoBucket, "there is no such bucket"),
+        (
+            Some(
+                "PermanentRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraint"
+                | "IllegalLocationConstraintException",
+            ),
+            _,
+        )
+        | (_, Some(301)) => (ErrorKind::StoreWrongRegion, "the bucket is in another region"),
         (Some("NoSuchKey" | "NotFound"), _) => (ErrorKind::StoreNotFound, "there is no such object"),
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
         | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
@@ -229,6 +244,11 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         },
         _ => (ErrorKind::StoreFailed, "S3 refused the request"),
     }
+}
+
+/// The region of the bucket, if the response names it.
+fn region_of_bucket<E>(error: &SdkError<E>) -> Option<String> {
+    error.raw_response()?.headers().get("x-amz-bucket-region").map(str::to_owned)
 }
 
 /// Decodes a key of a listing with `encoding-type=url`, which keeps control characters out of the XML.
@@ -339,6 +359,41 @@ impl Store for S3Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An answer of S3 with a status and an error code, and the region of the bucket.
+    fn refused(code: &'static str, status: u16, region: Option<&'static str>) -> Error {
+        use aws_sdk_s3::{config::http::HttpResponse, error::ErrorMetadata, operation::get_object::GetObjectError};
+
+        let mut response = HttpResponse::new(status.try_into().unwrap(), "".into());
+        if let Some(region) = region {
+            response.headers_mut().insert("x-amz-bucket-region", region);
+        }
+        let error = GetObjectError::generic(ErrorMetadata::builder().code(code).build());
+        let config = aws_sdk_s3::Config::builder().behavior_version(BehaviorVersion::latest()).build();
+        let store = S3Store::new(Client::from_conf(config), "fruit", "photos");
+        store.fail(SdkError::service_error(error, response), "1.jpg")
+    }
+
+    #[test]
+    fn a_missing_bucket_and_a_wrong_region_are_told_from_a_missing_object() {
+        for (code, status, kind) in [
+            ("NoSuchKey", 404, ErrorKind::StoreNotFound),
+            ("NoSuchBucket", 404, ErrorKind::StoreNoBucket),
+            ("PermanentRedirect", 301, ErrorKind::StoreWrongRegion),
+            ("", 301, ErrorKind::StoreWrongRegion),
+            ("AuthorizationHeaderMalformed", 400, ErrorKind::StoreWrongRegion),
+            ("IllegalLocationConstraintException", 400, ErrorKind::StoreWrongRegion),
+            ("AccessDenied", 403, ErrorKind::StoreDenied),
+            ("SlowDown", 503, ErrorKind::StoreThrottled),
+        ] {
+            assert_eq!(refused(code, status, None).kind(), kind, "{code} {status}");
+        }
+        let error = refused("PermanentRedirect", 301, Some("eu-west-3")).to_string();
+        let start =
+            "the bucket is in another region (location: s3://fruit/photos/1.jpg, region of the bucket: eu-west-3): ";
+        assert!(error.starts_with(start), "{error}");
+        assert!(!refused("NoSuchKey", 404, Some("eu-west-3")).to_string().contains("eu-west-3"));
+    }
 
     #[test]
     fn url_encoded_keys_are_decoded() {

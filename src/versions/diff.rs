@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{Manifest, tables},
+    dataset::{Manifest, get_file, tables},
     pca::Basis,
     store::Store,
 };
@@ -62,7 +62,7 @@ async fn rows_without(output: &dyn Store, version: &Manifest, other: &Manifest) 
 
 async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {
     let key = &version.basis.key;
-    tables::read_basis(output.get(key).await?, version.basis.columns, key)
+    tables::read_basis(get_file(output, key).await?, version.basis.columns, key)
 }
 
 /// The principal angles between two subspaces, in degrees, ascending.

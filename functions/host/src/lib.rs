@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use metrics::{Figures, Measured};
 use metrics::{Invocation, line};
-use pomona::{Error, ErrorKind, Result, dataset::timing::Timer};
+use pomona::{Error, ErrorKind, Result, dataset::timing::Timer, model::check_instructions};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -28,7 +28,8 @@ pub struct MapItem<Work> {
 }
 
 /// Serves invocations with `handle` until the environment ends. Work before this call belongs to the init phase of the
-/// environment, which happens once.
+/// environment, which happens once. Every invocation fails with `Input.Invalid` if the environment variable
+/// `POMONA_INSTRUCTIONS` is invalid.
 ///
 /// Each invocation writes one line with its metrics to standard output, which is the log.
 pub async fn serve<In, Out, Fut>(handle: impl Fn(In) -> Fut) -> std::result::Result<(), lambda_runtime::Error>
@@ -44,7 +45,8 @@ where
         let timer = Timer::start();
         let cold = first.swap(false, Ordering::Relaxed);
         tracing::debug!(request = event.context.request_id, cold, "invocation started");
-        let outcome = match decode(&event.payload) {
+        // Here and not in `main`, so that the state machine sees the name of the error.
+        let outcome = match check_instructions().and_then(|()| decode(&event.payload)) {
             Ok(input) => handle(input).await,
             Err(error) => Err(error),
         };

@@ -67,6 +67,9 @@ pub(crate) struct ResultOptions {
     /// Also write the scores as CSV
     #[arg(long)]
     pub csv: bool,
+    /// Write a CSV that is safe in a spreadsheet: paths and labels that would be run as formulas start with an apostrophe
+    #[arg(long)]
+    pub csv_for_spreadsheets: bool,
     /// Fail if more than this percentage of the images is rejected; unless it is 0, one reject is always allowed
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = values::percent)]
     pub max_reject_percent: f64,
@@ -147,7 +150,8 @@ impl ResultOptions {
             pca: components.or(self.variance.map(ComponentSelection::Variance)),
             standardize: !self.no_standardize,
             partition_by_label: self.partition_by_label,
-            csv: self.csv,
+            csv: self.csv || self.csv_for_spreadsheets,
+            csv_for_spreadsheets: self.csv_for_spreadsheets,
             max_reject_percent: self.max_reject_percent,
             shard_size: self.shard_size,
         }

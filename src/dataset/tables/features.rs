@@ -12,7 +12,12 @@ use bytes::Bytes;
 use ndarray::Array2;
 
 use super::{EXTRACTOR, Table, floats, list, list_of, write};
-use crate::{Result, dataset::keys, ids::ShardId, store::Store};
+use crate::{
+    Result,
+    dataset::{get_file, keys},
+    ids::ShardId,
+    store::Store,
+};
 
 /// The columns of a shard's `features.parquet`, `[rows]` each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,5 +102,5 @@ pub(crate) fn read_etags(file: Bytes, key: &str) -> Result<Vec<(String, String)>
 /// Reads path and etag of each row of a shard.
 pub(crate) async fn etags(output: &dyn Store, shard: &ShardId) -> Result<Vec<(String, String)>> {
     let key = keys::features(shard);
-    read_etags(output.get(&key).await?, &key)
+    read_etags(get_file(output, &key).await?, &key)
 }

@@ -2,12 +2,12 @@
 
 use maud::{Markup, PreEscaped, html};
 
-use super::{Content, colour};
+use super::{Content, colour, shown, shown_label};
 use crate::{
     Result,
     report::{
         plots::{PALETTE, Scatter},
-        text::{count, counted, label_name, percent},
+        text::{count, counted, percent},
     },
 };
 
@@ -96,7 +96,7 @@ fn filter(content: &Content<'_>) -> Markup {
                 label {
                     input type="checkbox" checked data-label=(i);
                     i style=(format!("background:{}", colour(i))) {}
-                    bdi { (label_name(label.label.as_deref())) }
+                    bdi { (shown_label(label.label.as_deref())) }
                 }
             }
             @if labels.len() > PALETTE.len() { p { "Colours repeat after " (PALETTE.len()) " labels." } }
@@ -122,8 +122,8 @@ fn point_of(content: &Content<'_>, row: usize, (x, y): (i32, i32), label: usize)
     let path = &content.sample.paths[row];
     let picture = content.sheet.position(path).unwrap_or_default();
     html! {
-        circle .point cx=(x) cy=(y) r="4" fill=(colour(label)) data-label=(label) data-path=(path)
-            data-name=(content.label_of(row)) data-picture=(picture) {}
+        circle .point cx=(x) cy=(y) r="4" fill=(colour(label)) data-label=(label) data-path=(shown(path))
+            data-name=(shown(content.label_of(row))) data-picture=(picture) {}
     }
 }
 
@@ -138,7 +138,7 @@ pub(super) fn labels(content: &Content<'_>) -> Markup {
             table .bars {
                 @for (i, label) in labels.iter().enumerate().take(LABELS) {
                     tr {
-                        th scope="row" { bdi { (label_name(label.label.as_deref())) } }
+                        th scope="row" { bdi { (shown_label(label.label.as_deref())) } }
                         td .number { (count(label.images)) }
                         td { i style=(bar(i, label.images)) {} }
                     }

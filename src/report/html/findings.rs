@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Content, picture};
+use super::{Content, picture, shown};
 use crate::report::{
     LISTED, REJECTS,
     text::{count, counted},
@@ -92,8 +92,8 @@ fn table_of_rejects(content: &Content<'_>) -> Markup {
             tbody {
                 @for [path, reason, detail] in content.rejects.iter().take(REJECTS) {
                     tr {
-                        td { (picture(content, path)) } td { bdi { (path) } }
-                        td { code { (reason) } } td { bdi { (detail) } }
+                        td { (picture(content, path)) } td { bdi { (shown(path)) } }
+                        td { code { (reason) } } td { bdi { (shown(detail)) } }
                     }
                 }
             }
@@ -106,7 +106,7 @@ fn captioned(content: &Content<'_>, row: usize, note: &str) -> Markup {
     html! {
         li {
             (picture(content, &content.sample.paths[row]))
-            bdi .label { (content.label_of(row)) }
+            bdi .label { (shown(content.label_of(row))) }
             small { (note) }
         }
     }

@@ -1,10 +1,13 @@
 //! The page of a run as HTML: one function per section.
 //!
-//! maud escapes every text. Paths and labels come from users and may contain markup.
+//! maud escapes every text. Paths and labels come from users and may contain markup, and characters that a reader does not
+//! see: print them with [`shown`] or [`shown_label`].
 
 mod charts;
 mod findings;
 mod run;
+
+use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -13,7 +16,8 @@ use sha2::{Digest, Sha256};
 use super::{Content, plots::PALETTE};
 use crate::{
     Result,
-    report::text::{count, counted, dollars, duration, percent},
+    error::escape_invisible,
+    report::text::{count, counted, dollars, duration, label_name, percent},
 };
 
 const STYLE: &str = include_str!("../style.css");
@@ -71,7 +75,7 @@ pub(super) fn page(content: &Content<'_>) -> Result<String> {
 fn head_line(content: &Content<'_>) -> Markup {
     let manifest = content.manifest;
     let finished = manifest.finished.strftime("%Y-%m-%d %H:%M");
-    html! { (counted(manifest.images, "image")) " from " bdi { (manifest.input) } ", finished " (finished) " UTC" }
+    html! { (counted(manifest.images, "image")) " from " bdi { (shown(&manifest.input)) } ", finished " (finished) " UTC" }
 }
 
 fn cards(content: &Content<'_>) -> Markup {
@@ -101,10 +105,21 @@ fn colour(label: usize) -> String {
     format!("rgb({r},{g},{b})")
 }
 
+/// A name as readers see it: maud escapes markup, this escapes invisible characters.
+fn shown(name: &str) -> Cow<'_, str> {
+    escape_invisible(name)
+}
+
+/// The name of a label as readers see it.
+fn shown_label(label: Option<&str>) -> Cow<'_, str> {
+    shown(label_name(label))
+}
+
 /// A preview of an image, or an empty frame.
 fn picture(content: &Content<'_>, path: &str) -> Markup {
+    let name = shown(path);
     match content.sheet.position(path) {
-        Some(position) => html! { span .pic title=(path) style=(format!("background-position:{position}")) {} },
-        None => html! { span .pic .none title=(path) { "no preview" } },
+        Some(position) => html! { span .pic title=(name) style=(format!("background-position:{position}")) {} },
+        None => html! { span .pic .none title=(name) { "no preview" } },
     }
 }

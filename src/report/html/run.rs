@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::Content;
+use super::{Content, shown};
 use crate::{
     cost::receipt::StageRecords,
     dataset::{keys, timing::Timing},
@@ -145,7 +145,7 @@ pub(super) fn settings(content: &Content<'_>) -> Markup {
         section #run {
             h2 { "Run and settings" }
             div .wide { table {
-                @for (name, value) in rows { tr { th scope="row" { (name) } td { bdi { (value) } } } }
+                @for (name, value) in rows { tr { th scope="row" { (name) } td { bdi { (shown(&value)) } } } }
             } }
         }
     }

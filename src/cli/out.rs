@@ -1,0 +1,39 @@
+//! Standard output and standard error. A reader may close either of them at any time, and that is no reason to panic.
+
+use std::io::{self, ErrorKind as Io, Write};
+
+use pomona::{Error, ErrorKind, Result};
+
+/// Writes a result to standard output. Succeeds if nobody reads it any more, as in `pomona show results/ | head -1`; fails
+/// with `Store.Failed` if it cannot be written, such as to a full disk.
+pub(crate) fn out(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// Writes a line for people to standard error. Errors are ignored, because there is no place left to report them.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// The outcome of a write to standard output.
+pub(crate) fn written(outcome: io::Result<()>) -> Result<()> {
+    match outcome {
+        Err(e) if e.kind() != Io::BrokenPipe => {
+            Err(Error::new(ErrorKind::StoreFailed, "standard output could not be written").source(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reader_that_has_gone_is_no_error() {
+        assert!(written(Ok(())).is_ok());
+        assert!(written(Err(Io::BrokenPipe.into())).is_ok());
+        assert!(written(Err(Io::StorageFull.into())).unwrap_err().is(ErrorKind::StoreFailed));
+    }
+}
