@@ -145,6 +145,11 @@ soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of
 	set -e; for round in $$(seq $(ROUNDS)); do \
 	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --workspace --test pipeline --test incremental; done
 
+CASES ?= 20000
+.PHONY: fuzz
+fuzz: ## Damage files with a new seed: CASES=20000 images, and fewer models and tables; check time and memory
+	POMONA_FUZZ_SEED=$(SEED) POMONA_FUZZ_CASES=$(CASES) $(CARGO) test --release --workspace --test fuzz -- --nocapture
+
 .PHONY: test-arm64
 test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its output under qemu-user
 	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin

@@ -12,6 +12,12 @@ use crate::{
 
 /// Widest padding of a convolution on one side, pixels.
 const MAX_PADDING: usize = 8;
+/// Most numbers of a map with its border, 1 GiB. Positions then fit into `u32`, and products of sizes into `usize`.
+const MAX_MAP: usize = 1 << 28;
+/// Most numbers of all weights, positions and buffers together: 2 GiB.
+const MAX_NUMBERS: usize = 1 << 29;
+/// Most multiply-adds for an image.
+const MAX_OPERATIONS: u64 = 1 << 38;
 
 /// The reason why the kernels cannot run a layer or a model, such as "it has 3 output channels, not a multiple of 8".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,12 +104,17 @@ pub struct Builder {
     /// The map of each value; the first is the image.
     values: Vec<Map>,
     layers: Vec<Step>,
+    /// Numbers of the weights and positions so far.
+    numbers: usize,
+    /// Multiply-adds of the layers so far.
+    operations: u64,
 }
 
 impl Builder {
     /// A network for images of this size, and the value of the image: `[height, width, 3]`, samples as `x / 127.5 - 1`.
     pub fn new(height: usize, width: usize) -> (Self, Value) {
-        (Builder { values: vec![Map::dense(height, width, 3)], layers: Vec::new() }, Value(0))
+        let values = vec![Map::dense(height, width, 3)];
+        (Builder { values, layers: Vec::new(), numbers: 0, operations: 0 }, Value(0))
     }
 
     /// Height, width and channels of a value.
@@ -122,7 +133,8 @@ impl Builder {
     ///
     /// Fails if the kernels do not support the convolution. They support dense and depthwise 3 x 3 convolutions whose number
     /// of output channels is a multiple of 8. A value that is padded must have one reader. A depthwise convolution has
-    /// stride 1 or 2 and no residual.
+    /// stride 1 or 2 and no residual. A map has at most 2^28 numbers; the network takes at most 2^29 numbers and 2^38
+    /// multiply-adds. Nothing larger is allocated.
     pub fn convolution(
         &mut self,
         input: Value,
@@ -131,6 +143,7 @@ impl Builder {
     ) -> Result<Value, Unsupported> {
         let [outer, inner, rows, columns] = convolution.shape;
         let map = self.output_map(input, convolution)?;
+        self.count(convolution, map)?;
         self.pad(input.0, convolution.padding)?;
         let channels = self.values[input.0].channels;
         let step = if convolution.groups == 1 && inner == channels {
@@ -166,6 +179,7 @@ impl Builder {
     fn output_map(&self, input: Value, convolution: &Convolution<'_>) -> Result<Map, Unsupported> {
         let [outer, inner, rows, columns] = convolution.shape;
         let (map, pads, stride) = (self.values[input.0], convolution.padding, convolution.stride);
+        check_map(map)?;
         if stride == 0 || pads.iter().any(|pad| *pad > MAX_PADDING) {
             return unsupported(format!("it has stride {stride} and padding {pads:?}"));
         }
@@ -175,9 +189,24 @@ impl Builder {
         }
         let size = |length: usize, pad: usize, kernel: usize| Some((length + pad).checked_sub(kernel)? / stride + 1);
         match (size(map.height, pads[0] + pads[2], rows), size(map.width, pads[1] + pads[3], columns)) {
-            (Some(height), Some(width)) => Ok(Map::dense(height, width, outer)),
+            (Some(height), Some(width)) => check_map(Map::dense(height, width, outer)),
             _ => unsupported(format!("its kernel of {rows} x {columns} is larger than its input")),
         }
+    }
+
+    /// Adds the weights, positions and operations of a convolution to those of the network. Fails if there are too many.
+    fn count(&mut self, convolution: &Convolution<'_>, output: Map) -> Result<(), Unsupported> {
+        let pixels = output.height * output.width;
+        let weights = convolution.weight.len();
+        self.numbers = self.numbers.saturating_add(weights).saturating_add(pixels);
+        self.operations = self.operations.saturating_add((pixels as u64).saturating_mul(weights as u64));
+        if self.numbers > MAX_NUMBERS {
+            return unsupported(format!("it and the layers before it have more than {MAX_NUMBERS} weights and pixels"));
+        }
+        if self.operations > MAX_OPERATIONS {
+            return unsupported(format!("it and the layers before it need more than {MAX_OPERATIONS} multiply-adds"));
+        }
+        Ok(())
     }
 
     /// Gives a value the border of its reader's padding.
@@ -218,7 +247,7 @@ impl Builder {
             return unsupported("it pads a value that another layer reads");
         }
         self.fuse(&readers);
-        Ok(self.place(result.channels))
+        self.place(result.channels)
     }
 
     /// The number of readers of each value. The output of the network counts as a reader.
@@ -257,8 +286,9 @@ impl Builder {
         self.layers = joined;
     }
 
-    /// Assigns buffers to values. A buffer is reused after the last reader of its value.
-    fn place(self, columns: usize) -> Network {
+    /// Assigns buffers to values. A buffer is reused after the last reader of its value. Fails if the buffers and the weights
+    /// are too large together.
+    fn place(self, columns: usize) -> Result<Network, Unsupported> {
         let image = self.values[0];
         let mut last_use = vec![0; self.values.len()];
         for (at, layer) in self.layers.iter().enumerate() {
@@ -288,6 +318,10 @@ impl Builder {
         });
         sizes.push(strip.max().unwrap_or(0));
         let strip = sizes.len() - 1;
+        let numbers = sizes.iter().fold(self.numbers, |sum, size| sum.saturating_add(*size));
+        if numbers > MAX_NUMBERS {
+            return unsupported(format!("it needs {numbers} numbers of memory; at most {MAX_NUMBERS} are supported"));
+        }
         let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
         let layers = self.layers.into_iter().map(|layer| match layer {
             Step::Dense { packed, taps, activation, from, residual, to } => Layer::Dense {
@@ -303,7 +337,19 @@ impl Builder {
             Step::Fused { fused, from, to } => Layer::Fused { fused, from: place(from), strip, to: place(to) },
             Step::Mean { from, to } => Layer::Mean { from: place(from), to: place(to) },
         });
-        Network::new(layers.collect(), sizes, image, columns)
+        Ok(Network::new(layers.collect(), sizes, image, columns))
+    }
+}
+
+/// A map, if it has at most [`MAX_MAP`] numbers with the widest border.
+fn check_map(map: Map) -> Result<Map, Unsupported> {
+    let side = |length: usize| length.checked_add(2 * MAX_PADDING);
+    let numbers = side(map.height).and_then(|rows| rows.checked_mul(side(map.width)?)?.checked_mul(map.channels));
+    match numbers {
+        Some(numbers) if numbers <= MAX_MAP => Ok(map),
+        _ => {
+            unsupported(format!("a map of {} x {} with {} channels is too large", map.width, map.height, map.channels))
+        }
     }
 }
 
@@ -338,6 +384,24 @@ mod tests {
 
     fn convolution<'a>(weight: &'a [f32], shape: [usize; 4], bias: &'a [f32]) -> Convolution<'a> {
         Convolution { weight, shape, bias, stride: 1, padding: [0; 4], groups: 1, activation: Activation::Identity }
+    }
+
+    #[test]
+    fn networks_that_are_too_large_fail_before_anything_is_allocated() {
+        let (weight, bias) = (vec![0.0; 8 * 3], [0.0; 8]);
+        for (height, width) in [(1 << 20, 1 << 20), (usize::MAX, 1), (usize::MAX / 2, usize::MAX / 2)] {
+            let (mut builder, image) = Builder::new(height, width);
+            let failed = builder.convolution(image, &convolution(&weight, [8, 3, 1, 1], &bias), None);
+            assert!(failed.unwrap_err().to_string().contains("too large"), "{height} x {width}");
+        }
+        // 2^22 pixels with 8 channels have 2^25 numbers. No buffer is free while all maps are read at the end.
+        let (mut builder, image) = Builder::new(2_048, 2_048);
+        let mut failed = None;
+        for _ in 0..200 {
+            let added = builder.convolution(image, &convolution(&weight, [8, 3, 1, 1], &bias), None);
+            failed = failed.or(added.err());
+        }
+        assert!(failed.unwrap().to_string().contains("weights and pixels"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! `pomona run`, and what the other commands that run the pipeline share with it.
 
-use std::{sync::Arc, time::Instant};
+use std::{io::Read, path::Path, sync::Arc, time::Instant};
 
 use pomona::{
     Error, ErrorKind, Result,
     ids::RunId,
-    model::{Extractor, Runtime, WorkerPool},
+    model::{Extractor, MAX_MODEL_BYTES, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
 };
@@ -107,11 +107,18 @@ fn extractor(options: &EngineOptions) -> Result<Extractor> {
             Runtime::Tract => Extractor::embedded_on_tract(options.feature_range),
         };
     };
-    let onnx = std::fs::read(path).map_err(|e| {
+    let onnx = read_model(path).map_err(|e| {
         Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", path.display()).source(e)
     })?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     Extractor::from_onnx(onnx.into(), &name, options.feature_range, runtime)
+}
+
+/// Reads a file, and at most one byte more than a model may have.
+fn read_model(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut onnx = Vec::new();
+    std::fs::File::open(path)?.take(MAX_MODEL_BYTES + 1).read_to_end(&mut onnx)?;
+    Ok(onnx)
 }
 
 /// The time, to the second, and a few letters that keep two runs of the same second apart.

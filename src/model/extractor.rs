@@ -9,7 +9,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FEATURE_BITS, FeatureRange, graph, invalid, onnx};
+use super::{FEATURE_BITS, FeatureRange, graph, invalid, limits, onnx, trial, wire};
 use crate::{
     Result,
     ids::{ExtractorId, short_hex},
@@ -103,25 +103,25 @@ impl Extractor {
     /// Loads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
     /// output vector of at most [`MAX_COLUMNS`] numbers. `name` is for records and messages.
     ///
+    /// The file is not trusted: its sizes are checked before anything large is allocated, and it must load and process one
+    /// image within 128 seconds, in a thread of its own.
+    ///
     /// Fails with `Model.Invalid` and the reason.
     pub fn from_onnx(onnx: Bytes, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
-        let hash = sha256(&onnx);
-        Self::read(onnx, &hash, name, range, runtime)
+        let own_name = name.to_owned();
+        let load = move || {
+            let hash = sha256(&onnx);
+            let extractor = Self::read(onnx, &hash, &own_name, range, runtime)?;
+            extractor.try_on_grey()?;
+            Ok(extractor)
+        };
+        trial::within(trial::DEADLINE, load).map_err(|e| e.context("model", name))
     }
 
     fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
-        // tract panics on some malformed graphs.
-        let loaded = std::panic::catch_unwind(|| load(onnx, runtime));
-        let Loaded { program, unsupported, height, width, columns } = loaded
-            .unwrap_or_else(|_| Err(invalid("it is malformed, and the ONNX reader panicked")))
-            .map_err(|e| e.context("model", name))?;
+        let Loaded { program, unsupported, height, width, columns } = load(onnx, runtime)?;
         let info = info(sha256, name, columns, range, program.name());
-        let extractor = Extractor { info, program, unsupported, height, width };
-        #[cfg(feature = "tract")]
-        if let Program::Tract(_) = extractor.program {
-            extractor.try_on_grey(name)?;
-        }
-        Ok(extractor)
+        Ok(Extractor { info, program, unsupported, height, width })
     }
 
     /// Why the kernels do not support this model. None if it runs on them, or on tract by request.
@@ -196,11 +196,10 @@ impl Extractor {
     }
 
     /// Runs the model once on a grey image, so that a model that cannot run fails before the run starts.
-    #[cfg(feature = "tract")]
-    fn try_on_grey(&self, name: &str) -> Result<()> {
+    fn try_on_grey(&self) -> Result<()> {
         let grey = Pixels { width: self.width, height: self.height, data: vec![127; self.width * self.height * 3] };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.infer(&grey)));
-        let failed = |detail: String| invalid("it fails on a grey image").context("model", name).source(detail);
+        let failed = |detail: String| invalid("it fails on a grey image").source(detail);
         match outcome {
             Ok(Ok(features)) if features.len() == self.columns() => Ok(()),
             Ok(Ok(features)) => Err(failed(format!("its output has {} numbers", features.len()))),
@@ -238,18 +237,21 @@ pub(super) struct Loaded {
     columns: usize,
 }
 
-/// Loads a model for the kernels if they support all of it and `runtime` allows it, and for tract otherwise.
+/// Loads a model for the kernels if they support all of it and `runtime` allows it, and for tract otherwise. The limits are
+/// checked first.
 fn load(onnx: Bytes, runtime: Runtime) -> Result<Loaded> {
-    if runtime == Runtime::Tract {
-        return load_with_tract(&onnx, None);
-    }
+    wire::check(&onnx)?;
     let model = onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not a readable ONNX file").source(e))?;
+    limits::check(&model)?;
+    if runtime == Runtime::Tract {
+        return load_with_tract(&onnx, &model, None);
+    }
     match graph::network(&model).and_then(within_limits) {
         Ok(network) => {
             let ((height, width), columns) = (network.size(), network.columns());
             Ok(Loaded { program: Program::Kernels(Box::new(network)), unsupported: None, height, width, columns })
         }
-        Err(unsupported) => load_with_tract(&onnx, Some(unsupported)),
+        Err(unsupported) => load_with_tract(&onnx, &model, Some(unsupported)),
     }
 }
 
@@ -262,14 +264,15 @@ fn within_limits(network: Network) -> std::result::Result<Network, Unsupported> 
 }
 
 #[cfg(feature = "tract")]
-fn load_with_tract(onnx: &[u8], unsupported: Option<Unsupported>) -> Result<Loaded> {
-    let model = super::tract::TractModel::from_onnx(onnx)?;
+fn load_with_tract(onnx: &[u8], model: &onnx::Model, unsupported: Option<Unsupported>) -> Result<Loaded> {
+    let graph = model.graph.as_ref().ok_or_else(|| invalid("the file has no graph"))?;
+    let model = super::tract::TractModel::from_onnx(onnx, graph)?;
     let (height, width, columns) = (model.height(), model.width(), model.columns());
     Ok(Loaded { program: Program::Tract(Box::new(model)), unsupported, height, width, columns })
 }
 
 #[cfg(not(feature = "tract"))]
-fn load_with_tract(_onnx: &[u8], unsupported: Option<Unsupported>) -> Result<Loaded> {
+fn load_with_tract(_onnx: &[u8], _model: &onnx::Model, unsupported: Option<Unsupported>) -> Result<Loaded> {
     let why = unsupported.map_or_else(|| "tract was requested".to_owned(), |unsupported| unsupported.to_string());
     Err(invalid("it needs tract; build Pomona with the feature `tract`").source(why))
 }

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use pomona_kernels::{Activation, Builder, Convolution, Network, Unsupported, Value};
 
-use super::onnx::{FLOAT, Graph, Model, Node, Tensor};
+use super::{
+    extractor::MAX_SIDE,
+    onnx::{FLOAT, Graph, Model, Node, Tensor},
+};
 
 /// Translates a model. Fails with the first node that the kernels do not support.
 pub(super) fn network(model: &Model) -> Result<Network, Unsupported> {
@@ -16,12 +19,7 @@ type Outcome<T> = Result<T, Unsupported>;
 
 /// An error that names a node.
 fn at(node: &Node, reason: impl std::fmt::Display) -> Unsupported {
-    let name = node.output.first().map_or("", String::as_str);
-    Unsupported::new(format!(
-        "node {:?} ({}): {reason}",
-        if node.name.is_empty() { name } else { &node.name },
-        node.op_type
-    ))
+    Unsupported::new(format!("node {:?} ({}): {reason}", node.label(), node.op_type))
 }
 
 struct Reader<'a> {
@@ -60,6 +58,9 @@ impl<'a> Reader<'a> {
             [_, Some(h), Some(w), Some(3)] => (*h, *w, true),
             _ => return Err(Unsupported::new("its input is not an RGB image of fixed size")),
         };
+        if ![height, width].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+            return Err(Unsupported::new(format!("its input is {width} x {height} pixels")));
+        }
         let (builder, image) = Builder::new(height, width);
         let (values, done) = (HashMap::new(), HashSet::new());
         let nodes = &graph.node;

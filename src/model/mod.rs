@@ -5,6 +5,10 @@
 //! `pomona-kernels`. Any other ONNX model runs on tract (feature `tract`). A [`WorkerPool`] runs an extractor on several
 //! threads.
 //!
+//! An ONNX file may come from a stranger. Before it runs, `wire` counts what it holds, `limits` checks the numbers that can be
+//! sizes, `shapes` and the builder of the kernels compute the size of every tensor, and `trial` ends the loading after a
+//! time. `docs/threat-model.md` lists the limits.
+//!
 //! ```
 //! use pomona::{image::Pixels, model::{Extractor, FeatureRange}};
 //!
@@ -18,13 +22,19 @@
 mod extractor;
 mod graph;
 mod grid;
+mod limits;
 mod onnx;
 #[cfg(feature = "tract")]
+mod shapes;
+#[cfg(feature = "tract")]
 mod tract;
+mod trial;
+mod wire;
 mod workers;
 
 pub use extractor::{EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, MAX_COLUMNS, Runtime, embedded_info};
 pub use grid::{FEATURE_BITS, FeatureRange};
+pub use limits::MAX_MODEL_BYTES;
 pub use workers::WorkerPool;
 
 use pomona_kernels::Instructions;

@@ -1,9 +1,13 @@
-//! The messages of `onnx.proto` that the translation to the kernels needs, with its field numbers.
+//! The messages of `onnx.proto` that the translation to the kernels and the limits need, with its field numbers.
 
 use bytes::Bytes;
 
 /// `TensorProto.DataType.FLOAT`
 pub(super) const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT32` and `UINT32`
+const INTEGERS_OF_32_BITS: [i32; 2] = [6, 12];
+/// `TensorProto.DataType.INT64` and `UINT64`
+const INTEGERS_OF_64_BITS: [i32; 2] = [7, 13];
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Model {
@@ -47,8 +51,19 @@ pub(super) struct Attribute {
     pub i: i64,
     #[prost(bytes = "vec", tag = "4")]
     pub s: Vec<u8>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<Tensor>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<Tensor>,
+}
+
+impl Node {
+    /// The name of the node, or of its first output if it has none, as tract names it.
+    pub(super) fn label(&self) -> &str {
+        if self.name.is_empty() { self.output.first().map_or("", String::as_str) } else { &self.name }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -59,13 +74,50 @@ pub(super) struct Tensor {
     pub data_type: i32,
     #[prost(float, repeated, tag = "4")]
     pub float_data: Vec<f32>,
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     pub name: String,
     /// Little-endian; a slice of the file, not a copy.
     #[prost(bytes = "bytes", tag = "9")]
     pub raw_data: Bytes,
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<Entry>,
+    /// 0 if the data is in this file.
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
+}
+
+impl Tensor {
+    /// Bytes of the data.
+    pub(super) fn bytes(&self) -> u64 {
+        let of_32_bits = self.float_data.len() + self.int32_data.len();
+        let of_64_bits = self.int64_data.len() + self.double_data.len() + self.uint64_data.len();
+        (self.raw_data.len() + 4 * of_32_bits + 8 * of_64_bits) as u64
+    }
+
+    /// The first elements, at most `most`, of a tensor of integers of 32 or 64 bits; of another tensor, nothing.
+    pub(super) fn integers(&self, most: usize) -> Vec<i64> {
+        let lists = self.int32_data.iter().map(|v| i64::from(*v)).chain(self.int64_data.iter().copied());
+        let lists = lists.chain(self.uint64_data.iter().map(|v| i64::try_from(*v).unwrap_or(i64::MAX)));
+        if INTEGERS_OF_32_BITS.contains(&self.data_type) {
+            let raw = self.raw_data.chunks_exact(4);
+            let raw = raw.map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            raw.chain(lists).take(most).collect()
+        } else if INTEGERS_OF_64_BITS.contains(&self.data_type) {
+            let raw = self.raw_data.chunks_exact(8);
+            let raw = raw.map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
+            raw.chain(lists).take(most).collect()
+        } else {
+            Vec::new()
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

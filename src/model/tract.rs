@@ -7,6 +7,8 @@ use tract_onnx::{prelude::*, tract_core::internal::DimLike, tract_hir::infer::Fa
 use super::{
     extractor::{MAX_COLUMNS, MAX_SIDE},
     invalid,
+    onnx::Graph,
+    shapes,
 };
 use crate::{Error, Result, image::Pixels};
 
@@ -31,8 +33,10 @@ fn refuse(what: &str) -> impl FnOnce(TractError) -> Error {
 }
 
 impl TractModel {
+    /// Loads a file. `graph` is its decoded graph, which has passed [`super::limits::check`].
+    ///
     /// Fails with `Model.Invalid` and the reason.
-    pub(super) fn from_onnx(mut onnx: &[u8]) -> Result<Self> {
+    pub(super) fn from_onnx(mut onnx: &[u8], graph: &Graph) -> Result<Self> {
         let reader = tract_onnx::onnx();
         let model = reader.model_for_read(&mut onnx).map_err(refuse("it is not a readable ONNX file"))?;
         let (layout, height, width) = image_input(&model)?;
@@ -40,10 +44,13 @@ impl TractModel {
             Layout::Nchw => [1, 3, height, width],
             Layout::Nhwc => [1, height, width, 3],
         };
-        let model = model
-            .with_input_fact(0, f32::fact(shape).into())
-            .and_then(|m| m.into_optimized())
-            .map_err(refuse("it uses an operator that the runtime does not support"))?;
+        let unsupported = "it uses an operator that the runtime does not support";
+        let model = model.with_input_fact(0, f32::fact(shape).into()).map_err(refuse(unsupported))?;
+        let mut model = model.eliminate_dead_branches().map_err(refuse("its output does not depend on its input"))?;
+        shapes::check(&mut model, graph)?;
+        let model = model.into_typed().map_err(refuse(unsupported))?;
+        shapes::check_typed(&model, graph)?;
+        let model = model.into_optimized().map_err(refuse(unsupported))?;
         let columns = vector_output(&model)?;
         let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
         Ok(TractModel { plan, layout, height, width, columns })

@@ -119,6 +119,12 @@ impl<'a> Table<'a> {
 
     /// Decodes the columns with these names, or all columns if there are no names.
     fn read_columns(file: Bytes, key: &'a str, names: &[&str]) -> Result<Self> {
+        // The decoder panics on some damaged files.
+        std::panic::catch_unwind(|| Self::decode(file, key, names))
+            .unwrap_or_else(|_| Err(corrupt(key).source("the decoder panicked")))
+    }
+
+    fn decode(file: Bytes, key: &'a str, names: &[&str]) -> Result<Self> {
         let corrupt = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(&e))?;
         let footer = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();

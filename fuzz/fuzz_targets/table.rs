@@ -1,0 +1,4 @@
+//! Reads Parquet tables.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pomona_fuzz::table(data));

@@ -1,0 +1,6 @@
+//! The fuzz targets of `tests/fuzz/targets.rs`, for cargo-fuzz.
+
+#[path = "../../tests/fuzz/targets.rs"]
+mod targets;
+
+pub use targets::{event, image, model, name, record, request, table};

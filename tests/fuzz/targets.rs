@@ -1,0 +1,165 @@
+//! What is done with damaged bytes, and what must hold then. A target panics if something does not hold.
+//!
+//! `tests/fuzz.rs` runs the targets on stable Rust; `fuzz/` runs them with libFuzzer.
+
+#![allow(unreachable_pub)] // `fuzz/src/lib.rs` exports the targets
+
+#[path = "../../functions/trigger/src/event.rs"]
+mod event;
+
+use pomona::{
+    ErrorKind,
+    aws::request::Request,
+    dataset::{LabelCount, ShardRecord, VersionState, keys, partition, tables, to_json},
+    ids::{RunId, Version},
+    image::{self, Limits, Pixels, Reason},
+    model::{Extractor, FeatureRange, MAX_COLUMNS, Runtime},
+    stages::{Featurized, Merged, PartWork, Plan, PlanInput, Projected, Published, Reduced},
+    store::bucket_and_prefix,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Features of an image in the corpus of tables.
+pub const COLUMNS: usize = 24;
+/// Scores of an image in the corpus of tables.
+pub const KEPT: usize = 4;
+
+/// Decodes an image, below the guard of the worker threads. The first bytes choose the format.
+pub fn image(data: &[u8]) {
+    let limits = Limits::default();
+    match image::decode(data, limits) {
+        Ok(pixels) => {
+            let Pixels { width, height, ref data } = pixels;
+            assert_eq!(data.len(), width * height * 3);
+            assert!((width * height) as u64 <= limits.pixels && width.max(height) <= limits.side as usize);
+            // The time limit is for decoding.
+            if width * height <= 1 << 22 {
+                assert_eq!(image::resize(pixels, 16, 16).data.len(), 16 * 16 * 3);
+            }
+        }
+        Err(reject) => {
+            assert!(!reject.detail.is_empty());
+            use Reason::{Corrupt, Empty, NotAnImage, TooLarge, Truncated, UnsupportedFormat};
+            assert!(matches!(reject.reason, Empty | NotAnImage | UnsupportedFormat | Truncated | Corrupt | TooLarge));
+        }
+    }
+}
+
+/// Reads a table as each of the six kinds.
+pub fn table(data: &[u8]) {
+    let file = || bytes::Bytes::copy_from_slice(data);
+    if let Ok(rows) = tables::read_features(file(), COLUMNS, "k") {
+        assert_eq!(rows.features.dim(), (rows.len(), COLUMNS));
+        assert!([rows.labels.len(), rows.modified.len(), rows.lengths.len(), rows.etags.len()] == [rows.len(); 4]);
+    }
+    if let Ok(rows) = tables::read_scores(file(), KEPT, "k") {
+        assert_eq!((rows.scores.dim(), rows.labels.len()), ((rows.paths.len(), KEPT), rows.paths.len()));
+    }
+    if let Ok(sums) = tables::read_shard_moments(file(), COLUMNS, "k") {
+        assert_eq!(sums.columns(), COLUMNS);
+    }
+    if let Ok(sums) = tables::read_total_moments(file(), COLUMNS, "k") {
+        assert_eq!(sums.columns(), COLUMNS);
+    }
+    if let Ok(basis) = tables::read_basis(file(), COLUMNS, "k") {
+        assert_eq!((basis.mean.len(), basis.scale.len(), basis.columns()), (COLUMNS, COLUMNS, COLUMNS));
+    }
+    drop(tables::read_rejects(file(), "k"));
+}
+
+/// Reads a manifest or a record. What is read is written and read again without a difference.
+pub fn record(data: &[u8]) {
+    if let Some(VersionState::Published(manifest)) = round_trip::<VersionState>(data) {
+        assert!(manifest.seconds() >= 0.0);
+        assert!(manifest.files().count() >= 4);
+        assert!(manifest.shards_between("", "\u{10ffff}").count() <= manifest.shards.len());
+    }
+    round_trip::<ShardRecord>(data);
+    round_trip::<Vec<LabelCount>>(data);
+    round_trip::<PlanInput>(data);
+    round_trip::<Plan>(data);
+    round_trip::<Featurized>(data);
+    round_trip::<Merged>(data);
+    round_trip::<Reduced>(data);
+    round_trip::<PartWork>(data);
+    round_trip::<Projected>(data);
+    round_trip::<Published>(data);
+}
+
+fn round_trip<T: Serialize + DeserializeOwned>(data: &[u8]) -> Option<T> {
+    let value: T = serde_json::from_slice(data).ok()?;
+    let text = to_json(&value).expect("what was read can be written");
+    let again: T = serde_json::from_slice(&text).expect("what was written can be read");
+    assert_eq!(to_json(&again).expect("what was read can be written"), text);
+    Some(value)
+}
+
+/// Loads an ONNX file, and runs it on a grey image.
+pub fn model(data: &[u8]) {
+    let onnx = bytes::Bytes::copy_from_slice(data);
+    match Extractor::from_onnx(onnx, "fuzz", FeatureRange::default(), Runtime::Auto) {
+        Ok(extractor) => assert!((1..=MAX_COLUMNS).contains(&extractor.columns())),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ModelInvalid),
+    }
+}
+
+/// Parses a message of the queue that S3 events go to.
+pub fn event(data: &[u8]) {
+    match event::Message::parse(&String::from_utf8_lossy(data), "s3://fruit/images/") {
+        Ok(event::Message::Changed(key)) => assert!(!key.is_empty()),
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::InputInvalid),
+    }
+}
+
+/// Parses the input of an execution.
+pub fn request(data: &[u8]) {
+    let Ok(value) = serde_json::from_slice(data) else { return };
+    match Request::parse(value) {
+        Ok(request) => {
+            assert!(request.input.starts_with("s3://") && request.output.starts_with("s3://"));
+            assert!(request.settings.check().is_ok());
+        }
+        Err(error) => assert_eq!(error.kind(), ErrorKind::InputInvalid),
+    }
+}
+
+/// Uses a text as a label, a key, a location and the name of a run.
+pub fn name(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let folder = partition::folder_value(Some(&text));
+    assert!(
+        !folder.is_empty() && !folder.contains(['/', '\\', '=', ':']) && !folder.chars().any(|c| c.is_ascii_control())
+    );
+    if !text.is_empty() {
+        assert_eq!(percent_decoded(&folder), text);
+    }
+    let version = Version(7);
+    let part = keys::part(version, Some(&folder), 3);
+    assert_eq!(keys::parse_part(version, &part), Some((Some(folder.as_str()), 3)));
+    let parsed = keys::parse_version(&text);
+    if let Some((version, file)) = parsed {
+        let key = if file == keys::VersionFile::State { keys::version(version) } else { keys::claim(version) };
+        assert_eq!(keys::parse_version(&key), parsed);
+    }
+    drop((keys::parse_part(version, &text), keys::parse_shard(&text), keys::parse_totals(&text)));
+    let _ = (keys::parse_started(&text), keys::parse_ticket(&text));
+    if let Ok((bucket, prefix)) = bucket_and_prefix(&text) {
+        assert!(!bucket.is_empty() && !bucket.contains('/') && !prefix.starts_with('/'));
+    }
+    if let Ok(run) = RunId::try_from(text.into_owned()) {
+        assert!(!run.to_string().contains(['/', '\\']) && run.to_string() != "..");
+    }
+}
+
+/// The text that `%XX` stand for, one for each character.
+fn percent_decoded(text: &str) -> String {
+    let mut pieces = text.split('%');
+    let mut decoded = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (code, rest) = piece.split_at(2);
+        decoded.push(char::from(u8::from_str_radix(code, 16).expect("two hexadecimal digits")));
+        decoded.push_str(rest);
+    }
+    decoded
+}
