@@ -139,11 +139,13 @@ bench-scaling: build .venv/bench/ready ## Measure time and memory against images
 SEED := $(or $(SEED),$(shell date +%s))
 SEEDS ?= 5000
 ROUNDS ?= 20
+KILLS ?= 300
 .PHONY: soak
-soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of random histories
+soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of random histories; KILLS=300 kills
 	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --workspace --test races
 	set -e; for round in $$(seq $(ROUNDS)); do \
 	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --workspace --test pipeline --test incremental; done
+	POMONA_KILLS=$(KILLS) $(CARGO) test --release --workspace --test kills -- --nocapture
 
 CASES ?= 20000
 .PHONY: fuzz

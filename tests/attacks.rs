@@ -13,8 +13,14 @@ use std::{
     time::Duration,
 };
 
-use common::{engine, images, key, png, program::*, small_shards, stores::*};
-use pomona::{ErrorKind, stages::Stores, store::MemoryStore};
+use common::{engine, images, key, order, png, program::*, small_shards, stores::*};
+use pomona::{
+    ErrorKind,
+    dataset::settings::{Mode, Settings},
+    pipeline,
+    stages::{CancellationToken, Silent, Stores},
+    store::MemoryStore,
+};
 use serde_json::{Value, json as value};
 
 /// Files below the output with `text` in their bytes or, for Parquet, in one of their columns.
@@ -300,4 +306,36 @@ async fn an_object_that_breaks_off_is_a_reject_and_an_outage_is_not() {
     let stores = Stores { input: down, output: output.clone() };
     let error = common::run(&stores, &engine, &small_shards(), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error}");
+}
+
+/// Reading one object never ends.
+#[derive(Debug)]
+struct Hangs(String);
+
+#[async_trait::async_trait]
+impl Gate for Hangs {
+    async fn before(&self, key: &str) -> pomona::Result<()> {
+        if key == self.0 { std::future::pending().await } else { Ok(()) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_a_run_whose_store_hangs_and_keeps_its_rows() {
+    let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    let hanging = Arc::new(Gated { inner: input.clone(), gate: Hangs(key(30)) });
+    let stores = Stores { input: hanging, output: output.clone() };
+    let stop = CancellationToken::new();
+    let later = stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        later.cancel();
+    });
+    let order = order(&Settings { shard_size: 100, ..Settings::default() }, Mode::default(), "a");
+    let run = pipeline::run(&stores, &engine, &order, &Silent, &stop);
+    let outcome = tokio::time::timeout(Duration::from_millis(2_300), run).await.expect("the stop has no effect");
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::RunInterrupted);
+    let stores = Stores { input: input.clone(), output: output.clone() };
+    let figures = common::run(&stores, &engine, &order.settings, "b").await.unwrap().manifest.figures;
+    // A second shard may have been finished.
+    assert!(figures.copied == 30 && figures.inferred <= 10, "{figures:?}");
 }

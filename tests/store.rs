@@ -97,6 +97,10 @@ enum Fault {
     ConditionalPutWrites,
     /// Of concurrent conditional puts, none succeeds.
     ConditionalPutFails,
+    /// Holding an object replaces it.
+    HeldIsReplaced,
+    /// Every object is held.
+    EverythingIsHeld,
 }
 
 /// A store with a fault.
@@ -195,6 +199,15 @@ impl Store for Faulty {
         }
         self.inner.delete(key).await
     }
+    async fn put_held(&self, key: &str, body: Bytes) -> Result<bool> {
+        if self.has(Fault::HeldIsReplaced) {
+            return self.inner.put(key, body).await.map(|()| true);
+        }
+        self.inner.put_if_absent(key, body).await
+    }
+    async fn is_held(&self, _key: &str) -> Result<Option<bool>> {
+        Ok(self.has(Fault::EverythingIsHeld).then_some(true))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,6 +227,8 @@ async fn each_fault_violates_its_guarantee() {
         (Fault::DeleteOfMissingFails, "deletes_are_final_and_repeatable"),
         (Fault::ConditionalPutWrites, "one_of_concurrent_conditional_puts_succeeds"),
         (Fault::ConditionalPutFails, "one_of_concurrent_conditional_puts_succeeds"),
+        (Fault::HeldIsReplaced, "held_objects_are_held_until_they_are_deleted"),
+        (Fault::EverythingIsHeld, "held_objects_are_held_until_they_are_deleted"),
     ] {
         let violation = check(|_| Faulty { inner: MemoryStore::new(), fault }).await.unwrap_err();
         assert_eq!(violation.guarantee(), guarantee, "{fault:?}: {violation}");

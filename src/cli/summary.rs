@@ -80,8 +80,7 @@ impl<'a> Finished<'a> {
     pub(crate) fn json(&self) -> Json<'a> {
         let Finished { summary, reported, output, seconds } = *self;
         let manifest = &summary.manifest;
-        // An up-to-date run did no work; the figures of the manifest are those of the run that made the version.
-        let figures = if summary.up_to_date { Default::default() } else { manifest.figures.clone() };
+        let figures = &summary.figures;
         Json {
             up_to_date: summary.up_to_date,
             output,
@@ -119,7 +118,14 @@ impl<'a> Finished<'a> {
             format::counted(manifest.rejects, "reject"),
         );
         if self.summary.up_to_date {
-            return headline + "Up to date: the images have not changed since this version was made.\n";
+            let mut text = headline + "Up to date: the images have not changed since this version was made.\n";
+            if self.summary.figures.inferred > 0 {
+                let again = format::counted(self.summary.figures.inferred, "image");
+                text.push_str(&format!(
+                    "{again} inferred again, because the files of their shard were missing\n"
+                ));
+            }
+            return text;
         }
         let files = Files::new(manifest, self.reported, self.output);
         let sections = [headline + &figures(manifest), self.timings(), places(manifest, &files), self.readers(&files)];

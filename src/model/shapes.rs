@@ -88,7 +88,7 @@ fn check_node(model: &mut InferenceModel, id: usize, nodes: &Nodes<'_>, usage: &
     let (_, sized, _) = op.infer_facts(inputs.iter().collect(), outputs.iter().collect(), tvec!()).map_err(failed)?;
     let is_input = model.input_outlets().is_ok_and(|outlets| outlets.iter().any(|outlet| outlet.node == id));
     let is_constant = !is_input && inputs.iter().all(|fact| fact.value.is_concrete());
-    let read: Vec<OutletId> = model.node(id).inputs.iter().copied().collect();
+    let read: Vec<OutletId> = model.node(id).inputs.to_vec();
     let successors = model.node(id).outputs.iter().map(|output| output.successors.len());
     let mut written = Vec::new();
     for (fact, readers) in sized.iter().zip(successors) {
@@ -132,7 +132,7 @@ pub(super) fn check_typed(model: &TypedModel, graph: &Graph) -> Result<()> {
 
 /// Writes the facts of a node into the model. Returns whether one of them is new.
 fn store(model: &mut InferenceModel, id: usize, inputs: Facts, outputs: Facts) -> TractResult<bool> {
-    let outlets: Vec<OutletId> = model.node(id).inputs.iter().copied().collect();
+    let outlets: Vec<OutletId> = model.node(id).inputs.to_vec();
     let outlets = outlets.into_iter().chain((0..outputs.len()).map(|slot| OutletId::new(id, slot)));
     let mut changed = false;
     for (outlet, fact) in outlets.zip(inputs.into_iter().chain(outputs)) {

@@ -49,7 +49,7 @@ mod tests {
             Ok(())
         });
         assert!(slow.unwrap_err().to_string().contains("longer than 0.05 seconds"));
-        let panicked = within(DEADLINE, || -> Result<()> { std::panic::panic_any("planted") });
+        let panicked = within(DEADLINE, || -> Result<()> { std::panic::resume_unwind(Box::new("planted")) });
         assert!(panicked.unwrap_err().to_string().contains("panicked"));
     }
 }

@@ -13,7 +13,7 @@ use crate::report::{self, ReportInput, Reported};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Manifest, VersionState, lease,
+        self, Manifest, RunFigures, VersionState, lease,
         timing::{Timer, Timing},
     },
     model::WorkerPool,
@@ -84,6 +84,8 @@ pub struct Summary {
     pub up_to_date: bool,
     /// Manifest of the current version.
     pub manifest: Manifest,
+    /// Work of this run. Those of the manifest, if the run published it.
+    pub figures: RunFigures,
     /// Timing of the stage `publish`; `None` if the run published nothing.
     pub published: Option<Timing>,
     /// Name and wall-clock seconds of each stage, in order.
@@ -133,7 +135,7 @@ impl Attempt<'_> {
         if planned.up_to_date
             && let Some(manifest) = dataset::current(self.stores.output.as_ref()).await?
         {
-            return Ok(Summary { up_to_date: true, manifest, published: None, seconds: self.clock.seconds });
+            return Ok(self.up_to_date(manifest, RunFigures::default()));
         }
         self.featurize(&planned).await?;
         check(self.stop)?;
@@ -145,7 +147,7 @@ impl Attempt<'_> {
         let reduced: Reduced = self.clock.time(Phase::Reduce, None, reduce).await?;
         if reduced.up_to_date {
             let manifest = dataset::version(self.stores.output.as_ref(), Some(reduced.version.0)).await?;
-            return Ok(Summary { up_to_date: true, manifest, published: None, seconds: self.clock.seconds });
+            return Ok(self.up_to_date(manifest, reduced.figures));
         }
         check(self.stop)?;
         self.project(&reduced).await?;
@@ -197,7 +199,13 @@ impl Attempt<'_> {
             return Err(Error::new(ErrorKind::InternalBug, "the published version does not exist any more")
                 .context("version", published.version));
         };
-        Ok(Summary { up_to_date: false, manifest: *manifest, published: Some(timing), seconds: self.clock.seconds })
+        let figures = manifest.figures.clone();
+        let (manifest, seconds) = (*manifest, self.clock.seconds);
+        Ok(Summary { up_to_date: false, manifest, figures, published: Some(timing), seconds })
+    }
+
+    fn up_to_date(self, manifest: Manifest, figures: RunFigures) -> Summary {
+        Summary { up_to_date: true, manifest, figures, published: None, seconds: self.clock.seconds }
     }
 }
 

@@ -276,7 +276,8 @@ impl RowMaker<'_> {
         let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
         // The semaphore is never closed.
         let _permit = self.memory.acquire_many(kib).await.ok();
-        let file = match read_image(self.input, object).await {
+        let deadline = READ_TIME + Duration::from_secs(object.size / SLOWEST_READ);
+        let file = match in_time(self.input.get_listed(object), &object.key, deadline).await {
             Ok(file) => file,
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
             Err(e) if e.is(ErrorKind::StoreDenied) => return Ok(Row::Rejected(Reject::new(Reason::NoPermission, e))),
@@ -289,16 +290,12 @@ impl RowMaker<'_> {
     }
 }
 
-/// Reads an image. Fails with `Store.Failed` if that takes too long.
-async fn read_image(input: &dyn Store, object: &Object) -> Result<Bytes> {
-    let deadline = READ_TIME + Duration::from_secs(object.size / SLOWEST_READ);
-    match tokio::time::timeout(deadline, input.get_listed(object)).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let message = format!("the object could not be read within {} seconds", deadline.as_secs());
-            Err(Error::new(ErrorKind::StoreFailed, message).context("key", &object.key))
-        }
-    }
+/// Waits for the content of an object. Fails with `Store.Failed` if that takes longer than the deadline.
+async fn in_time(read: impl Future<Output = Result<Bytes>>, key: &str, deadline: Duration) -> Result<Bytes> {
+    tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| {
+        let message = format!("the object could not be read within {} seconds", deadline.as_secs_f64());
+        Err(Error::new(ErrorKind::StoreFailed, message).context("key", key))
+    })
 }
 
 /// Writes the files of a shard. The record is last: it marks the shard as finished.
@@ -361,4 +358,18 @@ async fn keep_partial(output: &dyn Store, workers: &WorkerPool, shard: &ShardId,
     let info = workers.extractor().info();
     let table = rows.take_table(info.columns)?;
     output.put(&keys::partial(shard), tables::write_features(table, info.id.as_str())?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_that_does_not_arrive_in_time_is_an_error() {
+        let late = in_time(std::future::pending(), "a.jpg", Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(late.to_string(), "the object could not be read within 0.02 seconds (key: a.jpg)");
+        // Not an outage of the store: the object becomes a reject.
+        assert!(!late.kind().retryable());
+        assert_eq!(in_time(async { Ok(Bytes::new()) }, "a.jpg", READ_TIME).await.unwrap(), Bytes::new());
+    }
 }

@@ -59,7 +59,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         plan.mode.check_vanished(figures.removed, plan.base_images)?;
     }
     if let Some(base) = base.filter(|base| is_up_to_date(base, &plan, shards.iter().map(|shard| &shard.id))) {
-        return nothing_new(output, &plan, base).await;
+        return nothing_new(output, &plan, base, figures).await;
     }
     let totals = total(output, &plan, &shards, base.filter(|_| plan.from_base)).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, base).await?;
@@ -97,7 +97,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
 }
 
 /// Ends a run that found only what the base version has: for example, an object that still cannot be read.
-async fn nothing_new(output: &dyn Store, plan: &Plan, base: &Manifest) -> Result<Reduced> {
+async fn nothing_new(output: &dyn Store, plan: &Plan, base: &Manifest, figures: RunFigures) -> Result<Reduced> {
     inbox::clear(output, &plan.notices).await?;
     lease::leave(output, &plan.run).await?;
     Ok(Reduced {
@@ -113,7 +113,7 @@ async fn nothing_new(output: &dyn Store, plan: &Plan, base: &Manifest) -> Result
         work_list: String::new(),
         labels: base.labels.clone(),
         shards: base.shards.clone(),
-        figures: base.figures.clone(),
+        figures: RunFigures { added: 0, changed: 0, removed: 0, ..figures },
         timing: Timer::start().read(),
     })
 }

@@ -76,6 +76,7 @@ pub async fn check(mut empty: impl AsyncFnMut() -> crate::Result<Arc<dyn Store>>
     streams_are_written_completely_or_not_at_all(&*open().await?).await?;
     keys_keep_special_characters(&*open().await?).await?;
     deletes_are_final_and_repeatable(&*open().await?).await?;
+    held_objects_are_held_until_they_are_deleted(&*open().await?).await?;
     one_of_concurrent_conditional_puts_succeeds(open().await?).await
 }
 
@@ -234,6 +235,26 @@ pub async fn deletes_are_final_and_repeatable(store: &dyn Store) -> Outcome {
     it.ok("delete of a missing object", store.delete("a/b").await)?;
     it.equal("a deleted object", &it.ok("get_opt", get_opt(store, "a/b").await)?, &None)?;
     it.has_keys(store, "", &[]).await
+}
+
+/// [`Store::put_held`] writes unless the key exists. A store that can tell whether an object is held says so from then on
+/// until the object is deleted, and only of such objects.
+pub async fn held_objects_are_held_until_they_are_deleted(store: &dyn Store) -> Outcome {
+    let it = Guarantee("held_objects_are_held_until_they_are_deleted");
+    it.put(store, "free", "x").await?;
+    let held = it.ok("is_held", store.is_held("free").await)?;
+    it.equal("is_held of an object that nobody holds", &(held == Some(true)), &false)?;
+    for _ in 0..2 {
+        let written = it.ok("put_held", store.put_held("lock", Bytes::from_static(b"first")).await)?;
+        it.equal("put_held of a new key", &written, &true)?;
+        let written = it.ok("put_held", store.put_held("lock", Bytes::from_static(b"second")).await)?;
+        it.equal("put_held of an existing key", &written, &false)?;
+        it.reads(store, "lock", "first").await?;
+        let held = it.ok("is_held", store.is_held("lock").await)?;
+        it.equal("is_held of a held object", &(held == Some(false)), &false)?;
+        it.ok("delete", store.delete("lock").await)?;
+    }
+    Ok(())
 }
 
 /// Of concurrent [`Store::put_if_absent`] calls on one key, exactly one returns true, and its content is read. Later calls

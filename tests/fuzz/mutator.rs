@@ -53,7 +53,7 @@ fn change(file: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut fastrand::Rng) {
             file.extend_from_slice(&other[random.usize(..=other.len())..]);
         }
         6 => {
-            let copy = file[block.clone()].repeat(random.usize(1..=8));
+            let copy = file[block].repeat(random.usize(1..=8));
             file.splice(at..at, copy);
         }
         _ => drop(file.drain(block)),
