@@ -102,6 +102,9 @@ kinds! {
     /// Extractor or settings differ from those of the current version.
     DatasetSettingsChanged = "Dataset.SettingsChanged", retry: false,
         "Use the settings of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`).";
+    /// The features of the current version are those of another revision of the same extractor.
+    DatasetUpgradeNeeded = "Dataset.UpgradeNeeded", retry: false,
+        "Add `--upgrade` (`\"upgrade\": true`) to compute all features again, or use the release that made the version. Old versions stay readable.";
     /// A vacuum is in progress, or a run that excludes one.
     DatasetBusy = "Dataset.Busy", retry: true,
         "Try again when the other run or vacuum has finished, usually within minutes. After a crash, a run blocks for 72 hours, a vacuum for 30 minutes.";

@@ -33,6 +33,7 @@ const NEVER: Mode = Mode {
     refit: Refit::Never,
     rebuild: false,
     listing: ListingScope::All,
+    upgrade: false,
     input_moved: false,
     accept_deletions: false,
 };

@@ -86,7 +86,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
         input: "s3://bucket/images/".to_owned(),
         input_identity: None,
         settings: Settings::default(),
-        extractor: embedded_info(FeatureRange::default()),
+        extractor: embedded_info(FeatureRange::default(), pomona::model::Decoding::Full),
         images: IMAGES as u64,
         rejects: rejects.len() as u64,
         ignored: Some(0),

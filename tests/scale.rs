@@ -67,7 +67,7 @@ const PAYLOAD: usize = 64 << 10;
 async fn a_million_images_are_planned_with_small_payloads() {
     let output = Arc::new(MemoryStore::new());
     let stores = Stores { input: Arc::new(Endless { objects: 1_000_000 }), output: output.clone() };
-    let info = pomona::model::embedded_info(pomona::model::FeatureRange::default());
+    let info = pomona::model::embedded_info(pomona::model::FeatureRange::default(), pomona::model::Decoding::Full);
     let input = order(&Settings::default(), Mode::default(), "million");
     let started = std::time::Instant::now();
     let planned = stages::plan(&stores, &info, input, &Silent, &CancellationToken::default()).await.unwrap();

@@ -6,7 +6,8 @@
 //! reused for the next image.
 //!
 //! Every output is a sum in one fixed order, so AVX-512, AVX2, NEON and plain code give the same bits. The same holds for
-//! [`linear`], the inner loops of a PCA, and for [`resample`], the inner loops of resizing 8-bit images.
+//! [`linear`], the inner loops of a PCA, and for [`resample`], the inner loops of resizing 8-bit images. [`jpeg`] is
+//! libjpeg-turbo, whose SIMD code has the bits of its plain code.
 //!
 //! ```
 //! use pomona_kernels::{Activation, Builder, Convolution};
@@ -57,6 +58,7 @@ mod builder;
 mod conv;
 mod fused;
 mod instructions;
+pub mod jpeg;
 mod layout;
 pub mod linear;
 mod network;

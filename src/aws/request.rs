@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{
     Error, ErrorKind, Result,
     dataset::settings::{Mode, Settings},
+    model::Decoding,
 };
 
 /// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/"}`, and optional fields of [`Settings`] and [`Mode`].
@@ -28,6 +29,8 @@ pub struct Request {
     pub settings: Settings,
     /// What the run lists and whether it fits a new basis; defaults for fields that are missing.
     pub mode: Mode,
+    /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
+    pub decoding: Decoding,
 }
 
 impl Request {
@@ -53,12 +56,13 @@ impl Request {
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
         };
-        let of_mode = ["refit", "rebuild", "listing", "input_moved", "accept_deletions"];
+        let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
+        let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
         let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(wrong)?;
         settings.check()?;
-        Ok(Request { input, output, settings, mode })
+        Ok(Request { input, output, settings, mode, decoding })
     }
 }
 
@@ -100,6 +104,8 @@ mod tests {
         );
         let mode = request(json!({"input_moved": true, "accept_deletions": true})).unwrap().mode;
         assert_eq!(mode, Mode { input_moved: true, accept_deletions: true, ..Mode::default() });
+        assert_eq!(request(json!({"decode": "scaled"})).unwrap().decoding, Decoding::Scaled);
+        assert!(request(json!({"decode": "half"})).unwrap_err().to_string().contains("half"));
         assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
     }
 

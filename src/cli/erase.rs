@@ -44,8 +44,8 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     run::listen(stop.clone());
     let bars = Bars::new();
     let action = if args.dry_run { Action::DryRun } else { Action::Delete };
-    let InputOptions { input_moved, accept_deletions } = args.input_options;
-    let mode = Mode { input_moved, accept_deletions, ..Mode::default() };
+    let InputOptions { input_moved, accept_deletions, upgrade } = args.input_options;
+    let mode = Mode { input_moved, accept_deletions, upgrade, ..Mode::default() };
     let judge = Judge { executions: Some(&RunningExecutions), break_locks: args.locks.break_lock };
     let input = EraseInput { run: run::run_id()?, keys, mode, action };
     let outcome = erase::erase(&stores, &workers, input, judge, &bars, &stop).await;

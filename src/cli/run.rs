@@ -87,7 +87,7 @@ pub(crate) fn workers(options: &EngineOptions) -> Result<WorkerPool> {
     bars.start("model", None, None);
     let extractor = extractor(options);
     bars.clear();
-    let extractor = extractor?;
+    let extractor = extractor?.with_decoding(options.decode.into());
     if let Some(reason) = extractor.unsupported() {
         let model = escape_invisible(&extractor.info().model);
         note(&format!("note: {model} runs on tract, which is slower than Pomona's kernels"));

@@ -8,6 +8,7 @@ use pomona::{
         request::Request,
     },
     ids::RunId,
+    model::Decoding,
     store,
 };
 use serde_json::{Map, Value};
@@ -64,6 +65,7 @@ fn input(args: &StartArgs) -> Result<String> {
             fields.extend(part.into_iter().filter(|(_, value)| !value.is_null()));
         }
     }
+    fields.insert("decode".to_owned(), json(serde_json::to_value(Decoding::from(args.decode)))?);
     fields.insert("input".to_owned(), args.images.clone().into());
     fields.insert("output".to_owned(), args.output.clone().into());
     let value = Value::Object(fields);

@@ -121,9 +121,7 @@ impl<'a> Finished<'a> {
             let mut text = headline + "Up to date: the images have not changed since this version was made.\n";
             if self.summary.figures.inferred > 0 {
                 let again = format::counted(self.summary.figures.inferred, "image");
-                text.push_str(&format!(
-                    "{again} inferred again, because the files of their shard were missing\n"
-                ));
+                text.push_str(&format!("{again} inferred again, because the files of their shard were missing\n"));
             }
             return text;
         }

@@ -41,6 +41,8 @@ pub struct Mode {
     pub rebuild: bool,
     /// Which part of the input is listed.
     pub listing: ListingScope,
+    /// Whether all features may be computed again because this release gives others.
+    pub upgrade: bool,
     /// Whether the images may come from another place than those of the current version.
     pub input_moved: bool,
     /// Whether more than half of at least 100 images may be gone since the current version.

@@ -7,14 +7,13 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, error::LimitErrorKind};
 
-use super::{Pixels, Reason, Reject, unsupported};
+use super::{Pixels, Reason, Reject, jpeg, unsupported};
 
 /// Largest image file, bytes. Larger objects are rejected without being read.
 pub const MAX_FILE_BYTES: u64 = 128 << 20;
 
 /// What is decoded, for the details of rejects.
-const FORMATS: &str = "JPEG, PNG, GIF, BMP, WebP and TIFF are read";
-const JPEGS: &str = "baseline and progressive JPEGs with Huffman coding and 8 bits per sample are read";
+pub(super) const FORMATS: &str = "JPEG, PNG, GIF, BMP, WebP and TIFF are read";
 
 /// Limits on one image, which keep memory bounded whatever a file claims.
 #[derive(Clone, Copy, Debug)]
@@ -33,14 +32,41 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Fails with `TooLarge` or `Corrupt` for images that are not decoded.
+    pub(super) fn check(&self, width: u64, height: u64) -> Result<(), Reject> {
+        if width == 0 || height == 0 {
+            return Err(Reject::new(Reason::Corrupt, format!("{width} x {height} pixels")));
+        }
+        if width.max(height) > u64::from(self.side) || width.saturating_mul(height) > self.pixels {
+            let detail = format!("{width} x {height} pixels; at most {} are taken", self.pixels);
+            return Err(Reject::new(Reason::TooLarge, detail));
+        }
+        Ok(())
+    }
+}
+
 /// Decodes a whole file to 8-bit RGB, within `limits`.
 ///
 /// Fails with the reason `Empty`, `NotAnImage`, `UnsupportedFormat`, `Truncated`, `Corrupt` or `TooLarge`.
 pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Reject> {
-    if file.is_empty() {
-        return Err(Reject::new(Reason::Empty, "the file has no bytes"));
+    match format_of(file)? {
+        ImageFormat::Jpeg => jpeg::decode(file, limits, None),
+        format => decode_as(file, format, limits),
     }
-    let format = format_of(file)?;
+}
+
+/// Decodes a file like [`decode`], and a large JPEG at a half, a quarter or an eighth of its size, as `Image.draft` of
+/// Pillow: the smallest of them that is at least twice `width` x `height`. That is several times faster and changes the
+/// pixels a little.
+pub fn decode_scaled(file: &[u8], limits: Limits, width: usize, height: usize) -> Result<Pixels, Reject> {
+    match format_of(file)? {
+        ImageFormat::Jpeg => jpeg::decode(file, limits, Some((width, height))),
+        format => decode_as(file, format, limits),
+    }
+}
+
+fn decode_as(file: &[u8], format: ImageFormat, limits: Limits) -> Result<Pixels, Reject> {
     let mut reader = ImageReader::with_format(Cursor::new(file), format);
     let mut bounds = image::Limits::default();
     bounds.max_alloc = Some(limits.memory);
@@ -49,16 +75,10 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Reject> {
     let reject = |error| reject(error, file, format);
     let decoder = reader.into_decoder().map_err(reject)?;
     let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels == 0 {
-        return Err(Reject::new(Reason::Corrupt, format!("{width} x {height} pixels")));
-    }
-    if pixels > limits.pixels || decoder.total_bytes() > limits.memory {
-        let detail = format!("{width} x {height} pixels; at most {} are taken", limits.pixels);
+    limits.check(width.into(), height.into())?;
+    if decoder.total_bytes() > limits.memory {
+        let detail = format!("{width} x {height} pixels of {} bytes in all", decoder.total_bytes());
         return Err(Reject::new(Reason::TooLarge, detail));
-    }
-    if format == ImageFormat::Jpeg && !jpeg_has_end(file) {
-        return Err(Reject::new(Reason::Truncated, "the file ends before the JPEG end marker"));
     }
     let image = DynamicImage::from_decoder(decoder).map_err(reject)?;
     Ok(Pixels { width: width as usize, height: height as usize, data: to_rgb(image) })
@@ -66,6 +86,9 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Reject> {
 
 fn format_of(file: &[u8]) -> Result<ImageFormat, Reject> {
     use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    if file.is_empty() {
+        return Err(Reject::new(Reason::Empty, "the file has no bytes"));
+    }
     match image::guess_format(file) {
         Ok(format @ (Jpeg | Png | Gif | Bmp | WebP | Tiff)) => Ok(format),
         known => {
@@ -81,18 +104,12 @@ fn format_of(file: &[u8]) -> Result<ImageFormat, Reject> {
     }
 }
 
-/// A variant of the format that the decoder does not support, which it may report as a damaged file.
-fn variant(file: &[u8], format: ImageFormat) -> Option<String> {
-    match format {
-        ImageFormat::Jpeg => unsupported::jpeg_variant(file).map(|name| format!("{name}: {JPEGS}")),
-        ImageFormat::Tiff => unsupported::tiff_variant(file).map(|name| format!("{name}: {FORMATS}")),
-        _ => None,
-    }
-}
-
 fn reject(error: ImageError, file: &[u8], format: ImageFormat) -> Reject {
-    if let Some(detail) = variant(file, format).filter(|_| !matches!(error, ImageError::Limits(_))) {
-        return Reject::new(Reason::UnsupportedFormat, detail);
+    if format == ImageFormat::Tiff
+        && !matches!(error, ImageError::Limits(_))
+        && let Some(variant) = unsupported::tiff_variant(file)
+    {
+        return Reject::new(Reason::UnsupportedFormat, format!("{variant}: {FORMATS}"));
     }
     let detail = error.to_string();
     let ended = |e: &std::io::Error| e.kind() == std::io::ErrorKind::UnexpectedEof;
@@ -103,7 +120,6 @@ fn reject(error: ImageError, file: &[u8], format: ImageFormat) -> Reject {
         },
         ImageError::Unsupported(_) => Reason::UnsupportedFormat,
         ImageError::IoError(e) if ended(e) => Reason::Truncated,
-        _ if format == ImageFormat::Jpeg && !jpeg_has_end(file) => Reason::Truncated,
         _ if is_caused_by_end(&error) => Reason::Truncated,
         _ => Reason::Corrupt,
     };
@@ -124,30 +140,6 @@ fn is_caused_by_end(error: &ImageError) -> bool {
         cause = e.source();
     }
     false
-}
-
-/// Whether a JPEG has an end-of-image marker after its segments.
-///
-/// Without one, the decoder fills the missing part with grey and returns no error. Pillow rejects such files.
-fn jpeg_has_end(file: &[u8]) -> bool {
-    let mut at = 2;
-    loop {
-        // Skips entropy-coded data, fill bytes, stuffed zeros and restart markers up to the next marker.
-        let Some(skip) = file.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff)) else {
-            return false;
-        };
-        at += skip + 1;
-        match file.get(at) {
-            None => return false,
-            Some(0xd9) => return true,
-            Some(0xff) => {}
-            Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 1,
-            Some(_) => match (file.get(at + 1), file.get(at + 2)) {
-                (Some(high), Some(low)) => at += 1 + usize::from(u16::from_be_bytes([*high, *low])).max(2),
-                _ => return false,
-            },
-        }
-    }
 }
 
 fn to_rgb(image: DynamicImage) -> Vec<u8> {
@@ -208,7 +200,10 @@ mod tests {
             (changed(frame + 1, 0xcb), "arithmetic-coded JPEG: "),
             (changed(frame + 4, 12), "12-bit JPEG: "),
         ] {
-            assert_eq!((reject.reason, reject.detail), (Reason::UnsupportedFormat, format!("{name}{JPEGS}")));
+            assert_eq!(
+                (reject.reason, reject.detail),
+                (Reason::UnsupportedFormat, format!("{name}{}", jpeg::VARIANTS))
+            );
         }
         for start in [&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], b"II+\0\x08\0\0\0", b"8BPS\0\x01"] {
             let reject = decode(start, Limits::default()).unwrap_err();

@@ -17,16 +17,17 @@
 //! ```
 
 mod decode;
+mod jpeg;
 mod reject;
 mod resize;
 mod unsupported;
 
-pub use decode::{Limits, MAX_FILE_BYTES, decode};
+pub use decode::{Limits, MAX_FILE_BYTES, decode, decode_scaled};
 pub use reject::{Reason, Reject};
 pub use resize::resize;
 
 /// Revision of decoding and resizing, part of the extractor's id. Increase it if any file gives other pixels.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 
 /// An 8-bit RGB image.
 #[derive(Clone, Debug, PartialEq, Eq)]

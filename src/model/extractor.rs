@@ -44,6 +44,33 @@ pub struct ExtractorInfo {
     pub columns: usize,
     /// Range of the features; images with features outside of it are rejected.
     pub feature_range: FeatureRange,
+    /// How JPEGs are decoded.
+    #[serde(default, skip_serializing_if = "Decoding::is_full")]
+    pub decoding: Decoding,
+}
+
+impl ExtractorInfo {
+    /// Whether only the revision differs: the same model and settings, and other bits of the features.
+    pub fn is_revision_of(&self, other: &ExtractorInfo) -> bool {
+        self.id != other.id && *other == ExtractorInfo { id: other.id.clone(), ..self.clone() }
+    }
+}
+
+/// How JPEGs are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoding {
+    /// At their size: [`image::decode`].
+    #[default]
+    Full,
+    /// At a fraction of their size where they are much larger than the model's input: [`image::decode_scaled`].
+    Scaled,
+}
+
+impl Decoding {
+    pub(crate) fn is_full(&self) -> bool {
+        *self == Decoding::Full
+    }
 }
 
 /// The software that runs a model.
@@ -120,8 +147,16 @@ impl Extractor {
 
     fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
         let Loaded { program, unsupported, height, width, columns } = load(onnx, runtime)?;
-        let info = info(sha256, name, columns, range, program.name());
+        let info = info(sha256, name, columns, range, program.name(), Decoding::Full);
         Ok(Extractor { info, program, unsupported, height, width })
+    }
+
+    /// The same model with another decoding of JPEGs, which is part of the extractor's id.
+    #[must_use]
+    pub fn with_decoding(mut self, decoding: Decoding) -> Self {
+        let ExtractorInfo { model, model_sha256, columns, feature_range, .. } = &self.info;
+        self.info = info(model_sha256, model, *columns, *feature_range, self.program.name(), decoding);
+        self
     }
 
     /// Why the kernels do not support this model. None if it runs on them, or on tract by request.
@@ -152,7 +187,10 @@ impl Extractor {
     ///
     /// Fails with the reasons of [`image::decode`] and of [`Extractor::features`].
     pub fn features_of_file(&self, file: &[u8]) -> std::result::Result<Vec<f32>, Reject> {
-        let pixels = image::decode(file, Limits::default())?;
+        let pixels = match self.info.decoding {
+            Decoding::Full => image::decode(file, Limits::default())?,
+            Decoding::Scaled => image::decode_scaled(file, Limits::default(), self.width, self.height)?,
+        };
         self.features(&image::resize(pixels, self.width, self.height))
     }
 
@@ -213,20 +251,31 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn info(model_sha256: &str, name: &str, columns: usize, range: FeatureRange, program: &str) -> ExtractorInfo {
+fn info(
+    model_sha256: &str,
+    name: &str,
+    columns: usize,
+    range: FeatureRange,
+    program: &str,
+    decoding: Decoding,
+) -> ExtractorInfo {
     let mut sha = Sha256::new();
     sha.update(format!(
         "pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n",
         image::REVISION,
         u32::from(range)
     ));
+    if decoding == Decoding::Scaled {
+        sha.update("scaled\n");
+    }
     let id = short_hex(&sha.finalize()).into();
-    ExtractorInfo { id, model: name.to_owned(), model_sha256: model_sha256.to_owned(), columns, feature_range: range }
+    let (model, model_sha256) = (name.to_owned(), model_sha256.to_owned());
+    ExtractorInfo { id, model, model_sha256, columns, feature_range: range, decoding }
 }
 
 /// The [`Extractor::info`] of the embedded model, without loading the model.
-pub fn embedded_info(range: FeatureRange) -> ExtractorInfo {
-    info(EMBEDDED_SHA256, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS)
+pub fn embedded_info(range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
+    info(EMBEDDED_SHA256, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS, decoding)
 }
 
 pub(super) struct Loaded {

@@ -32,7 +32,9 @@ mod trial;
 mod wire;
 mod workers;
 
-pub use extractor::{EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, MAX_COLUMNS, Runtime, embedded_info};
+pub use extractor::{
+    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, MAX_COLUMNS, Runtime, embedded_info,
+};
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use limits::MAX_MODEL_BYTES;
 pub use workers::WorkerPool;

@@ -68,7 +68,12 @@ pub async fn featurize(
 ) -> Result<Featurized> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let ShardWork { run, shard: planned, objects: range, sources } = work;
+    let ShardWork { run, shard: planned, objects: range, sources, decoding } = work;
+    if decoding != workers.extractor().info().decoding {
+        return Err(
+            Error::new(ErrorKind::InternalBug, "the shard is planned for another decoding").context("shard", planned)
+        );
+    }
     let objects = read_objects(output, &range).await?;
     let earlier = read_earlier_rows(output, &planned, &sources, workers.extractor().columns()).await?;
 

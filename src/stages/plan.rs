@@ -15,6 +15,10 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    cost::{
+        estimate::{self, Deployment, Workload},
+        prices::{Architecture, Prices},
+    },
     dataset::{
         self, Manifest,
         inbox::{self, Inbox},
@@ -71,7 +75,7 @@ impl Planning<'_> {
         let output = self.stores.output.as_ref();
         let base = dataset::current(output).await?;
         if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
-            check_same(base, self.extractor, &self.input.settings)?;
+            check_same(base, self.extractor, &self.input.settings, self.input.mode)?;
         }
         mend_success(output, base.as_ref()).await?;
         let input = self.stores.input.as_ref();
@@ -84,7 +88,7 @@ impl Planning<'_> {
         let ready = finished_shards(output).await?;
 
         let comparable = base.as_ref().filter(|base| base.extractor.id == self.extractor.id);
-        let mut planner = Planner::new(output, &self.input.run, ready, comparable);
+        let mut planner = Planner::new(output, &self.input.run, ready, self.extractor.decoding, comparable);
         planner.listed = self.list(&mut planner, &inbox, monitor, stop).await?;
         let before = base.as_ref().map_or(0, |base| base.images + base.rejects);
         // Only a lower bound. The stage reduce knows the number; this is known before any inference.
@@ -201,18 +205,39 @@ fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_f
     }
 }
 
-/// A forgotten option must not change the settings of a data set.
-fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings) -> Result<()> {
+/// A forgotten option must not change the settings of a data set, and a new release must not compute it again unasked.
+fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings, mode: Mode) -> Result<()> {
     let mut differences = settings.differences(&base.settings);
-    if base.extractor != *extractor {
+    let is_revision = extractor.is_revision_of(&base.extractor);
+    if base.extractor != *extractor && !is_revision {
         let name = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
         differences.insert(0, format!("extractor: {} -> {}", name(&base.extractor), name(extractor)));
+        if base.extractor.decoding != extractor.decoding {
+            let name = |info: &ExtractorInfo| if info.decoding.is_full() { "full" } else { "scaled" };
+            differences.push(format!("decode: {} -> {}", name(&base.extractor), name(extractor)));
+        }
     }
-    if differences.is_empty() {
-        return Ok(());
+    if !differences.is_empty() {
+        let message = format!("the current version was made with other settings: {}", differences.join("; "));
+        return Err(Error::new(ErrorKind::DatasetSettingsChanged, message).context("version", base.version));
     }
-    let message = format!("the current version was made with other settings: {}", differences.join("; "));
-    Err(Error::new(ErrorKind::DatasetSettingsChanged, message).context("version", base.version))
+    if is_revision && !mode.upgrade {
+        return Err(Error::new(ErrorKind::DatasetUpgradeNeeded, upgrade(base.images)?).context("version", base.version));
+    }
+    Ok(())
+}
+
+/// What it costs to compute all features again.
+fn upgrade(images: u64) -> Result<String> {
+    let prices = Prices::new("us-east-1", Architecture::X86_64)?;
+    let aws = estimate::estimate(Workload::new(images), Deployment::default(), prices)?;
+    let minutes = images as f64 * estimate::MS_PER_IMAGE / 60_000.0;
+    Ok(format!(
+        "this release of Pomona gives other features than the one that made the current version; computing those of \
+         {images} images again takes about {minutes:.1} minutes of one processor, or on AWS about {:.0} seconds and {:.2} \
+         dollars",
+        aws.seconds, aws.dollars.total
+    ))
 }
 
 fn same_fit(a: &Settings, b: &Settings) -> bool {

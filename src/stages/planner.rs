@@ -9,6 +9,7 @@ use crate::{
     Result,
     dataset::{self, Manifest, keys, shard::Cut},
     ids::{RunId, ShardId},
+    model::Decoding,
     store::Store,
 };
 
@@ -29,6 +30,7 @@ pub(super) struct Planner<'a> {
     pub(super) output: &'a dyn Store,
     pub(super) run: &'a RunId,
     ready: HashSet<ShardId>,
+    decoding: Decoding,
     /// The current version, if it has the same extractor.
     pub(super) base: Option<&'a Manifest>,
     segment: Vec<u8>,
@@ -45,12 +47,14 @@ impl<'a> Planner<'a> {
         output: &'a dyn Store,
         run: &'a RunId,
         ready: HashSet<ShardId>,
+        decoding: Decoding,
         base: Option<&'a Manifest>,
     ) -> Self {
         Planner {
             output,
             run,
             ready,
+            decoding,
             base,
             segment: Vec::new(),
             segments: 0,
@@ -87,7 +91,8 @@ impl<'a> Planner<'a> {
         let objects = ObjectRange { key: self.segment_key(), offset, length };
         self.objects_to_featurize += cut.objects.len() as u64;
         self.shards.push(PlannedShard { id: cut.id.clone(), objects: Some(objects.clone()) });
-        self.work.push(ShardWork { run: self.run.clone(), shard: cut.id, objects, sources });
+        let (run, decoding) = (self.run.clone(), self.decoding);
+        self.work.push(ShardWork { run, shard: cut.id, objects, sources, decoding });
         if self.segment.len() >= SEGMENT_BYTES {
             self.flush().await?;
         }

@@ -14,7 +14,7 @@ use crate::{
         timing::Timing,
     },
     ids::{BasisId, ExtractorId, RunId, ShardId, Version},
-    model::ExtractorInfo,
+    model::{Decoding, ExtractorInfo},
     store::{self, Object, Store},
 };
 
@@ -160,6 +160,9 @@ pub struct ShardWork {
     pub objects: ObjectRange,
     /// Shards of the base version whose rows can be copied.
     pub sources: Vec<ShardId>,
+    /// How the extractor decodes JPEGs.
+    #[serde(default, skip_serializing_if = "Decoding::is_full")]
+    pub decoding: Decoding,
 }
 
 /// A computed shard: answer of `featurize`, and `runs/<run>/featurized/<planned>.json`.

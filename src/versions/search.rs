@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -300,13 +301,17 @@ fn find(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
     memchr::memmem::find(text.get(from..)?, needle).map(|at| from + at)
 }
 
+/// Decodes a Parquet file. The decoder panics on some damaged files; that is an error like any other.
 fn each_batch(body: Bytes, mut each: impl FnMut(&RecordBatch)) -> std::result::Result<(), String> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(body).map_err(|e| e.to_string())?;
-    let reader = reader.with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
-    for batch in reader {
-        each(&batch.map_err(|e| e.to_string())?);
-    }
-    Ok(())
+    let read = AssertUnwindSafe(|| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(body).map_err(|e| e.to_string())?;
+        let reader = reader.with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
+        for batch in reader {
+            each(&batch.map_err(|e| e.to_string())?);
+        }
+        Ok(())
+    });
+    catch_unwind(read).unwrap_or_else(|_| Err("the Parquet decoder panicked".to_owned()))
 }
 
 /// The texts of a column, one per row; empty for rows and columns without text. Columns of lists give no text.

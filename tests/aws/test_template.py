@@ -212,7 +212,7 @@ def test_uploads_reach_the_trigger_and_what_cannot_be_read_is_kept():
         # No rule is active by default.
         assert rule["State"] == {"If": ["RunOnUpload", "ENABLED", "DISABLED"]}
     assert TEMPLATE["Parameters"]["RunOnUpload"]["Default"] == TEMPLATE["Parameters"]["Vacuum"]["Default"] == "false"
-    known = (ROOT / "functions/trigger/src/event.rs").read_text()
+    known = (ROOT / "functions/host/src/event.rs").read_text()
     for pattern in (rules["UploadRule"]["EventPattern"], rules["EndedRule"]["EventPattern"]):
         for text in [*pattern["source"], *pattern["detail-type"]]:
             assert f'"{text}"' in known

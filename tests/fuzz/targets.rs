@@ -4,7 +4,7 @@
 
 #![allow(unreachable_pub)] // `fuzz/src/lib.rs` exports the targets
 
-#[path = "../../functions/trigger/src/event.rs"]
+#[path = "../../functions/host/src/event.rs"]
 mod event;
 
 use pomona::{
@@ -27,6 +27,9 @@ pub const KEPT: usize = 4;
 /// Decodes an image, below the guard of the worker threads. The first bytes choose the format.
 pub fn image(data: &[u8]) {
     let limits = Limits::default();
+    if let Ok(Pixels { width, height, data }) = image::decode_scaled(data, limits, 24, 18) {
+        assert_eq!(data.len(), width * height * 3);
+    }
     match image::decode(data, limits) {
         Ok(pixels) => {
             let Pixels { width, height, ref data } = pixels;

@@ -5,12 +5,39 @@ use std::sync::Arc;
 use lambda_runtime::tracing;
 use pomona::{
     Result,
-    model::{Extractor, FeatureRange, WorkerPool},
+    model::{Decoding, Extractor, FeatureRange, WorkerPool},
     stages::{self, CancellationToken, Featurized, ShardWork, Silent, Stores},
 };
 use pomona_host::{MapItem, init_log, serve};
+use tokio::sync::OnceCell;
 
-async fn handle(workers: Arc<WorkerPool>, event: MapItem<ShardWork>) -> Result<Featurized> {
+/// The model with each decoding of JPEGs. Nearly all environments need one of them.
+#[derive(Default)]
+struct Pools {
+    full: OnceCell<Arc<WorkerPool>>,
+    scaled: OnceCell<Arc<WorkerPool>>,
+}
+
+impl Pools {
+    async fn get(&self, decoding: Decoding) -> Result<Arc<WorkerPool>> {
+        let cell = match decoding {
+            Decoding::Full => &self.full,
+            Decoding::Scaled => &self.scaled,
+        };
+        cell.get_or_try_init(async || load(decoding)).await.cloned()
+    }
+}
+
+fn load(decoding: Decoding) -> Result<Arc<WorkerPool>> {
+    // Lambda provides one processor per 1,769 MiB of memory.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let extractor = Extractor::embedded(FeatureRange::default())?.with_decoding(decoding);
+    tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
+    Ok(Arc::new(WorkerPool::new(Arc::new(extractor), threads)?))
+}
+
+async fn handle(pools: Arc<Pools>, event: MapItem<ShardWork>) -> Result<Featurized> {
+    let workers = pools.get(event.work.decoding).await?;
     let stores = Stores::open(&event.input, &event.output).await?;
     let run = event.work.run.clone();
     let made = stages::featurize(&stores, &workers, event.work, &Silent, &CancellationToken::default()).await?;
@@ -25,10 +52,8 @@ async fn handle(workers: Arc<WorkerPool>, event: MapItem<ShardWork>) -> Result<F
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_runtime::Error> {
     init_log();
-    // Lambda provides one processor per 1,769 MiB of memory.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let extractor = Extractor::embedded(FeatureRange::default())?;
-    tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
-    let workers = Arc::new(WorkerPool::new(Arc::new(extractor), threads)?);
-    serve(move |event| handle(workers.clone(), event)).await
+    let pools = Arc::new(Pools::default());
+    // In the init phase, which is not billed.
+    pools.get(Decoding::Full).await?;
+    serve(move |event| handle(pools.clone(), event)).await
 }

@@ -3,7 +3,11 @@
 //! The `main.rs` of a function decodes its event, calls a stage and encodes the answer. An error of the library becomes a
 //! Lambda error whose `errorType` is the name of its kind. The `Retry` and `Catch` fields of the state machine match these
 //! names.
+//!
+//! [`event`] is used by the trigger alone. It is here so that all functions have the same dependencies with the same
+//! features, and one build of them serves all.
 
+pub mod event;
 mod metrics;
 
 use std::sync::atomic::{AtomicBool, Ordering};

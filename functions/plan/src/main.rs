@@ -42,10 +42,10 @@ impl Measured for Answer {
 }
 
 async fn handle(event: Event) -> Result<Answer> {
-    let Request { input, output, settings, mode } = Request::parse(event.request)?;
+    let Request { input, output, settings, mode, decoding } = Request::parse(event.request)?;
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
-    let info = pomona::model::embedded_info(FeatureRange::default());
+    let info = pomona::model::embedded_info(FeatureRange::default(), decoding);
     let stores = Stores::open(&input, &output).await?;
     let plan = PlanInput { run, settings, mode, execution: event.execution };
     let planned = stages::plan(&stores, &info, plan, &Silent, &CancellationToken::default()).await?;

@@ -1,11 +1,8 @@
 //! Lambda: starts runs for uploads, at most one at a time. See `pomona::aws::uploads`.
 
-mod event;
-
 use std::{collections::BTreeSet, env, sync::Arc};
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsEvent};
-use event::Message;
 use lambda_runtime::tracing;
 use pomona::{
     Error, ErrorKind, Result,
@@ -16,7 +13,7 @@ use pomona::{
     dataset::inbox,
     store,
 };
-use pomona_host::{Figures, Measured, init_log, serve};
+use pomona_host::{Figures, Measured, event::Message, init_log, serve};
 use serde::Serialize;
 
 /// The messages that have failed. SQS delivers them again, and after ten attempts moves them to the dead-letter queue.

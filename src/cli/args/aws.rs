@@ -8,7 +8,11 @@ use pomona::{
     dataset::shard::DEFAULT_SHARD_SIZE,
 };
 
-use super::{FormatOptions, run::ResultOptions, values};
+use super::{
+    FormatOptions,
+    run::{DecodeArg, ResultOptions},
+    values,
+};
 
 /// Estimate time and cost of a run on AWS
 ///
@@ -81,6 +85,9 @@ pub(crate) struct StartArgs {
     /// Show the progress until the execution ends; exit code 1 if it fails
     #[arg(long)]
     pub follow: bool,
+    /// How JPEGs are decoded
+    #[arg(long, value_enum, default_value = "full", value_name = "HOW")]
+    pub decode: DecodeArg,
     #[command(flatten)]
     pub result: ResultOptions,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// An event, reduced to what the trigger needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Message {
+pub enum Message {
     /// An object was written or deleted; its key is relative to the input.
     Changed(String),
     /// An object outside of the input was written or deleted.
@@ -35,7 +35,7 @@ struct ObjectKey {
 
 impl Message {
     /// Parses the body of a message of the queue. Fails with `Input.Invalid` on events that no rule of the template sends.
-    pub(crate) fn parse(body: &str, input: &str) -> Result<Message> {
+    pub fn parse(body: &str, input: &str) -> Result<Message> {
         let invalid = |what: String| {
             let start: String = body.chars().take(200).collect();
             Error::new(ErrorKind::InputInvalid, what).context("message", start)
