@@ -119,6 +119,7 @@ watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## Serve the functio
 bench: build .venv/bench/ready ## Compare with PySpark and ONNX Runtime on the same images; write bench/
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA)
 	.venv/bench/bin/python bench/compare.py --pomona $(POMONA) --photos --images 1000 --spark-rounds 0 --no-memory
+	.venv/bench/bin/python bench/compare.py --pomona $(POMONA) --phones --images 56 --no-memory
 	$(MAKE) --no-print-directory bench-kernels
 	.venv/bench/bin/python bench/summary.py
 

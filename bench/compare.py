@@ -73,8 +73,40 @@ def write_photos(pomona, folder, count):
     return images
 
 
+def write_phones(pomona, folder, count):
+    """Photos of 4,000 x 3,000, 12 megapixels, as phones take them."""
+    import numpy as np
+    from PIL import Image
+
+    images = write_images(pomona, folder, count)
+    grain = Image.fromarray(np.random.default_rng(1).normal(128, 9, (3_000, 4_000, 3)).clip(0, 255).astype(np.uint8))
+    for path in sorted(images.rglob("*.jpg")):
+        photo = Image.open(path).resize((4_000, 3_000), Image.BICUBIC)
+        Image.blend(photo, grain, 0.3).save(path, quality=92)
+    return images
+
+
+def cosines(one, other):
+    """Smallest and mean cosine between the features of two outputs."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    def features(output):
+        tables = [pq.read_table(file, columns=["path", "features"]) for file in output.glob("shards/*/features.parquet")]
+        rows = (row for table in tables for row in table.to_pylist())
+        return {row["path"]: np.array(row["features"]) for row in rows}
+
+    a, b = features(one), features(other)
+    found = [a[path] @ b[path] / np.sqrt((a[path] @ a[path]) * (b[path] @ b[path])) for path in a]
+    return {"worst": float(min(found)), "mean": float(np.mean(found)), "images": len(found)}
+
+
 def commands(args, images, work):
     python = sys.executable
+    if args.phones:
+        pomona = lambda how: lambda i: [args.pomona, "run", images, work / f"{how}-{i}", "--decode", how, "--json"]  # noqa: E731
+        peer = lambda *how: lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}{''.join(how)}", 20, MODEL, *how]  # noqa: E731
+        return {"pomona": pomona("full"), "onnxruntime": peer(), "pomona scaled": pomona("scaled"), "onnxruntime draft": peer("draft")}
     return {
         "pomona": lambda i: [args.pomona, "run", images, work / f"pomona-{i}", "-k", args.components, "--json"],
         "onnxruntime": lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}", args.components, MODEL],
@@ -102,14 +134,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spark-rounds", type=int, default=1)
     parser.add_argument("--photos", action="store_true", help="photos of 500 x 400 instead of pictures of 100 x 100")
+    parser.add_argument("--phones", action="store_true", help="photos of 12 megapixels, decoded whole and scaled")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory runs with 1,000 and 10,000 images")
     args = parser.parse_args()
     args.pomona = args.pomona.resolve()
 
-    runs, growth = {}, None
+    runs, growth, scaled = {}, None, None
     with tempfile.TemporaryDirectory() as work, open(pathlib.Path(work) / "log", "w") as log:
         work = pathlib.Path(work)
-        images = (write_photos if args.photos else write_images)(args.pomona, work / "data", args.images)
+        write = write_phones if args.phones else write_photos if args.photos else write_images
+        images = write(args.pomona, work / "data", args.images)
         for i in range(args.rounds):
             for name, command in commands(args, images, work).items():
                 if name == "pyspark" and i >= args.spark_rounds:
@@ -117,12 +151,15 @@ def main():
                 run = measure(command(i), log)
                 runs.setdefault(name, []).append(run)
                 print(f"round {i + 1}: {name:12} {run['seconds']:7.1f} s {run['peak_mb']:6} MB", flush=True)
+        if args.phones:
+            scaled = cosines(work / "full-0", work / "scaled-0")
+            print(f"cosine of scaled to full: {scaled['worst']:.6f} at worst, {scaled['mean']:.6f} on average", flush=True)
         if not args.no_memory:
             growth = memory_growth(args, work, log)
 
-    kind = "photos of 500 x 400" if args.photos else "images of 100 x 100"
+    kind = "photos of 12 megapixels" if args.phones else "photos of 500 x 400" if args.photos else "images of 100 x 100"
     print(f"\n{args.images} {kind}, k = {args.components} standardised, {os.cpu_count()} cores; medians")
-    print(f"{'':12} {'seconds':>9} {'images/s':>9} {'peak MB':>8} {'x Pomona':>9}")
+    print(f"{'':17} {'seconds':>9} {'images/s':>9} {'peak MB':>8} {'x Pomona':>9}")
     summary = {}
     for name, rows in runs.items():
         seconds = statistics.median(r["seconds"] for r in rows)
@@ -130,10 +167,10 @@ def main():
         peak = statistics.median(r["peak_mb"] for r in rows)
         summary[name] = {"seconds": seconds, "images_per_second": round(args.images / seconds, 1), "peak_mb": peak,
                          "ratio_to_pomona": round(ratio, 3)}
-        print(f"{name:12} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
+        print(f"{name:17} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
 
-    record.write("photos" if args.photos else "compare", " ".join(["bench/compare.py", *sys.argv[3:]]), images=args.images, kind=kind, components=args.components,
-                 runs=runs, summary=summary, memory=growth)
+    record.write("phones" if args.phones else "photos" if args.photos else "compare", " ".join(["bench/compare.py", *sys.argv[3:]]), images=args.images, kind=kind, components=args.components,
+                 runs=runs, summary=summary, memory=growth, cosine_of_scaled=scaled)
 
 
 if __name__ == "__main__":

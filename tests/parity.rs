@@ -167,27 +167,6 @@ fn damaged_jpegs_are_decoded_or_rejected_as_by_pillow() {
     assert!(decoded >= 20 && refused >= 40, "{decoded} {refused}");
 }
 
-/// All JPEGs of a folder with real pictures, where it exists: their features against those of Pillow and ONNX Runtime or
-/// Keras.
-#[test]
-fn features_of_real_pictures_agree_with_others() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    for set in ["fruits-360", "fruit-shapes", "photos"] {
-        let golden = shared.join("golden").join(format!("{set}.features.parquet"));
-        if !golden.exists() {
-            eprintln!("{set} is not here");
-            continue;
-        }
-        let (paths, theirs) = read_lists(&golden, "features");
-        let files: Vec<_> =
-            paths.iter().map(|path| fs::read(shared.join("samples").join(set).join(path)).unwrap()).collect();
-        let ours = features(&embedded(), &files);
-        let worst = ours.iter().zip(&theirs).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
-        eprintln!("{set}: cosine {worst:.10} at worst, {} pictures", ours.len());
-        assert!(worst >= 0.99999, "{set}: {worst}");
-    }
-}
-
 #[test]
 fn samples_of_16_bits_are_reduced_to_their_high_byte() {
     let values = [0u16, 255, 256, 1_000, 40_000, 65_535];
