@@ -87,6 +87,15 @@ fn damaged_images_are_decoded_or_rejected_within_two_seconds() {
     fuzz("image", &corpus, cases(), (Duration::from_secs(2), IMAGE_BYTES), targets::image);
 }
 
+/// libjpeg-turbo allocates outside of the counted memory: `/usr/bin/time -v` shows the peak of this test alone.
+#[test]
+fn damaged_jpegs_are_decoded_or_rejected_within_two_seconds() {
+    let _alone = memory::alone();
+    let mut corpus = files("golden/pillow/jpegs");
+    corpus.extend(files("corpus/image").into_iter().filter(|file| file.starts_with(b"\xff\xd8")));
+    fuzz("jpeg", &corpus, cases(), (Duration::from_secs(2), IMAGE_BYTES), targets::image);
+}
+
 #[test]
 fn damaged_models_are_loaded_or_refused() {
     let _alone = memory::alone();

@@ -43,7 +43,7 @@ fn names_that_are_not_utf_8_are_read_and_erased() {
     let dir = tempfile::tempdir().unwrap();
     let (photos, output) = (dir.path().join("in"), dir.path().join("out"));
     write_images(&photos, 20);
-    let names: [&[u8]; 4] = [b"caf\xe9.png", b"caf\xe8.png", b"caf%E9.png", b"50%.png"];
+    let names: [&[u8]; 4] = [b"x\xe9.png", b"x\xe8.png", b"x%E9.png", b"50%.png"];
     for (name, seed) in names.iter().zip(500..) {
         fs::write(photos.join("label 0").join(OsStr::from_bytes(name)), png(seed)).unwrap();
     }
@@ -51,11 +51,11 @@ fn names_that_are_not_utf_8_are_read_and_erased() {
     assert_eq!((&made["images"], &made["rejects"]), (&24.into(), &0.into()));
     let paths = show_paths(&output);
     assert!(paths.windows(2).all(|pair| pair[0] < pair[1]), "{paths:?}");
-    for key in ["label 0/caf%E9.png", "label 0/caf%E8.png", "label 0/caf%25E9.png", "label 0/50%.png"] {
+    for key in ["label 0/x%E9.png", "label 0/x%E8.png", "label 0/x%25E9.png", "label 0/50%.png"] {
         assert!(paths.iter().any(|path| path == key), "{key} is not in {paths:?}");
     }
-    fs::remove_file(photos.join("label 0").join(OsStr::from_bytes(b"caf\xe9.png"))).unwrap();
-    assert_eq!(json(&mut erase(&output, &["label 0/caf%E9.png"]))["removed_versions"], value!([1]));
+    fs::remove_file(photos.join("label 0").join(OsStr::from_bytes(b"x\xe9.png"))).unwrap();
+    assert_eq!(json(&mut erase(&output, &["label 0/x%E9.png"]))["removed_versions"], value!([1]));
     assert_eq!(show_paths(&output).len(), 23);
 }
 

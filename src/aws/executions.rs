@@ -83,7 +83,7 @@ impl StepFunctions {
     }
 }
 
-/// Finds out whether executions are in progress, for [`lease`](crate::dataset::lease). Without permission to
+/// Finds out whether executions are in progress, for [`lease`]. Without permission to
 /// `states:DescribeExecution`, the answer is that nobody knows.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningExecutions;

@@ -21,7 +21,7 @@ pub fn counted(n: u64, noun: &str) -> String {
 }
 
 /// The text in at most `width` characters, with `…` in place of its middle. Invisible characters are escaped, as by
-/// [`escape_invisible`](crate::escape_invisible).
+/// [`escape_invisible`].
 pub fn shorten(text: &str, width: usize) -> String {
     let clean: Vec<char> = escape_invisible(text).chars().collect();
     if clean.len() <= width {
