@@ -46,9 +46,12 @@ fn across_body(row: &[u8], axis: &Axis, to: &mut [u8]) {
     for ((first, weights), to) in axis.iter().zip(to.chunks_exact_mut(3)) {
         // Four samples fill a register. The fourth is that of the next pixel and is not used.
         let mut sums = [HALF; 4];
-        for (samples, weight) in row[first * 3..].windows(4).step_by(3).zip(weights) {
-            for (sum, sample) in sums.iter_mut().zip(samples) {
-                *sum += i32::from(*sample) * weight;
+        let samples = &row[first * 3..][..weights.len() * 3 + 1];
+        for (i, weight) in weights.iter().enumerate() {
+            // SAFETY: the slice has three bytes for each weight, and one more.
+            let four = unsafe { samples.as_ptr().add(i * 3).cast::<[u8; 4]>().read_unaligned() };
+            for (sum, sample) in sums.iter_mut().zip(four) {
+                *sum += i32::from(sample) * weight;
             }
         }
         to.copy_from_slice(&sums.map(round)[..3]);

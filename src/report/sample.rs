@@ -10,7 +10,7 @@ use super::findings::evenly;
 use crate::{
     Error, ErrorKind, Result,
     dataset::{Manifest, blocking::run_blocking, get_file, partition, tables},
-    image::{Limits, decode, resize},
+    image::{Limits, decode_scaled, resize},
     store::Store,
 };
 
@@ -119,7 +119,8 @@ pub(super) async fn pictures(input: &dyn Store, paths: Vec<String>) -> Result<Sh
 
 /// Scales an image to fit into a square, and fills the rest with white.
 fn shrink(file: &[u8]) -> Option<RgbImage> {
-    let image = decode(file, Limits { pixels: PIXELS, ..Limits::default() }).ok()?;
+    let side = PICTURE as usize;
+    let image = decode_scaled(file, Limits { pixels: PIXELS, ..Limits::default() }, side, side).ok()?;
     let largest = image.width.max(image.height);
     let side = |length: usize| (length * PICTURE as usize / largest).max(1);
     let (width, height) = (side(image.width), side(image.height));
