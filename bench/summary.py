@@ -12,7 +12,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
-NAMES = {"pomona": "Pomona", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tract": "tract", "pyspark": "PySpark + Keras"}
+NAMES = {"pomona": "Pomona", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tract": "tract", "pyspark": "PySpark + Keras",
+         "pomona scaled": "Pomona, `--decode scaled`", "onnxruntime draft": "ONNX Runtime, `Image.draft`"}
 
 
 def newest(kind, wanted=lambda run: True):
@@ -47,7 +48,7 @@ def main():
     text = ["# Benchmarks\n", "`bench/summary.py` generates this page from the newest raw runs in [runs/](runs/). The machines were shared with other work: "
             "compare numbers within a run, not between runs.\n"]
     bars = []
-    for kind, command in (("compare", "make bench"), ("photos", "make bench")):
+    for kind, command in (("compare", "make bench"), ("photos", "make bench"), ("phones", "make bench")):
         stem, run = newest(kind)
         if not run:
             continue
@@ -56,6 +57,12 @@ def main():
                 for name, row in run["summary"].items()]
         text += [f"## The whole job: {what}\n", f"Process start to last file, PCA with 50 components, standardised; medians of the rounds. `{command}`, run `{stem}`; {machine(run)}.\n",
                  table(["", "seconds", "images/s", "peak MB", "time / Pomona's"], rows)]
+        if run.get("cosine_of_scaled"):
+            cosine = run["cosine_of_scaled"]
+            text.append(f"Cosine of the features of `--decode scaled` to those of full decoding: {cosine['worst']:.4f} at worst, "
+                        f"{cosine['mean']:.4f} on average, {cosine['images']} photos. They are enlarged pictures with grain, on plain backgrounds.\n")
+        if kind == "phones":
+            continue
         bars += [(f"{NAMES[name]}\n{what}", row["seconds"], name) for name, row in run["summary"].items()]
         if run.get("memory"):
             peaks = ", ".join(f"{row['peak_mb']} MB for {int(count):,} images" for count, row in run["memory"]["runs"].items())
