@@ -19,6 +19,15 @@ pub struct Limits {
     pub memory: u16,
 }
 
+/// Starts of the warnings of libjpeg after which the pixels are complete. No other message starts like this.
+const WARNINGS: [&str; 5] = [
+    "Corrupt JPEG data: ",
+    "Invalid SOS parameters for sequential JPEG",
+    "Unknown Adobe color transform code",
+    "Inconsistent progression sequence",
+    "Warning: unknown JFIF revision number",
+];
+
 /// The header of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -68,11 +77,16 @@ impl Handle {
         Failure(text.to_string_lossy().into_owned())
     }
 
-    /// The outcome of a call. A warning is none: libjpeg has decoded across the damage, as it does in Pillow.
+    /// The outcome of a call. Damage across which libjpeg has decoded is no failure, as in Pillow.
+    ///
+    /// The error code does not tell: after a warning it stays one, also if the call fails later. But the text is then that
+    /// of the failure.
     fn check(&self, returned: c_int) -> Result<(), Failure> {
-        // SAFETY: the handle is valid.
-        let is_warning = || unsafe { sys::tj3GetErrorCode(self.0) } == sys::TJERR_TJERR_WARNING as c_int;
-        if returned == 0 || is_warning() { Ok(()) } else { Err(self.failure()) }
+        if returned == 0 {
+            return Ok(());
+        }
+        let failure = self.failure();
+        if WARNINGS.iter().any(|warning| failure.0.starts_with(warning)) { Ok(()) } else { Err(failure) }
     }
 
     fn set(&self, parameter: sys::TJPARAM, value: u16) -> Result<(), Failure> {
@@ -98,6 +112,13 @@ impl<'a> Decoder<'a> {
         handle.set(sys::TJPARAM_TJPARAM_MAXMEMORY, limits.memory)?;
         // SAFETY: the handle is valid, and the file has as many bytes.
         handle.check(unsafe { sys::tj3DecompressHeader(handle.0, file.as_ptr(), file.len() as sys::size_t) })?;
+        // The scale of the output does not apply to a lossless file, whose pixels would not fit.
+        if handle.get(sys::TJPARAM_TJPARAM_LOSSLESS) != 0 {
+            return Err(Failure("Unsupported: a lossless JPEG".to_owned()));
+        }
+        if handle.get(sys::TJPARAM_TJPARAM_PRECISION) != 8 {
+            return Err(Failure("Unsupported: a JPEG with other than 8 bits".to_owned()));
+        }
         let size = |parameter| usize::try_from(handle.get(parameter)).unwrap_or(0);
         let colors = handle.get(sys::TJPARAM_TJPARAM_COLORSPACE);
         let is_cmyk = [sys::TJCS_TJCS_CMYK, sys::TJCS_TJCS_YCCK].iter().any(|cmyk| *cmyk as c_int == colors);
@@ -136,5 +157,36 @@ impl<'a> Decoder<'a> {
             unsafe { sys::tj3Decompress8(handle.0, file.as_ptr(), length, samples.as_mut_ptr(), row, format) };
         handle.check(returned)?;
         Ok((header, samples))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { scans: 100, memory: 512 };
+
+    /// A JPEG header with this frame marker, behind a byte that is no marker.
+    fn header(frame: u8) -> Vec<u8> {
+        let frame = [0xff, frame, 0, 17, 8, 0, 64, 0, 64, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0];
+        let scan = [0xff, 0xda, 0, 12, 3, 1, 0, 2, 0, 3, 0, 1, 0, 0];
+        [&[0xff, 0xd8, 0xff, 0xe1, 0, 4, 0, 0, 0][..], &frame, &scan, &[0; 64], &[0xff, 0xd9]].concat()
+    }
+
+    #[test]
+    fn a_lossless_file_is_refused_before_its_pixels_are_written() {
+        let failure = Decoder::new(&header(0xc3), LIMITS).unwrap_err();
+        assert!(failure.to_string().contains("lossless"), "{failure}");
+        assert_eq!(
+            Decoder::new(&header(0xc0), LIMITS).unwrap().header(),
+            Header { width: 64, height: 64, channels: 3 }
+        );
+    }
+
+    #[test]
+    fn a_failure_after_a_warning_is_a_failure() {
+        // The byte between the segments is a warning; the missing tables are a failure.
+        let failure = Decoder::new(&header(0xc0), LIMITS).unwrap().decode(1).unwrap_err();
+        assert!(failure.to_string().contains("not defined"), "{failure}");
     }
 }

@@ -47,6 +47,9 @@ pub struct ExtractorInfo {
     /// How JPEGs are decoded.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
+    /// Whether tract runs the model instead of the kernels. Release 0.1.0 did not record it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tract: bool,
 }
 
 impl ExtractorInfo {
@@ -270,7 +273,7 @@ fn info(
     }
     let id = short_hex(&sha.finalize()).into();
     let (model, model_sha256) = (name.to_owned(), model_sha256.to_owned());
-    ExtractorInfo { id, model, model_sha256, columns, feature_range: range, decoding }
+    ExtractorInfo { id, model, model_sha256, columns, feature_range: range, decoding, tract: program != KERNELS }
 }
 
 /// The [`Extractor::info`] of the embedded model, without loading the model.

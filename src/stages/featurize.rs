@@ -38,10 +38,10 @@ use crate::{
 const READ_AHEAD: usize = 8;
 /// Memory for files that are read and wait for a worker, in KiB.
 const READ_AHEAD_KIB: u32 = 256 << 10;
-/// Time for reading any object.
+/// Time for reading any object, however small.
 const READ_TIME: Duration = Duration::from_secs(30);
-/// Bytes per second below which reading a large object takes too long.
-const SLOWEST_READ: u64 = 256 << 10;
+/// Bytes per second of all reads together, below which reading takes too long.
+const SLOWEST_READS: u64 = 1 << 20;
 /// Objects of a shard that may fail in a way that a retry may mend. With more, or with more than half of the shard, the
 /// store itself has failed.
 const OUTAGE: usize = 8;
@@ -80,6 +80,7 @@ pub async fn featurize(
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
     let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, monitor, stop };
     let rows = maker.rows(&objects).await?;
+    let base_is_unknown = maker.earlier.base_is_unknown;
     if rows.objects < objects.len() {
         keep_partial(output, workers, &planned, rows).await?;
         return Err(stopped().context("shard", &planned));
@@ -95,6 +96,7 @@ pub async fn featurize(
         copied: counts.copied,
         added: counts.added,
         changed: counts.changed,
+        base_is_unknown,
         timing: timer.read(),
     };
     output.put(&keys::featurized(&run, &planned), dataset::to_json(&featurized)?).await?;
@@ -109,6 +111,8 @@ struct EarlierRows {
     features: HashMap<(String, String), Vec<f32>>,
     /// Etags of the base version's rows, by key.
     base_etags: HashMap<String, String>,
+    /// Whether a table of the base version could not be read.
+    base_is_unknown: bool,
 }
 
 /// Reads rows from shards of the base version, and those that a stopped run has kept for this shard.
@@ -122,8 +126,14 @@ async fn read_earlier_rows(
     let mut earlier = EarlierRows::default();
     for (key, of_base) in files.chain([(keys::partial(shard), false)]) {
         // A source that is missing or damaged costs time only: its images are inferred again.
-        let Some(file) = store::get_opt(output, &key).await? else { continue };
-        let Ok(rows) = run_blocking(move || tables::read_features(file, columns, &key)).await else { continue };
+        let rows = match store::get_opt(output, &key).await? {
+            Some(file) => run_blocking(move || tables::read_features(file, columns, &key)).await.ok(),
+            None => None,
+        };
+        let Some(rows) = rows else {
+            earlier.base_is_unknown |= of_base;
+            continue;
+        };
         if of_base {
             earlier.base_etags.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
         }
@@ -252,7 +262,8 @@ impl RowMaker<'_> {
             rows.push(object, row, self.earlier.base_etags.get(&object.key));
         }
         match outage {
-            Some(error) if rows.unavailable * 2 > rows.objects => Err(error),
+            // One object says nothing about the store.
+            Some(error) if rows.unavailable > 1 && rows.unavailable * 2 > objects.len() => Err(error),
             _ => Ok(rows),
         }
     }
@@ -281,7 +292,10 @@ impl RowMaker<'_> {
         let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
         // The semaphore is never closed.
         let _permit = self.memory.acquire_many(kib).await.ok();
-        let deadline = READ_TIME + Duration::from_secs(object.size / SLOWEST_READ);
+        // Other reads share the line.
+        let sharing = (self.workers.threads() * READ_AHEAD) as u64;
+        let together = object.size.saturating_mul(sharing).min(u64::from(READ_AHEAD_KIB) << 10).max(object.size);
+        let deadline = READ_TIME + Duration::from_secs(together / SLOWEST_READS);
         let file = match in_time(self.input.get_listed(object), &object.key, deadline).await {
             Ok(file) => file,
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
@@ -295,11 +309,11 @@ impl RowMaker<'_> {
     }
 }
 
-/// Waits for the content of an object. Fails with `Store.Failed` if that takes longer than the deadline.
+/// Waits for the content of an object. Fails with `Store.Unavailable` if that takes longer than the deadline.
 async fn in_time(read: impl Future<Output = Result<Bytes>>, key: &str, deadline: Duration) -> Result<Bytes> {
     tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| {
         let message = format!("the object could not be read within {} seconds", deadline.as_secs_f64());
-        Err(Error::new(ErrorKind::StoreFailed, message).context("key", key))
+        Err(Error::new(ErrorKind::StoreUnavailable, message).context("key", key))
     })
 }
 
@@ -373,8 +387,7 @@ mod tests {
     async fn an_object_that_does_not_arrive_in_time_is_an_error() {
         let late = in_time(std::future::pending(), "a.jpg", Duration::from_millis(20)).await.unwrap_err();
         assert_eq!(late.to_string(), "the object could not be read within 0.02 seconds (key: a.jpg)");
-        // Not an outage of the store: the object becomes a reject.
-        assert!(!late.kind().retryable());
+        assert_eq!(late.kind(), ErrorKind::StoreUnavailable);
         assert_eq!(in_time(async { Ok(Bytes::new()) }, "a.jpg", READ_TIME).await.unwrap(), Bytes::new());
     }
 }

@@ -169,8 +169,8 @@ impl Planning<'_> {
 pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, mode: Mode) -> Result<()> {
     let same = match (base.input_identity.as_deref(), identity) {
         (Some(recorded), Some(found)) => recorded == found,
-        // Release 0.1.0 recorded folders as they were written, relative to a folder that is unknown.
-        _ => base.input == place || is_relative(&base.input),
+        // Release 0.1.0 recorded folders as they were written, perhaps relative to a folder that is unknown.
+        _ => base.input == place || is_relative(&base.input) || leads_to(&base.input, place),
     };
     if same || mode.input_moved {
         return Ok(());
@@ -181,6 +181,11 @@ pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, 
         "the input is not that of the current version"
     };
     Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
+}
+
+/// Whether a recorded path is another way to write a place.
+fn leads_to(recorded: &str, place: &str) -> bool {
+    std::fs::canonicalize(recorded).is_ok_and(|path| path.as_os_str() == place)
 }
 
 /// Whether a recorded input is a relative path.

@@ -184,6 +184,9 @@ pub struct Featurized {
     pub added: u64,
     /// Rows whose key is in the base version with another etag.
     pub changed: u64,
+    /// Whether a table of the base version could not be read, so that `added` counts rows that the base may have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub base_is_unknown: bool,
     /// When the work began and how long it took.
     pub timing: Timing,
 }

@@ -43,7 +43,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let output = stores.output.as_ref();
     let run = input.run;
     let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
-    let Gathered { shards, labels, rejects, found, mut figures } = gather(output, &plan).await?;
+    let Gathered { shards, labels, rejects, found, base_is_unknown, mut figures } = gather(output, &plan).await?;
     keep_rejects(output, &plan, &rejects).await?;
 
     let base = match plan.base {
@@ -54,8 +54,8 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = shards.iter().map(|shard| shard.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
-    // Rows of another extractor are not compared: all of them count as removed.
-    if base.is_some_and(|base| base.extractor.id == plan.extractor.id) {
+    // Rows of another extractor, and of a damaged table, are not compared: all of them count as removed.
+    if !base_is_unknown && base.is_some_and(|base| base.extractor.id == plan.extractor.id) {
         plan.mode.check_vanished(figures.removed, plan.base_images)?;
     }
     if let Some(base) = base.filter(|base| is_up_to_date(base, &plan, shards.iter().map(|shard| &shard.id))) {
@@ -175,6 +175,8 @@ struct Gathered {
     rejects: Vec<RejectedObject>,
     /// Shards with rows that this run did not compute.
     found: Vec<ShardEntry>,
+    /// Whether the rows of the base version are not all known.
+    base_is_unknown: bool,
     figures: RunFigures,
 }
 
@@ -185,6 +187,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
         labels: Vec::new(),
         rejects: Vec::new(),
         found: Vec::new(),
+        base_is_unknown: false,
         figures: RunFigures { plan_ms: plan.timing.milliseconds, ..RunFigures::default() },
     };
     let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, plan, planned)).collect();
@@ -211,6 +214,7 @@ async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
                 figures.copied += made.copied;
                 figures.added += made.added;
                 figures.changed += made.changed;
+                gathered.base_is_unknown |= made.base_is_unknown;
                 figures.featurize_ms += made.timing.milliseconds;
             }
         }

@@ -85,6 +85,7 @@ pub async fn erase(
     wanted.learn(&before);
     check_known(output, &erased, &before).await?;
     check_absent(stores.input.as_ref(), &erased).await?;
+    check_own(&before)?;
     if action == Action::DryRun {
         return would_erase(output, erased, current.version, &before, judge).await;
     }
@@ -101,8 +102,7 @@ pub async fn erase(
         return Err(Error::new(ErrorKind::InternalBug, "the new version contains an image that is not in the input")
             .context("version", summary.manifest.version));
     }
-    // Notices contain keys.
-    inbox::clear(output, &inbox::read(output).await?.notices).await?;
+    forget_in_inbox(output, &erased).await?;
     let began = Timestamp::now();
     let deleted = remove(output, &holders, Action::Delete, judge).await?;
 
@@ -164,6 +164,31 @@ async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()
                 .context("key", key)
                 .context("input", input.location()));
         }
+    }
+    Ok(())
+}
+
+/// Fails with `Input.Invalid` if an image was found in a file that is not a part of the data set. Such files are not deleted.
+fn check_own(found: &Found) -> Result<()> {
+    let own = |file: &String| keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
+    let others: Vec<String> = found.files().into_iter().filter(|file| !own(file)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let message = "files of the output that Pomona did not write contain the images; delete or move them first";
+    Err(Error::new(ErrorKind::InputInvalid, message).context("files", others.join(", ")))
+}
+
+/// Removes the images from the notices of uploads. The other keys of a notice wait for the next run.
+async fn forget_in_inbox(output: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
+    for notice in inbox::read(output).await?.notices {
+        let Some(body) = store::get_opt(output, &notice).await? else { continue };
+        let keys: BTreeSet<String> = dataset::from_json(&body, &notice)?;
+        if keys.is_disjoint(erased) {
+            continue;
+        }
+        inbox::add(output, &keys.difference(erased).cloned().collect()).await?;
+        output.delete(&notice).await?;
     }
     Ok(())
 }

@@ -112,7 +112,8 @@ impl Wanted {
         watcher.begin(Phase::Search, Some((files.len() + tables.len()) as u64));
         let reads: Vec<_> = tables.iter().map(|file| self.longer_paths(output, file, watcher)).collect();
         let longer: Vec<_> = stream::iter(reads).buffer_unordered(CONCURRENCY).try_collect().await?;
-        self.longer.extend(longer.into_iter().flatten());
+        let longer = longer.into_iter().flatten().filter_map(|path| String::from_utf8(path).ok());
+        self.longer.extend(longer.flat_map(|path| forms(&path)));
         let shared = Arc::new(self.clone());
         let reads: Vec<_> = files.iter().map(|file| shared.in_file(output, file, watcher)).collect();
         let mut answers = stream::iter(reads).buffer_unordered(CONCURRENCY);
@@ -218,6 +219,15 @@ impl Wanted {
         for bytes in statistics.flat_map(|s| [s.min_bytes_opt(), s.max_bytes_opt()]).flatten() {
             self.in_text(bytes, file, found);
         }
+        let mut unsearched: Vec<String> = Vec::new();
+        for field in reader.schema().fields().iter().filter(|field| !is_searched(field.data_type())) {
+            unsearched.push(format!("{} ({})", field.name(), field.data_type()));
+        }
+        if !unsearched.is_empty() {
+            // Nothing that Pomona writes.
+            let reason = format!("columns of types that are not searched: {}", unsearched.join(", "));
+            found.unsearched.push(Unsearched { file: file.to_owned(), reason });
+        }
         each_batch(body, |batch| self.in_batch(batch, file, found)).is_ok()
     }
 
@@ -312,6 +322,18 @@ fn each_batch(body: Bytes, mut each: impl FnMut(&RecordBatch)) -> std::result::R
         Ok(())
     });
     catch_unwind(read).unwrap_or_else(|_| Err("the Parquet decoder panicked".to_owned()))
+}
+
+/// Whether [`texts`] and [`vectors`] cover a type, or it can hold neither a path nor features.
+fn is_searched(kind: &DataType) -> bool {
+    use DataType::{Binary, Float32, Float64, LargeUtf8, List, Utf8};
+    match kind {
+        Utf8 | LargeUtf8 | Binary => true,
+        List(field) => matches!(field.data_type(), Float32 | Float64) || field.data_type().is_integer(),
+        kind => {
+            kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null | DataType::FixedSizeBinary(_))
+        }
+    }
 }
 
 /// The texts of a column, one per row; empty for rows and columns without text. Columns of lists give no text.

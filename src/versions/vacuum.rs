@@ -53,6 +53,13 @@ pub enum Action {
     DryRun,
 }
 
+impl Judge<'_> {
+    /// A dry run deletes nothing, so it breaks no locks.
+    fn during(self, action: Action) -> Self {
+        Judge { break_locks: self.break_locks && action == Action::Delete, ..self }
+    }
+}
+
 /// Called for every object before it is deleted; also in a dry run.
 pub type OnObject<'a> = &'a (dyn Fn(&Object) + Sync);
 
@@ -67,6 +74,7 @@ pub async fn vacuum(
     each: OnObject<'_>,
 ) -> Result<Vacuumed> {
     let cutoff = Timestamp::now() - SignedDuration::from_hours(24 * i64::from(policy.older_than_days));
+    let judge = judge.during(action);
     let keep = |newer: usize, manifest: &Manifest| newer < policy.keep_versions.max(1) || manifest.finished > cutoff;
     lease::exclusively(output, judge, |lock| sweep(output, lock, Selection { keep: &keep, cutoff }, action, each)).await
 }
@@ -79,6 +87,7 @@ pub(crate) async fn remove(
     judge: Judge<'_>,
     each: OnObject<'_>,
 ) -> Result<Vacuumed> {
+    let judge = judge.during(action);
     let keep = |_: usize, manifest: &Manifest| !versions.contains(&manifest.version);
     let selection = Selection { keep: &keep, cutoff: Timestamp::MAX };
     lease::exclusively(output, judge, |lock| sweep(output, lock, selection, action, each)).await

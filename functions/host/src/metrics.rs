@@ -195,6 +195,7 @@ mod tests {
             copied: 4,
             added: 0,
             changed: 0,
+            base_is_unknown: false,
             timing: Timer::start().read(),
         };
         let line = line(&event, &Ok(answer), INVOCATION);
