@@ -5,7 +5,7 @@ mod common;
 mod snapshots;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
@@ -21,27 +21,6 @@ use serde_json::Value;
 
 /// The user id of `nobody`: permissions do not apply to root.
 const NOBODY: u32 = 65_534;
-
-/// The tables of the newest version, with `v=*` instead of its number in the paths.
-fn tables_of_any_version(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let newest = newest_version(output);
-    tables(output)
-        .into_iter()
-        .filter(|(path, _)| {
-            let of_another = |part: &std::ffi::OsStr| {
-                part.to_string_lossy().starts_with("v=") && !part.to_string_lossy().contains(&newest)
-            };
-            !path.iter().any(of_another)
-        })
-        .map(|(path, body)| (path.to_string_lossy().replace(&format!("v={newest}"), "v=*").into(), body))
-        .collect()
-}
-
-fn newest_version(output: &Path) -> String {
-    let names = fs::read_dir(output.join("versions")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let newest = names.filter(|name| name.ends_with(".json")).max().unwrap();
-    newest.trim_end_matches(".json").to_owned()
-}
 
 #[test]
 fn a_run_writes_tables_and_its_summary_names_them() {
@@ -130,7 +109,7 @@ fn a_killed_run_is_continued_with_the_same_result() {
     write_images(&images, 1_200);
     let options = ["--shard-size", "24", "--csv", "--threads", "2"];
     json(&mut run(&images, &undisturbed, &options));
-    let whole = files(&undisturbed);
+    let whole = count_files(&undisturbed);
     let expected = tables_of_any_version(&undisturbed);
 
     let (mut kills, mut reused) = (0, 0);
@@ -141,7 +120,7 @@ fn a_killed_run_is_continued_with_the_same_result() {
             let mut child =
                 run(&images, &output, &options).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let enough = whole * (round * 3 + kill + 1) / 26;
-            while files(&output) < enough && child.try_wait().unwrap().is_none() {
+            while count_files(&output) < enough && child.try_wait().unwrap().is_none() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             if child.try_wait().unwrap().is_none() {
@@ -167,10 +146,6 @@ fn a_killed_run_is_continued_with_the_same_result() {
 }
 
 /// The number of files that a run has written so far.
-fn files(output: &Path) -> usize {
-    walkdir::WalkDir::new(output).into_iter().flatten().filter(|entry| entry.file_type().is_file()).count()
-}
-
 fn stamp_of(shard: &Path) -> (u64, SystemTime) {
     let metadata = fs::metadata(shard.join("features.parquet")).unwrap();
     (metadata.ino(), metadata.modified().unwrap())

@@ -53,10 +53,6 @@ fn is_claimed(output: &Path) -> bool {
     newest.is_some_and(|number| !names.contains(&format!("{number}.json")))
 }
 
-fn files(output: &Path) -> usize {
-    walkdir::WalkDir::new(output).into_iter().flatten().filter(|entry| entry.file_type().is_file()).count()
-}
-
 /// The tables that a reader of the newest version sees, with `v=*` instead of its number in the paths.
 fn readable(output: &Path) -> BTreeMap<String, Vec<u8>> {
     let shown = json(pomona().arg("show").arg(output));
@@ -97,7 +93,7 @@ fn killed_runs_end_with_the_tables_of_an_undisturbed_one() {
     write_images(&images, 600);
     let options = ["--shard-size", "12", "--csv", "--threads", "2"];
     json(&mut run(&images, &undisturbed, &options));
-    let (expected, whole) = (readable(&undisturbed), files(&undisturbed));
+    let (expected, whole) = (readable(&undisturbed), count_files(&undisturbed));
     let mut random = fastrand::Rng::with_seed(12);
     let (mut killed, mut while_claimed, mut round) = (0, 0, 0);
     while killed < kills() {
@@ -112,15 +108,15 @@ fn killed_runs_end_with_the_tables_of_an_undisturbed_one() {
                 let later = random.usize(0..60);
                 let hit = kill_when(child, || {
                     if at.get().is_none() && is_claimed(&output) {
-                        at.set(Some(files(&output) + later));
+                        at.set(Some(count_files(&output) + later));
                     }
-                    at.get().is_some_and(|at| files(&output) >= at)
+                    at.get().is_some_and(|at| count_files(&output) >= at)
                 });
                 while_claimed += usize::from(hit && is_claimed(&output));
                 killed += usize::from(hit);
             } else {
                 let enough = random.usize(1..whole);
-                killed += usize::from(kill_when(child, || files(&output) >= enough));
+                killed += usize::from(kill_when(child, || count_files(&output) >= enough));
             }
             nobody_is_in_the_way(&output);
         }
@@ -157,11 +153,12 @@ fn killed_erasures_are_completed_by_the_same_command() {
             command
         };
         for _ in 0..2 {
-            let (most, fewest) = (files(&output) + random.usize(0..60), random.usize(1..files(&output).max(2)));
+            let (most, fewest) =
+                (count_files(&output) + random.usize(0..60), random.usize(1..count_files(&output).max(2)));
             let rises = random.bool();
             // Files come first, with the new version, and are deleted then.
             let hit = kill_when(start(&mut erase()), || {
-                let now = files(&output);
+                let now = count_files(&output);
                 if rises { now >= most } else { now <= fewest }
             });
             killed += usize::from(hit);

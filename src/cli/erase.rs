@@ -7,9 +7,7 @@ use std::{
 };
 
 use pomona::{
-    Error, ErrorKind, Result,
-    aws::executions::RunningExecutions,
-    dataset::{self, lease::Judge, settings::Mode},
+    Error, ErrorKind, Result, dataset,
     stages::{CancellationToken, Stores},
     store,
     versions::{
@@ -19,7 +17,7 @@ use pomona::{
 };
 
 use crate::{
-    args::{EraseArgs, Format, InputOptions},
+    args::{EraseArgs, Format},
     format,
     out::out,
     print_json,
@@ -44,11 +42,8 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     run::listen(stop.clone());
     let bars = Bars::new();
     let action = if args.dry_run { Action::DryRun } else { Action::Delete };
-    let InputOptions { input_moved, accept_deletions, upgrade } = args.input_options;
-    let mode = Mode { input_moved, accept_deletions, upgrade, ..Mode::default() };
-    let judge = Judge { executions: Some(&RunningExecutions), break_locks: args.locks.break_lock };
-    let input = EraseInput { run: run::run_id()?, keys, mode, action };
-    let outcome = erase::erase(&stores, &workers, input, judge, &bars, &stop).await;
+    let input = EraseInput { run: run::run_id()?, keys, mode: args.input_options.mode(), action };
+    let outcome = erase::erase(&stores, &workers, input, args.locks.judge(), &bars, &stop).await;
     bars.clear();
     let erased = outcome?;
     if args.format.format() == Format::Json {
@@ -84,7 +79,7 @@ fn keys(mut keys: Vec<String>, file: Option<PathBuf>) -> Result<BTreeSet<String>
 /// The input of a version. Release 0.1.0 recorded folders as they were written; a relative one may mean another folder
 /// here.
 fn recorded_input(input: String) -> Result<String> {
-    if input.contains("://") || Path::new(&input).is_absolute() {
+    if !store::is_relative(&input) {
         return Ok(input);
     }
     let message = "the output records its input relative to an unknown folder; name the input with --input";

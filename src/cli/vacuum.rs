@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pomona::{
     Result,
-    aws::executions::RunningExecutions,
-    dataset::lease::Judge,
     store::{self, Object},
     versions::vacuum::{self, Action, Policy, Vacuumed},
 };
@@ -37,8 +35,7 @@ pub(crate) async fn vacuum(args: VacuumArgs) -> Result<()> {
             note(&format!("{} {}", verb(action), format::shorten(&object.key, KEY)));
         }
     };
-    let judge = Judge { executions: Some(&RunningExecutions), break_locks: args.locks.break_lock };
-    let outcome = vacuum::vacuum(store.as_ref(), policy, action, judge, &each).await;
+    let outcome = vacuum::vacuum(store.as_ref(), policy, action, args.locks.judge(), &each).await;
     bars.clear();
     let done = outcome?;
     match args.format.format() {

@@ -103,24 +103,14 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether a mark of another is in the way: what is known about it. Removes it if it is to be broken.
-    async fn in_the_way(
-        &self,
-        output: &dyn Store,
-        key: &str,
-        body: &[u8],
-        lifetime: SignedDuration,
-    ) -> Result<Option<String>> {
-        match self.life(output, key, body, lifetime).await? {
-            Life::Alive(whose) => Ok(Some(format!("{whose}; it is alive, so that --break-lock does not apply"))),
-            Life::Unknown(whose) if !self.break_locks => Ok(Some(format!(
+    /// What is known about a holder that is in the way. None if it is dead, or to be ignored.
+    fn obstacle(&self, life: &Life) -> Option<String> {
+        match life {
+            Life::Alive(whose) => Some(format!("{whose}; it is alive, so that --break-lock does not apply")),
+            Life::Unknown(whose) if !self.break_locks => Some(format!(
                 "{whose}; whether it still works cannot be found out from here; if it does not, use --break-lock"
-            ))),
-            Life::Unknown(_) => {
-                output.delete(key).await?;
-                Ok(None)
-            }
-            Life::Dead => Ok(None),
+            )),
+            Life::Unknown(_) | Life::Dead => None,
         }
     }
 }
@@ -212,14 +202,8 @@ pub(crate) async fn exclusively<'a, T, Fut: Future<Output = Result<T>>>(
 async fn break_lock(output: &dyn Store, judge: Judge<'_>) -> Result<String> {
     let another = |whose: &str| busy("another vacuum is in progress", whose).context("output", output.location());
     let Some(found) = store::get_opt(output, LOCK).await? else { return Err(another("it has just ended")) };
-    match judge.life(output, LOCK, &found, LOCK_LIFETIME).await? {
-        Life::Alive(whose) => return Err(another(&format!("{whose}; it is alive"))),
-        Life::Unknown(whose) if !judge.break_locks => {
-            return Err(another(&format!(
-                "{whose}; whether it still works cannot be found out from here; if it does not, use --break-lock"
-            )));
-        }
-        Life::Unknown(_) | Life::Dead => {}
+    if let Some(whose) = judge.obstacle(&judge.life(output, LOCK, &found, LOCK_LIFETIME).await?) {
+        return Err(another(&whose));
     }
     let mark = to_json(&Mark::now(None))?;
     for attempt in 0.. {
@@ -252,7 +236,12 @@ async fn runs_in_progress(output: &dyn Store, judge: Judge<'_>) -> Result<Vec<St
                 continue;
             }
             let Some(mark) = store::get_opt(output, &object.key).await? else { continue };
-            runs.extend(judge.in_the_way(output, &object.key, &mark, RUN_LIFETIME).await?);
+            let life = judge.life(output, &object.key, &mark, RUN_LIFETIME).await?;
+            match judge.obstacle(&life) {
+                Some(whose) => runs.push(whose),
+                None if matches!(life, Life::Unknown(_)) => output.delete(&object.key).await?,
+                None => {}
+            }
         }
     }
     Ok(runs)

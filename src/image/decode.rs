@@ -50,18 +50,19 @@ impl Limits {
 ///
 /// Fails with the reason `Empty`, `NotAnImage`, `UnsupportedFormat`, `Truncated`, `Corrupt` or `TooLarge`.
 pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Reject> {
-    match format_of(file)? {
-        ImageFormat::Jpeg => jpeg::decode(file, limits, None),
-        format => decode_as(file, format, limits),
-    }
+    decode_for(file, limits, None)
 }
 
 /// Decodes a file like [`decode`], and a large JPEG at a half, a quarter or an eighth of its size, as `Image.draft` of
 /// Pillow: the smallest of them that is at least twice `width` x `height`. That is several times faster and changes the
 /// pixels a little.
 pub fn decode_scaled(file: &[u8], limits: Limits, width: usize, height: usize) -> Result<Pixels, Reject> {
+    decode_for(file, limits, Some((width, height)))
+}
+
+fn decode_for(file: &[u8], limits: Limits, target: Option<(usize, usize)>) -> Result<Pixels, Reject> {
     match format_of(file)? {
-        ImageFormat::Jpeg => jpeg::decode(file, limits, Some((width, height))),
+        ImageFormat::Jpeg => jpeg::decode(file, limits, target),
         format => decode_as(file, format, limits),
     }
 }

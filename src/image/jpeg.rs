@@ -21,15 +21,14 @@ pub(super) fn decode(file: &[u8], limits: Limits, target: Option<(usize, usize)>
     let failed = |failure: Failure| reject(&failure, file);
     let decoder = Decoder::new(file, jpeg::Limits { scans: MAX_SCANS, memory }).map_err(failed)?;
     let header = decoder.header();
-    let within_limits = limits.check(header.width as u64, header.height as u64);
-    if header.width * header.height > 0 {
-        within_limits.clone()?;
-    }
-    // Without an end marker, the decoder fills the missing part with grey. Pillow rejects such files.
-    if !has_end(file) {
+    let checked = limits.check(header.width as u64, header.height as u64);
+    let is_too_large = matches!(&checked, Err(reject) if reject.reason == Reason::TooLarge);
+    // Without an end marker, the decoder fills the missing part with grey, and a file that ends in its header claims 0 x 0
+    // pixels. Pillow rejects such files.
+    if !is_too_large && !has_end(file) {
         return Err(Reject::new(Reason::Truncated, "the file ends before the JPEG end marker"));
     }
-    within_limits?;
+    checked?;
     let reduction = target.map_or(1, |target| reduction((header.width, header.height), target));
     let (header, samples) = decoder.decode(reduction).map_err(failed)?;
     let data = match header.channels {

@@ -170,7 +170,7 @@ pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, 
     let same = match (base.input_identity.as_deref(), identity) {
         (Some(recorded), Some(found)) => recorded == found,
         // Release 0.1.0 recorded folders as they were written, perhaps relative to a folder that is unknown.
-        _ => base.input == place || is_relative(&base.input) || leads_to(&base.input, place),
+        _ => store::is_relative(&base.input) || store::place_of(&base.input) == place,
     };
     if same || mode.input_moved {
         return Ok(());
@@ -181,16 +181,6 @@ pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, 
         "the input is not that of the current version"
     };
     Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
-}
-
-/// Whether a recorded path is another way to write a place.
-fn leads_to(recorded: &str, place: &str) -> bool {
-    std::fs::canonicalize(recorded).is_ok_and(|path| path.as_os_str() == place)
-}
-
-/// Whether a recorded input is a relative path.
-fn is_relative(input: &str) -> bool {
-    !input.contains("://") && std::path::Path::new(input).is_relative()
 }
 
 fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_featurize: u64) -> Planned {

@@ -114,6 +114,19 @@ pub fn check_apart(input: &str, output: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a location is a path that means another folder in another working directory.
+pub fn is_relative(location: &str) -> bool {
+    matches!(parse(location), Ok(Location::Folder(path)) if path.is_relative())
+}
+
+/// The [`Store::place`] of a location.
+pub fn place_of(location: &str) -> String {
+    match parse(location) {
+        Ok(Location::Folder(path)) => resolved(path).display().to_string(),
+        _ => location.to_owned(),
+    }
+}
+
 /// The absolute path, with links and dots resolved in the part that exists.
 pub(super) fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

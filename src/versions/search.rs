@@ -96,7 +96,7 @@ impl Wanted {
         self.features.extend(found.vectors.iter().cloned());
     }
 
-    /// Searches all files of the output, except for those in `known`, which are known to hold nothing.
+    /// Searches all files of the output, except for those in `known`, which an earlier search has read.
     pub(super) async fn search(
         &mut self,
         output: &dyn Store,
@@ -235,14 +235,10 @@ impl Wanted {
         let mut rows: BTreeSet<usize> = BTreeSet::new();
         for column in batch.columns() {
             for (row, text) in texts(column.as_ref()).enumerate() {
-                for (path, forms) in &self.forms {
-                    if text == path.as_bytes() {
-                        rows.insert(row);
-                    }
-                    if forms.iter().any(|form| self.has_token(&text, form)) {
-                        found.paths.entry(path.clone()).or_default().insert(file.to_owned());
-                    }
+                if self.forms.keys().any(|path| path.as_bytes() == text) {
+                    rows.insert(row);
                 }
+                self.in_text(&text, file, found);
             }
         }
         // Another image may have the same features: the same file under another name.

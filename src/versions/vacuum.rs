@@ -53,13 +53,6 @@ pub enum Action {
     DryRun,
 }
 
-impl Judge<'_> {
-    /// A dry run deletes nothing, so it breaks no locks.
-    fn during(self, action: Action) -> Self {
-        Judge { break_locks: self.break_locks && action == Action::Delete, ..self }
-    }
-}
-
 /// Called for every object before it is deleted; also in a dry run.
 pub type OnObject<'a> = &'a (dyn Fn(&Object) + Sync);
 
@@ -74,9 +67,8 @@ pub async fn vacuum(
     each: OnObject<'_>,
 ) -> Result<Vacuumed> {
     let cutoff = Timestamp::now() - SignedDuration::from_hours(24 * i64::from(policy.older_than_days));
-    let judge = judge.during(action);
     let keep = |newer: usize, manifest: &Manifest| newer < policy.keep_versions.max(1) || manifest.finished > cutoff;
-    lease::exclusively(output, judge, |lock| sweep(output, lock, Selection { keep: &keep, cutoff }, action, each)).await
+    sweep_alone(output, Selection { keep: &keep, cutoff }, action, judge, each).await
 }
 
 /// Deletes `versions`, and every file that no other version refers to, whatever its age.
@@ -87,9 +79,20 @@ pub(crate) async fn remove(
     judge: Judge<'_>,
     each: OnObject<'_>,
 ) -> Result<Vacuumed> {
-    let judge = judge.during(action);
     let keep = |_: usize, manifest: &Manifest| !versions.contains(&manifest.version);
-    let selection = Selection { keep: &keep, cutoff: Timestamp::MAX };
+    sweep_alone(output, Selection { keep: &keep, cutoff: Timestamp::MAX }, action, judge, each).await
+}
+
+/// Sweeps while no run and no other vacuum is in progress.
+async fn sweep_alone(
+    output: &dyn Store,
+    selection: Selection<'_>,
+    action: Action,
+    judge: Judge<'_>,
+    each: OnObject<'_>,
+) -> Result<Vacuumed> {
+    // A dry run deletes nothing, so it breaks no locks.
+    let judge = Judge { break_locks: judge.break_locks && action == Action::Delete, ..judge };
     lease::exclusively(output, judge, |lock| sweep(output, lock, selection, action, each)).await
 }
 

@@ -95,3 +95,29 @@ pub(crate) fn show_paths(output: &Path) -> Vec<String> {
         paths
     })
 }
+
+/// The tables of the newest version, with `v=*` instead of its number in the paths.
+pub(crate) fn tables_of_any_version(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let newest = newest_version(output);
+    tables(output)
+        .into_iter()
+        .filter(|(path, _)| {
+            let of_another = |part: &std::ffi::OsStr| {
+                part.to_string_lossy().starts_with("v=") && !part.to_string_lossy().contains(&newest)
+            };
+            !path.iter().any(of_another)
+        })
+        .map(|(path, body)| (path.to_string_lossy().replace(&format!("v={newest}"), "v=*").into(), body))
+        .collect()
+}
+
+pub(crate) fn newest_version(output: &Path) -> String {
+    let names = fs::read_dir(output.join("versions")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let newest = names.filter(|name| name.ends_with(".json")).max().unwrap();
+    newest.trim_end_matches(".json").to_owned()
+}
+
+/// Number of files below a folder. Files may come and go in the meantime.
+pub(crate) fn count_files(folder: &Path) -> usize {
+    walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_file()).count()
+}

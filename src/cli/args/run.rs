@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pomona::{
     dataset::{
-        settings::{ListingScope, Mode, Refit, Settings},
+        settings::{Mode, Refit, Settings},
         shard::DEFAULT_SHARD_SIZE,
     },
     demo::DEFAULT_VIEWS,
@@ -158,14 +158,21 @@ pub(crate) enum RefitArg {
     Never,
 }
 
+impl InputOptions {
+    /// A run that lists the whole input.
+    pub(crate) fn mode(self) -> Mode {
+        let InputOptions { input_moved, accept_deletions, upgrade } = self;
+        Mode { upgrade, input_moved, accept_deletions, ..Mode::default() }
+    }
+}
+
 impl ResultOptions {
     pub(crate) fn mode(&self) -> Mode {
         let refit = match self.refit {
             RefitArg::Always => Refit::Always,
             RefitArg::Never => Refit::Never,
         };
-        let InputOptions { input_moved, accept_deletions, upgrade } = self.input;
-        Mode { refit, rebuild: self.rebuild, listing: ListingScope::All, upgrade, input_moved, accept_deletions }
+        Mode { refit, rebuild: self.rebuild, ..self.input.mode() }
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use pomona::{aws::executions::RunningExecutions, dataset::lease::Judge};
+
 use super::{EngineOptions, FormatOptions, InputOptions};
 
 /// Print the contents of a version
@@ -74,6 +76,12 @@ pub(crate) struct LockOptions {
     /// that certainly lives. Without this option, an error says whose they are
     #[arg(long)]
     pub break_lock: bool,
+}
+
+impl LockOptions {
+    pub(crate) fn judge(&self) -> Judge<'static> {
+        Judge { executions: Some(&RunningExecutions), break_locks: self.break_lock }
+    }
 }
 
 /// Delete old versions and files that no version needs

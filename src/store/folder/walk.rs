@@ -188,9 +188,6 @@ impl Walk {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(at(e, &level.path)),
         };
-        if let Ok(metadata) = fs::metadata(&level.path) {
-            level.identity = identity(&metadata);
-        }
         let mut entries = Vec::new();
         for entry in read {
             let entry = entry.map_err(|e| at(e, &level.path))?;
