@@ -1,14 +1,16 @@
 //! JPEG decoding by libjpeg-turbo: the pixels of Pillow, OpenCV and TensorFlow, bit for bit.
 //!
-//! The integer DCT ("islow") and smooth ("fancy") chroma upsampling are the defaults of libjpeg-turbo and of all three. The
-//! crate `turbojpeg` is not used, because it does not tell damage across which libjpeg decodes from failures.
+//! The integer DCT ("islow") and smooth ("fancy") chroma upsampling are the defaults of libjpeg-turbo and of all three.
+//! `jpeg.c` calls libjpeg, and says why it is not the TurboJPEG API.
 
 use std::{
-    ffi::{CStr, c_int},
+    ffi::{CStr, c_char, c_int, c_long},
     fmt,
+    ptr::NonNull,
 };
 
-use turbojpeg_sys as sys;
+// Links libjpeg-turbo.
+use turbojpeg_sys as _;
 
 /// Limits on the work of the decoder.
 #[derive(Clone, Copy, Debug)]
@@ -18,15 +20,6 @@ pub struct Limits {
     /// Most memory of the decoder, MiB.
     pub memory: u16,
 }
-
-/// Starts of the warnings of libjpeg after which the pixels are complete. No other message starts like this.
-const WARNINGS: [&str; 5] = [
-    "Corrupt JPEG data: ",
-    "Invalid SOS parameters for sequential JPEG",
-    "Unknown Adobe color transform code",
-    "Inconsistent progression sequence",
-    "Warning: unknown JFIF revision number",
-];
 
 /// The header of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,92 +32,115 @@ pub struct Header {
     pub channels: usize,
 }
 
-/// Why a file cannot be decoded, in the words of libjpeg-turbo.
+/// Why a file cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure(String);
+pub enum Failure {
+    /// The file ends before the image does.
+    Truncated,
+    /// Anything else, in the words of libjpeg-turbo.
+    Refused(String),
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(match self {
+            Failure::Truncated => "the file ends before the image does",
+            Failure::Refused(text) => text,
+        })
     }
 }
 
 impl std::error::Error for Failure {}
 
+fn refused(text: &str) -> Failure {
+    Failure::Refused(text.to_owned())
+}
+
+/// `struct pomona_jpeg` of `jpeg.c`.
+#[repr(C)]
+struct Raw {
+    opaque: [u8; 0],
+}
+
+/// `struct pomona_jpeg_header` of `jpeg.c`.
+#[repr(C)]
+#[derive(Default)]
+struct RawHeader {
+    width: u32,
+    height: u32,
+    channels: u32,
+    bits: u32,
+    is_lossless: u32,
+}
+
+const DONE: c_int = 0;
+const TRUNCATED: c_int = 1;
+
+unsafe extern "C" {
+    fn pomona_jpeg_new(most_scans: c_int, most_memory: c_long) -> *mut Raw;
+    fn pomona_jpeg_free(decoder: *mut Raw);
+    fn pomona_jpeg_message(decoder: *const Raw) -> *const c_char;
+    fn pomona_jpeg_read_header(decoder: *mut Raw, file: *const u8, length: usize, header: *mut RawHeader) -> c_int;
+    fn pomona_jpeg_decode(decoder: *mut Raw, reduction: u32, samples: *mut u8, row: usize, height: usize) -> c_int;
+}
+
 /// A decoder of one file.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     handle: Handle,
-    file: &'a [u8],
     header: Header,
+    /// libjpeg reads on in the file.
+    file: std::marker::PhantomData<&'a [u8]>,
 }
 
 #[derive(Debug)]
-struct Handle(sys::tjhandle);
+struct Handle(NonNull<Raw>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the handle comes from `tj3Init` and is not used again.
-        unsafe { sys::tj3Destroy(self.0) }
+        // SAFETY: the handle comes from `pomona_jpeg_new` and is not used again.
+        unsafe { pomona_jpeg_free(self.0.as_ptr()) }
     }
 }
 
 impl Handle {
-    fn failure(&self) -> Failure {
-        // SAFETY: the handle is valid or null, which stands for the last error of the thread. The text ends with a zero and
-        // is copied before the next call.
-        let text = unsafe { CStr::from_ptr(sys::tj3GetErrorStr(self.0)) };
-        Failure(text.to_string_lossy().into_owned())
-    }
-
-    /// The outcome of a call. Damage across which libjpeg has decoded is no failure, as in Pillow.
-    ///
-    /// The error code does not tell: after a warning it stays one, also if the call fails later. But the text is then that
-    /// of the failure.
     fn check(&self, returned: c_int) -> Result<(), Failure> {
-        if returned == 0 {
-            return Ok(());
+        match returned {
+            DONE => Ok(()),
+            TRUNCATED => Err(Failure::Truncated),
+            _ => {
+                // SAFETY: the handle is valid. The text ends with a zero and is copied before the next call.
+                let text = unsafe { CStr::from_ptr(pomona_jpeg_message(self.0.as_ptr())) };
+                Err(Failure::Refused(text.to_string_lossy().into_owned()))
+            }
         }
-        let failure = self.failure();
-        if WARNINGS.iter().any(|warning| failure.0.starts_with(warning)) { Ok(()) } else { Err(failure) }
-    }
-
-    fn set(&self, parameter: sys::TJPARAM, value: u16) -> Result<(), Failure> {
-        // SAFETY: the handle is valid.
-        self.check(unsafe { sys::tj3Set(self.0, parameter as c_int, value.into()) })
-    }
-
-    fn get(&self, parameter: sys::TJPARAM) -> c_int {
-        // SAFETY: the handle is valid.
-        unsafe { sys::tj3Get(self.0, parameter as c_int) }
     }
 }
 
 impl<'a> Decoder<'a> {
     /// Reads the header of a file.
     pub fn new(file: &'a [u8], limits: Limits) -> Result<Self, Failure> {
+        let memory = c_long::from(limits.memory) << 20;
         // SAFETY: this function has no preconditions.
-        let handle = Handle(unsafe { sys::tj3Init(sys::TJINIT_TJINIT_DECOMPRESS as c_int) });
-        if handle.0.is_null() {
-            return Err(handle.failure());
-        }
-        handle.set(sys::TJPARAM_TJPARAM_SCANLIMIT, limits.scans)?;
-        handle.set(sys::TJPARAM_TJPARAM_MAXMEMORY, limits.memory)?;
-        // SAFETY: the handle is valid, and the file has as many bytes.
-        handle.check(unsafe { sys::tj3DecompressHeader(handle.0, file.as_ptr(), file.len() as sys::size_t) })?;
+        let handle = unsafe { pomona_jpeg_new(limits.scans.into(), memory) };
+        let handle = Handle(NonNull::new(handle).ok_or_else(|| refused("no memory for a decoder"))?);
+        let mut header = RawHeader::default();
+        // SAFETY: the handle is valid. The file has as many bytes, and the lifetime of the decoder keeps it.
+        let returned =
+            unsafe { pomona_jpeg_read_header(handle.0.as_ptr(), file.as_ptr(), file.len(), &raw mut header) };
+        handle.check(returned)?;
         // The scale of the output does not apply to a lossless file, whose pixels would not fit.
-        if handle.get(sys::TJPARAM_TJPARAM_LOSSLESS) != 0 {
-            return Err(Failure("Unsupported: a lossless JPEG".to_owned()));
+        if header.is_lossless != 0 {
+            return Err(refused("Unsupported: a lossless JPEG"));
         }
-        if handle.get(sys::TJPARAM_TJPARAM_PRECISION) != 8 {
-            return Err(Failure("Unsupported: a JPEG with other than 8 bits".to_owned()));
+        if header.bits != 8 {
+            return Err(refused("Unsupported: a JPEG with other than 8 bits"));
         }
-        let size = |parameter| usize::try_from(handle.get(parameter)).unwrap_or(0);
-        let colors = handle.get(sys::TJPARAM_TJPARAM_COLORSPACE);
-        let is_cmyk = [sys::TJCS_TJCS_CMYK, sys::TJCS_TJCS_YCCK].iter().any(|cmyk| *cmyk as c_int == colors);
-        let (width, height) = (size(sys::TJPARAM_TJPARAM_JPEGWIDTH), size(sys::TJPARAM_TJPARAM_JPEGHEIGHT));
-        let header = Header { width, height, channels: if is_cmyk { 4 } else { 3 } };
-        Ok(Decoder { handle, file, header })
+        if header.channels == 0 {
+            return Err(refused("the colors are neither grey, RGB, YCbCr, CMYK nor YCCK"));
+        }
+        let [width, height, channels] = [header.width, header.height, header.channels].map(|number| number as usize);
+        Ok(Decoder { handle, header: Header { width, height, channels }, file: std::marker::PhantomData })
     }
 
     /// The header of the file.
@@ -138,24 +154,18 @@ impl<'a> Decoder<'a> {
     /// returned header.
     pub fn decode(self, reduction: u8) -> Result<(Header, Vec<u8>), Failure> {
         if !matches!(reduction, 1 | 2 | 4 | 8) {
-            return Err(Failure(format!("a reduction by {reduction}")));
+            return Err(Failure::Refused(format!("a reduction by {reduction}")));
         }
-        let Decoder { handle, file, header } = self;
-        let factor = sys::tjscalingfactor { num: 1, denom: reduction.into() };
-        // SAFETY: the handle is valid.
-        handle.check(unsafe { sys::tj3SetScalingFactor(handle.0, factor) })?;
         let scaled = |side: usize| side.div_ceil(reduction.into());
-        let header = Header { width: scaled(header.width), height: scaled(header.height), ..header };
-        let pitch = header.width * header.channels;
-        let format = if header.channels == 4 { sys::TJPF_TJPF_CMYK } else { sys::TJPF_TJPF_RGB };
-        let mut samples = vec![0; pitch * header.height];
-        let row = c_int::try_from(pitch).map_err(|_| Failure("the rows are too long".to_owned()))?;
-        let length = file.len() as sys::size_t;
-        // SAFETY: the handle is valid and the file has as many bytes. It is the file whose header gave the size, so there are
-        // `height` rows of `pitch` bytes to write.
-        let returned =
-            unsafe { sys::tj3Decompress8(handle.0, file.as_ptr(), length, samples.as_mut_ptr(), row, format) };
-        handle.check(returned)?;
+        let header = Header { width: scaled(self.header.width), height: scaled(self.header.height), ..self.header };
+        let row = header.width * header.channels;
+        let mut samples = vec![0; row * header.height];
+        // SAFETY: the handle is valid and its file still there. `samples` has `height` rows of `row` bytes, and the function
+        // checks that libjpeg writes as many.
+        let returned = unsafe {
+            pomona_jpeg_decode(self.handle.0.as_ptr(), reduction.into(), samples.as_mut_ptr(), row, header.height)
+        };
+        self.handle.check(returned)?;
         Ok((header, samples))
     }
 }

@@ -1,12 +1,16 @@
 """Regenerates tests/golden/pillow: Pillow's pixels of small images in many formats.
 
     make golden        (pinned packages in a virtual environment; see the Makefile)
+    tests/golden/pillow_pixels.py FOLDER --mutated N
 
 `formats/` has the source files and, for each, the pixels of `Image.open(f).convert("RGB")` as a PNG.
 `jpegs/` has JPEGs over a grid of size, quality, sampling and progressive, and `jpegs.json` the SHA-256 sums of their pixels:
 `Image.open(f).convert("RGB")`, and the same after `draft("RGB", ...)`, which decodes at a fraction of the size. The files
 `jpegs/cjpeg-*` have a sampling that Pillow cannot write (4:1:1 and 4:4:0). They were made by cjpeg 2.1 of Debian's package
 libjpeg-turbo-progs: `cjpeg -quality 90 -sample 4x1` and `-sample 1x2`, with and without `-progressive`, with `-restart 2B`.
+`broken/` has damaged JPEGs, and `broken.json` the sums of their pixels, or null where Pillow refuses the file. `--mutated` writes
+only such files, N of them, each with random damage; `POMONA_BROKEN=FOLDER cargo test --release --workspace --test parity damaged`
+compares Pomona with them.
 `resize.json` has SHA-256 sums of `Image.resize((w, h))` for images that a formula defines; the Rust test uses the same
 formula. The sums are equal only if every pixel is equal.
 """
@@ -26,6 +30,9 @@ from PIL import Image, ImageFile
 ImageFile.MAXBLOCK = 1 << 20
 # Twice the size that `draft` reduces to.
 DRAFT = (32, 24)
+# Of `--mutated 3000`: files without an end marker whose pixels are complete, and files with a marker among their data that
+# has no segment. Looking for an end marker behind the segments refused them.
+KEPT = [472, 528, 627, 849, 1088, 1153, 1940, 2085, 2519, 2821, 2849, 2952, 2960]
 
 
 def formula(width, height):
@@ -166,6 +173,52 @@ def damaged(jpeg):
     }
 
 
+def mutated(number):
+    """The files of `jpegs/` with random damage: bytes changed, removed and repeated, markers inserted, the end cut off."""
+    random = np.random.default_rng([13, number])
+    folder = pathlib.Path(__file__).parent / "pillow/jpegs"
+    sources = sorted(path for path in folder.glob("*.jpg") if path.stat().st_size < 20_000)
+    jpeg = bytearray(sources[random.integers(len(sources))].read_bytes())
+    data = segments(jpeg)[1]
+    for _ in range(random.integers(1, 4)):
+        # Half of the damage is in the entropy-coded data, where the size of a file would hide it from the header.
+        at = int(random.integers(data, max(len(jpeg), data + 1)) if random.random() < 0.5 else random.integers(2, len(jpeg)))
+        match random.integers(6):
+            case 0:
+                jpeg[at : at + 1] = random.bytes(1)
+            case 1:
+                jpeg[at : at + 2] = bytes([0xFF, random.integers(256)])
+            case 2:
+                jpeg[at:at] = bytes([0xFF, random.integers(0xC0, 0xFF)]) + random.bytes(random.integers(3))
+            case 3:
+                del jpeg[at : at + int(random.integers(1, 40))]
+            case 4:
+                jpeg[at:at] = jpeg[at : at + int(random.integers(1, 40))]
+            case 5 if random.random() < 0.3:
+                del jpeg[-int(random.integers(1, 12)) :]
+        if len(jpeg) < 4:
+            break
+    return bytes(jpeg)
+
+
+def pillow(jpeg):
+    """Pillow's pixels, or None for a file that Pillow refuses."""
+    try:
+        found = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        return {"size": found.size, "sha256": sha256(found)}
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def write_mutated(folder, numbers):
+    pixels = {}
+    for number in numbers:
+        name = f"mutated-{number}.jpg"
+        (folder / name).write_bytes(mutated(number))
+        pixels[name] = pillow(mutated(number))
+    return pixels
+
+
 def broken(folder):
     """Writes damaged JPEGs. Returns Pillow's pixels, or null for a file that Pillow refuses."""
     y, x = np.mgrid[0:43, 0:61]
@@ -177,16 +230,17 @@ def broken(folder):
         for kind, jpeg in damaged(file.getvalue()).items():
             name = f"{kind}-{'progressive' if progressive else 'baseline'}.jpg"
             (folder / name).write_bytes(jpeg)
-            try:
-                found = Image.open(io.BytesIO(jpeg)).convert("RGB")
-                pixels[name] = {"size": found.size, "sha256": sha256(found)}
-            except (OSError, SyntaxError, ValueError):
-                pixels[name] = None
-    return pixels
+            pixels[name] = pillow(jpeg)
+    return pixels | write_mutated(folder, KEPT)
 
 
 def main():
     out = pathlib.Path(sys.argv[1])
+    if sys.argv[2:3] == ["--mutated"]:
+        (out / "broken").mkdir(parents=True, exist_ok=True)
+        files = write_mutated(out / "broken", range(int(sys.argv[3])))
+        (out / "broken.json").write_text(json.dumps({"pillow": PIL.__version__, "files": files}) + "\n")
+        return
     (out / "formats").mkdir(parents=True, exist_ok=True)
     formats(out / "formats")
     (out / "jpegs").mkdir(exist_ok=True)
