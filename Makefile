@@ -153,6 +153,15 @@ CASES ?= 20000
 fuzz: ## Damage files with a new seed: CASES=20000 images, and fewer models and tables; check time and memory
 	POMONA_FUZZ_SEED=$(SEED) POMONA_FUZZ_CASES=$(CASES) $(CARGO) test --release --workspace --test fuzz -- --nocapture
 
+# The sanitizer's runtime is part of the stable toolchain; RUSTC_BOOTSTRAP permits its flag there. CFLAGS instrument the C code.
+# Assembly is not instrumented, so libjpeg-turbo is told to use its C code instead. The features `cli` and `tract`
+# are left out for a shorter build.
+ASAN = CARGO_TARGET_DIR=target/asan RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CFLAGS=-fsanitize=address JSIMD_FORCENONE=1
+.PHONY: fuzz-asan
+fuzz-asan: ## Damage CASES=20000 JPEGs with a new seed, with AddressSanitizer in Rust and C
+	$(ASAN) POMONA_FUZZ_SEED=$(SEED) POMONA_FUZZ_CASES=$(CASES) $(CARGO) test --release -p pomona --no-default-features \
+	    --features aws --target $$(rustc -vV | sed -n 's/^host: //p') --test fuzz damaged_jpegs -- --nocapture
+
 .PHONY: test-arm64
 test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its output under qemu-user
 	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin
