@@ -1,4 +1,4 @@
-//! Identifiers: runs, versions, shards, extractors, bases, moments, and the etags of objects.
+//! Identifiers: runs, versions, shards, groups, extractors, bases, moments, and the etags of objects.
 //!
 //! They are types instead of strings, and every room may import them, so that no two rooms import each other for an id.
 //! In JSON, each is a plain string or number.
@@ -44,8 +44,11 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// Identifies a shard: 128 bits of SHA-256, in hexadecimal, of the extractor id and the shard's (key, etag) list.
+    /// Identifies a shard: 128 bits of SHA-256, in hexadecimal, of extractor id, compression, and key, etag, label and
+    /// split of each object.
     ShardId;
+    /// Identifies a group of shards: 128 bits of SHA-256, in hexadecimal, of the ids of its shards.
+    GroupId;
     /// Identifies an extractor: 128 bits of SHA-256, in hexadecimal, of model file, preprocessing, arithmetic and
     /// feature range.
     ExtractorId;
@@ -82,8 +85,7 @@ impl TryFrom<String> for RunId {
     type Error = Error;
 
     fn try_from(name: String) -> Result<Self> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if (1..=80).contains(&name.len()) && name.chars().all(legal) && !name.starts_with('.') {
+        if RunId::is_name(&name) {
             Ok(RunId(name))
         } else {
             Err(Error::new(
@@ -102,6 +104,12 @@ impl fmt::Display for RunId {
 }
 
 impl RunId {
+    /// Whether a run can have this name.
+    pub(crate) fn is_name(name: &str) -> bool {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        (1..=80).contains(&name.len()) && name.chars().all(legal) && !name.starts_with('.')
+    }
+
     /// The name of attempt number `attempt` (from 1) of this run: the name itself, then `name-2`, `name-3`. Fails with
     /// `Input.Invalid` if that is longer than 80 characters.
     pub fn attempt(&self, attempt: u32) -> Result<RunId> {

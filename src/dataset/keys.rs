@@ -1,11 +1,12 @@
-//! The keys of an output, relative to it. All keys are built and parsed in this file.
-//!
-//! Each key starts with one of the [`PREFIXES`], except for the marker and the lock of a vacuum. A vacuum deletes files
-//! below the prefixes of this list, so it covers new kinds of files.
+//! The keys of an output, relative to it. All keys are built and parsed in this file, by the table of the
+//! [`registry`].
+
+use std::{fmt::Display, sync::LazyLock};
 
 use sha2::{Digest, Sha256};
 
-use crate::ids::{BasisId, MomentsId, RunId, ShardId, Version, short_hex};
+use super::registry::{self, FileKind, KINDS};
+use crate::ids::{BasisId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,42 +17,63 @@ pub struct Prefix {
     pub swept: bool,
 }
 
-macro_rules! prefixes {
-    ($( $(#[$doc:meta])* $name:ident = $text:literal, swept: $swept:literal; )+) => {
-        $( $(#[$doc])* pub const $name: &str = $text; )+
-        /// All top-level folders that Pomona writes to.
-        pub const PREFIXES: &[Prefix] = &[ $( Prefix { name: $text, swept: $swept }, )+ ];
-    };
-}
+/// All top-level folders that Pomona writes to, in the order of the registry. Only the marker and the locks of vacuums are
+/// beside them.
+pub static PREFIXES: LazyLock<Vec<Prefix>> = LazyLock::new(|| {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for kind in KINDS {
+        let Some(name) = kind.folder() else { continue };
+        if prefixes.iter().all(|prefix| prefix.name != name) {
+            prefixes.push(Prefix { name, swept: kind.swept });
+        }
+    }
+    prefixes
+});
 
-prefixes! {
-    /// Manifests and other states of versions, and claims on version numbers.
-    VERSIONS = "versions/", swept: false;
-    /// Features and sums of shards.
-    SHARDS = "shards/", swept: true;
-    /// Features of shards whose run was interrupted.
-    PARTIALS = "partials/", swept: true;
-    /// Total moments.
-    MOMENTS = "moments/", swept: true;
-    /// Fitted bases.
-    BASES = "basis/", swept: true;
-    /// Parts of the table of scores.
-    PCA = "pca/", swept: true;
-    /// Scores as CSV.
-    CSV = "csv/", swept: true;
-    /// Tables of rejects.
-    REJECTS = "rejects/", swept: true;
-    /// Work lists, records, receipts and reports of runs.
-    RUNS = "runs/", swept: true;
-    /// Notices of uploads.
-    INBOX = "inbox/", swept: false;
-    /// Tickets of the runs that uploads start. The name is that of format 1.
-    TICKETS = "turns/", swept: false;
-}
+/// Manifests and other states of versions, and claims on version numbers.
+pub const VERSIONS: &str = "versions/";
+/// Features and records of shards.
+pub const SHARDS: &str = "shards/";
+/// Features of shards whose run was interrupted.
+pub const PARTIALS: &str = "partials/";
+/// Records and sums of groups.
+pub const GROUPS: &str = "groups/";
+/// Total moments.
+pub const MOMENTS: &str = "moments/";
+/// Fitted bases.
+pub const BASES: &str = "basis/";
+/// Records of extractors.
+pub const EXTRACTORS: &str = "extractors/";
+/// Lists of the parts of the scores.
+pub const SCORES: &str = "scores/";
+/// Parts of the table of scores.
+pub const PCA: &str = "pca/";
+/// Features by version, for readers.
+pub const FEATURES: &str = "features/";
+/// Scores as CSV.
+pub const CSV: &str = "csv/";
+/// Tables of rejects.
+pub const REJECTS: &str = "rejects/";
+/// Work lists, records, receipts and reports of runs.
+pub const RUNS: &str = "runs/";
+/// Notices of uploads.
+pub const INBOX: &str = "inbox/";
+/// Tickets of the runs that uploads start. The name is that of format 1.
+pub const TICKETS: &str = "turns/";
 
 /// Names of the folders in which a vacuum deletes files.
 pub(crate) fn swept() -> impl Iterator<Item = &'static str> {
     PREFIXES.iter().filter(|prefix| prefix.swept).map(|prefix| prefix.name)
+}
+
+fn build<const N: usize>(kind: &FileKind, values: [&dyn Display; N]) -> String {
+    let values = values.map(|value| value.to_string());
+    kind.key(&values.each_ref().map(String::as_str))
+}
+
+/// The value of the only placeholder of a kind. None for keys of other kinds.
+fn only<'k>(kind: &FileKind, key: &'k str) -> Option<&'k str> {
+    kind.parse(key)?.first().copied()
 }
 
 /// A kind of file below [`VERSIONS`].
@@ -65,63 +87,96 @@ pub enum VersionFile {
 
 /// Key of the state of a version.
 pub fn version(version: Version) -> String {
-    format!("{VERSIONS}{version}.json")
+    build(&registry::VERSION, [&version])
 }
 
 /// Key of the claim on a version number.
 pub fn claim(version: Version) -> String {
-    format!("{VERSIONS}{version}.claim")
+    build(&registry::CLAIM, [&version])
 }
 
 /// Parses the keys of [`version`] and [`claim`]. None for other keys.
 pub fn parse_version(key: &str) -> Option<(Version, VersionFile)> {
-    let (number, kind) = key.strip_prefix(VERSIONS)?.split_once('.')?;
-    let kind = match kind {
-        "json" => VersionFile::State,
-        "claim" => VersionFile::Claim,
-        _ => return None,
-    };
-    Some((Version(number.parse().ok()?), kind))
+    let files = [(&registry::VERSION, VersionFile::State), (&registry::CLAIM, VersionFile::Claim)];
+    let (number, file) = files.into_iter().find_map(|(kind, file)| Some((only(kind, key)?, file)))?;
+    Some((Version(number.parse().ok()?), file))
 }
 
 /// Key of the features of a shard.
 pub fn features(shard: &ShardId) -> String {
-    format!("{SHARDS}{shard}/features.parquet")
+    build(&registry::FEATURES, [shard])
 }
 
-/// Key of the moments of a shard.
+/// Key of the moments of a shard, in outputs of format 1.
 pub fn moments(shard: &ShardId) -> String {
-    format!("{SHARDS}{shard}/moments.parquet")
+    build(&registry::MOMENTS, [shard])
 }
 
 /// Key of the record of a shard. It is written last, so a shard with a record is complete.
 pub fn shard(shard: &ShardId) -> String {
-    format!("{SHARDS}{shard}/shard.json")
+    build(&registry::SHARD, [shard])
 }
 
 /// Parses a key of [`shard`]. None for other keys.
 pub fn parse_shard(key: &str) -> Option<ShardId> {
-    key.strip_prefix(SHARDS)?.strip_suffix("/shard.json").map(ShardId::from)
+    only(&registry::SHARD, key).map(ShardId::from)
+}
+
+/// Key of the record of the shard or group that a file belongs to. None for other files.
+pub(crate) fn record_of(key: &str) -> Option<String> {
+    let of_shard = [&registry::FEATURES, &registry::SHARD].into_iter().find_map(|kind| only(kind, key));
+    let of_group = || [&registry::SUMS, &registry::GROUP].into_iter().find_map(|kind| only(kind, key));
+    of_shard.map(|id| shard(&id.into())).or_else(|| of_group().map(|id| group(&id.into())))
 }
 
 /// Key of the features of a shard whose run was interrupted.
 pub fn partial(shard: &ShardId) -> String {
-    format!("{PARTIALS}{shard}.parquet")
+    build(&registry::PARTIAL, [shard])
+}
+
+/// Key of the record of a [`partial`].
+pub fn partial_record(shard: &ShardId) -> String {
+    build(&registry::PARTIAL_RECORD, [shard])
+}
+
+/// Key of the record of a group of shards.
+pub fn group(group: &GroupId) -> String {
+    build(&registry::GROUP, [group])
+}
+
+/// Parses a key of [`group`]. None for other keys.
+pub fn parse_group(key: &str) -> Option<GroupId> {
+    only(&registry::GROUP, key).map(GroupId::from)
+}
+
+/// Key of the exact sums of a group of shards.
+pub fn sums(group: &GroupId) -> String {
+    build(&registry::SUMS, [group])
 }
 
 /// Key of total moments.
 pub fn totals(id: &MomentsId) -> String {
-    format!("{MOMENTS}{id}.parquet")
+    build(&registry::TOTALS, [id])
 }
 
 /// Parses a key of [`totals`]. None for other keys.
 pub fn parse_totals(key: &str) -> Option<MomentsId> {
-    key.strip_prefix(MOMENTS)?.strip_suffix(".parquet").map(MomentsId::from)
+    only(&registry::TOTALS, key).map(MomentsId::from)
 }
 
 /// Key of a basis.
 pub fn basis(id: &BasisId) -> String {
-    format!("{BASES}{id}.parquet")
+    build(&registry::BASIS, [id])
+}
+
+/// Key of the record of an extractor.
+pub fn extractor(id: &ExtractorId) -> String {
+    build(&registry::EXTRACTOR, [id])
+}
+
+/// Key of the list of the parts of a version's group; groups are numbered from 0 in key order.
+pub fn part_list(version: Version, group: u64) -> String {
+    build(&registry::PART_LIST, [&version, &group])
 }
 
 /// Folder of a version's scores, with `/` at its end.
@@ -133,35 +188,52 @@ pub fn pca(version: Version) -> String {
 /// [`folder_value`](crate::dataset::partition::folder_value), for tables that are partitioned by label.
 pub fn part(version: Version, label_folder: Option<&str>, part: u64) -> String {
     match label_folder {
-        Some(label) => format!("{}label={label}/part-{part:05}.parquet", pca(version)),
-        None => format!("{}part-{part:05}.parquet", pca(version)),
+        Some(label) => build(&registry::LABEL_PART, [&version, &label, &part]),
+        None => build(&registry::PART, [&version, &part]),
     }
 }
 
-/// Parses a key of [`part`]: label folder and number. None for other keys.
+/// Parses a key of [`part`]: label folder and number. None for other keys, also those of other versions.
 pub fn parse_part(version: Version, key: &str) -> Option<(Option<&str>, u64)> {
-    let rest = key.strip_prefix(&pca(version))?;
-    let (label, name) = match rest.rsplit_once('/') {
-        Some((folder, name)) => (Some(folder.strip_prefix("label=")?), name),
-        None => (None, rest),
+    let (of, label, part) = match (registry::PART.parse(key), registry::LABEL_PART.parse(key)) {
+        (Some(values), _) => (*values.first()?, None, *values.get(1)?),
+        (None, values) => {
+            let values = values?;
+            (*values.first()?, Some(*values.get(1)?), *values.get(2)?)
+        }
     };
-    Some((label, name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok()?))
+    (of.parse() == Ok(version.0)).then_some((label, part.parse().ok()?))
+}
+
+/// Folder of a version's features, with `/` at its end.
+pub fn features_folder(version: Version) -> String {
+    format!("{FEATURES}v={version}/")
+}
+
+/// Key of a file in the folder of a version's features.
+pub fn features_part(version: Version, part: u64) -> String {
+    build(&registry::FEATURES_PART, [&version, &part])
+}
+
+/// Key of the list of a version's files of features, in a bucket.
+pub fn symlinks(version: Version) -> String {
+    build(&registry::SYMLINKS, [&version])
 }
 
 /// Key of a version's scores as CSV. Not in the folder of the parts, because pandas and Athena read each file there as
 /// Parquet.
 pub fn csv(version: Version) -> String {
-    format!("{CSV}v={version}/result.csv")
+    build(&registry::CSV, [&version])
 }
 
 /// Key of the empty object by which Spark and Hadoop recognise complete tables, here the scores of a version.
 pub fn success(version: Version) -> String {
-    format!("{}_SUCCESS", pca(version))
+    build(&registry::SUCCESS, [&version])
 }
 
 /// Key of a version's table of rejects.
 pub fn rejects(version: Version) -> String {
-    format!("{REJECTS}v={version}.parquet")
+    build(&registry::REJECTS, [&version])
 }
 
 /// Key of a file of a run.
@@ -174,73 +246,83 @@ pub fn run_folder(run: &RunId) -> String {
     format!("{RUNS}{run}/")
 }
 
-const STARTED: &str = "started.json";
-
 /// Key of the object that marks a run in progress: see [`lease`](crate::dataset::lease).
 pub fn started(id: &RunId) -> String {
-    run(id, STARTED)
+    build(&registry::RUN_STARTED, [id])
 }
 
 /// Parses a key of [`started`]: the name of the run. None for other keys.
 pub fn parse_started(key: &str) -> Option<&str> {
-    key.strip_prefix(RUNS)?.strip_suffix(STARTED)?.strip_suffix('/')
+    only(&registry::RUN_STARTED, key)
 }
 
 /// Key of a segment of a run's list of objects.
 pub fn objects(id: &RunId, segment: usize) -> String {
-    run(id, &format!("objects-{segment:05}.jsonl"))
+    build(&registry::RUN_OBJECTS, [id, &segment])
+}
+
+/// Key of a segment of a run's list of planned shards.
+pub fn shard_list(id: &RunId, segment: usize) -> String {
+    build(&registry::RUN_SHARDS, [id, &segment])
 }
 
 /// Key of a run's record of a shard that it computed.
 pub fn featurized(id: &RunId, shard: &ShardId) -> String {
-    run(id, &format!("featurized/{shard}.json"))
+    build(&registry::RUN_FEATURIZED, [id, shard])
 }
 
-/// Key of the added moments of a group of shards.
+/// Key of the added moments of a group of shards, in outputs of format 1.
 pub fn merged(id: &RunId, group: u64) -> String {
-    run(id, &format!("merged/{group:05}.parquet"))
+    build(&registry::RUN_SUMS, [id, &group])
 }
 
 /// Key of a run's record of a group whose moments it added.
 pub fn merge_record(id: &RunId, group: u64) -> String {
-    run(id, &format!("merged/{group:05}.json"))
+    build(&registry::RUN_MERGED, [id, &group])
 }
 
 /// Key of a run's record of a part that it projected.
 pub fn projected(id: &RunId, part: u64) -> String {
-    run(id, &format!("projected/{part:05}.json"))
+    build(&registry::RUN_PROJECTED, [id, &part])
 }
 
 /// Key of the rows of a part as CSV, before all parts are joined.
 pub fn csv_part(id: &RunId, part: u64) -> String {
-    run(id, &format!("csv/{part:05}.csv"))
+    build(&registry::RUN_CSV, [id, &part])
+}
+
+/// Key of a run's copy of the manifest that it published.
+pub fn kept_manifest(id: &RunId) -> String {
+    build(&registry::RUN_MANIFEST, [id])
 }
 
 /// Key of a notice of uploads. `name` is a hash of its content.
 pub fn notice(name: &str) -> String {
-    format!("{INBOX}{name}.json")
+    build(&registry::NOTICE, [&name])
 }
 
 /// Key of the ticket of a run that uploads start.
 pub fn ticket(number: u64) -> String {
-    format!("{TICKETS}{number:010}.json")
+    build(&registry::TICKET, [&number])
 }
 
 /// Parses a key of [`ticket`]. None for other keys.
 pub fn parse_ticket(key: &str) -> Option<u64> {
-    key.strip_prefix(TICKETS)?.strip_suffix(".json")?.parse().ok()
+    only(&registry::TICKET, key)?.parse().ok()
 }
 
 /// Key of the lock of a vacuum in progress.
-pub const LOCK: &str = "vacuum.json";
+pub const LOCK: &str = registry::LOCK.pattern;
 
 /// Key of the claim of the process that breaks the dead lock with this content. `attempt` counts claimants that died.
 pub(crate) fn broken_lock(lock: &[u8], attempt: u32) -> String {
-    format!("broken-{}-{attempt}-{LOCK}", short_hex(&Sha256::digest(lock)))
+    build(&registry::BROKEN_LOCK, [&short_hex(&Sha256::digest(lock)), &attempt])
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -249,37 +331,80 @@ mod tests {
         RunId::try_from("r-1".to_owned()).unwrap()
     }
 
+    /// A key of each function, with the kind that it must have.
+    fn keys() -> Vec<(String, FileKind)> {
+        let (id, shard_id, group_id, v) = (a_run(), ShardId::from("ab"), GroupId::from("cd"), Version(3));
+        vec![
+            (crate::dataset::MARKER.to_owned(), registry::MARKER),
+            (version(v), registry::VERSION),
+            (claim(v), registry::CLAIM),
+            (features(&shard_id), registry::FEATURES),
+            (shard(&shard_id), registry::SHARD),
+            (moments(&shard_id), registry::MOMENTS),
+            (partial(&shard_id), registry::PARTIAL),
+            (partial_record(&shard_id), registry::PARTIAL_RECORD),
+            (sums(&group_id), registry::SUMS),
+            (group(&group_id), registry::GROUP),
+            (totals(&"f0".into()), registry::TOTALS),
+            (basis(&"b1".into()), registry::BASIS),
+            (extractor(&"e2".into()), registry::EXTRACTOR),
+            (part_list(v, 0), registry::PART_LIST),
+            (part(v, None, 0), registry::PART),
+            (part(v, Some("x"), 0), registry::LABEL_PART),
+            (success(v), registry::SUCCESS),
+            (features_part(v, 0), registry::FEATURES_PART),
+            (symlinks(v), registry::SYMLINKS),
+            (csv(v), registry::CSV),
+            (rejects(v), registry::REJECTS),
+            (run(&id, "plan.json"), registry::RUN_PLAN),
+            (started(&id), registry::RUN_STARTED),
+            (objects(&id, 0), registry::RUN_OBJECTS),
+            (shard_list(&id, 0), registry::RUN_SHARDS),
+            (run(&id, "featurize.jsonl"), registry::RUN_WORK),
+            (run(&id, "merge.jsonl"), registry::RUN_MERGES),
+            (run(&id, "project.jsonl"), registry::RUN_PROJECTIONS),
+            (featurized(&id, &shard_id), registry::RUN_FEATURIZED),
+            (merge_record(&id, 0), registry::RUN_MERGED),
+            (merged(&id, 0), registry::RUN_SUMS),
+            (run(&id, "reduced.json"), registry::RUN_REDUCED),
+            (projected(&id, 0), registry::RUN_PROJECTED),
+            (csv_part(&id, 0), registry::RUN_CSV),
+            (run(&id, "rejects.parquet"), registry::RUN_REJECTS),
+            (kept_manifest(&id), registry::RUN_MANIFEST),
+            (run(&id, "report.html"), registry::RUN_REPORT),
+            (run(&id, "scree.png"), registry::RUN_SCREE),
+            (run(&id, "scatter.png"), registry::RUN_SCATTER),
+            (run(&id, "receipt.json"), registry::RUN_RECEIPT),
+            (notice("0a"), registry::NOTICE),
+            (ticket(1), registry::TICKET),
+            (LOCK.to_owned(), registry::LOCK),
+            (broken_lock(b"", 0), registry::BROKEN_LOCK),
+        ]
+    }
+
     #[test]
-    fn every_key_starts_with_a_listed_prefix() {
-        let (id, shard_id, v) = (a_run(), ShardId::from("ab"), Version(3));
-        let keys = [
-            version(v),
-            claim(v),
-            features(&shard_id),
-            moments(&shard_id),
-            shard(&shard_id),
-            partial(&shard_id),
-            totals(&"t".into()),
-            basis(&"b".into()),
-            pca(v),
-            part(v, None, 0),
-            part(v, Some("x"), 0),
-            csv(v),
-            success(v),
-            rejects(v),
-            started(&id),
-            objects(&id, 0),
-            featurized(&id, &shard_id),
-            merged(&id, 0),
-            merge_record(&id, 0),
-            projected(&id, 0),
-            csv_part(&id, 0),
-            notice("n"),
-            ticket(1),
-        ];
-        for key in keys {
-            assert_eq!(PREFIXES.iter().filter(|prefix| key.starts_with(prefix.name)).count(), 1, "{key}");
+    fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
+        let keys = keys();
+        for (key, kind) in &keys {
+            let known: Vec<_> = KINDS.iter().filter(|kind| kind.parse(key).is_some()).collect();
+            assert_eq!(known, [kind], "{key}");
         }
+        assert_eq!(keys.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), KINDS);
+    }
+
+    #[test]
+    fn the_folders_are_those_of_the_registry() {
+        let named = [
+            VERSIONS, SHARDS, PARTIALS, GROUPS, MOMENTS, BASES, EXTRACTORS, SCORES, PCA, FEATURES, CSV, REJECTS, RUNS,
+            INBOX, TICKETS,
+        ];
+        assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
+        let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
+        assert_eq!(kept, BTreeSet::from([VERSIONS, INBOX, TICKETS]));
+        assert_eq!(swept().count(), named.len() - 3);
+        assert!(part(Version(1), None, 1).starts_with(&pca(Version(1))));
+        assert!(features_part(Version(1), 1).starts_with(&features_folder(Version(1))));
+        assert!(symlinks(Version(1)).starts_with(&features_folder(Version(1))));
     }
 
     proptest! {
@@ -289,6 +414,7 @@ mod tests {
             prop_assert_eq!(parse_version(&version(v)), Some((v, VersionFile::State)));
             prop_assert_eq!(parse_version(&claim(v)), Some((v, VersionFile::Claim)));
             prop_assert_eq!(parse_shard(&shard(&text.as_str().into())), Some(text.as_str().into()));
+            prop_assert_eq!(parse_group(&group(&text.as_str().into())), Some(text.as_str().into()));
             prop_assert_eq!(parse_totals(&totals(&text.as_str().into())), Some(text.as_str().into()));
             let (labelled, plain, mark) = (part(v, Some(&label), number), part(v, None, number), started(&a_run()));
             prop_assert_eq!(parse_part(v, &labelled), Some((Some(label.as_str()), number)));
@@ -303,8 +429,10 @@ mod tests {
         assert_eq!(parse_version("versions/x.json"), None);
         assert_eq!(parse_version("versions/00000001.json.tmp"), None);
         assert_eq!(parse_shard("shards/ab/features.parquet"), None);
+        assert_eq!(parse_group("groups/ab/sums.parquet"), None);
         assert_eq!(parse_part(Version(1), "pca/v=00000001/_SUCCESS"), None);
         assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
+        assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);
         assert_eq!(parse_started("runs/r/plan.json"), None);
     }
 }

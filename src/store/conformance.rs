@@ -76,6 +76,7 @@ pub async fn check(mut empty: impl AsyncFnMut() -> crate::Result<Arc<dyn Store>>
     streams_are_written_completely_or_not_at_all(&*open().await?).await?;
     keys_keep_special_characters(&*open().await?).await?;
     deletes_are_final_and_repeatable(&*open().await?).await?;
+    links_are_objects_of_their_own(&*open().await?).await?;
     held_objects_are_held_until_they_are_deleted(&*open().await?).await?;
     one_of_concurrent_conditional_puts_succeeds(open().await?).await
 }
@@ -235,6 +236,35 @@ pub async fn deletes_are_final_and_repeatable(store: &dyn Store) -> Outcome {
     it.ok("delete of a missing object", store.delete("a/b").await)?;
     it.equal("a deleted object", &it.ok("get_opt", get_opt(store, "a/b").await)?, &None)?;
     it.has_keys(store, "", &[]).await
+}
+
+/// [`Store::link`] makes an object with the content of another one. It replaces an existing object. What happens to one of
+/// the two afterwards leaves the other as it is. Linking a missing key fails with `Store.NotFound` and changes nothing.
+pub async fn links_are_objects_of_their_own(store: &dyn Store) -> Outcome {
+    let it = Guarantee("links_are_objects_of_their_own");
+    let link = async |from: &str, to: &str| it.ok(&format!("link of {from:?} to {to:?}"), store.link(from, to).await);
+    it.put(store, "a/from ä+%20.txt", "one").await?;
+    it.put(store, "b/old", "old content").await?;
+    for to in ["b/new", "b/old", "c/d/e", "b/new"] {
+        link("a/from ä+%20.txt", to).await?;
+        it.reads(store, to, "one").await?;
+        it.reads(store, "a/from ä+%20.txt", "one").await?;
+    }
+    let listed: Vec<(String, u64)> = it.list(store, "").await?.into_iter().map(|o| (o.key, o.size)).collect();
+    let keys = ["a/from ä+%20.txt", "b/new", "b/old", "c/d/e"].map(|key| (key.to_owned(), 3));
+    it.equal("keys and sizes of the listing", &listed.as_slice(), &keys)?;
+    it.put(store, "b/new", "replaced").await?;
+    it.reads(store, "a/from ä+%20.txt", "one").await?;
+    it.put(store, "a/from ä+%20.txt", "two").await?;
+    it.reads(store, "b/old", "one").await?;
+    it.ok("delete of a linked object", store.delete("a/from ä+%20.txt").await)?;
+    it.reads(store, "b/old", "one").await?;
+    it.ok("delete of a link", store.delete("b/old").await)?;
+    it.reads(store, "c/d/e", "one").await?;
+    it.fails("link of a missing key", store.link("b/old", "c/d/e").await, ErrorKind::StoreNotFound)?;
+    it.fails("link of a missing key", store.link("b/old", "f").await, ErrorKind::StoreNotFound)?;
+    it.reads(store, "c/d/e", "one").await?;
+    it.has_keys(store, "", &["b/new", "c/d/e"]).await
 }
 
 /// [`Store::put_held`] writes unless the key exists. A store that can tell whether an object is held says so from then on

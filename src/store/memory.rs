@@ -21,7 +21,7 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     writes: i64,
     objects: BTreeMap<String, (Bytes, i64)>,
@@ -31,6 +31,13 @@ impl State {
     fn write(&mut self, key: &str, body: Bytes) {
         self.writes += 1;
         self.objects.insert(key.to_owned(), (body, self.writes));
+    }
+}
+
+/// A copy with the same objects and etags.
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        MemoryStore { state: Mutex::new(self.state().clone()) }
     }
 }
 

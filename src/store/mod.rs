@@ -4,7 +4,7 @@
 //!
 //! - keys are UTF-8 paths with `/` between parts, relative to the store's root;
 //! - a listing is in byte order of the keys, across all pages;
-//! - readers see a put completely or not at all, also after a crash;
+//! - readers see a put or a link completely or not at all, also after a crash;
 //! - of any number of concurrent [`Store::put_if_absent`] calls on one key, exactly one succeeds.
 //!
 //! [`conformance`] is the test suite for these guarantees. Run it on a backend of your own.
@@ -90,6 +90,21 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Writes an object unless the key exists. Returns whether it was written.
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool>;
+
+    /// Gives the object `from` the second name `to`, which replaces an existing object. Deleting or replacing one of the two
+    /// leaves the other. Fails with `Store.NotFound` if `from` does not exist.
+    ///
+    /// A store that cannot do this writes a copy: see [`links`](Store::links).
+    async fn link(&self, from: &str, to: &str) -> Result<()> {
+        let body = self.get(from).await?;
+        self.put(to, body).await
+    }
+
+    /// Whether a second name of [`link`](Store::link) needs no space for a second copy. A store for which this is true may
+    /// still copy where it has to.
+    fn links(&self) -> bool {
+        false
+    }
 
     /// Deletes an object. Succeeds if it does not exist.
     async fn delete(&self, key: &str) -> Result<()>;

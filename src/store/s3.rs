@@ -24,6 +24,7 @@ use aws_sdk_s3::{
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Object, Store};
@@ -168,6 +169,15 @@ impl S3Store {
         outcome
     }
 
+    /// Copies an object of any size through this process, one part at a time.
+    async fn copy_parts(&self, from: &str, to: &str) -> Result<()> {
+        let head = self.client.head_object().bucket(&self.bucket).key(self.full(from));
+        let size = head.send().await.map_err(|e| self.fail(e, from))?.content_length.unwrap_or(0);
+        let size = u64::try_from(size).unwrap_or(0);
+        let parts = (0..size).step_by(PART_BYTES).map(|start| start..size.min(start + PART_BYTES as u64));
+        self.put_stream(to, stream::iter(parts).then(|part| self.get_range(from, part)).boxed()).await
+    }
+
     async fn upload_parts(
         &self,
         key: &str,
@@ -251,10 +261,17 @@ fn region_of_bucket<E>(error: &SdkError<E>) -> Option<String> {
     error.raw_response()?.headers().get("x-amz-bucket-region").map(str::to_owned)
 }
 
+/// What a copy request names as its source. S3 decodes it.
+fn copy_source(bucket: &str, full: &str) -> String {
+    /// All but what an URL may have without a meaning, and the `/` between folders.
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    format!("{bucket}/{}", utf8_percent_encode(full, ENCODED))
+}
+
 /// Decodes a key of a listing with `encoding-type=url`, which keeps control characters out of the XML.
 fn decoded(key: &str) -> String {
     // S3 writes a space as `+`, and a plus as `%2B`.
-    percent_encoding::percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
+    percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 #[async_trait]
@@ -349,6 +366,19 @@ impl Store for S3Store {
         }
     }
 
+    async fn link(&self, from: &str, to: &str) -> Result<()> {
+        let permit = self.permit().await;
+        let request = self.client.copy_object().bucket(&self.bucket).key(self.full(to));
+        let outcome = request.copy_source(copy_source(&self.bucket, &self.full(from))).send().await;
+        drop(permit);
+        match outcome {
+            Ok(_) => Ok(()),
+            // The object is larger than what S3 copies with one request, or is copied to itself.
+            Err(e) if e.code() == Some("InvalidRequest") => self.copy_parts(from, to).await,
+            Err(e) => Err(self.fail(e, from)),
+        }
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         let _permit = self.permit().await;
         let request = self.client.delete_object().bucket(&self.bucket).key(self.full(key));
@@ -394,6 +424,11 @@ mod tests {
         assert!(error.starts_with(start), "{error}");
         let other = refused("NoSuchKey", 404, Some("eu-west-3")).to_string();
         assert!(!other.contains("region of the bucket"), "{other}");
+    }
+
+    #[test]
+    fn the_source_of_a_copy_is_encoded() {
+        assert_eq!(copy_source("fruit", "a b/Ä+%20?.txt"), "fruit/a%20b/%C3%84%2B%2520%3F.txt");
     }
 
     #[test]

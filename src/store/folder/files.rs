@@ -3,12 +3,12 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     time::UNIX_EPOCH,
 };
 
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::{Error, ErrorKind, Result, ids::ETag};
 
@@ -101,9 +101,44 @@ pub(super) enum Existing {
     Keep,
 }
 
+/// A new temporary file in `folder`. Its permissions are those of any new file: 0666, without what the umask removes.
+pub(super) fn temporary(folder: &Path) -> Result<NamedTempFile> {
+    let all = fs::Permissions::from_mode(0o666);
+    Builder::new().permissions(all).tempfile_in(folder).map_err(|e| at(e, folder))
+}
+
+/// A second, temporary name in `folder` of the file `source`. None if the file system has no second names, or not for this
+/// file. Fails with `Store.NotFound` if there is no source.
+pub(super) fn second_name(source: &Path, folder: &Path) -> Result<Option<NamedTempFile<()>>> {
+    // A second name of a symbolic link is not a second name of the file that it leads to.
+    if !fs::symlink_metadata(source).map_err(|e| at(e, source))?.is_file() {
+        return Ok(None);
+    }
+    match Builder::new().make_in(folder, |name| fs::hard_link(source, name)) {
+        Ok(second) => Ok(Some(second)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(at(e, source)),
+        // Another file system, no support, no permission, too many names of the file, ...: a copy may still be possible.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Moves a second name to `target`, which replaces an existing file.
+pub(super) fn publish_name(second: NamedTempFile<()>, target: &Path) -> Result<()> {
+    let temporary = second.path().to_owned();
+    give_name(second, target, Existing::Replace)?;
+    // If the target was a name of the same file before, a rename does nothing and leaves the temporary name.
+    let _ = fs::remove_file(temporary);
+    Ok(())
+}
+
 /// Moves a finished temporary file to `target`. None if there is a file that `existing` keeps.
-pub(super) fn publish(mut file: NamedTempFile, target: &Path, existing: Existing) -> Result<Option<File>> {
+pub(super) fn publish(file: NamedTempFile, target: &Path, existing: Existing) -> Result<Option<File>> {
     file.as_file().sync_all().map_err(|e| at(e, target))?;
+    give_name(file, target, existing)
+}
+
+/// Moves a temporary file, whose content is on the disk, to `target`.
+fn give_name<F>(mut file: NamedTempFile<F>, target: &Path, existing: Existing) -> Result<Option<F>> {
     let mut attempt = 1;
     let published = loop {
         if let Some(parent) = target.parent() {

@@ -1,9 +1,9 @@
 //! A store in a folder of a file system.
 //!
 //! A put writes a file below `.tmp/`, syncs it and renames it to its key. A conditional put creates a hard link instead,
-//! which fails if the name exists. Each process keeps its temporary files in its own folder, which contains a locked
-//! file. The kernel releases the lock when the process dies, so the next process that writes here recognises and removes
-//! the temporary files of killed processes.
+//! which fails if the name exists. A link creates a hard link below `.tmp/` and renames it to its key. Each process keeps
+//! its temporary files in its own folder, which contains a locked file. The kernel releases the lock when the process
+//! dies, so the next process that writes here recognises and removes the temporary files of killed processes.
 
 mod files;
 mod names;
@@ -25,7 +25,7 @@ use tempfile::NamedTempFile;
 
 use super::{Object, Store};
 use crate::{Error, ErrorKind, Result};
-use files::{Existing, Workspace, at, open_regular, publish, read_within, stamp};
+use files::{Existing, Workspace, at, open_regular, publish, publish_name, read_within, second_name, stamp, temporary};
 use walk::{Problem, Walk, Wanted};
 
 const PAGE: usize = 1_000;
@@ -83,7 +83,11 @@ impl FolderStore {
             .unwrap_or_else(|e| Err(Error::new(ErrorKind::InternalBug, "a file operation panicked").source(e)))
     }
 
-    fn staged(&self) -> impl FnOnce() -> Result<NamedTempFile> + Send + 'static {
+    /// Makes something in the folder for temporary files.
+    fn in_workspace<T>(
+        &self,
+        make: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> impl FnOnce() -> Result<T> + Send + 'static {
         let (root, workspace) = (self.root.clone(), self.workspace.clone());
         move || {
             let mut workspace = locked(&workspace);
@@ -91,8 +95,12 @@ impl FolderStore {
                 *workspace = Some(Workspace::open(&root.join(TMP))?);
             }
             let folder = workspace.as_ref().map(|w| w.folder.path()).unwrap_or(&root);
-            NamedTempFile::new_in(folder).map_err(|e| at(e, folder))
+            make(folder)
         }
+    }
+
+    fn staged(&self) -> impl FnOnce() -> Result<NamedTempFile> + Send + 'static {
+        self.in_workspace(temporary)
     }
 
     /// Reads a whole file, which must not grow while it is read.
@@ -244,6 +252,24 @@ impl Store for FolderStore {
         .await
     }
 
+    async fn link(&self, from: &str, to: &str) -> Result<()> {
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        let staged = self.in_workspace(move |folder| second_name(&source, folder));
+        let linked = Self::blocking(move || match staged()? {
+            Some(second) => publish_name(second, &target).map(|()| true),
+            None => Ok(false),
+        });
+        if linked.await? {
+            return Ok(());
+        }
+        let body = self.get(from).await?;
+        self.put(to, body).await
+    }
+
+    fn links(&self) -> bool {
+        true
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         let (path, root, held, key) = (self.path(key)?, self.root.clone(), self.held.clone(), key.to_owned());
         Self::blocking(move || match fs::remove_file(&path) {
@@ -262,5 +288,68 @@ impl Store for FolderStore {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode()
+    }
+
+    /// The files in the folders of `.tmp/`, without the locks.
+    fn leftovers(root: &Path) -> usize {
+        let folders = fs::read_dir(root.join(TMP)).unwrap().map(|entry| entry.unwrap().path());
+        folders.map(|folder| fs::read_dir(folder).unwrap().count() - 1).sum()
+    }
+
+    #[tokio::test]
+    async fn files_honour_the_umask() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FolderStore::new(root.path());
+        store.put("put", Bytes::from_static(b"x")).await.unwrap();
+        assert!(store.put_if_absent("absent", Bytes::from_static(b"x")).await.unwrap());
+        assert!(store.put_held("held", Bytes::from_static(b"x")).await.unwrap());
+        store.link("put", "link").await.unwrap();
+        File::create(root.path().join("plain")).unwrap();
+        for key in ["put", "absent", "held", "link"] {
+            assert_eq!(mode(&root.path().join(key)), mode(&root.path().join("plain")), "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_is_a_second_name_of_the_same_file() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FolderStore::new(root.path());
+        let number = |key: &str| fs::metadata(root.path().join(key)).unwrap().ino();
+        store.put("a/file", Bytes::from_static(b"x")).await.unwrap();
+        store.put("b/link", Bytes::from_static(b"other")).await.unwrap();
+        // The second time, both are names of one file already.
+        for _ in 0..2 {
+            store.link("a/file", "b/link").await.unwrap();
+            store.link("a/file", "a/file").await.unwrap();
+            assert_eq!(number("b/link"), number("a/file"));
+            assert_eq!(fs::metadata(root.path().join("a/file")).unwrap().nlink(), 2);
+            assert_eq!(leftovers(root.path()), 0);
+        }
+        assert!(store.links());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_linked_is_copied() {
+        let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(other.path().join("file"), "x").unwrap();
+        symlink(other.path().join("file"), root.path().join("file")).unwrap();
+        let store = FolderStore::new(root.path());
+        store.link("file", "copy").await.unwrap();
+        assert_eq!(store.get("copy").await.unwrap(), "x");
+        assert!(fs::symlink_metadata(root.path().join("copy")).unwrap().is_file());
+        fs::create_dir(root.path().join("folder")).unwrap();
+        assert!(store.link("folder", "copy").await.unwrap_err().is(ErrorKind::StoreFailed));
+        assert_eq!(store.get("copy").await.unwrap(), "x");
     }
 }
