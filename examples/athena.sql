@@ -18,18 +18,30 @@ TBLPROPERTIES (
   'storage.location.template' = 's3://BUCKET/pomona/first/pca/v=${v}'
 );
 
--- Features. Athena reads every file of a folder, and shards/ also holds the sums. Copy the features first:
---   aws s3 cp s3://BUCKET/pomona/first/shards/ s3://BUCKET/athena/features/ --recursive --exclude "*" --include "*/features.parquet"
+-- Features. features/v=.../symlink.txt lists the tables of a version; they stay where they are, in shards/.
 CREATE EXTERNAL TABLE pomona_features (
   path string,
   label string,
+  split string,
   modified timestamp,
   length bigint,
   etag string,
+  content_sha256 string,
   features array<float>
 )
-STORED AS PARQUET
-LOCATION 's3://BUCKET/athena/features/';
+PARTITIONED BY (v string)
+ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe'
+STORED AS
+  INPUTFORMAT 'org.apache.hadoop.hive.ql.io.SymlinkTextInputFormat'
+  OUTPUTFORMAT 'org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat'
+LOCATION 's3://BUCKET/pomona/first/features/'
+TBLPROPERTIES (
+  'projection.enabled' = 'true',
+  'projection.v.type' = 'integer',
+  'projection.v.range' = '1,99999999',
+  'projection.v.digits' = '8',
+  'storage.location.template' = 's3://BUCKET/pomona/first/features/v=${v}'
+);
 
 -- Rejected images and their reasons, one file per version.
 CREATE EXTERNAL TABLE pomona_rejects (

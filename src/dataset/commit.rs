@@ -5,10 +5,16 @@
 //! conditional puts. If another run published one of those numbers, the put fails and the run plans again. Publishing is
 //! lock-free: of runs that conflict, one succeeds.
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, MARKER, Manifest, VersionState, from_json, keys, read_json, to_json};
+use super::{
+    FORMAT, MARKER, Manifest, VersionState, from_json, keys,
+    record::{damaged, from_record, has_seal, to_record},
+    released::{self, RELEASED},
+    to_json,
+};
 use crate::{
     Error, ErrorKind, Result,
     ids::{RunId, Version},
@@ -37,9 +43,16 @@ pub async fn versions(store: &dyn Store) -> Result<Versions> {
     Ok(versions)
 }
 
-/// Reads the state of a decided version. Fails with `Store.NotFound` for other numbers.
+/// Reads the state of a decided version. Fails with `Store.NotFound` for other numbers, and with `Dataset.Corrupt`.
 pub async fn state(store: &dyn Store, version: Version) -> Result<VersionState> {
-    read_json(store, &keys::version(version)).await
+    let key = keys::version(version);
+    let text = store.get(&key).await?;
+    let state = if has_seal(&text) { from_record(&text, &key)? } else { released::version_state(&text, &key)? };
+    let number = match &state {
+        VersionState::Published(manifest) => manifest.version,
+        VersionState::Abandoned { version, .. } | VersionState::Removed { version } => *version,
+    };
+    if number == version { Ok(state) } else { Err(damaged("this is the record of another version", &key)) }
 }
 
 /// The manifest of the newest published version. None without one.
@@ -93,56 +106,93 @@ struct Marker {
     format: u32,
 }
 
+impl Marker {
+    fn new() -> Self {
+        Marker { what: "output of Pomona; see docs/file-formats.md of its repository".to_owned(), format: FORMAT }
+    }
+
+    fn record() -> Result<Bytes> {
+        to_record(&Marker::new())
+    }
+}
+
+/// The marker of an output; of one that has only versions of format 1 if it `is_old`.
+pub(crate) fn marker(is_old: bool) -> Result<Bytes> {
+    if !is_old {
+        return Marker::record();
+    }
+    to_json(&Marker { format: RELEASED, ..Marker::new() })
+}
+
 /// Marks an empty store as an output of Pomona. Does nothing if it is one.
 ///
 /// Fails with `Output.Occupied` if it has other objects, and with `Output.UnknownFormat`.
 pub async fn open_output(store: &dyn Store) -> Result<()> {
     if let Some(marker) = store::get_opt(store, MARKER).await? {
-        return check_marker(&marker, store);
+        return format_of(&marker, store).map(drop);
     }
     let first = store::ascending(store, "", None).try_next().await?;
     if let Some(object) = first.and_then(|page| page.into_iter().next()) {
         // Another run may have started since the first look. The marker is the first object that it writes.
         if let Some(marker) = store::get_opt(store, MARKER).await? {
-            return check_marker(&marker, store);
+            return format_of(&marker, store).map(drop);
         }
         return Err(Error::new(ErrorKind::OutputOccupied, "the output contains objects that Pomona did not write")
             .context("output", store.location())
             .context("found", object.key));
     }
-    let marker =
-        Marker { what: "output of Pomona; see docs/file-formats.md of its repository".to_owned(), format: FORMAT };
-    if !store.put_if_absent(MARKER, to_json(&marker)?).await? {
-        check_marker(&store.get(MARKER).await?, store)?;
+    if !store.put_if_absent(MARKER, Marker::record()?).await? {
+        format_of(&store.get(MARKER).await?, store)?;
     }
     Ok(())
 }
 
-fn check_marker(marker: &[u8], store: &dyn Store) -> Result<()> {
-    let marker: Marker = from_json(marker, MARKER)?;
-    if marker.format == FORMAT {
-        return Ok(());
+/// Marks an output of an older format with this format. Releases that know only the older one refuse it from then on.
+pub(crate) async fn upgrade_output(store: &dyn Store) -> Result<()> {
+    if format_of(&store.get(MARKER).await?, store)? < FORMAT {
+        store.put(MARKER, Marker::record()?).await?;
     }
-    Err(Error::new(ErrorKind::OutputUnknownFormat, "this build does not support the format of the output")
-        .context("output", store.location())
-        .context("format", marker.format)
-        .context("supported", FORMAT))
+    Ok(())
+}
+
+/// The format of an output. Fails with `Output.UnknownFormat`.
+fn format_of(marker: &[u8], store: &dyn Store) -> Result<u32> {
+    let parsed: Marker = if has_seal(marker) { from_record(marker, MARKER)? } else { from_json(marker, MARKER)? };
+    match parsed.format {
+        RELEASED => Ok(RELEASED),
+        FORMAT if has_seal(marker) => Ok(FORMAT),
+        FORMAT => Err(damaged("this record does not end with its checksum", MARKER)),
+        format => {
+            Err(Error::new(ErrorKind::OutputUnknownFormat, "this build does not support the format of the output")
+                .context("output", store.location())
+                .context("format", format)
+                .context("supported", format!("{RELEASED}, {FORMAT}")))
+        }
+    }
 }
 
 /// Checks that a store is an output of Pomona, without writing. Fails with `Output.NoVersion` or `Output.UnknownFormat`.
 pub async fn expect_output(store: &dyn Store) -> Result<()> {
     match store::get_opt(store, MARKER).await? {
-        Some(marker) => check_marker(&marker, store),
+        Some(marker) => format_of(&marker, store).map(drop),
         None => Err(Error::new(ErrorKind::OutputNoVersion, "this is not an output of Pomona")
             .context("output", store.location())),
     }
+}
+
+/// The content of a claim.
+#[derive(Serialize)]
+struct Claim<'a> {
+    version: Version,
+    run: &'a RunId,
 }
 
 /// Claims the next free version number for a run. No other run gets it.
 pub async fn claim(store: &dyn Store, run: &RunId) -> Result<Version> {
     loop {
         let mut next = versions(store).await?.highest + 1;
-        while !store.put_if_absent(&keys::claim(Version(next)), to_json(run)?).await? {
+        let claimed = |next| to_record(&Claim { version: Version(next), run });
+        while !store.put_if_absent(&keys::claim(Version(next)), claimed(next)?).await? {
             next += 1;
         }
         // A vacuum may have removed the claim of a crashed run but not yet its scores. Such a number is skipped.
@@ -152,23 +202,24 @@ pub async fn claim(store: &dyn Store, run: &RunId) -> Result<Version> {
     }
 }
 
-/// Publishes a manifest, the last step of a run: see the [module](mod@crate::dataset::commit). Fails with
-/// `Dataset.Conflict` if another run has published since `manifest.parent`.
+/// Publishes a manifest, the last step of a run: see the [module](mod@crate::dataset::commit). A copy of the manifest is in
+/// the folder of the run. Fails with `Dataset.Conflict` if another run has published since `manifest.parent`.
 pub async fn commit(store: &dyn Store, manifest: Manifest) -> Result<()> {
     let (version, parent, run) = (manifest.version, manifest.parent, manifest.run.clone());
+    let body = to_record(&VersionState::Published(Box::new(manifest)))?;
+    store.put(&keys::kept_manifest(&run), body.clone()).await?;
     let conflict = |number: Version| {
         Error::new(ErrorKind::DatasetConflict, "another run published first").context("version", number)
     };
     for number in parent.map_or(1, |p| p.0 + 1)..version.0 {
         let number = Version(number);
-        let abandoned = to_json(&VersionState::Abandoned { version: number, by: run.clone() })?;
+        let abandoned = to_record(&VersionState::Abandoned { version: number, by: run.clone() })?;
         if !store.put_if_absent(&keys::version(number), abandoned).await?
             && !matches!(state(store, number).await?, VersionState::Abandoned { .. })
         {
             return Err(conflict(number));
         }
     }
-    let body = to_json(&VersionState::Published(Box::new(manifest)))?;
     if store.put_if_absent(&keys::version(version), body).await? {
         return Ok(());
     }

@@ -20,12 +20,14 @@ use crate::{
 const CONCURRENCY: usize = 16;
 
 /// The content of an output's inbox.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbox {
     /// Keys of the notices, relative to the output.
     pub notices: Vec<String>,
     /// Keys of images that the notices name, relative to the input.
     pub keys: BTreeSet<String>,
+    /// False if a notice is damaged. Any image can then have changed.
+    pub is_complete: bool,
 }
 
 /// Writes a notice with keys of the input that may have changed, and marks an empty output. Equal sets of keys give the
@@ -39,7 +41,7 @@ pub async fn add(output: &dyn Store, keys: &BTreeSet<String>) -> Result<()> {
     // A notice may be the first object of an output.
     open_output(output).await?;
     let body = to_json(keys)?;
-    output.put(&keys::notice(&short_hex(&Sha256::digest(&body))), body).await
+    output.put(&name_of(&body), body).await
 }
 
 /// Keys of all notices.
@@ -52,13 +54,21 @@ pub async fn read(output: &dyn Store) -> Result<Inbox> {
     let notices = notices(output).await?;
     let reads = notices.iter().map(|name| store::get_opt(output, name)).collect::<Vec<_>>();
     let bodies: Vec<_> = stream::iter(reads).buffered(CONCURRENCY).try_collect().await?;
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut is_complete) = (BTreeSet::new(), true);
     for (key, body) in notices.iter().zip(bodies) {
         // Another run has processed and deleted this notice.
         let Some(body) = body else { continue };
-        keys.extend(from_json::<BTreeSet<String>>(&body, key)?);
+        match from_json::<BTreeSet<String>>(&body, key) {
+            Ok(named) if *key == name_of(&body) => keys.extend(named),
+            _ => is_complete = false,
+        }
     }
-    Ok(Inbox { notices, keys })
+    Ok(Inbox { notices, keys, is_complete })
+}
+
+/// Key of a notice: a hash of its content.
+pub(crate) fn name_of(body: &[u8]) -> String {
+    keys::notice(&short_hex(&Sha256::digest(body)))
 }
 
 /// Deletes notices, which a run has read before it listed the images.

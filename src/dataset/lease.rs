@@ -12,6 +12,7 @@
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 
 use super::{
     expect_output,
@@ -56,6 +57,18 @@ impl std::fmt::Debug for Judge<'_> {
     }
 }
 
+/// Whether the holder of a mark still works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Liveness {
+    /// It certainly does.
+    Alive,
+    /// It has ended, or the mark has expired.
+    Dead,
+    /// That cannot be found out from here.
+    Unknown,
+}
+
 /// What is known about the holder of a mark.
 #[derive(Debug)]
 enum Life {
@@ -80,6 +93,17 @@ impl Judge<'_> {
             return Ok(Life::Unknown(format!("{whose}, a time in the future")));
         }
         Ok(if age < lifetime { Life::Unknown(whose) } else { Life::Dead })
+    }
+
+    /// Whether the holder of this mark or lock still works. None if there is no such file.
+    pub(crate) async fn liveness(&self, output: &dyn Store, key: &str) -> Result<Option<Liveness>> {
+        let Some(body) = store::get_opt(output, key).await? else { return Ok(None) };
+        let lifetime = if keys::parse_started(key).is_some() { RUN_LIFETIME } else { LOCK_LIFETIME };
+        Ok(Some(match self.life(output, key, &body, lifetime).await? {
+            Life::Alive(_) => Liveness::Alive,
+            Life::Dead => Liveness::Dead,
+            Life::Unknown(_) => Liveness::Unknown,
+        }))
     }
 
     async fn holder_lives(&self, output: &dyn Store, key: &str, holder: Option<&Holder>) -> Result<Option<bool>> {

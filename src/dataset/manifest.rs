@@ -1,13 +1,19 @@
-//! The manifest of a version, and the records of its shards.
+//! The manifest of a version, and the records of its groups and shards.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{keys, settings::Settings, to_json};
+use super::{
+    keys,
+    record::{Checksum, FileRef},
+    released::Released,
+    settings::Settings,
+    to_json,
+};
 use crate::{
     Result,
-    ids::{BasisId, ExtractorId, MomentsId, RunId, ShardId, Version, short_hex},
+    ids::{BasisId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex},
     image::Reject,
     model::ExtractorInfo,
     pca::{Basis, moments::TotalMoments},
@@ -42,11 +48,13 @@ pub struct RejectedObject {
     pub reject: Reject,
 }
 
-/// `shards/<id>/shard.json`: the record of a complete shard.
+/// `shards/<id>/shard.json`: the record of a finished shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRecord {
-    /// A hash of the extractor and of the objects.
+    /// A hash of the extractor, the compression and the objects.
     pub id: ShardId,
+    /// The extractor of its features.
+    pub extractor: ExtractorId,
     /// Number of rows of its features.
     pub rows: u64,
     /// Key of its first object, relative to the input.
@@ -57,12 +65,14 @@ pub struct ShardRecord {
     pub labels: Vec<LabelCount>,
     /// Its objects without features.
     pub rejects: Vec<RejectedObject>,
+    /// `shards/<id>/features.parquet`. None without rows; there is then no such file.
+    pub features: Option<Checksum>,
 }
 
-/// A shard in a manifest.
+/// A shard in the record of its group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardEntry {
-    /// A hash of the extractor and of the objects.
+    /// A hash of the extractor, the compression and the objects.
     pub id: ShardId,
     /// Number of rows of its features.
     pub rows: u64,
@@ -72,6 +82,119 @@ pub struct ShardEntry {
     pub first: String,
     /// Key of its last object.
     pub last: String,
+    /// `shards/<id>/features.parquet`. None without rows, and in format 1.
+    #[serde(default)]
+    pub features: Option<Checksum>,
+    /// `shards/<id>/shard.json`. None if the function that worked on the shard failed, and in format 1.
+    #[serde(default)]
+    pub record: Option<Checksum>,
+}
+
+impl ShardEntry {
+    /// Number of its objects.
+    pub fn objects(&self) -> u64 {
+        self.rows + self.rejects
+    }
+
+    /// Its table of features. None without rows.
+    pub fn features(&self) -> Option<FileRef> {
+        (self.rows > 0).then(|| FileRef { key: keys::features(&self.id), checksum: self.features.clone() })
+    }
+}
+
+/// The shards with keys in `first..=last`, of shards in key order.
+pub(crate) fn shards_between<'a>(
+    shards: &'a [ShardEntry],
+    first: &str,
+    last: &'a str,
+) -> impl Iterator<Item = &'a ShardEntry> {
+    let start = shards.partition_point(|shard| shard.last.as_str() < first);
+    shards[start..].iter().take_while(move |shard| shard.first.as_str() <= last)
+}
+
+/// `groups/<id>/group.json`: the record of a group of shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// A hash of the ids of its shards.
+    pub id: GroupId,
+    /// The extractor of the features.
+    pub extractor: ExtractorId,
+    /// Number of rows of all features.
+    pub rows: u64,
+    /// Numbers of rows by label.
+    pub labels: Vec<LabelCount>,
+    /// Its shards, in key order; at least one.
+    pub shards: Vec<ShardEntry>,
+    /// Its objects without features, in key order.
+    pub rejects: Vec<RejectedObject>,
+    /// `groups/<id>/sums.parquet`. None without rows; there is then no such file.
+    pub sums: Option<Checksum>,
+}
+
+/// A group in a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupEntry {
+    /// A hash of the ids of its shards.
+    pub id: GroupId,
+    /// Number of its shards.
+    pub shards: u64,
+    /// Number of rows of all features.
+    pub rows: u64,
+    /// Number of its objects without features.
+    pub rejects: u64,
+    /// Key of its first object, relative to the input.
+    pub first: String,
+    /// Key of its last object.
+    pub last: String,
+    /// `groups/<id>/group.json`
+    pub record: Checksum,
+    /// `groups/<id>/sums.parquet`. None without rows.
+    pub sums: Option<Checksum>,
+}
+
+impl GroupEntry {
+    /// The entry of a group, given the file of its record.
+    pub(crate) fn new(record: &GroupRecord, file: &[u8]) -> Self {
+        GroupEntry {
+            id: record.id.clone(),
+            shards: record.shards.len() as u64,
+            rows: record.rows,
+            rejects: record.rejects.len() as u64,
+            first: record.shards.first().map(|shard| shard.first.clone()).unwrap_or_default(),
+            last: record.shards.last().map(|shard| shard.last.clone()).unwrap_or_default(),
+            record: Checksum::of(file),
+            sums: record.sums.clone(),
+        }
+    }
+
+    /// Its sums. None without rows.
+    pub(crate) fn sums(&self) -> Option<FileRef> {
+        self.sums.clone().map(|checksum| FileRef { key: keys::sums(&self.id), checksum: Some(checksum) })
+    }
+}
+
+/// `scores/v=<version>/<group>.json`: the parts of the tables of a version that belong to a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartList {
+    /// The version.
+    pub version: Version,
+    /// Number of the group in the manifest, from 0.
+    pub group: u64,
+    /// One part for each shard that has rows, in key order.
+    pub parts: Vec<Part>,
+}
+
+/// A part of the tables of a version: the rows of one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Number of the part, from 0, in key order.
+    pub part: u64,
+    /// The shard that was projected.
+    pub shard: ShardId,
+    /// Number of its rows.
+    pub rows: u64,
+    /// Its files of scores; one for each label, if the table is partitioned.
+    pub scores: Vec<FileRef>,
 }
 
 /// The PCA of a version without its vectors, which are in the basis file.
@@ -79,8 +202,9 @@ pub struct ShardEntry {
 pub struct BasisSummary {
     /// A hash of the extractor, the moments and the PCA settings.
     pub id: BasisId,
-    /// Key of the basis file, relative to the output.
-    pub key: String,
+    /// The basis file.
+    #[serde(flatten)]
+    pub file: FileRef,
     /// Number of kept components, k.
     pub components: usize,
     /// `[k]`: sample variances of the scores, descending.
@@ -126,7 +250,25 @@ pub struct RunFigures {
     pub project_ms: u64,
 }
 
-/// `versions/<number>.json` of a published version: settings, counts, and the keys of all its files.
+impl RunFigures {
+    /// Adds the figures of other work of the same run.
+    pub(crate) fn add(&mut self, other: &RunFigures) {
+        let RunFigures { inferred, copied, added, changed, removed, shards_reused, shards_computed, .. } = other;
+        self.inferred += inferred;
+        self.copied += copied;
+        self.added += added;
+        self.changed += changed;
+        self.removed += removed;
+        self.shards_reused += shards_reused;
+        self.shards_computed += shards_computed;
+        self.plan_ms += other.plan_ms;
+        self.featurize_ms += other.featurize_ms;
+        self.reduce_ms += other.reduce_ms;
+        self.project_ms += other.project_ms;
+    }
+}
+
+/// `versions/<number>.json` of a published version: settings, counts, groups and tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Number of the output format: [`FORMAT`](crate::dataset::FORMAT).
@@ -163,54 +305,69 @@ pub struct Manifest {
     pub labels: Vec<LabelCount>,
     /// The PCA.
     pub basis: BasisSummary,
-    /// Key of the total moments.
-    pub moments: String,
-    /// Keys of the tables for readers.
+    /// The total sums: `moments/<id>.parquet`, or the sums of the only group.
+    pub moments: Moments,
+    /// The tables for readers.
     pub outputs: Outputs,
-    /// All shards, in key order.
-    pub shards: Vec<ShardEntry>,
+    /// All groups of shards, in key order.
+    pub groups: Vec<GroupEntry>,
     /// Counts and times of the run.
     pub figures: RunFigures,
+    /// What a manifest of format 1 has instead of groups and lists of parts.
+    #[serde(skip)]
+    pub released: Option<Box<Released>>,
 }
 
 impl Manifest {
-    /// The id of the total moments, from their key. None if the key has another form.
-    pub fn moments_id(&self) -> Option<MomentsId> {
-        keys::parse_totals(&self.moments)
-    }
-
-    /// The shards with keys in `first..=last`, in key order.
-    pub fn shards_between(&self, first: &str, last: &str) -> impl Iterator<Item = &ShardEntry> {
-        let start = self.shards.partition_point(|shard| shard.last.as_str() < first);
-        self.shards[start..].iter().take_while(move |shard| shard.first.as_str() <= last)
-    }
-
     /// Seconds from the start of the run to the publication.
     pub fn seconds(&self) -> f64 {
         self.finished.duration_since(self.created).as_secs_f64().max(0.0)
     }
 
-    /// Keys of all files of this version except for the manifest.
-    pub fn files(&self) -> impl Iterator<Item = String> {
-        let shards = self
-            .shards
-            .iter()
-            .flat_map(|shard| [keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)]);
-        let tables = [self.basis.key.clone(), self.moments.clone(), self.outputs.rejects.clone()];
-        let scores = self.outputs.parts.iter().chain(&self.outputs.csv).cloned();
-        shards.chain(tables).chain(scores).chain([keys::success(self.version)])
+    /// Number of shards.
+    pub fn shards(&self) -> u64 {
+        match &self.released {
+            Some(released) => released.shards.len() as u64,
+            None => self.groups.iter().map(|group| group.shards).sum(),
+        }
+    }
+
+    /// Number of objects: images with and without features.
+    pub fn objects(&self) -> u64 {
+        self.images + self.rejects
     }
 }
 
-/// Keys of a version's tables, relative to the output.
+/// The total sums of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moments {
+    /// A hash of row count, sums and sums of products.
+    pub id: MomentsId,
+    /// The file.
+    #[serde(flatten)]
+    pub file: FileRef,
+}
+
+/// `features/v=<version>/`: the features of a version, for readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeaturesFolder {
+    /// Its key, with `/` at its end.
+    pub folder: String,
+    /// `symlink.txt`, which lists the tables of the shards. None if the folder has the tables themselves.
+    pub list: Option<FileRef>,
+}
+
+/// The tables of a version, for readers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outputs {
-    /// The parts of the table of scores.
-    pub parts: Vec<String>,
+    /// The features. None in format 1.
+    pub features: Option<FeaturesFolder>,
+    /// Lists of the parts of the table of scores, one per group.
+    pub scores: Vec<FileRef>,
     /// The scores as CSV. None if the run did not write them.
-    pub csv: Option<String>,
+    pub csv: Option<FileRef>,
     /// The rejects table.
-    pub rejects: String,
+    pub rejects: FileRef,
 }
 
 /// The state of a version number, the content of `versions/<number>.json`.
@@ -251,10 +408,10 @@ pub(crate) fn basis_id(extractor: &ExtractorId, settings: &Settings, moments: &M
 }
 
 impl BasisSummary {
-    /// The summary of a basis with this id.
-    pub fn new(basis: &Basis, id: BasisId) -> Self {
+    /// The summary of a basis with this id, which has been encoded as `file`.
+    pub fn new(basis: &Basis, id: BasisId, file: &[u8]) -> Self {
         BasisSummary {
-            key: keys::basis(&id),
+            file: FileRef::of(keys::basis(&id), file),
             id,
             components: basis.kept(),
             explained_variance: basis.explained_variance.clone(),

@@ -19,12 +19,16 @@
 
 pub(crate) mod blocking;
 pub mod commit;
+pub mod contents;
 mod holder;
 pub mod inbox;
 pub mod keys;
 pub mod lease;
 pub mod manifest;
 pub mod partition;
+pub mod record;
+pub mod registry;
+mod released;
 pub mod settings;
 pub mod shard;
 pub mod tables;
@@ -33,19 +37,23 @@ pub mod timing;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
+pub use contents::GroupRef;
 pub(crate) use manifest::add_labels;
 pub use manifest::{
-    BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
+    BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,
+    RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
 };
+pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
+pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, to_sealed_lines};
+pub use released::Released;
 
-use crate::{
-    Error, ErrorKind, Result,
-    store::{self, Store},
-};
+use crate::{Error, ErrorKind, Result, store::Store};
 
-/// Number of the output format. Opening an output of another format fails with `Output.UnknownFormat`.
-pub const FORMAT: u32 = 1;
+/// Number of the output format. Format 1, of release 0.1.0, is read too. Opening an output of another format fails with
+/// `Output.UnknownFormat`.
+pub const FORMAT: u32 = 2;
 /// Key of the object that marks an output of Pomona and names its format.
 pub const MARKER: &str = "pomona.json";
 
@@ -67,25 +75,10 @@ pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8], key: &str) -> Result<
     })
 }
 
-/// Reads and decodes a record. Fails with `Store.NotFound` if it does not exist, and with `Dataset.Corrupt`.
-pub async fn read_json<T: DeserializeOwned>(store: &dyn Store, key: &str) -> Result<T> {
-    from_json(&store.get(key).await?, key)
-}
-
-/// Reads a file that a version or a finished shard names. Fails with `Dataset.Corrupt`, which names the key, if it does not
+/// Reads a file that proves itself or is of format 1. Fails with `Dataset.Corrupt`, which names the key, if it does not
 /// exist: running again does not bring it back, unlike an image that was replaced after it was listed.
 pub async fn get_file(store: &dyn Store, key: &str) -> Result<Bytes> {
-    let missing = || Error::new(ErrorKind::DatasetCorrupt, "a file of this data set is missing").context("key", key);
-    store::get_opt(store, key).await?.ok_or_else(missing)
-}
-
-/// Encodes records as JSON lines.
-pub(crate) fn to_json_lines<T: Serialize>(lines: &[T]) -> Result<Bytes> {
-    let mut text = Vec::new();
-    for line in lines {
-        push_json_line(&mut text, line)?;
-    }
-    Ok(text.into())
+    get_checked(store, key, None).await
 }
 
 /// Appends a record as a JSON line.

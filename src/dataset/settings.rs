@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::shard::{Boundaries, DEFAULT_SHARD_SIZE},
+    dataset::{
+        shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE, DEFAULT_SHARD_SIZE_ON_AWS},
+        tables::Compression,
+    },
     pca::{ComponentSelection, Scaling},
 };
 
@@ -27,8 +30,18 @@ pub struct Settings {
     /// Most rejected images, as a percentage of all, 0 to 100. A run with more fails. Unless this is 0, one reject is
     /// always allowed.
     pub max_reject_percent: f64,
-    /// Target number of objects per shard, 1 to [`MAX_SHARD_SIZE`](crate::dataset::shard::MAX_SHARD_SIZE).
-    pub shard_size: u32,
+    /// Target number of objects per shard, 1 to [`MAX_SHARD_SIZE`](crate::dataset::shard::MAX_SHARD_SIZE). None for that
+    /// of the current version; without one, 1,024 on one machine and 256 on AWS. A manifest has the number.
+    pub shard_size: Option<u32>,
+    /// Target number of objects per group of shards, at most 32,768, which is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<u32>,
+    /// How the tables of features and of scores are compressed. None for that of the current version; without one, Snappy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Whether `features/v=.../` in a bucket has copies of the tables of features instead of a list of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub materialize_features: bool,
 }
 
 /// Settings of a single run. With the defaults, the result depends only on the images and the [`Settings`].
@@ -96,7 +109,10 @@ impl Default for Settings {
             csv: false,
             csv_for_spreadsheets: false,
             max_reject_percent: 1.0,
-            shard_size: DEFAULT_SHARD_SIZE,
+            shard_size: None,
+            group_size: None,
+            compression: None,
+            materialize_features: false,
         }
     }
 }
@@ -111,7 +127,35 @@ impl Settings {
                 Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
             );
         }
-        Boundaries::new(self.shard_size).map(drop)
+        Boundaries::new(self.shard_size())?;
+        Boundaries::of_groups(self.group_size()).map(drop)
+    }
+
+    /// The same settings with those that are omitted: as in the current version, or the defaults.
+    #[must_use]
+    pub fn resolved(&self, current: Option<&Settings>, on_aws: bool) -> Settings {
+        let default = if on_aws { DEFAULT_SHARD_SIZE_ON_AWS } else { DEFAULT_SHARD_SIZE };
+        Settings {
+            shard_size: self.shard_size.or(current.and_then(|current| current.shard_size)).or(Some(default)),
+            group_size: self.group_size.or(current.and_then(|current| current.group_size)),
+            compression: self.compression.or(current.and_then(|current| current.compression)),
+            ..self.clone()
+        }
+    }
+
+    /// The target number of objects per shard; if it is omitted, the default for one machine.
+    pub fn shard_size(&self) -> u32 {
+        self.shard_size.unwrap_or(DEFAULT_SHARD_SIZE)
+    }
+
+    /// The target number of objects per group.
+    pub fn group_size(&self) -> u32 {
+        self.group_size.unwrap_or(DEFAULT_GROUP_SIZE)
+    }
+
+    /// The compression of features and scores.
+    pub fn compression(&self) -> Compression {
+        self.compression.unwrap_or_default()
     }
 
     /// Whether the run writes `result.csv`.
@@ -131,11 +175,13 @@ impl Settings {
                 "pca": settings.pca,
                 "standardize": settings.standardize,
                 "partition_by_label": settings.partition_by_label,
-                "shard_size": settings.shard_size,
+                "shard_size": settings.shard_size(),
+                "group_size": settings.group_size(),
+                "compression": settings.compression(),
             })
         };
         let (ours, theirs) = (json(self), json(other));
-        let names = ["pca", "standardize", "partition_by_label", "shard_size"].into_iter();
+        let names = ["pca", "standardize", "partition_by_label", "shard_size", "group_size", "compression"].into_iter();
         let differing = names.filter(|name| ours[*name] != theirs[*name]);
         differing.map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
     }
@@ -183,6 +229,17 @@ mod tests {
     }
 
     #[test]
+    fn omitted_settings_are_those_of_the_current_version() {
+        let sizes = |settings: Settings| (settings.shard_size, settings.compression);
+        assert_eq!(sizes(Settings::default().resolved(None, false)), (Some(1_024), None));
+        assert_eq!(sizes(Settings::default().resolved(None, true)), (Some(256), None));
+        let current = Settings { shard_size: Some(64), compression: Some(Compression::Zstd), ..Settings::default() };
+        assert_eq!(sizes(Settings::default().resolved(Some(&current), true)), (Some(64), Some(Compression::Zstd)));
+        let given = Settings { shard_size: Some(128), ..Settings::default() };
+        assert_eq!(given.resolved(Some(&current), true).shard_size, Some(128));
+    }
+
+    #[test]
     fn only_what_changes_the_result_counts_as_a_difference() {
         let last = Settings::default();
         let now = Settings { csv: true, csv_for_spreadsheets: true, max_reject_percent: 5.0, ..Settings::default() };
@@ -198,8 +255,8 @@ mod tests {
             Settings { pca: Some(ComponentSelection::Variance(f64::NAN)), ..Settings::default() },
             Settings { pca: Some(ComponentSelection::Components(0)), ..Settings::default() },
             Settings { max_reject_percent: -1.0, ..Settings::default() },
-            Settings { shard_size: 0, ..Settings::default() },
-            Settings { shard_size: u32::MAX, ..Settings::default() },
+            Settings { shard_size: Some(0), ..Settings::default() },
+            Settings { shard_size: Some(u32::MAX), ..Settings::default() },
         ];
         assert!(bad.iter().all(|settings| settings.check().is_err()));
     }

@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 use ndarray::Array2;
 
-use super::{BASIS, EXTRACTOR, ROWS, Table, bug, corrupt, list, list_of, write};
+use super::{BASIS, Compression, EXTRACTOR, Layout, ROWS, Table, bug, corrupt, list, list_of, write};
 use crate::{Result, pca::Basis};
 
 const TOTAL_VARIANCE: &str = "pomona.total_variance";
@@ -58,6 +58,7 @@ pub fn write_basis(basis: &Basis, extractor: &str, id: &str) -> Result<Bytes> {
             (TOTAL_VARIANCE, &basis.total_variance.to_string()),
             (SPECTRUM, &spectrum),
         ],
+        Layout::Rows(Compression::Snappy),
     )
 }
 

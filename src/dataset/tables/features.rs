@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use arrow_array::{
     Int64Array, StringArray, TimestampMicrosecondArray,
-    cast::AsArray,
     types::{Int64Type, TimestampMicrosecondType},
 };
 use arrow_schema::{DataType, Field, TimeUnit};
 use bytes::Bytes;
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1};
 
-use super::{EXTRACTOR, Table, floats, list, list_of, write};
+use super::{Compression, EXTRACTOR, Layout, Table, corrupt, floats, list, list_of, write};
 use crate::{
-    Result,
-    dataset::{get_file, keys},
-    ids::ShardId,
+    Error, ErrorKind, Result,
+    dataset::ShardEntry,
+    model::{ExtractorInfo, FEATURE_BITS, FeatureRange},
     store::Store,
 };
 
@@ -26,12 +25,16 @@ pub struct FeatureRows {
     pub paths: Vec<String>,
     /// Labels of the images.
     pub labels: Vec<Option<String>>,
+    /// Splits of the images, such as `train` and `test`.
+    pub splits: Vec<Option<String>>,
     /// Modification times, microseconds since 1970-01-01 UTC.
     pub modified: Vec<i64>,
     /// Sizes of the image files, bytes.
     pub lengths: Vec<i64>,
     /// Etags of the image files.
     pub etags: Vec<String>,
+    /// SHA-256 of the image files, 64 hexadecimal digits. None for rows of a table of format 1.
+    pub contents: Vec<Option<String>>,
     /// `[rows, columns]`: features, multiples of the quantum.
     pub features: Array2<f32>,
 }
@@ -52,55 +55,96 @@ fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// Encodes `shards/<id>/features.parquet`; `extractor` is an id for the footer.
-pub fn write_features(rows: FeatureRows, extractor: &str) -> Result<Bytes> {
+/// Encodes `shards/<id>/features.parquet`; `extractor` is an id for the footer. A row without content is a bug.
+pub fn write_features(rows: FeatureRows, extractor: &str, compression: Compression) -> Result<Bytes> {
     let (count, columns) = rows.features.dim();
     let features = list(floats(rows.features), columns, count)?;
+    let no_content = |row| Error::new(ErrorKind::InternalBug, "a row has no content hash").context("row", row);
+    let contents = rows.contents.into_iter().enumerate();
+    let contents: Vec<_> =
+        contents.map(|(row, content)| content.ok_or_else(|| no_content(row))).collect::<Result<_>>()?;
     write(
         vec![
             (Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths))),
             (Field::new("label", DataType::Utf8, true), Arc::new(StringArray::from(rows.labels))),
+            (Field::new("split", DataType::Utf8, true), Arc::new(StringArray::from(rows.splits))),
             (
                 Field::new("modified", timestamp(), false),
                 Arc::new(TimestampMicrosecondArray::from(rows.modified).with_timezone("UTC")),
             ),
             (Field::new("length", DataType::Int64, false), Arc::new(Int64Array::from(rows.lengths))),
             (Field::new("etag", DataType::Utf8, false), Arc::new(StringArray::from(rows.etags))),
+            (Field::new("content_sha256", DataType::Utf8, false), Arc::new(StringArray::from(contents))),
             (Field::new("features", list_of(DataType::Float32), false), features),
         ],
         &[(EXTRACTOR, extractor)],
+        Layout::Rows(compression),
     )
 }
 
-/// Decodes a table of [`write_features`]. Each row must have `columns` features.
-pub fn read_features(file: Bytes, columns: usize, key: &str) -> Result<FeatureRows> {
-    let table = Table::read(file, key)?;
-    let mut rows = FeatureRows {
-        paths: table.present_strings("path")?,
-        labels: table.strings("label")?,
-        etags: table.present_strings("etag")?,
-        ..FeatureRows::default()
-    };
-    table.each("modified", |column| {
-        rows.modified.extend(column.as_primitive_opt::<TimestampMicrosecondType>()?.values());
-        Some(())
-    })?;
-    table.each("length", |column| {
-        rows.lengths.extend(column.as_primitive_opt::<Int64Type>()?.values());
-        Some(())
-    })?;
-    rows.features = table.matrix("features", columns)?;
+/// Decodes a table of [`write_features`], or one of format 1, which has no splits and no contents.
+///
+/// Paths must ascend in byte order. Each row must have the extractor's number of features, each a multiple of the quantum
+/// within the feature range. The error names the first row that does not.
+pub fn read_features(file: Bytes, extractor: &ExtractorInfo, key: &str) -> Result<FeatureRows> {
+    let rows = read_rows(file, extractor.columns, key)?;
+    let wrong = |row: usize, what: &'static str| Err(corrupt(key).context("row", row).source(what));
+    if let Some(row) = rows.paths.windows(2).position(|pair| pair[0] >= pair[1]) {
+        return wrong(row + 1, "its path is not after the path of the row before it");
+    }
+    if let Some(row) = off_grid(&rows.features, extractor.feature_range) {
+        return wrong(row, "a feature is out of range or not a multiple of the quantum");
+    }
+    let is_digest = |content: &String| content.len() == 64 && content.bytes().all(|b| b.is_ascii_hexdigit());
+    if let Some(row) = rows.contents.iter().position(|content| content.as_ref().is_some_and(|c| !is_digest(c))) {
+        return wrong(row, "its content hash is not a SHA-256");
+    }
     Ok(rows)
 }
 
+/// The first row with a feature that is out of range or not a multiple of the quantum.
+pub(super) fn off_grid(features: &Array2<f32>, range: FeatureRange) -> Option<usize> {
+    // Both are powers of two, so that the product is exact, and adding 2^23 rounds to an integer. Branches would be slow.
+    let (per_unit, limit) = (range.per_unit() as f32, (1u32 << FEATURE_BITS) as f32);
+    let is_wrong = |value: f32| {
+        let units = (value * per_unit).abs();
+        // What is no number differs from itself.
+        u32::from(units >= limit) | u32::from((units + limit) - limit != units)
+    };
+    let is_wrong_row = |row: ArrayView1<'_, f32>| row.iter().fold(0, |wrong, value| wrong | is_wrong(*value)) != 0;
+    features.outer_iter().position(is_wrong_row)
+}
+
+/// [`read_features`] without its checks of values and of the order of paths.
+pub(super) fn read_rows(file: Bytes, columns: usize, key: &str) -> Result<FeatureRows> {
+    let table = Table::read(file, key)?;
+    let of_format_1 = table.type_of("split").is_none() && table.type_of("content_sha256").is_none();
+    let (splits, contents) = if of_format_1 {
+        (vec![None; table.rows()], vec![None; table.rows()])
+    } else {
+        let contents = table.present_strings("content_sha256")?;
+        (table.strings("split")?, contents.into_iter().map(Some).collect())
+    };
+    Ok(FeatureRows {
+        paths: table.present_strings("path")?,
+        labels: table.strings("label")?,
+        splits,
+        modified: table.numbers::<TimestampMicrosecondType>("modified")?,
+        lengths: table.numbers::<Int64Type>("length")?,
+        etags: table.present_strings("etag")?,
+        contents,
+        features: table.matrix("features", columns)?,
+    })
+}
+
 /// Decodes path and etag of each row of a table of [`write_features`].
-pub(crate) fn read_etags(file: Bytes, key: &str) -> Result<Vec<(String, String)>> {
+pub(super) fn read_etags(file: Bytes, key: &str) -> Result<Vec<(String, String)>> {
     let table = Table::read_columns(file, key, &["path", "etag"])?;
     Ok(table.present_strings("path")?.into_iter().zip(table.present_strings("etag")?).collect())
 }
 
 /// Reads path and etag of each row of a shard.
-pub(crate) async fn etags(output: &dyn Store, shard: &ShardId) -> Result<Vec<(String, String)>> {
-    let key = keys::features(shard);
-    read_etags(get_file(output, &key).await?, &key)
+pub(crate) async fn etags(output: &dyn Store, shard: &ShardEntry) -> Result<Vec<(String, String)>> {
+    let Some(file) = shard.features() else { return Ok(Vec::new()) };
+    read_etags(file.read(output).await?, &file.key)
 }

@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 use ndarray::Array2;
 
-use super::{BASIS, EXTRACTOR, Table, floats, list, list_of, write};
+use super::{BASIS, Compression, EXTRACTOR, Layout, Table, floats, list, list_of, write};
 use crate::{Result, dataset::RejectedObject};
 
 /// Whether a part has a column `label`. In a folder `label=...` the folder has the label, as in Hive and Spark.
@@ -31,7 +31,13 @@ pub struct ScoreRows {
 }
 
 /// Encodes a part of the table of scores; `extractor` and `basis` are ids for the footer.
-pub fn write_scores(rows: ScoreRows, label: LabelColumn, extractor: &str, basis: &str) -> Result<Bytes> {
+pub fn write_scores(
+    rows: ScoreRows,
+    label: LabelColumn,
+    extractor: &str,
+    basis: &str,
+    compression: Compression,
+) -> Result<Bytes> {
     let (count, kept) = rows.scores.dim();
     let mut fields: Vec<(Field, ArrayRef)> =
         vec![(Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths)))];
@@ -40,14 +46,14 @@ pub fn write_scores(rows: ScoreRows, label: LabelColumn, extractor: &str, basis:
     }
     let scores = list(floats(rows.scores), kept, count)?;
     fields.push((Field::new("pca_features", list_of(DataType::Float32), false), scores));
-    write(fields, &[(EXTRACTOR, extractor), (BASIS, basis)])
+    write(fields, &[(EXTRACTOR, extractor), (BASIS, basis)], Layout::Rows(compression))
 }
 
 /// Decodes a part of the table of scores, with `kept` scores in each row. Without a column `label`, labels are None.
 pub fn read_scores(file: Bytes, kept: usize, key: &str) -> Result<ScoreRows> {
     let table = Table::read(file, key)?;
     let paths = table.present_strings("path")?;
-    let labels = table.strings("label").unwrap_or_else(|_| vec![None; paths.len()]);
+    let labels = table.strings_if_any("label")?;
     let scores = table.matrix("pca_features", kept)?;
     Ok(ScoreRows { paths, labels, scores })
 }
@@ -65,6 +71,7 @@ pub fn write_rejects(rejects: &[RejectedObject], extractor: &str) -> Result<Byte
             column("detail", &|r| r.reject.detail.clone()),
         ],
         &[(EXTRACTOR, extractor)],
+        Layout::Rows(Compression::Snappy),
     )
 }
 

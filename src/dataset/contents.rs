@@ -1,0 +1,210 @@
+//! What a version consists of: its groups, shards, parts and files, of both formats.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord, commit, from_json,
+    get_file, keys,
+    record::{Checksum, FileRef, damaged, from_record, get_checked},
+    released::ReleasedShard,
+};
+use crate::{
+    Error, Result,
+    ids::{GroupId, ShardId},
+    store::Store,
+};
+
+/// Concurrent reads of records.
+const CONCURRENCY: usize = 16;
+
+/// Reads the record of a group that a manifest names. Fails with `Dataset.Corrupt`.
+pub async fn group(output: &dyn Store, entry: &GroupEntry) -> Result<GroupRecord> {
+    GroupRef { id: entry.id.clone(), record: entry.record.clone() }.read(output).await
+}
+
+/// A group, for work lists. Without its keys: an erased image can be the first of a group of the base version, and the
+/// work list belongs to the version without that image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRef {
+    /// A hash of the ids of its shards.
+    pub id: GroupId,
+    /// `groups/<id>/group.json`
+    pub record: Checksum,
+}
+
+impl GroupRef {
+    /// Reads the record of the group. Fails with `Dataset.Corrupt`.
+    pub(crate) async fn read(&self, output: &dyn Store) -> Result<GroupRecord> {
+        let key = keys::group(&self.id);
+        let file = get_checked(output, &key, Some(&self.record)).await?;
+        group_record(&file, &key)
+    }
+}
+
+/// Decodes the record of a group. Fails with `Dataset.Corrupt` if it is that of another group.
+pub(crate) fn group_record(file: &[u8], key: &str) -> Result<GroupRecord> {
+    let record: GroupRecord = from_record(file, key)?;
+    if keys::group(&record.id) != key {
+        return Err(damaged("this is the record of another group", key).context("group", record.id));
+    }
+    Ok(record)
+}
+
+/// Decodes the record of a shard. Fails with `Dataset.Corrupt` if it is that of another shard.
+pub(crate) fn shard_record(file: &[u8], key: &str) -> Result<ShardRecord> {
+    let record: ShardRecord = from_record(file, key)?;
+    if keys::shard(&record.id) != key {
+        return Err(damaged("this is the record of another shard", key).context("shard", record.id));
+    }
+    Ok(record)
+}
+
+/// Reads the record of a finished shard, and returns its file too. Fails with `Dataset.Corrupt`.
+pub(crate) async fn shard(output: &dyn Store, id: &ShardId) -> Result<(ShardRecord, bytes::Bytes)> {
+    let key = keys::shard(id);
+    let file = get_file(output, &key).await?;
+    Ok((shard_record(&file, &key)?, file))
+}
+
+/// Reads the records of all groups of a version, in key order. A version of format 1 has none.
+pub async fn groups(output: &dyn Store, version: &Manifest) -> Result<Vec<GroupRecord>> {
+    let reads: Vec<_> = version.groups.iter().map(|entry| group(output, entry)).collect();
+    stream::iter(reads).buffered(CONCURRENCY).try_collect().await
+}
+
+/// All shards of a version, in key order. Fails with `Dataset.Corrupt`.
+pub async fn shards(output: &dyn Store, version: &Manifest) -> Result<Vec<ShardEntry>> {
+    if let Some(released) = &version.released {
+        return Ok(released.shards.clone());
+    }
+    Ok(groups(output, version).await?.into_iter().flat_map(|group| group.shards).collect())
+}
+
+/// Objects without features of a version, in key order. Fails with `Dataset.Corrupt`.
+pub async fn rejects(output: &dyn Store, version: &Manifest) -> Result<Vec<RejectedObject>> {
+    let Some(released) = &version.released else {
+        return Ok(groups(output, version).await?.into_iter().flat_map(|group| group.rejects).collect());
+    };
+    let shards = released.shards.iter().filter(|shard| shard.rejects > 0);
+    let reads: Vec<_> = shards
+        .map(|shard| async move {
+            let key = keys::shard(&shard.id);
+            from_json::<ReleasedShard>(&get_file(output, &key).await?, &key)
+        })
+        .collect();
+    let read: Vec<ReleasedShard> = stream::iter(reads).buffered(CONCURRENCY).try_collect().await?;
+    Ok(read.into_iter().flat_map(|shard| shard.rejects).collect())
+}
+
+/// All parts of a version, in key order. Fails with `Dataset.Corrupt`.
+pub async fn parts(output: &dyn Store, version: &Manifest) -> Result<Vec<Part>> {
+    if version.released.is_some() {
+        return Ok(released_parts(version));
+    }
+    let lists = version.outputs.scores.iter().zip(0..).map(|(list, group)| async move {
+        let read: PartList = from_record(&list.read(output).await?, &list.key)?;
+        if (read.version, read.group) != (version.version, group) {
+            return Err(damaged("this is the list of another group or version", &list.key));
+        }
+        Ok::<_, Error>(read.parts)
+    });
+    let lists: Vec<_> = lists.collect();
+    let lists: Vec<Vec<Part>> = stream::iter(lists).buffered(CONCURRENCY).try_collect().await?;
+    Ok(lists.into_iter().flatten().collect())
+}
+
+/// In format 1, part i belongs to the i-th shard that has rows.
+fn released_parts(version: &Manifest) -> Vec<Part> {
+    let Some(released) = &version.released else { return Vec::new() };
+    let shards = released.shards.iter().filter(|shard| shard.rows > 0).zip(0..);
+    let mut parts: Vec<Part> = shards
+        .map(|(shard, part)| Part { part, shard: shard.id.clone(), rows: shard.rows, scores: Vec::new() })
+        .collect();
+    for key in &released.parts {
+        let part =
+            keys::parse_part(version.version, key).and_then(|(_, part)| parts.get_mut(usize::try_from(part).ok()?));
+        if let Some(part) = part {
+            part.scores.push(FileRef { key: key.clone(), checksum: None });
+        }
+    }
+    parts
+}
+
+/// All files of a version except for its manifest and `runs/`. Fails with `Dataset.Corrupt`.
+pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef>> {
+    let shards = shards(output, version).await?;
+    let bare = |key: String| FileRef { key, checksum: None };
+    let mut files: Vec<FileRef> = vec![
+        version.basis.file.clone(),
+        version.moments.file.clone(),
+        version.outputs.rejects.clone(),
+        bare(keys::success(version.version)),
+    ];
+    files.extend(version.outputs.csv.clone());
+    files.extend(version.outputs.scores.iter().cloned());
+    let parts = parts(output, version).await?;
+    for shard in &shards {
+        if version.released.is_some() {
+            files.extend([keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)].map(bare));
+        }
+        files.extend(shard.features().filter(|_| version.released.is_none()));
+        files.extend(shard.record.clone().map(|sum| FileRef { key: keys::shard(&shard.id), checksum: Some(sum) }));
+    }
+    for group in &version.groups {
+        files.push(FileRef { key: keys::group(&group.id), checksum: Some(group.record.clone()) });
+        files.extend(group.sums());
+    }
+    if version.released.is_none() {
+        files.push(bare(keys::extractor(&version.extractor.id)));
+    }
+    files.extend(features(version, &shards));
+    files.extend(parts.into_iter().flat_map(|part| part.scores));
+    // With one group, its sums are the total.
+    files.sort_by(|a, b| a.key.cmp(&b.key));
+    files.dedup_by(|a, b| a.key == b.key);
+    Ok(files)
+}
+
+/// The files in the folder of a version's features.
+pub(crate) fn features(version: &Manifest, shards: &[ShardEntry]) -> Vec<FileRef> {
+    let Some(folder) = &version.outputs.features else { return Vec::new() };
+    if let Some(list) = &folder.list {
+        return vec![list.clone()];
+    }
+    let tables = shards.iter().filter_map(ShardEntry::features).zip(0..);
+    tables.map(|(table, part)| FileRef { key: keys::features_part(version.version, part), ..table }).collect()
+}
+
+/// Links the tables of these shards again in the folders of all versions: a table that was written again is another file
+/// than the one that the folders have.
+pub(crate) async fn link_again(output: &dyn Store, records: &BTreeSet<String>) -> Result<()> {
+    for version in commit::published(output).await? {
+        let linked = version.outputs.features.as_ref().is_some_and(|folder| folder.list.is_none());
+        let Some(shards) = (if linked { shards(output, &version).await.ok() } else { None }) else { continue };
+        let tables = shards.iter().filter_map(|shard| Some((shard.features()?, keys::shard(&shard.id))));
+        for ((table, record), part) in tables.zip(0..) {
+            if records.contains(&record) {
+                output.link(&table.key, &keys::features_part(version.version, part)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Keys of the files that belong to this version and to no other.
+pub(crate) async fn files_of_version_only(output: &dyn Store, version: &Manifest) -> Result<Vec<String>> {
+    let folder = format!("v={}", version.version);
+    let files = files(output, version).await?;
+    Ok(files.into_iter().map(|file| file.key).filter(|key| key.contains(&folder)).collect())
+}
+
+/// The list of a version's tables of features, as Hive's `SymlinkTextInputFormat` reads it: full locations, one per line.
+pub(crate) fn symlinks(output: &dyn Store, tables: impl Iterator<Item = String>) -> bytes::Bytes {
+    let place = output.place();
+    let place = place.trim_end_matches('/');
+    tables.map(|key| format!("{place}/{key}\n")).collect::<String>().into()
+}
