@@ -110,7 +110,7 @@ kinds! {
         "Try again when the other run or vacuum has finished, usually within minutes. After a crash, a run blocks for 72 hours, a vacuum for 30 minutes.";
     /// A file that Pomona wrote is missing or cannot be decoded.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
-        "Restore the file named in the message from a backup. If it is in `shards/`, you can also delete its folder there and run again.";
+        "`pomona check OUTPUT` lists what is damaged, and `pomona check OUTPUT --repair` makes it again where that is possible. Otherwise restore the file from a backup.";
     /// The object does not exist, or was replaced after it was listed.
     StoreNotFound = "Store.NotFound", retry: false,
         "Run again. The object was deleted or replaced after it was listed.";
@@ -180,6 +180,11 @@ impl Error {
     pub fn context(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.context.push((key, value.to_string()));
         self
+    }
+
+    /// The value of this name in the context.
+    pub(crate) fn context_value(&self, name: &str) -> Option<&str> {
+        self.0.context.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
     }
 
     /// Sets the error that caused this one.

@@ -29,7 +29,9 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use pomona::{model::{Extractor, FeatureRange, WorkerPool}, pipeline, stages::{PlanInput, Silent, Stores}, store};
+//! use pomona::{
+//!     dataset, model::{Extractor, FeatureRange, WorkerPool}, pipeline, stages::{PlanInput, Silent, Stores}, store,
+//! };
 //!
 //! # fn paint(folder: &std::path::Path) -> std::io::Result<()> {
 //! #     for i in 0..4u8 {
@@ -47,7 +49,8 @@
 //! let workers = WorkerPool::new(Arc::new(Extractor::embedded(FeatureRange::default())?), 2)?;
 //! let input = PlanInput::new("first".to_owned().try_into()?);
 //! let summary = pipeline::run(&stores, &workers, &input, &Silent, &Default::default()).await?;
-//! println!("{} images, scores below {}", summary.manifest.images, summary.manifest.outputs.parts[0]);
+//! let parts = dataset::contents::parts(stores.output.as_ref(), &summary.manifest).await?;
+//! println!("{} images, the first scores in {}", summary.manifest.images, parts[0].scores[0].key);
 //! # assert_eq!(summary.manifest.images, 4);
 //! # Ok(())
 //! # }

@@ -89,7 +89,7 @@ pub async fn take_ticket(output: &dyn Store, executions: &dyn Executions) -> Res
         if let Some(last) = &last {
             // A ticket that was deleted after the listing has a successor.
             let Some(ticket) = store::get_opt(output, &last.key).await? else { continue };
-            let ticket: Ticket = dataset::from_json(&ticket, &last.key)?;
+            let ticket: Ticket = dataset::from_record_of_any_format(&ticket, &last.key)?;
             match executions.status(&ticket.run).await? {
                 Status::Running => return Ok(Outcome::Waits { behind: ticket.run }),
                 // The process that took that ticket ended before it started the run.
@@ -103,7 +103,7 @@ pub async fn take_ticket(output: &dyn Store, executions: &dyn Executions) -> Res
         }
         let run = run_name(output, number + 1);
         let ticket = Ticket { run: run.clone(), notices: waiting };
-        if output.put_if_absent(&keys::ticket(number + 1), dataset::to_json(&ticket)?).await? {
+        if output.put_if_absent(&keys::ticket(number + 1), dataset::to_record(&ticket)?).await? {
             executions.start(&run).await?;
             if let Some(last) = last {
                 output.delete(&last.key).await?;

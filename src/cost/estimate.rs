@@ -12,7 +12,7 @@ pub use super::{
 use super::{
     limits::limits,
     prices::{Cost, Emr, Prices, Usage},
-    schedule::{GROUP_SUMS, SHARD_SUMS, time},
+    schedule::{GROUP_SUMS, time},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -21,6 +21,18 @@ const STORED_PER_IMAGE: f64 = 5_600.0;
 /// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
 const PLAN_MB: f64 = 1_769.0;
 const REDUCE_MB: f64 = 3_008.0;
+
+/// Requests of one kind of work.
+struct Requests {
+    /// PUT, COPY, POST or LIST.
+    puts: u64,
+    gets: u64,
+}
+
+/// Requests of plan, of reduce, and of publish with the report, that a run of any size makes.
+const ONCE: Requests = Requests { puts: 12 + 7 + 10, gets: 3 + 1 + 9 };
+/// Most parts whose scores the report reads.
+const PARTS_OF_REPORT: u64 = 32;
 
 /// Pieces of work of a run, from which its requests follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,7 +45,7 @@ pub struct Counts {
     pub shards: u64,
     /// Computed shards; the others were reused.
     pub made: u64,
-    /// Groups of shards that the stage `merge` has added.
+    /// Groups of shards that the stage `merge` has finished.
     pub groups: u64,
     /// Projected parts; the others were copied.
     pub parts: u64,
@@ -49,17 +61,14 @@ pub fn requests(run: &Counts) -> Usage {
         invocations: 3 + made + groups + parts,
         // The states of the machine, and one per child of a map.
         transitions: 12 + made + groups + parts,
-        // Per shard: features, sums and two records. Per part: scores and a record.
-        puts: images.div_ceil(1_000) + 24 + 4 * made + groups + 2 * parts,
-        // Per shard: images, lines of the object list, earlier rows; later its records and sums.
-        gets: inferred
-            + 2 * made
-            + made
-            + shards
-            + if groups > 0 { 2 * shards + groups } else { shards }
-            + 3 * parts
-            + 16,
-        stored_bytes: (images as f64 * STORED_PER_IMAGE + shards as f64 * SHARD_SUMS + GROUP_SUMS) as u64,
+        // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
+        // parts; per part: scores and a record.
+        puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 2 * parts + ONCE.puts,
+        // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
+        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, features,
+        // its record twice, and the scores of some for the report.
+        gets: inferred + 5 * made + shards + 8 * groups + 4 * parts + parts.min(PARTS_OF_REPORT) + ONCE.gets,
+        stored_bytes: (images as f64 * STORED_PER_IMAGE + (groups + 2) as f64 * GROUP_SUMS) as u64,
     }
 }
 

@@ -48,9 +48,9 @@ pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> V
             remedy: "run `pomona run s3://...` on a server, or split the images into several outputs",
         },
         Limit {
-            what: "reduce reads the records and sums of all shards in one Lambda, which ends after 15 minutes",
+            what: "reduce reads the records and sums of all groups in one Lambda, which ends after 15 minutes",
             images: beyond(|schedule| schedule.reduce),
-            remedy: "raise shard_size",
+            remedy: "split the images into several outputs",
         },
         Limit {
             what: "publish reads the records of all parts in one Lambda, which ends after 15 minutes",

@@ -10,7 +10,7 @@ use crate::{
         estimate::{self, Counts, Deployment, Workload},
         prices::{Architecture, Cost, Emr, Prices, Usage},
     },
-    dataset::{Manifest, timing::Timing},
+    dataset::{Checksum, Manifest, timing::Timing},
 };
 
 /// The region whose prices are used if that of a run is not known or not in the table.
@@ -95,10 +95,13 @@ pub struct Receipt {
     pub prices: Prices,
     /// Estimate for EMR, where every run computes all images of the version.
     pub emr: Emr,
+    /// The files of the report, by name.
+    #[serde(default)]
+    pub files: BTreeMap<String, Checksum>,
 }
 
 impl Receipt {
-    /// Computes the receipt of a run. `groups` is the number of groups that the stage `merge` has added.
+    /// Computes the receipt of a run. `groups` is the number of groups that the stage `merge` has finished.
     ///
     /// Fails with `Internal.Bug` if the table of prices is damaged.
     pub fn new(manifest: &Manifest, groups: u64, records: &[StageRecords], at: Place) -> Result<Self> {
@@ -113,7 +116,7 @@ impl Receipt {
         let counts = Counts {
             images: manifest.images + manifest.rejects,
             inferred: figures.inferred,
-            shards: manifest.shards.len() as u64,
+            shards: manifest.shards(),
             made: figures.shards_computed,
             groups,
             parts: pieces("project"),
@@ -124,7 +127,7 @@ impl Receipt {
             }
             Place::OwnMachine => {
                 let work =
-                    Workload { shard_size: manifest.settings.shard_size, ..Workload::new(figures.inferred.max(1)) };
+                    Workload { shard_size: manifest.settings.shard_size(), ..Workload::new(figures.inferred.max(1)) };
                 let like = estimate::estimate(work, Deployment::default(), prices.clone())?;
                 Usage { stored_bytes: estimate::requests(&counts).stored_bytes, ..like.usage }
             }
@@ -140,6 +143,7 @@ impl Receipt {
             emr: Emr::new(manifest.images, &prices),
             prices,
             at,
+            files: BTreeMap::new(),
         })
     }
 

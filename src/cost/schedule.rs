@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::dataset::{settings::Settings, shard::MERGE_GROUP};
+use crate::dataset::shard::{DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS};
 
 /// Milliseconds per image on one processor of a Lambda: reading, decoding, features and sums.
 ///
@@ -30,14 +30,16 @@ pub(super) mod time {
     pub(crate) const REQUEST: f64 = 0.03;
     /// Eigenvectors of a 1,280 x 1,280 matrix.
     pub(crate) const EIGEN: f64 = 0.8;
+    /// Exact sums of products of one image on one processor.
+    pub(crate) const SUM_IMAGE: f64 = 2e-4;
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
 }
 /// Bytes per second that one function reads from S3.
 const S3_BANDWIDTH: f64 = 75e6;
-/// Bytes of the sums of a shard, and of a group of shards, for 1,280 features.
-pub(super) const SHARD_SUMS: f64 = 6.6e6;
-pub(super) const GROUP_SUMS: f64 = 13.2e6;
+/// Bytes of the features of an image, and of the sums of a group, for 1,280 features.
+const FEATURES: f64 = 5_120.0;
+pub(super) const GROUP_SUMS: f64 = 5.0e6;
 /// Records that a stage reads at the same time.
 const READERS: f64 = 32.0;
 
@@ -61,8 +63,13 @@ impl Workload {
             images,
             bytes_per_image: BYTES_PER_IMAGE,
             ms_per_image: MS_PER_IMAGE,
-            shard_size: Settings::default().shard_size,
+            shard_size: DEFAULT_SHARD_SIZE_ON_AWS,
         }
+    }
+
+    /// Number of groups of shards, at least 1.
+    pub fn groups(&self) -> u64 {
+        self.images.div_ceil(DEFAULT_GROUP_SIZE.into()).max(1)
     }
 
     /// Number of shards, at least 1.
@@ -124,7 +131,7 @@ pub struct Schedule {
     pub plan: f64,
     /// One item per shard.
     pub featurize: Map,
-    /// One item per group of shards; no items if one reducer can add all sums.
+    /// One item per group of shards.
     pub merge: Map,
     /// Seconds of the function `reduce`.
     pub reduce: f64,
@@ -141,19 +148,28 @@ impl Schedule {
         let rows = images / shards as f64;
         let processors = (f64::from(deployment.memory) / MB_PER_PROCESSOR).max(0.05);
         let concurrency = deployment.concurrency.min(deployment.account_concurrency);
-        let groups = if shards > MERGE_GROUP as u64 { shards.div_ceil(MERGE_GROUP as u64) } else { 0 };
+        let groups = work.groups();
+        let (group_rows, group_shards) = (images / groups as f64, shards as f64 / groups as f64);
         let map = |items, seconds| Map { items, seconds, concurrency, starts };
         let records = |n: f64| n / READERS * time::REQUEST;
         // Files are read while the model runs; the slower of the two decides.
         let model = work.ms_per_image / 1e3 / processors;
         let network = work.bytes_per_image as f64 / S3_BANDWIDTH;
-        let sums = if groups > 0 { groups as f64 * GROUP_SUMS } else { shards as f64 * SHARD_SUMS };
         Schedule {
             plan: (images / 1e3).ceil() * time::LIST + images * time::PLAN_OBJECT + 6.0 * time::REQUEST,
             featurize: map(shards, rows * model.max(network) + 6.0 * time::REQUEST),
-            merge: map(groups, MERGE_GROUP as f64 * SHARD_SUMS / S3_BANDWIDTH + 3.0 * time::REQUEST),
-            reduce: records(shards as f64) + sums / S3_BANDWIDTH + time::EIGEN + 8.0 * time::REQUEST,
-            project: map(shards, rows * (time::PROJECT_IMAGE + 5_120.0 / S3_BANDWIDTH) + 4.0 * time::REQUEST),
+            merge: map(
+                groups,
+                group_rows * (FEATURES / S3_BANDWIDTH + time::SUM_IMAGE)
+                    + records(2.0 * group_shards)
+                    + GROUP_SUMS / S3_BANDWIDTH
+                    + 5.0 * time::REQUEST,
+            ),
+            reduce: records(2.0 * groups as f64)
+                + groups as f64 * GROUP_SUMS / S3_BANDWIDTH
+                + time::EIGEN
+                + 8.0 * time::REQUEST,
+            project: map(shards, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
             publish: records(shards as f64) + 8.0 * time::REQUEST,
         }
     }
@@ -165,15 +181,13 @@ impl Schedule {
 
     /// Name and wall-clock seconds of each stage, in order.
     pub fn stages(&self) -> Vec<(&'static str, f64)> {
-        let mut stages = vec![("plan", Self::one(self.plan)), ("featurize", self.featurize.seconds())];
-        if self.merge.items > 0 {
-            stages.push(("merge", self.merge.seconds()));
-        }
-        stages.extend([
+        vec![
+            ("plan", Self::one(self.plan)),
+            ("featurize", self.featurize.seconds()),
+            ("merge", self.merge.seconds()),
             ("reduce", Self::one(self.reduce)),
             ("project", self.project.seconds()),
             ("publish", Self::one(self.publish)),
-        ]);
-        stages
+        ]
     }
 }

@@ -65,7 +65,7 @@ fn a_map_beyond_the_accounts_quota_is_throttled_and_ends() {
     let bounded = simulate::map(&map, 10, &mut Rng::with_seed(1));
     let over = Deployment { account_concurrency: 10, ..Deployment::default() };
     let limits = estimate(Workload::new(100_000), over, prices()).unwrap().limits;
-    assert!(limits[0].what.starts_with("MaxConcurrency") && limits[0].images == 10_240, "{limits:?}");
+    assert!(limits[0].what.starts_with("MaxConcurrency") && limits[0].images == 2_560, "{limits:?}");
     assert_eq!(free.throttled, 0);
     assert!(bounded.throttled > 100, "{bounded:?}");
     assert!(bounded.seconds > 5.0 * free.seconds, "{bounded:?} and {free:?}");
@@ -74,7 +74,7 @@ fn a_map_beyond_the_accounts_quota_is_throttled_and_ends() {
 #[test]
 fn the_first_user_pays_cents() {
     let estimate = estimate(Workload::new(22_688), Deployment::default(), prices()).unwrap();
-    assert_eq!(estimate.shards, 23);
+    assert_eq!(estimate.shards, 89);
     assert!(estimate.dollars.total < 0.05, "{estimate:?}");
     assert!(estimate.seconds < 90.0, "{estimate:?}");
     assert!(estimate.dollars.total < estimate.emr.dollars / 5.0);

@@ -59,6 +59,38 @@ impl ExtractorInfo {
     }
 }
 
+/// `extractors/<id>.json`: everything that decides the bits of features, and how long they took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExtractorRecord {
+    /// The identity.
+    #[serde(flatten)]
+    pub info: ExtractorInfo,
+    /// The distance between two features that are next to each other.
+    pub quantum: f64,
+    /// Revision of the rounding.
+    pub rounding_revision: u32,
+    /// Revision of decoding and resizing: [`image::REVISION`].
+    pub image_revision: u32,
+    /// Name and revision of the software that runs the model.
+    pub arithmetic: String,
+    /// Milliseconds per image in the run that wrote the record, all of featurize; None if it inferred none.
+    pub milliseconds_per_image: Option<f64>,
+}
+
+impl ExtractorRecord {
+    /// The record of an extractor of this release.
+    pub fn new(info: &ExtractorInfo, milliseconds_per_image: Option<f64>) -> Self {
+        ExtractorRecord {
+            info: info.clone(),
+            quantum: 1.0 / info.feature_range.per_unit(),
+            rounding_revision: REVISION,
+            image_revision: image::REVISION,
+            arithmetic: if info.tract { "tract".to_owned() } else { KERNELS.to_owned() },
+            milliseconds_per_image,
+        }
+    }
+}
+
 /// How JPEGs are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

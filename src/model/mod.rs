@@ -33,7 +33,8 @@ mod wire;
 mod workers;
 
 pub use extractor::{
-    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, MAX_COLUMNS, Runtime, embedded_info,
+    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, ExtractorRecord, MAX_COLUMNS, Runtime,
+    embedded_info,
 };
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use limits::MAX_MODEL_BYTES;

@@ -3,9 +3,12 @@
 //! [`run`] plans again if another run publishes first; finished shards are reused. `report` (feature `report`) writes the
 //! page of a run afterwards. The front page of the crate has an example.
 
+mod groups;
+
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use groups::OpenGroups;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "report")]
@@ -13,13 +16,13 @@ use crate::report::{self, ReportInput, Reported};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Manifest, RunFigures, VersionState, lease,
+        self, Manifest, RunFigures, VersionState, contents, keys, lease,
         timing::{Timer, Timing},
     },
     model::WorkerPool,
     stages::{
-        self, CancellationToken, Featurized, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Reduced,
-        RunInput, Stores, check, records::read_work_list,
+        self, CancellationToken, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Reduced, RunInput,
+        ShardWork, Stores, Sums, check, featurize_and_sum, merge_with, records::read_work_list,
     },
 };
 
@@ -47,6 +50,8 @@ pub enum Phase {
     Report,
     /// The search of an output for erased images, not a part of a run.
     Search,
+    /// The check of an output, not a part of a run.
+    Check,
 }
 
 impl Phase {
@@ -61,6 +66,7 @@ impl Phase {
             Phase::Publish => "publish",
             Phase::Report => "report",
             Phase::Search => "search",
+            Phase::Check => "check",
         }
     }
 }
@@ -73,6 +79,8 @@ pub trait Watcher: Monitor {
     fn part_done(&self) {}
     /// A stage has ended, with or without an error, after the time `took`.
     fn end(&self, _phase: Phase, _took: Duration) {}
+    /// A file is damaged, and what it belongs to is made again.
+    fn mending(&self, _damage: &Error) {}
 }
 
 impl Watcher for stages::Silent {}
@@ -95,7 +103,7 @@ pub struct Summary {
 /// Runs all stages up to the publication of a version.
 ///
 /// Fails with the errors of the stages; with `Dataset.Conflict` if other runs publish first [`ATTEMPTS`] times. Finished
-/// shards stay in the output, and the next run reuses them.
+/// shards stay in the output, and the next run reuses them. A damaged shard or group is made again.
 pub async fn run(
     stores: &Stores,
     workers: &WorkerPool,
@@ -103,20 +111,39 @@ pub async fn run(
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Summary> {
-    let mut number = 1;
+    let mut input = input.clone();
+    let (name, mut number, mut conflicts) = (input.run.clone(), 1, 1);
     loop {
-        let run = input.run.attempt(number)?;
+        input.run = name.attempt(number)?;
         let attempt = Attempt { stores, workers, stop, clock: Clock { watcher, seconds: Vec::new() } };
-        match attempt.run(PlanInput { run: run.clone(), ..input.clone() }).await {
-            Err(e) if e.is(ErrorKind::DatasetConflict) && number < ATTEMPTS => number += 1,
-            Err(e) => {
-                // The first error is the one to report, even if the mark of the run cannot be removed.
-                let _ = lease::leave(stores.output.as_ref(), &run).await;
-                return Err(e);
+        let error = match attempt.run(input.clone()).await {
+            Err(e) => e,
+            Ok(summary) => {
+                if !input.again.is_empty() {
+                    contents::link_again(stores.output.as_ref(), &input.again).await?;
+                }
+                return Ok(summary);
             }
-            outcome => return outcome,
+        };
+        number += 1;
+        if error.is(ErrorKind::DatasetConflict) && conflicts < ATTEMPTS {
+            conflicts += 1;
+            continue;
+        }
+        // The first error is the one to report, even if the mark of the run cannot be removed.
+        let _ = lease::leave(stores.output.as_ref(), &input.run).await;
+        // Each record is made again once.
+        match damaged_record(&error) {
+            Some(record) if input.again.insert(record.clone()) => watcher.mending(&error),
+            _ => return Err(error),
         }
     }
+}
+
+/// The record of the shard or group that a damaged file belongs to.
+fn damaged_record(error: &Error) -> Option<String> {
+    let key = error.context_value("key").filter(|_| error.is(ErrorKind::DatasetCorrupt))?;
+    keys::record_of(key)
 }
 
 /// One attempt to publish a version.
@@ -137,10 +164,11 @@ impl Attempt<'_> {
         {
             return Ok(self.up_to_date(manifest, RunFigures::default()));
         }
-        self.featurize(&planned).await?;
+        let merges = read_work_list(self.stores.output.as_ref(), &planned.merge_work_list).await?;
+        let left = self.featurize(&planned, merges).await?;
         check(self.stop)?;
-        if planned.groups > 0 {
-            self.merge(&planned).await?;
+        if !left.is_empty() {
+            self.merge(left).await?;
         }
         check(self.stop)?;
         let reduce = stages::reduce(self.stores, run.clone());
@@ -155,22 +183,32 @@ impl Attempt<'_> {
         self.publish(run).await
     }
 
-    async fn featurize(&mut self, planned: &Planned) -> Result<()> {
+    /// Computes all shards, and finishes each group with its last shard. Returns the groups without shards to compute.
+    async fn featurize(&mut self, planned: &Planned, merges: Vec<MergeWork>) -> Result<Vec<MergeWork>> {
         let Attempt { stores, workers, stop, clock } = self;
-        let watcher = clock.watcher;
-        let work = read_work_list(stores.output.as_ref(), &planned.work_list).await?;
+        let (stores, workers, stop, watcher) = (*stores, *workers, *stop, clock.watcher);
+        let work: Vec<ShardWork> = read_work_list(stores.output.as_ref(), &planned.work_list).await?;
+        let (groups, left) = OpenGroups::new(&work, merges);
+        let groups = &groups;
         let shards = stream::iter(work)
-            .map(|shard| stages::featurize(stores, workers, shard, watcher, stop))
+            .map(|shard| async move {
+                let group = shard.group;
+                let (made, sums) = featurize_and_sum(stores, workers, shard, Sums::Needed, watcher, stop).await?;
+                if let Some((work, known)) = groups.add(group, made.shard, sums)? {
+                    merge_with(stores, work, known).await?;
+                }
+                Ok(())
+            })
             .buffer_unordered(SHARDS_AT_A_TIME)
             // All shards in progress have to end before an error is returned: after a stop, each keeps its rows.
-            .collect::<Vec<Result<Featurized>>>();
-        let all = async { shards.await.into_iter().collect::<Result<Vec<_>>>() };
-        clock.time(Phase::Featurize, Some(planned.objects_to_featurize), all).await.map(drop)
+            .collect::<Vec<Result<()>>>();
+        let all = async { shards.await.into_iter().collect::<Result<Vec<()>>>() };
+        clock.time(Phase::Featurize, Some(planned.objects_to_featurize), all).await?;
+        Ok(left)
     }
 
-    async fn merge(&mut self, planned: &Planned) -> Result<()> {
+    async fn merge(&mut self, groups: Vec<MergeWork>) -> Result<()> {
         let stores = self.stores;
-        let groups = read_work_list::<MergeWork>(stores.output.as_ref(), &planned.merge_work_list).await?;
         let merging = stream::iter(groups).map(|group| stages::merge(stores, group)).buffer_unordered(SHARDS_AT_A_TIME);
         self.clock.time(Phase::Merge, None, merging.try_collect::<Vec<Merged>>()).await.map(drop)
     }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::{
     Result,
     cost::receipt::{Receipt, StageRecords},
-    dataset::{self, Manifest, blocking::run_blocking, keys, tables},
+    dataset::{self, Checksum, Manifest, blocking::run_blocking, keys, tables},
     report::text::{label_name, percent},
     store::Store,
 };
@@ -79,19 +79,19 @@ pub async fn write(
 ) -> Result<Written> {
     let key = |name: &str| keys::run(&manifest.run, name);
     let written = Written { report: key("report.html"), receipt: key("receipt.json") };
-    output.put(&written.receipt, dataset::to_json(receipt)?).await?;
-
     let mut content = gather(output, manifest, records, receipt).await?;
     let (scree, scatter) = (content.scree.clone(), content.scatter(0));
     let plots = run_blocking(move || Ok((scree.png()?, scatter.map(|plot| plot.png()).transpose()?)));
     let (sheet, plots) = try_join!(sample::pictures(input, content.pictured()), plots)?;
     content.sheet = sheet;
     let page = html::page(&content)?;
-    output.put(&key("scree.png"), plots.0.into()).await?;
-    if let Some(scatter) = plots.1 {
-        output.put(&key("scatter.png"), scatter.into()).await?;
+    let mut files = vec![("report.html", Bytes::from(page)), ("scree.png", plots.0.into())];
+    files.extend(plots.1.map(|scatter| ("scatter.png", Bytes::from(scatter))));
+    let checksums = files.iter().map(|(name, file)| ((*name).to_owned(), Checksum::of(file))).collect();
+    for (name, file) in files {
+        output.put(&key(name), file).await?;
     }
-    output.put(&written.report, Bytes::from(page)).await?;
+    output.put(&written.receipt, dataset::to_record(&Receipt { files: checksums, ..receipt.clone() })?).await?;
     Ok(written)
 }
 
@@ -103,8 +103,8 @@ async fn gather<'a>(
     receipt: &'a Receipt,
 ) -> Result<Content<'a>> {
     let basis = &manifest.basis;
-    let file = dataset::get_file(output, &basis.key).await?;
-    let spectrum = tables::read_basis(file, basis.columns, &basis.key)?.spectrum;
+    let file = basis.file.read(output).await?;
+    let spectrum = tables::read_basis(file, basis.columns, &basis.file.key)?.spectrum;
     let shares = spectrum.iter().map(|variance| variance / basis.total_variance).collect();
     let scree = Scree { shares, kept: basis.components, for_mark: basis.components_for_90_percent };
 
@@ -118,8 +118,8 @@ async fn gather<'a>(
         Ok((sample, outliers, duplicates, nearest))
     })
     .await?;
-    let key = &manifest.outputs.rejects;
-    let rejects = tables::read_rejects(dataset::get_file(output, key).await?, key)?;
+    let file = &manifest.outputs.rejects;
+    let rejects = tables::read_rejects(file.read(output).await?, &file.key)?;
 
     Ok(Content {
         points: evenly(sample.paths.len(), POINTS),

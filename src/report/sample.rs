@@ -9,7 +9,7 @@ use image::{ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, imageops};
 use super::findings::evenly;
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{Manifest, blocking::run_blocking, get_file, partition, tables},
+    dataset::{FileRef, Manifest, blocking::run_blocking, contents, partition, tables},
     image::{Limits, decode_scaled, resize},
     store::Store,
 };
@@ -48,12 +48,14 @@ pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Samp
         .enumerate()
         .map(|(i, count)| (format!("/label={}/", partition::folder_value(count.label.as_deref())), i))
         .collect();
-    let parts = &manifest.outputs.parts;
+    let parts: Vec<FileRef> =
+        contents::parts(output, manifest).await?.into_iter().flat_map(|part| part.scores).collect();
+    let parts = &parts;
     let chosen = evenly(parts.len(), PARTS);
     let of_each = ROWS.div_ceil(chosen.len().max(1));
     let reads = chosen.into_iter().map(|part| async move {
-        let key = &parts[part];
-        tables::read_scores(get_file(output, key).await?, kept, key).map(|rows| (key, rows))
+        let FileRef { key, .. } = &parts[part];
+        tables::read_scores(parts[part].read(output).await?, kept, key).map(|rows| (key, rows))
     });
     let reads: Vec<_> = reads.collect();
     let mut read = stream::iter(reads).buffered(READS_AT_A_TIME);

@@ -13,8 +13,8 @@ use crate::{
     dataset::{self, VersionState, keys, timing::Timing},
     ids::RunId,
     stages::{
-        Merged, Plan, Reduced, STORE_CONCURRENCY, Stores,
-        records::{featurized, read_projected},
+        Plan, Reduced, STORE_CONCURRENCY, ShardWork, Stores,
+        records::{featurized, read_merged, read_projected, read_work_list},
     },
     store::Store,
 };
@@ -48,13 +48,13 @@ pub struct Reported {
 pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
     let output = stores.output.as_ref();
     let ReportInput { run, publish } = input;
-    let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
-    let reduced: Reduced = dataset::read_json(output, &Reduced::key(&run)).await?;
+    let plan = Plan::read(output, &run).await?;
+    let reduced = Reduced::read(output, &run).await?;
     let VersionState::Published(manifest) = dataset::state(output, reduced.version).await? else {
         return Err(Error::new(ErrorKind::OutputNoVersion, "this run has not published a version").context("run", run));
     };
     let records = records(output, &plan, &reduced, publish).await?;
-    let receipt = Receipt::new(&manifest, plan.groups, &records, Place::here())?;
+    let receipt = Receipt::new(&manifest, plan.merges().count() as u64, &records, Place::here())?;
     let written = write(stores.input.as_ref(), output, &manifest, &records, &receipt).await?;
     Ok(Reported {
         report: written.report,
@@ -67,17 +67,18 @@ pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
 /// Reads the timings of all pieces of work of a run, by stage.
 async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Timing) -> Result<[StageRecords; 6]> {
     let run = &plan.run;
-    let made = stream::iter(plan.shards.iter().filter(|shard| !shard.ready()))
-        .map(|shard| featurized(output, run, shard))
+    let work: Vec<ShardWork> = read_work_list(output, &keys::run(run, "featurize.jsonl")).await?;
+    let made = stream::iter(work)
+        .map(|work| featurized(output, run, work.shard))
         .buffered(STORE_CONCURRENCY)
         .try_filter_map(|made| async { Ok(made.map(|made| (made.shard.to_string(), made.timing))) });
-    let merged = stream::iter(0..plan.groups).map(|group| async move {
-        let merged: Merged = dataset::read_json(output, &keys::merge_record(run, group)).await?;
+    let merged = stream::iter(plan.merges()).map(|group| async move {
+        let merged = read_merged(output, run, group).await?;
         Ok::<_, Error>((format!("group {group}"), merged.timing))
     });
     // A part without a timing was copied.
     let projected = read_projected(output, run, reduced.parts).try_filter_map(|projected| async move {
-        Ok(projected.timing.map(|timing| (format!("part {}", projected.part), timing)))
+        Ok(projected.timing.map(|timing| (format!("part {}", projected.part.part), timing)))
     });
     let merged = merged.buffered(STORE_CONCURRENCY);
     Ok([

@@ -1,13 +1,10 @@
-//! Features and moments of one shard.
+//! Features of one shard.
 //!
 //! Reads the shard's lines of `runs/<run>/objects-*.jsonl`, its images, and the features of shards whose rows can be
 //! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When the run is stopped, it writes the rows so
-//! far to `partials/<shard>.parquet`, which the next run copies from.
+//! far to `partials/<shard>.parquet` and `.json`, which the next run copies from.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -15,23 +12,27 @@ use ndarray::{Array2, Axis};
 use rayon::join;
 use tokio::sync::Semaphore;
 
-use super::{CancellationToken, Featurized, Monitor, ShardWork, Stores, records::read_objects, stopped};
+use super::{
+    CancellationToken, Featurized, Monitor, ShardWork, Stores,
+    earlier::{EarlierRows, Features, keep_partial},
+    stopped,
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, LabelCount, RejectedObject, ShardRecord,
+        self, Checksum, LabelCount, RejectedObject, ShardRecord,
         blocking::run_blocking,
         keys,
         partition::label_of,
+        record::sha256,
         shard::ShardHasher,
-        tables::{self, FeatureRows},
+        tables::{self, Compression, FeatureRows},
         timing::Timer,
     },
-    ids::ShardId,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::{ExtractorInfo, WorkerPool},
     pca::moments::ShardMoments,
-    store::{self, Object, Store},
+    store::{Object, Store},
 };
 
 /// Files read ahead of each worker thread.
@@ -47,8 +48,8 @@ const SLOWEST_READS: u64 = 1 << 20;
 const OUTAGE: usize = 8;
 
 enum Row {
-    Copied(Vec<f32>),
-    Inferred(Vec<f32>),
+    Copied(Features),
+    Inferred(Features),
     Rejected(Reject),
     /// The store did not deliver the object, for a reason that may pass.
     Unavailable(Error),
@@ -66,27 +67,51 @@ pub async fn featurize(
     monitor: &dyn Monitor,
     stop: &CancellationToken,
 ) -> Result<Featurized> {
+    Ok(featurize_and_sum(stores, workers, work, Sums::NotNeeded, monitor, stop).await?.0)
+}
+
+/// Whether the sums of the features are computed while they are in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sums {
+    /// The stage `merge` is called in the same process.
+    Needed,
+    NotNeeded,
+}
+
+/// [`featurize`], which also returns the sums of a shard that has rows.
+pub(crate) async fn featurize_and_sum(
+    stores: &Stores,
+    workers: &WorkerPool,
+    work: ShardWork,
+    sums: Sums,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<(Featurized, Option<ShardMoments>)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let ShardWork { run, shard: planned, objects: range, sources, decoding } = work;
+    let ShardWork { run, shard: planned, objects: range, sources, decoding, compression, group: _ } = work;
     if decoding != workers.extractor().info().decoding {
         return Err(
             Error::new(ErrorKind::InternalBug, "the shard is planned for another decoding").context("shard", planned)
         );
     }
-    let objects = read_objects(output, &range).await?;
-    let earlier = read_earlier_rows(output, &planned, &sources, workers.extractor().columns()).await?;
+    let objects: Vec<Object> = range.read(output).await?;
+    let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor().info()).await?;
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
-    let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, monitor, stop };
+    let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, compression, monitor, stop };
     let rows = maker.rows(&objects).await?;
     let base_is_unknown = maker.earlier.base_is_unknown;
     if rows.objects < objects.len() {
-        keep_partial(output, workers, &planned, rows).await?;
+        if !rows.table.is_empty() {
+            let (info, compression, mut rows) = (workers.extractor().info(), rows.compression, rows);
+            let table = tables::write_features(rows.take_table(info.columns)?, info.id.as_str(), compression)?;
+            keep_partial(output, &planned, table).await?;
+        }
         return Err(stopped().context("shard", &planned));
     }
     let counts = rows.counts;
-    let record = write_shard(output, workers, &objects, rows).await?;
+    let (record, moments) = write_shard(output, workers, &objects, rows, sums).await?;
     let featurized = Featurized {
         planned: planned.clone(),
         rows: record.rows,
@@ -99,48 +124,11 @@ pub async fn featurize(
         base_is_unknown,
         timing: timer.read(),
     };
-    output.put(&keys::featurized(&run, &planned), dataset::to_json(&featurized)?).await?;
+    output.put(&keys::featurized(&run, &planned), dataset::to_record(&featurized)?).await?;
+    // The record first: without it, nobody reads the table.
+    output.delete(&keys::partial_record(&planned)).await?;
     output.delete(&keys::partial(&planned)).await?;
-    Ok(featurized)
-}
-
-/// Rows of a shard's objects that exist already.
-#[derive(Default)]
-struct EarlierRows {
-    /// Features by (key, etag).
-    features: HashMap<(String, String), Vec<f32>>,
-    /// Etags of the base version's rows, by key.
-    base_etags: HashMap<String, String>,
-    /// Whether a table of the base version could not be read.
-    base_is_unknown: bool,
-}
-
-/// Reads rows from shards of the base version, and those that a stopped run has kept for this shard.
-async fn read_earlier_rows(
-    output: &dyn Store,
-    shard: &ShardId,
-    sources: &[ShardId],
-    columns: usize,
-) -> Result<EarlierRows> {
-    let files = sources.iter().map(|source| (keys::features(source), true));
-    let mut earlier = EarlierRows::default();
-    for (key, of_base) in files.chain([(keys::partial(shard), false)]) {
-        // A source that is missing or damaged costs time only: its images are inferred again.
-        let rows = match store::get_opt(output, &key).await? {
-            Some(file) => run_blocking(move || tables::read_features(file, columns, &key)).await.ok(),
-            None => None,
-        };
-        let Some(rows) = rows else {
-            earlier.base_is_unknown |= of_base;
-            continue;
-        };
-        if of_base {
-            earlier.base_etags.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
-        }
-        let features = rows.features.outer_iter().map(|row| row.to_vec());
-        earlier.features.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
-    }
-    Ok(earlier)
+    Ok((featurized, moments))
 }
 
 /// Numbers of rows by origin, and compared with the base version.
@@ -159,6 +147,7 @@ struct ShardRows {
     /// The features, row-major.
     features: Vec<f32>,
     rejects: Vec<RejectedObject>,
+    compression: Compression,
     hasher: ShardHasher,
     /// Objects so far, rejects included.
     objects: usize,
@@ -168,7 +157,7 @@ struct ShardRows {
 }
 
 impl ShardRows {
-    fn with_capacity(extractor: &ExtractorInfo, rows: usize) -> Self {
+    fn with_capacity(extractor: &ExtractorInfo, compression: Compression, rows: usize) -> Self {
         // The features are most of a shard's memory; a vector that grows by doubling would hold them twice.
         let mut features = Vec::new();
         features.reserve_exact(rows * extractor.columns);
@@ -176,7 +165,8 @@ impl ShardRows {
             table: FeatureRows::default(),
             features,
             rejects: Vec::new(),
-            hasher: ShardHasher::new(&extractor.id),
+            compression,
+            hasher: ShardHasher::new(&extractor.id, compression),
             objects: 0,
             unavailable: 0,
             counts: Counts::default(),
@@ -213,10 +203,12 @@ impl ShardRows {
         self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
         self.table.paths.push(object.key.clone());
         self.table.labels.push(label_of(&object.key).map(str::to_owned));
+        self.table.splits.push(None);
         self.table.modified.push(object.modified);
         self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
         self.table.etags.push(object.etag.as_str().to_owned());
-        self.features.extend(features);
+        self.table.contents.push(features.content);
+        self.features.extend(features.values);
     }
 
     /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
@@ -236,6 +228,7 @@ struct RowMaker<'a> {
     earlier: EarlierRows,
     /// Bounds the bytes of files that are read and wait for a worker.
     memory: Semaphore,
+    compression: Compression,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
 }
@@ -243,7 +236,7 @@ struct RowMaker<'a> {
 impl RowMaker<'_> {
     /// The rows of the objects, in their order; after a stop, only the first of them.
     async fn rows(&self, objects: &[Object]) -> Result<ShardRows> {
-        let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), objects.len());
+        let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), self.compression, objects.len());
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
         let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
         let mut outage = None;
@@ -259,7 +252,7 @@ impl RowMaker<'_> {
                 );
             }
             let object = &objects[rows.objects];
-            rows.push(object, row, self.earlier.base_etags.get(&object.key));
+            rows.push(object, row, self.earlier.etag_in_base(&object.key));
         }
         match outage {
             // One object says nothing about the store.
@@ -270,12 +263,12 @@ impl RowMaker<'_> {
 
     /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        let copied = self.earlier.features.get(&(object.key.clone(), object.etag.as_str().to_owned()));
-        let row = match copied {
+        let earlier = self.earlier.features(object);
+        let row = match earlier {
             _ if self.stop.is_cancelled() => return Ok(None),
-            Some(features) => Row::Copied(features.clone()),
+            Some(features) if features.content.is_some() => Row::Copied(features.clone()),
             // A store or a decoder that takes its time does not hold up a stop.
-            None => match self.stop.run_until_cancelled(self.infer(object)).await {
+            _ => match self.stop.run_until_cancelled(self.make(object, earlier)).await {
                 Some(row) => row?,
                 None => return Ok(None),
             },
@@ -284,7 +277,8 @@ impl RowMaker<'_> {
         Ok(Some(row))
     }
 
-    async fn infer(&self, object: &Object) -> Result<Row> {
+    /// Reads the object. Infers its features, unless there are `earlier` ones, which lack its checksum only.
+    async fn make(&self, object: &Object, earlier: Option<&Features>) -> Result<Row> {
         if object.size > MAX_FILE_BYTES {
             let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
             return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
@@ -302,8 +296,12 @@ impl RowMaker<'_> {
             Err(e) if e.is(ErrorKind::StoreDenied) => return Ok(Row::Rejected(Reject::new(Reason::NoPermission, e))),
             Err(e) => return Ok(Row::Rejected(Reject::new(Reason::Unreadable, e))),
         };
+        let content = Some(sha256(&file));
+        if let Some(earlier) = earlier {
+            return Ok(Row::Copied(Features { values: earlier.values.clone(), content }));
+        }
         Ok(match self.workers.features(file).await? {
-            Ok(features) => Row::Inferred(features),
+            Ok(values) => Row::Inferred(Features { values, content }),
             Err(reject) => Row::Rejected(reject),
         })
     }
@@ -323,23 +321,31 @@ async fn write_shard(
     workers: &WorkerPool,
     objects: &[Object],
     mut rows: ShardRows,
-) -> Result<ShardRecord> {
+    sums: Sums,
+) -> Result<(ShardRecord, Option<ShardMoments>)> {
     let _permit = workers.finishing().await;
     let extractor = workers.extractor().info().clone();
     let table = rows.take_table(extractor.columns)?;
-    let record = ShardRecord {
+    let mut record = ShardRecord {
         id: rows.hasher.finish(),
+        extractor: extractor.id.clone(),
         rows: table.len() as u64,
         first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
         last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
         labels: count_labels(&table.labels),
         rejects: rows.rejects,
+        features: None,
     };
-    let (features, moments) = run_blocking(move || encode(table, &extractor)).await?;
-    output.put(&keys::features(&record.id), features).await?;
-    output.put(&keys::moments(&record.id), moments).await?;
-    output.put(&keys::shard(&record.id), dataset::to_json(&record)?).await?;
-    Ok(record)
+    let mut moments = None;
+    if !table.is_empty() {
+        let compression = rows.compression;
+        let encoded = run_blocking(move || encode(table, &extractor, compression, sums)).await?;
+        record.features = Some(encoded.checksum);
+        moments = encoded.moments;
+        output.put(&keys::features(&record.id), encoded.file).await?;
+    }
+    output.put(&keys::shard(&record.id), dataset::to_record(&record)?).await?;
+    Ok((record, moments))
 }
 
 fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
@@ -350,33 +356,33 @@ fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
     counts.into_iter().map(|(label, images)| LabelCount { label: label.clone(), images }).collect()
 }
 
-/// The features table and the moments table of a shard, as Parquet.
-fn encode(table: FeatureRows, extractor: &ExtractorInfo) -> Result<(Bytes, Bytes)> {
-    let id = extractor.id.as_str();
-    let (features, rows) = (table.features.clone(), table.len());
-    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
-    let (table, moments) = join(
-        || tables::write_features(table, id),
-        || {
-            // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
-            let (first, second) = features.view().split_at(Axis(0), rows / 2);
-            let (second, first) = join(|| sums(second), || sums(first));
-            let mut moments = first?;
-            moments.append(&second?)?;
-            tables::write_shard_moments(&moments, id)
-        },
-    );
-    Ok((table?, moments?))
+/// The table of a shard.
+struct Encoded {
+    file: Bytes,
+    checksum: Checksum,
+    moments: Option<ShardMoments>,
 }
 
-/// Writes the rows of a stopped shard; [`read_earlier_rows`] of the next run reads them.
-async fn keep_partial(output: &dyn Store, workers: &WorkerPool, shard: &ShardId, mut rows: ShardRows) -> Result<()> {
-    if rows.table.is_empty() {
-        return Ok(());
-    }
-    let info = workers.extractor().info();
-    let table = rows.take_table(info.columns)?;
-    output.put(&keys::partial(shard), tables::write_features(table, info.id.as_str())?).await
+fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, sums: Sums) -> Result<Encoded> {
+    let id = extractor.id.as_str();
+    let features = (sums == Sums::Needed).then(|| table.features.clone());
+    let (file, moments) = join(
+        || tables::write_features(table, id, compression),
+        || features.map(|features| moments_of(&features, extractor)).transpose(),
+    );
+    let file = file?;
+    Ok(Encoded { checksum: Checksum::of(&file), file, moments: moments? })
+}
+
+/// The sums of features, computed by two threads.
+pub(crate) fn moments_of(features: &Array2<f32>, extractor: &ExtractorInfo) -> Result<ShardMoments> {
+    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
+    // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
+    let (first, second) = features.view().split_at(Axis(0), features.nrows() / 2);
+    let (second, first) = join(|| sums(second), || sums(first));
+    let mut moments = first?;
+    moments.append(&second?)?;
+    Ok(moments)
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use super::{
 use crate::{
     Result,
     dataset::{
-        Manifest, ShardEntry,
+        ShardEntry,
         partition::{check_label, label_of},
         settings::Settings,
-        shard::{Boundaries, Sharder},
+        shard::{Boundaries, ShardHasher, Sharder},
     },
     ids::ExtractorId,
     store::{self, Object, Store},
@@ -28,7 +28,7 @@ pub(super) struct Listing<'a> {
     input: &'a dyn Store,
     boundaries: Boundaries,
     partition_by_label: bool,
-    extractor: &'a ExtractorId,
+    hasher: ShardHasher,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
     objects: u64,
@@ -39,13 +39,14 @@ impl<'a> Listing<'a> {
     pub(super) fn new(
         input: &'a dyn Store,
         settings: &Settings,
-        extractor: &'a ExtractorId,
+        extractor: &ExtractorId,
         monitor: &'a dyn Monitor,
         stop: &'a CancellationToken,
     ) -> Result<Self> {
-        let boundaries = Boundaries::new(settings.shard_size)?;
+        let boundaries = Boundaries::new(settings.shard_size())?;
+        let hasher = ShardHasher::new(extractor, settings.compression());
         let partition_by_label = settings.partition_by_label;
-        Ok(Listing { input, boundaries, partition_by_label, extractor, monitor, stop, objects: 0, ignored: 0 })
+        Ok(Listing { input, boundaries, partition_by_label, hasher, monitor, stop, objects: 0, ignored: 0 })
     }
 
     /// Lists all keys of the input.
@@ -54,7 +55,7 @@ impl<'a> Listing<'a> {
         Ok(Listed { objects: self.objects, ignored: Some(self.ignored) })
     }
 
-    /// Lists the shards that `keys` belong to; takes the other shards from the version `base`.
+    /// Lists the shards that `keys` belong to; takes the other shards from `shards`, those of the base version.
     ///
     /// The last key of a shard alone decides that the shard ends there (see [`crate::dataset::shard`]); only the last shard
     /// ends with the input. So a listing can start after any shard, and can stop as soon as a shard ends at the same key
@@ -62,17 +63,16 @@ impl<'a> Listing<'a> {
     pub(super) async fn changed(
         mut self,
         planner: &mut Planner<'_>,
-        base: &Manifest,
+        shards: &[ShardEntry],
         keys: &BTreeSet<String>,
     ) -> Result<Listed> {
-        let shards = &base.shards;
         let Some(end) = shards.len().checked_sub(1) else { return self.all(planner).await };
         let owner = |key: &str| shards.partition_point(|shard| shard.last.as_str() < key).min(end);
         let mut touched: BTreeSet<usize> = keys.iter().map(|key| owner(key)).collect();
         touched.extend((0..=end).filter(|i| shards[*i].rejects > 0 || !planner.is_ready(&shards[*i].id)));
         let mut next = 0;
         while let Some(first) = touched.range(next..).next().copied() {
-            self.reuse(planner, &shards[next..first]);
+            self.reuse(planner, &shards[next..first]).await?;
             let after = first.checked_sub(1).map(|before| shards[before].last.as_str());
             let ends_like = |last: &str| shards[..end].binary_search_by(|shard| shard.last.as_str().cmp(last)).ok();
             // The listing may stop after a shard of the base whose successor has not changed.
@@ -81,16 +81,17 @@ impl<'a> Listing<'a> {
                 .await?;
             next = ended.and_then(|last| ends_like(&last)).map_or(shards.len(), |shard| shard + 1);
         }
-        self.reuse(planner, &shards[next..]);
+        self.reuse(planner, &shards[next..]).await?;
         Ok(Listed { objects: self.objects, ignored: None })
     }
 
-    fn reuse(&mut self, planner: &mut Planner<'_>, shards: &[ShardEntry]) {
+    async fn reuse(&mut self, planner: &mut Planner<'_>, shards: &[ShardEntry]) -> Result<()> {
         for shard in shards {
-            self.objects += shard.rows + shard.rejects;
-            planner.add_ready(shard.id.clone());
+            self.objects += shard.objects();
+            planner.add_ready(shard).await?;
         }
         self.monitor.listed(self.objects);
+        Ok(())
     }
 
     /// Lists the keys after `after`, to the end of the input or to the first shard whose last key satisfies `may_end`.
@@ -101,7 +102,7 @@ impl<'a> Listing<'a> {
         after: Option<&str>,
         may_end: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
-        let mut sharder = Sharder::new(self.boundaries, self.extractor.clone());
+        let mut sharder = Sharder::new(self.boundaries, self.hasher.clone());
         let mut pages = store::ascending(self.input, "", after);
         // A file system or a network that hangs does not hold up a stop.
         while let Some(Some(page)) = self.stop.run_until_cancelled(pages.try_next()).await.transpose()? {

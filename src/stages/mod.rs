@@ -6,15 +6,16 @@
 //!
 //! | stage | reads | writes |
 //! | --- | --- | --- |
-//! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
+//! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `shards-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
 //! | [`featurize()`] | lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
-//! | [`merge()`] | the moments of a group of shards, if there is more than one group | `merged/<group>.parquet` |
-//! | [`reduce()`] | `plan.json`, `featurized/`, the moments | the basis, `reduced.json`, `project.jsonl` |
+//! | [`merge()`] | lines of `shards-*.jsonl`, the features of a group of shards | `groups/<id>/`, `merged/<group>.json` |
+//! | [`reduce()`] | `plan.json`, `merged/`, the groups | the basis, `reduced.json`, `project.jsonl` |
 //! | [`project()`] | the basis, the features of one shard | a part of `pca/v=.../`, `projected/<part>.json` |
-//! | [`publish()`] | `plan.json`, `reduced.json`, `projected/` | the rejects table, the CSV, the manifest |
+//! | [`publish()`] | `plan.json`, `reduced.json`, `projected/`, the groups | the tables of the version, the manifest |
 //!
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
+mod earlier;
 mod featurize;
 mod listing;
 mod merge;
@@ -29,14 +30,17 @@ mod reuse;
 use std::sync::Arc;
 
 pub use featurize::featurize;
+pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
 pub use merge::merge;
+pub(crate) use merge::{Known, group_sums, merge_with, remake_group};
 pub(crate) use plan::check_input;
 pub use plan::plan;
 pub use project::project;
+pub(crate) use project::{csv_header, files as part_files};
 pub use publish::publish;
 pub use records::{
-    Featurized, MergeWork, Merged, ObjectRange, PartWork, Plan, PlanInput, Planned, PlannedShard, Projected, Published,
-    Reduced, RunInput, ShardWork,
+    Featurized, LineRange, MergeWork, Merged, PartWork, Plan, PlanInput, Planned, PlannedGroup, PlannedShard,
+    Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
 pub use tokio_util::sync::CancellationToken;

@@ -1,17 +1,17 @@
 //! The plan of a run: its shards, and which of them are finished.
 //!
-//! Reads the listing of the input, the current manifest, the inbox, and which shards exist. Writes `runs/<run>/plan.json`,
-//! `objects-*.jsonl` and the work lists `featurize.jsonl` and `merge.jsonl`.
+//! Reads the listing of the input, the current version, the inbox, and which shards and groups exist. Writes
+//! `runs/<run>/plan.json`, `objects-*.jsonl`, `shards-*.jsonl` and the work lists `featurize.jsonl` and `merge.jsonl`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::{
-    CancellationToken, MergeWork, Monitor, Plan, PlanInput, Planned, PlannedShard, ShardWork, Stores,
+    CancellationToken, Monitor, Plan, PlanInput, Planned, Stores,
     listing::Listing,
-    planner::{Listed, Planner},
+    planner::{Base, Finished, Listed, Planner},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -20,15 +20,14 @@ use crate::{
         prices::{Architecture, Prices},
     },
     dataset::{
-        self, Manifest,
+        self, FORMAT, Manifest, ShardEntry, contents,
         inbox::{self, Inbox},
         keys, lease,
         manifest::basis_id,
         settings::{ListingScope, Mode, Refit, Settings},
-        shard::MERGE_GROUP,
         timing::Timer,
     },
-    ids::{RunId, ShardId},
+    ids::{GroupId, ShardId},
     model::ExtractorInfo,
     store::{self, Store},
 };
@@ -47,12 +46,13 @@ pub async fn plan(
     monitor: &dyn Monitor,
     stop: &CancellationToken,
 ) -> Result<Planned> {
+    let timer = Timer::start();
     input.settings.check()?;
     let output = stores.output.as_ref();
     dataset::open_output(output).await?;
     let run = input.run.clone();
     lease::enter(output, &run, input.execution.as_deref()).await?;
-    let planning = Planning { stores, extractor, input, timer: Timer::start() };
+    let planning = Planning { stores, extractor, input, timer };
     let outcome = planning.plan(monitor, stop).await;
     if outcome.as_ref().map_or(true, |planned| planned.up_to_date) {
         // The first error is the one to report.
@@ -71,30 +71,40 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    async fn plan(&self, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Planned> {
+    async fn plan(mut self, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Planned> {
         let output = self.stores.output.as_ref();
         let base = dataset::current(output).await?;
+        let on_aws = self.input.execution.is_some();
+        self.input.settings = self.input.settings.resolved(base.as_ref().map(|base| &base.settings), on_aws);
         if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
             check_same(base, self.extractor, &self.input.settings, self.input.mode)?;
         }
-        mend_success(output, base.as_ref()).await?;
         let input = self.stores.input.as_ref();
         let identity = input.identity().await;
         if let Some(base) = &base {
             check_input(base, &input.place(), identity.as_deref(), self.input.mode)?;
         }
+        dataset::upgrade_output(output).await?;
+        mend_success(output, base.as_ref()).await?;
         // Read before the listing: a later notice belongs to the next run.
         let inbox = inbox::read(output).await?;
-        let ready = finished_shards(output).await?;
+        let finished = finished(output).await?;
 
         let comparable = base.as_ref().filter(|base| base.extractor.id == self.extractor.id);
-        let mut planner = Planner::new(output, &self.input.run, ready, self.extractor.decoding, comparable);
+        let known = match comparable {
+            Some(base) => self.shards_of(output, base).await?,
+            None => None,
+        };
+        let base_is_unknown = comparable.is_some() && known.is_none();
+        let comparable = comparable.zip(known.as_ref());
+        let comparable = comparable.map(|(manifest, (shards, group_of))| Base { manifest, shards, group_of });
+        let mut planner = Planner::new(output, &self.input, finished, self.extractor, comparable)?;
         planner.listed = self.list(&mut planner, &inbox, monitor, stop).await?;
-        let before = base.as_ref().map_or(0, |base| base.images + base.rejects);
+        let before = base.as_ref().map_or(0, Manifest::objects);
         // Only a lower bound. The stage reduce knows the number; this is known before any inference.
         self.input.mode.check_vanished(before.saturating_sub(planner.listed.objects), before)?;
-        planner.flush().await?;
-        self.write(planner, base.as_ref(), inbox, identity).await
+        planner.finish().await?;
+        self.write(planner, base.as_ref(), base_is_unknown, inbox, identity).await
     }
 
     /// Lists the input, or the part of it that has changed.
@@ -108,11 +118,16 @@ impl Planning<'_> {
         let PlanInput { settings, mode, .. } = &self.input;
         let input = self.stores.input.as_ref();
         let listing = Listing::new(input, settings, &self.extractor.id, monitor, stop)?;
-        let same_cuts = planner.base.filter(|base| base.settings.shard_size == settings.shard_size);
-        // Labels of a base without partition folders can be too long for them, so all are listed.
-        let same_cuts = same_cuts.filter(|base| base.settings.partition_by_label || !settings.partition_by_label);
-        let listed = match same_cuts.filter(|_| mode.listing == ListingScope::Changed) {
-            Some(base) => listing.changed(planner, base, &inbox.keys).await?,
+        // Shards of format 1 have other ids.
+        let same_cuts = planner.base.filter(|base| {
+            let (old, new) = (&base.manifest.settings, settings);
+            let ids = (old.shard_size(), old.compression()) == (new.shard_size(), new.compression());
+            // Labels of a base without partition folders can be too long for them, so all are listed.
+            base.manifest.format == FORMAT && ids && (old.partition_by_label || !new.partition_by_label)
+        });
+        let only_changed = mode.listing == ListingScope::Changed && inbox.is_complete;
+        let listed = match same_cuts.filter(|_| only_changed) {
+            Some(base) => listing.changed(planner, base.shards, &inbox.keys).await?,
             None => listing.all(planner).await?,
         };
         if listed.objects == 0 {
@@ -121,18 +136,26 @@ impl Planning<'_> {
         Ok(listed)
     }
 
+    /// The shards of the base version, in key order, and the number of the group of each. None if its records are damaged:
+    /// the run then finishes its groups again. A basis that is to be kept needs them.
+    async fn shards_of(&self, output: &dyn Store, base: &Manifest) -> Result<Option<KnownShards>> {
+        match shards_of(output, base).await {
+            Err(e) if e.is(ErrorKind::DatasetCorrupt) && self.input.mode.refit == Refit::Always => Ok(None),
+            known => known.map(Some),
+        }
+    }
+
     /// Writes the plan and the work lists. If there is nothing to do, deletes the notices instead.
     async fn write(
         &self,
-        planner: Planner<'_>,
+        mut planner: Planner<'_>,
         base: Option<&Manifest>,
+        base_is_unknown: bool,
         inbox: Inbox,
         input_identity: Option<String>,
     ) -> Result<Planned> {
         let PlanInput { run, settings, mode, .. } = &self.input;
-        let Planner { output, work, shards, objects_to_featurize, listed, base: comparable, .. } = planner;
-        let (from_base, to_add) = sums_to_add(&shards, comparable);
-        let merge = groups(run, self.extractor, &to_add);
+        let (output, listed, comparable) = (planner.output, planner.listed, planner.base);
         let plan = Plan {
             input: self.stores.input.place(),
             input_identity,
@@ -140,26 +163,27 @@ impl Planning<'_> {
             extractor: self.extractor.clone(),
             base: base.map(|base| base.version),
             base_images: base.map_or(0, |base| base.images),
+            base_is_unknown,
             objects: listed.objects,
             ignored: listed.ignored,
-            from_base,
-            keep_basis: mode.refit == Refit::Never && comparable.is_some_and(|base| same_fit(&base.settings, settings)),
+            keep_basis: mode.refit == Refit::Never
+                && comparable.is_some_and(|base| same_fit(&base.manifest.settings, settings)),
             notices: inbox.notices,
-            groups: merge.len() as u64,
+            groups: std::mem::take(&mut planner.groups),
             timing: self.timer.read(),
             run: run.clone(),
             settings: settings.clone(),
-            shards,
+            shards: planner.shards,
         };
-        let planned = answer(&plan, base, &work, objects_to_featurize);
+        let planned = answer(&plan, base, planner.work.len() as u64, planner.objects_to_featurize);
         if planned.up_to_date {
+            planner.drop_lists().await?;
             inbox::clear(output, &plan.notices).await?;
         } else {
-            output.put(&planned.work_list, dataset::to_json_lines(&work)?).await?;
-            if plan.groups > 0 {
-                output.put(&planned.merge_work_list, dataset::to_json_lines(&merge)?).await?;
-            }
-            output.put(&Plan::key(run), dataset::to_json(&plan)?).await?;
+            planner.write_lists().await?;
+            output.put(&planned.work_list, dataset::to_sealed_lines(&planner.work)?).await?;
+            output.put(&planned.merge_work_list, dataset::to_sealed_lines(&planner.merges)?).await?;
+            output.put(&Plan::key(run), dataset::to_record(&plan)?).await?;
         }
         Ok(planned)
     }
@@ -183,18 +207,20 @@ pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, 
     Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
 }
 
-fn answer(plan: &Plan, base: Option<&Manifest>, work: &[ShardWork], objects_to_featurize: u64) -> Planned {
+fn answer(plan: &Plan, base: Option<&Manifest>, shards_to_featurize: u64, objects_to_featurize: u64) -> Planned {
+    let groups = plan.merges().count() as u64;
     Planned {
-        // A shard of the version without its record has been deleted, because one of its files was damaged.
-        up_to_date: work.is_empty()
-            && base.is_some_and(|base| is_up_to_date(base, plan, plan.shards.iter().map(|shard| &shard.id))),
+        // A shard or group of the version that is not finished is made again, because one of its files was damaged.
+        up_to_date: shards_to_featurize == 0
+            && groups == 0
+            && base.is_some_and(|base| is_up_to_date(base, plan, plan.groups.iter().map(|group| &group.id))),
         base: plan.base,
         objects: plan.objects,
         objects_to_featurize,
-        shards: plan.shards.len() as u64,
-        shards_to_featurize: work.len() as u64,
+        shards: plan.shards,
+        shards_to_featurize,
         work_list: keys::run(&plan.run, "featurize.jsonl"),
-        groups: plan.groups,
+        groups,
         merge_work_list: keys::run(&plan.run, "merge.jsonl"),
         run: plan.run.clone(),
     }
@@ -239,53 +265,28 @@ fn same_fit(a: &Settings, b: &Settings) -> bool {
     a.pca == b.pca && a.standardize == b.standardize
 }
 
-/// Whether `reduce` starts from the sums of the base version, and the shards whose sums it adds: the new ones if most
-/// shards are unchanged, otherwise all of them.
-fn sums_to_add(shards: &[PlannedShard], base: Option<&Manifest>) -> (bool, Vec<PlannedShard>) {
-    let Some(base) = base else { return (false, shards.to_vec()) };
-    let old: HashSet<&ShardId> = base.shards.iter().map(|shard| &shard.id).collect();
-    let added: Vec<PlannedShard> = shards.iter().filter(|shard| !old.contains(&shard.id)).cloned().collect();
-    let dropped = old.len() - (shards.len() - added.len()).min(old.len());
-    if added.len() + dropped < shards.len() { (true, added) } else { (false, shards.to_vec()) }
-}
-
-/// The work of [`merge`](super::merge()); empty if one reducer can add all sums.
-fn groups(run: &RunId, extractor: &ExtractorInfo, to_add: &[PlannedShard]) -> Vec<MergeWork> {
-    if to_add.len() <= MERGE_GROUP {
-        return Vec::new();
-    }
-    let work = to_add.chunks(MERGE_GROUP).enumerate().map(|(group, shards)| MergeWork {
-        run: run.clone(),
-        group: group as u64,
-        shards: shards.to_vec(),
-        columns: extractor.columns,
-        extractor: extractor.id.clone(),
-    });
-    work.collect()
-}
-
-/// Whether the run would publish the version that is current: the same extractor, settings and shards, and a basis that
+/// Whether the run would publish the version that is current: the same extractor, settings and groups, and a basis that
 /// is fitted to these images or that the run keeps.
 ///
-/// Before the run, `shards` are the planned ones. Afterwards they are the computed ones, whose ids differ if objects
+/// Before the run, `groups` are the planned ones. Afterwards they are the finished ones, whose ids differ if objects
 /// could not be read.
 pub(super) fn is_up_to_date<'a>(
     base: &Manifest,
     plan: &Plan,
-    shards: impl ExactSizeIterator<Item = &'a ShardId>,
+    groups: impl ExactSizeIterator<Item = &'a GroupId>,
 ) -> bool {
     let fitted = || {
-        let moments = base.moments_id();
-        let id = moments.map(|moments| basis_id(&base.extractor.id, &base.settings, &moments));
-        id.is_some_and(|id| id.is_ok_and(|id| id == base.basis.id))
+        let id = basis_id(&base.extractor.id, &base.settings, &base.moments.id);
+        id.is_ok_and(|id| id == base.basis.id)
     };
     let recorded = (&base.input, &base.input_identity) == (&plan.input, &plan.input_identity);
-    base.extractor == plan.extractor
+    base.format == FORMAT
+        && base.extractor == plan.extractor
         && base.settings == plan.settings
         // An input that has moved is recorded by a new version.
         && (recorded || !plan.mode.input_moved)
-        && base.shards.len() == shards.len()
-        && base.shards.iter().zip(shards).all(|(old, new)| old.id == *new)
+        && base.groups.len() == groups.len()
+        && base.groups.iter().zip(groups).all(|(old, new)| old.id == *new)
         && (plan.keep_basis || fitted())
 }
 
@@ -297,13 +298,29 @@ async fn mend_success(output: &dyn Store, base: Option<&Manifest>) -> Result<()>
     Ok(())
 }
 
-/// All finished shards of the output.
-async fn finished_shards(output: &dyn Store) -> Result<HashSet<ShardId>> {
-    let mut ready = HashSet::new();
+/// The shards of a version, in key order, and the number of the group of each.
+type KnownShards = (Vec<ShardEntry>, HashMap<ShardId, usize>);
+
+async fn shards_of(output: &dyn Store, version: &Manifest) -> Result<KnownShards> {
+    let shards = contents::shards(output, version).await?;
+    let numbers = version.groups.iter().enumerate().flat_map(|(number, group)| {
+        let shards = usize::try_from(group.shards).unwrap_or(usize::MAX);
+        std::iter::repeat_n(number, shards)
+    });
+    let group_of = shards.iter().map(|shard| shard.id.clone()).zip(numbers).collect();
+    Ok((shards, group_of))
+}
+
+/// All finished shards and groups of the output.
+async fn finished(output: &dyn Store) -> Result<Finished> {
+    let mut finished = Finished::default();
     let mut pages = store::ascending(output, keys::SHARDS, None);
     while let Some(page) = pages.try_next().await? {
-        let ids = page.iter().filter_map(|object| keys::parse_shard(&object.key));
-        ready.extend(ids);
+        finished.shards.extend(page.iter().filter_map(|object| keys::parse_shard(&object.key)));
     }
-    Ok(ready)
+    let mut pages = store::ascending(output, keys::GROUPS, None);
+    while let Some(page) = pages.try_next().await? {
+        finished.groups.extend(page.iter().filter_map(|object| keys::parse_group(&object.key)));
+    }
+    Ok(finished)
 }

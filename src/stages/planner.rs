@@ -1,19 +1,25 @@
-//! The shards of a run and the work for `featurize`, collected while the input is listed.
+//! The shards and groups of a run and the work for `featurize` and `merge`, collected while the input is listed.
 //!
-//! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute.
+//! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute, and `shards-*.jsonl`, the shards of all
+//! groups.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::records::{ObjectRange, PlannedShard, ShardWork};
+use super::records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork};
 use crate::{
     Result,
-    dataset::{self, Manifest, keys, shard::Cut},
-    ids::{RunId, ShardId},
-    model::Decoding,
+    dataset::{
+        self, Checksum, GroupEntry, GroupRef, Manifest, ShardEntry, keys,
+        manifest::shards_between,
+        settings::Settings,
+        shard::{Boundaries, Cut, group_id},
+    },
+    ids::{GroupId, RunId, ShardId},
+    model::ExtractorInfo,
     store::Store,
 };
 
-/// Object lists are written in pieces of about this many bytes, so that memory does not grow with the listing.
+/// Lists are written in pieces of about this many bytes, so that memory does not grow with the listing.
 const SEGMENT_BYTES: usize = 32 << 20;
 
 /// Counts of a listing.
@@ -25,95 +31,218 @@ pub(super) struct Listed {
     pub ignored: Option<u64>,
 }
 
-/// Collects the shards of a run.
+/// The shards and groups of an output that are finished.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    pub(super) shards: HashSet<ShardId>,
+    pub(super) groups: HashSet<GroupId>,
+}
+
+/// The current version, if it has the same extractor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Base<'a> {
+    pub(super) manifest: &'a Manifest,
+    /// Its shards, in key order.
+    pub(super) shards: &'a [ShardEntry],
+    /// Numbers of the groups of these shards.
+    pub(super) group_of: &'a HashMap<ShardId, usize>,
+}
+
+/// A JSONL file in segments.
+struct Segments {
+    segment: Vec<u8>,
+    number: usize,
+    key: fn(&RunId, usize) -> String,
+}
+
+impl Segments {
+    fn new(key: fn(&RunId, usize) -> String) -> Self {
+        Segments { segment: Vec::new(), number: 0, key }
+    }
+
+    /// Adds lines that stay together.
+    fn push<T: serde::Serialize>(&mut self, run: &RunId, lines: &[T]) -> Result<LineRange> {
+        let offset = self.segment.len();
+        for line in lines {
+            dataset::push_json_line(&mut self.segment, line)?;
+        }
+        let Checksum { sha256, bytes } = Checksum::of(&self.segment[offset..]);
+        Ok(LineRange { key: (self.key)(run, self.number), offset: offset as u64, length: bytes, sha256 })
+    }
+
+    async fn flush(&mut self, output: &dyn Store, run: &RunId, at_least: usize) -> Result<()> {
+        if self.segment.len() >= at_least.max(1) {
+            let body = std::mem::take(&mut self.segment);
+            output.put(&(self.key)(run, self.number), body.into()).await?;
+            self.number += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The shards of a group that is not complete yet.
+#[derive(Default)]
+struct Open {
+    shards: Vec<PlannedShard>,
+    objects: u64,
+    again: bool,
+}
+
+/// Collects the shards and groups of a run.
 pub(super) struct Planner<'a> {
     pub(super) output: &'a dyn Store,
     pub(super) run: &'a RunId,
-    ready: HashSet<ShardId>,
-    decoding: Decoding,
-    /// The current version, if it has the same extractor.
-    pub(super) base: Option<&'a Manifest>,
-    segment: Vec<u8>,
-    segments: usize,
+    finished: Finished,
+    again: &'a BTreeSet<String>,
+    extractor: &'a ExtractorInfo,
+    settings: &'a Settings,
+    boundaries: Boundaries,
+    pub(super) base: Option<Base<'a>>,
+    objects: Segments,
+    lists: Segments,
+    open: Open,
     pub(super) work: Vec<ShardWork>,
-    pub(super) shards: Vec<PlannedShard>,
+    pub(super) merges: Vec<MergeWork>,
+    pub(super) groups: Vec<PlannedGroup>,
+    pub(super) shards: u64,
     pub(super) objects_to_featurize: u64,
     pub(super) listed: Listed,
 }
 
 impl<'a> Planner<'a> {
-    /// `ready` are the finished shards of the output.
     pub(super) fn new(
         output: &'a dyn Store,
-        run: &'a RunId,
-        ready: HashSet<ShardId>,
-        decoding: Decoding,
-        base: Option<&'a Manifest>,
-    ) -> Self {
-        Planner {
+        input: &'a super::PlanInput,
+        finished: Finished,
+        extractor: &'a ExtractorInfo,
+        base: Option<Base<'a>>,
+    ) -> Result<Self> {
+        Ok(Planner {
             output,
-            run,
-            ready,
-            decoding,
+            run: &input.run,
+            finished,
+            again: &input.again,
+            extractor,
+            settings: &input.settings,
+            boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
-            segment: Vec::new(),
-            segments: 0,
+            objects: Segments::new(keys::objects),
+            lists: Segments::new(keys::shard_list),
+            open: Open::default(),
             work: Vec::new(),
-            shards: Vec::new(),
+            merges: Vec::new(),
+            groups: Vec::new(),
+            shards: 0,
             objects_to_featurize: 0,
             listed: Listed::default(),
-        }
+        })
     }
 
     /// Whether the shard is finished.
     pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
-        self.ready.contains(shard)
+        self.finished.shards.contains(shard) && !self.again.contains(&keys::shard(shard))
     }
 
-    /// Adds a finished shard.
-    pub(super) fn add_ready(&mut self, id: ShardId) {
-        self.shards.push(PlannedShard { id, objects: None });
+    /// Adds a finished shard of the base version.
+    pub(super) async fn add_ready(&mut self, shard: &ShardEntry) -> Result<()> {
+        let planned = PlannedShard { id: shard.id.clone(), objects: None };
+        self.push(planned, shard.objects(), &shard.last).await
     }
 
     /// Adds the next shard of the listing, and work for it unless it is finished.
     pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
         let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
-        if self.ready.contains(&cut.id) {
-            self.add_ready(cut.id);
+        let (last, count) = (last.key.clone(), cut.objects.len() as u64);
+        if self.is_ready(&cut.id) {
+            return self.push(PlannedShard { id: cut.id, objects: None }, count, &last).await;
+        }
+        let sources = self.sources(&first.key, &last);
+        let objects = self.objects.push(self.run, &cut.objects)?;
+        self.objects_to_featurize += count;
+        self.work.push(ShardWork {
+            run: self.run.clone(),
+            shard: cut.id.clone(),
+            group: self.groups.len() as u64,
+            objects: objects.clone(),
+            sources,
+            decoding: self.extractor.decoding,
+            compression: self.settings.compression(),
+        });
+        self.objects.flush(self.output, self.run, SEGMENT_BYTES).await?;
+        self.push(PlannedShard { id: cut.id, objects: Some(objects) }, count, &last).await
+    }
+
+    /// Adds a shard to the open group, and closes the group if the shard ends it.
+    async fn push(&mut self, shard: PlannedShard, objects: u64, last: &str) -> Result<()> {
+        self.shards += 1;
+        self.open.objects += objects;
+        self.open.again |= !shard.ready();
+        self.open.shards.push(shard);
+        if self.boundaries.ends_with(self.open.objects, objects, last) { self.close().await } else { Ok(()) }
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let Open { shards, again, .. } = std::mem::take(&mut self.open);
+        if shards.is_empty() {
             return Ok(());
         }
-        let sources = self.sources(&first.key, &last.key);
-        let offset = self.segment.len() as u64;
-        for object in &cut.objects {
-            dataset::push_json_line(&mut self.segment, object)?;
+        let id = group_id(shards.iter().map(|shard| &shard.id));
+        let list = self.lists.push(self.run, &shards)?;
+        self.lists.flush(self.output, self.run, SEGMENT_BYTES).await?;
+        let ready = !again && self.finished.groups.contains(&id) && !self.again.contains(&keys::group(&id));
+        if !ready {
+            self.merges.push(MergeWork {
+                run: self.run.clone(),
+                group: self.groups.len() as u64,
+                shards: list.clone(),
+                base: self.nearest(&shards),
+                extractor: self.extractor.clone(),
+                compression: self.settings.compression(),
+            });
         }
-        let length = self.segment.len() as u64 - offset;
-        let objects = ObjectRange { key: self.segment_key(), offset, length };
-        self.objects_to_featurize += cut.objects.len() as u64;
-        self.shards.push(PlannedShard { id: cut.id.clone(), objects: Some(objects.clone()) });
-        let (run, decoding) = (self.run.clone(), self.decoding);
-        self.work.push(ShardWork { run, shard: cut.id, objects, sources, decoding });
-        if self.segment.len() >= SEGMENT_BYTES {
-            self.flush().await?;
-        }
+        self.groups.push(PlannedGroup { id, ready, shards: shards.len() as u64, list });
         Ok(())
+    }
+
+    /// The group of the base version that has most of these shards.
+    fn nearest(&self, shards: &[PlannedShard]) -> Option<GroupRef> {
+        let base = self.base?;
+        let mut common: HashMap<usize, usize> = HashMap::new();
+        for group in shards.iter().filter_map(|shard| base.group_of.get(&shard.id)) {
+            *common.entry(*group).or_default() += 1;
+        }
+        let (group, _) = common.into_iter().max_by_key(|(group, count)| (*count, usize::MAX - group))?;
+        let GroupEntry { id, record, .. } = base.manifest.groups.get(group)?.clone();
+        Some(GroupRef { id, record })
     }
 
     /// Shards of the base version whose key range overlaps `first..=last`.
     fn sources(&self, first: &str, last: &str) -> Vec<ShardId> {
-        self.base.map_or(Vec::new(), |base| base.shards_between(first, last).map(|s| s.id.clone()).collect())
+        self.base.map_or(Vec::new(), |base| {
+            shards_between(base.shards, first, last)
+                .filter(|shard| shard.rows > 0)
+                .map(|shard| shard.id.clone())
+                .collect()
+        })
     }
 
-    fn segment_key(&self) -> String {
-        keys::objects(self.run, self.segments)
+    /// Closes the last group.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        self.close().await
     }
 
-    /// Writes the objects that are not written yet.
-    pub(super) async fn flush(&mut self) -> Result<()> {
-        if !self.segment.is_empty() {
-            let body = std::mem::take(&mut self.segment);
-            self.output.put(&self.segment_key(), body.into()).await?;
-            self.segments += 1;
+    /// Writes the lists that are not written yet.
+    pub(super) async fn write_lists(&mut self) -> Result<()> {
+        self.objects.flush(self.output, self.run, 0).await?;
+        self.lists.flush(self.output, self.run, 0).await
+    }
+
+    /// Deletes the lists that are written, if there is nothing to do.
+    pub(super) async fn drop_lists(&self) -> Result<()> {
+        for lists in [&self.objects, &self.lists] {
+            for number in 0..lists.number {
+                self.output.delete(&(lists.key)(self.run, number)).await?;
+            }
         }
         Ok(())
     }

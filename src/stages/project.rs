@@ -13,7 +13,7 @@ use super::{PartWork, Projected, Stores};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self,
+        self, FileRef, Part,
         blocking::run_blocking,
         keys, partition,
         tables::{self, LabelColumn, ScoreRows},
@@ -27,37 +27,47 @@ use crate::{
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let (basis_key, features_key) = (keys::basis(&work.basis), keys::features(&work.shard));
-    let (basis, features) = try_join!(dataset::get_file(output, &basis_key), dataset::get_file(output, &features_key))?;
+    let (basis, features) = try_join!(work.basis_file.read(output), work.features.read(output))?;
     let job = work.clone();
     let (rows, files) = run_blocking(move || {
-        let basis = tables::read_basis(basis, job.columns, &basis_key)?;
-        let features = tables::read_features(features, job.columns, &features_key)?;
+        let basis = tables::read_basis(basis, job.extractor.columns, &job.basis_file.key)?;
+        let features = tables::read_features(features, &job.extractor, &job.features.key)?;
         let scores = basis.project(features.features.view());
         let rows = ScoreRows { paths: features.paths, labels: features.labels, scores };
         Ok((rows.paths.len() as u64, files(&job, &rows)?))
     })
     .await?;
-    let mut keys_written = Vec::new();
-    for (key, body) in files {
+    let mut part =
+        Part { part: work.part, shard: work.shard, rows, scores: files.scores.iter().map(file_ref).collect() };
+    part.scores.sort_by(|a, b| a.key.cmp(&b.key));
+    let csv = files.csv.as_ref().map(file_ref);
+    for (key, body) in files.scores.into_iter().chain(files.csv) {
         output.put(&key, body).await?;
-        if key.ends_with(".parquet") {
-            keys_written.push(key);
-        }
     }
-    let projected = Projected { part: work.part, rows, keys: keys_written, timing: Some(timer.read()) };
-    output.put(&keys::projected(&work.run, work.part), dataset::to_json(&projected)?).await?;
+    let projected = Projected { run: work.run.clone(), part, csv, timing: Some(timer.read()) };
+    output.put(&keys::projected(&work.run, work.part), dataset::to_record(&projected)?).await?;
     Ok(projected)
 }
 
+fn file_ref((key, body): &(String, Bytes)) -> FileRef {
+    FileRef::of(key.clone(), body)
+}
+
 /// Keys and contents of the files of one part.
-fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
-    let write =
-        |rows: ScoreRows, label| tables::write_scores(rows, label, work.extractor.as_str(), work.basis.as_str());
-    let mut files = Vec::new();
+pub(crate) struct Files {
+    pub(crate) scores: Vec<(String, Bytes)>,
+    pub(crate) csv: Option<(String, Bytes)>,
+}
+
+/// Encodes the files of one part.
+pub(crate) fn files(work: &PartWork, rows: &ScoreRows) -> Result<Files> {
+    let write = |rows: ScoreRows, label| {
+        tables::write_scores(rows, label, work.extractor.id.as_str(), work.basis.as_str(), work.compression)
+    };
+    let (mut files, mut csv) = (Vec::new(), None);
     if work.csv {
         let text = if work.csv_for_spreadsheets { CsvText::ForSpreadsheets } else { CsvText::Exact };
-        files.push((keys::csv_part(&work.run, work.part), csv_rows(rows, text)?));
+        csv = Some((keys::csv_part(&work.run, work.part), csv_rows(rows, text)?));
     }
     if work.partition_by_label {
         for (label, rows) in by_label(rows) {
@@ -67,7 +77,7 @@ fn files(work: &PartWork, rows: &ScoreRows) -> Result<Vec<(String, Bytes)>> {
     } else {
         files.push((keys::part(work.version, None, work.part), write(rows.clone(), LabelColumn::Included)?));
     }
-    Ok(files)
+    Ok(Files { scores: files, csv })
 }
 
 /// The rows of each label, in their order.
@@ -114,7 +124,7 @@ fn csv_rows(rows: &ScoreRows, text: CsvText) -> Result<Bytes> {
 }
 
 /// The header of `result.csv` for `kept` components.
-pub(super) fn csv_header(kept: usize) -> Bytes {
+pub(crate) fn csv_header(kept: usize) -> Bytes {
     let numbers = (0..kept).map(|i| format!("pc_{i}"));
     let names: Vec<String> = ["path", "label"].map(str::to_owned).into_iter().chain(numbers).collect();
     (names.join(",") + "\n").into()

@@ -1,49 +1,55 @@
 //! Publishing: the tables of a whole version, and its manifest.
 //!
-//! Reads `runs/<run>/plan.json`, `reduced.json`, `rejects.parquet`, `projected/` and `csv/`. Writes the rejects table and
-//! the CSV, then `versions/<number>.json`, which makes the version visible.
+//! Reads `runs/<run>/plan.json`, `reduced.json`, `rejects.parquet`, `projected/`, `csv/` and the records of the groups.
+//! Writes the lists of parts, the folder of features, the record of the extractor, the rejects table and the CSV, then
+//! `versions/<number>.json`, which makes the version visible.
 
 use std::pin::pin;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use sha2::{Digest, Sha256};
 
 use super::{
-    Plan, Published, Reduced, RunInput, Stores,
-    project::csv_header,
-    records::{REJECTS, read_projected},
+    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::read_projected,
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, FORMAT, Manifest, Outputs, inbox, keys, lease, timing::now},
-    ids::RunId,
+    dataset::{
+        self, Checksum, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures,
+        contents, inbox, keys, lease,
+        record::{damaged, hex},
+        timing::now,
+    },
+    ids::{RunId, Version},
+    model::ExtractorRecord,
     store::Store,
 };
 
 /// Publishes a run whose parts are all written.
 ///
-/// Fails with `Dataset.Conflict` if another run has published since this one was planned; the parts of this run are then
+/// Fails with `Dataset.Conflict` if another run has published since this one was planned; the tables of this run are then
 /// deleted.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
     let run = input.run;
-    let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
-    let reduced: Reduced = dataset::read_json(output, &Reduced::key(&run)).await?;
+    let plan = Plan::read(output, &run).await?;
+    let reduced = Reduced::read(output, &run).await?;
     let notices = plan.notices.clone();
-    let manifest = manifest(output, plan, reduced).await?;
+    let (manifest, csv_parts) = manifest(output, plan, reduced).await?;
     let published = answer(&manifest);
-    let outputs = manifest.outputs.clone();
-    match dataset::commit(output, manifest).await {
+    match dataset::commit(output, manifest.clone()).await {
         Ok(()) => {
             output.put_if_absent(&keys::success(published.version), Bytes::new()).await?;
+            delete(output, csv_parts).await?;
             inbox::clear(output, &notices).await?;
             lease::leave(output, &run).await?;
             Ok(published)
         }
         Err(e) if e.is(ErrorKind::DatasetConflict) => {
-            for key in outputs.parts.iter().chain(&outputs.csv).chain([&outputs.rejects]) {
-                output.delete(key).await?;
-            }
+            // Before the lists of parts, which name the other files.
+            let mine = contents::files_of_version_only(output, &manifest).await?;
+            delete(output, mine.into_iter().chain(csv_parts)).await?;
             lease::leave(output, &run).await?;
             Err(e)
         }
@@ -51,16 +57,28 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     }
 }
 
-/// Writes the rejects table and the CSV, and returns the manifest of the version.
-async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Manifest> {
+async fn delete(output: &dyn Store, keys: impl IntoIterator<Item = String>) -> Result<()> {
+    let keys: Vec<String> = keys.into_iter().collect();
+    let deletes: Vec<_> = keys.iter().map(|key| output.delete(key)).collect();
+    stream::iter(deletes).buffer_unordered(STORE_CONCURRENCY).try_collect().await
+}
+
+/// Writes the tables of the version; returns its manifest, and the keys of the CSV's parts, which are no longer needed.
+async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(Manifest, Vec<String>)> {
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
-    let (parts, milliseconds) = parts(output, run, reduced.parts).await?;
+    let reads: Vec<_> = reduced.groups.iter().map(|entry| contents::group(output, entry)).collect();
+    let groups: Vec<GroupRecord> = stream::iter(reads).buffered(STORE_CONCURRENCY).try_collect().await?;
+    let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
     figures.project_ms += milliseconds;
-    let csv = if plan.settings.writes_csv() { Some(join_csv(output, run, &reduced).await?) } else { None };
-    let rejects = keys::rejects(version);
-    output.put(&rejects, output.get(&keys::run(run, REJECTS)).await?).await?;
-    Ok(Manifest {
+    let csv_parts = csv.iter().map(|part| part.key.clone()).collect();
+    let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
+    let table = reduced.rejects_table.read(output).await?;
+    let rejects = FileRef::of(keys::rejects(version), &table);
+    output.put(&rejects.key, table).await?;
+    let features = link_features(output, version, &groups, plan.settings.materialize_features).await?;
+    keep_extractor(output, &plan, &figures).await?;
+    let manifest = Manifest {
         format: FORMAT,
         version,
         parent: plan.base,
@@ -77,22 +95,78 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         labels: reduced.labels,
         basis: reduced.basis,
         moments: reduced.moments,
-        outputs: Outputs { parts, csv, rejects },
-        shards: reduced.shards,
+        outputs: Outputs { features: Some(features), scores, csv, rejects },
+        groups: reduced.groups,
         figures,
         run: plan.run,
-    })
+        released: None,
+    };
+    Ok((manifest, csv_parts))
 }
 
-/// Keys of all parts, and the milliseconds of their projection.
-async fn parts(output: &dyn Store, run: &RunId, parts: u64) -> Result<(Vec<String>, u64)> {
-    let (mut keys, mut milliseconds) = (Vec::new(), 0);
-    let mut projected = pin!(read_projected(output, run, parts));
-    while let Some(part) = projected.try_next().await? {
-        milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
-        keys.extend(part.keys);
+/// All parts of a version.
+#[derive(Default)]
+struct Parts {
+    /// The lists of parts, one per group.
+    scores: Vec<FileRef>,
+    /// Milliseconds of their projection.
+    milliseconds: u64,
+    /// Their rows as CSV.
+    csv: Vec<FileRef>,
+}
+
+/// Writes the lists of parts.
+async fn parts(output: &dyn Store, run: &RunId, reduced: &Reduced, groups: &[GroupRecord]) -> Result<Parts> {
+    let mut parts = Parts::default();
+    let mut projected = pin!(read_projected(output, run, reduced.parts));
+    for (group, number) in groups.iter().zip(0..) {
+        let mut list = PartList { version: reduced.version, group: number, parts: Vec::new() };
+        for shard in group.shards.iter().filter(|shard| shard.rows > 0) {
+            let Some(part) = projected.try_next().await? else { break };
+            if (&part.part.shard, part.part.rows) != (&shard.id, shard.rows) {
+                return Err(damaged(
+                    "this is the record of a part of another shard",
+                    &keys::projected(run, part.part.part),
+                ));
+            }
+            parts.milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
+            parts.csv.extend(part.csv);
+            list.parts.push(part.part);
+        }
+        let (key, file) = (keys::part_list(reduced.version, number), dataset::to_record(&list)?);
+        parts.scores.push(FileRef::of(key.clone(), &file));
+        output.put(&key, file).await?;
     }
-    Ok((keys, milliseconds))
+    Ok(parts)
+}
+
+/// Makes the folder of the version's features: links to the tables of its shards, copies of them, or a list.
+async fn link_features(
+    output: &dyn Store,
+    version: Version,
+    groups: &[GroupRecord],
+    materialize: bool,
+) -> Result<FeaturesFolder> {
+    let folder = keys::features_folder(version);
+    let tables = groups.iter().flat_map(|group| &group.shards).filter_map(|shard| shard.features());
+    if output.links() || materialize {
+        let links: Vec<_> = tables
+            .zip(0..)
+            .map(|(table, part)| async move { output.link(&table.key, &keys::features_part(version, part)).await })
+            .collect();
+        stream::iter(links).buffer_unordered(STORE_CONCURRENCY).try_collect::<()>().await?;
+        return Ok(FeaturesFolder { folder, list: None });
+    }
+    let list = contents::symlinks(output, tables.map(|table| table.key));
+    let file = FileRef::of(keys::symlinks(version), &list);
+    output.put(&file.key, list).await?;
+    Ok(FeaturesFolder { folder, list: Some(file) })
+}
+
+async fn keep_extractor(output: &dyn Store, plan: &Plan, figures: &RunFigures) -> Result<()> {
+    let time = (figures.inferred > 0).then(|| figures.featurize_ms as f64 / figures.inferred as f64);
+    let record = ExtractorRecord::new(&plan.extractor, time);
+    output.put_if_absent(&keys::extractor(&plan.extractor.id), dataset::to_record(&record)?).await.map(drop)
 }
 
 fn answer(manifest: &Manifest) -> Published {
@@ -104,25 +178,24 @@ fn answer(manifest: &Manifest) -> Published {
         components: manifest.basis.components,
         explained: manifest.basis.explained_variance_ratio.iter().sum(),
         manifest: keys::version(manifest.version),
-        basis: manifest.basis.key.clone(),
+        features: keys::features_folder(manifest.version),
+        basis: manifest.basis.file.key.clone(),
         pca: keys::pca(manifest.version),
-        rejects_table: manifest.outputs.rejects.clone(),
-        csv: manifest.outputs.csv.clone(),
+        rejects_table: manifest.outputs.rejects.key.clone(),
+        csv: manifest.outputs.csv.as_ref().map(|csv| csv.key.clone()),
     }
 }
 
-/// Writes one CSV file: the header, then the rows of all parts, one part at a time. Returns its key.
-async fn join_csv(output: &dyn Store, run: &RunId, reduced: &Reduced) -> Result<String> {
+/// Writes one CSV file: the header, then the rows of all parts, one part at a time.
+async fn join_csv(output: &dyn Store, reduced: &Reduced, parts: Vec<FileRef>) -> Result<FileRef> {
     let key = keys::csv(reduced.version);
-    let parts = stream::iter(0..reduced.parts).then(|part| async move {
-        let key = keys::csv_part(run, part);
-        output.get(&key).await
-    });
+    let (mut sha, mut bytes) = (Sha256::new(), 0);
+    let parts = stream::iter(parts).then(|part| async move { part.read(output).await });
     let header = csv_header(reduced.basis.components);
-    let body = stream::once(async { Ok::<_, Error>(header) }).chain(parts).boxed();
-    output.put_stream(&key, body).await?;
-    for part in 0..reduced.parts {
-        output.delete(&keys::csv_part(run, part)).await?;
-    }
-    Ok(key)
+    let body = stream::once(async { Ok::<_, Error>(header) }).chain(parts).inspect_ok(|piece| {
+        sha.update(piece);
+        bytes += piece.len() as u64;
+    });
+    output.put_stream(&key, body.boxed()).await?;
+    Ok(FileRef { key, checksum: Some(Checksum { sha256: hex(&sha.finalize()), bytes }) })
 }

@@ -2,20 +2,23 @@
 //!
 //! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
 
+use std::collections::BTreeSet;
+
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::STORE_CONCURRENCY;
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, LabelCount, RunFigures, ShardEntry, keys,
+        self, BasisSummary, Checksum, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part, RunFigures, keys,
         settings::{Mode, Settings},
+        tables::Compression,
         timing::Timing,
     },
-    ids::{BasisId, ExtractorId, RunId, ShardId, Version},
+    ids::{BasisId, GroupId, RunId, ShardId, Version},
     model::{Decoding, ExtractorInfo},
-    store::{self, Object, Store},
+    store::{self, Store},
 };
 
 /// Input of the plan stage.
@@ -33,12 +36,16 @@ pub struct PlanInput {
     /// ARN of the execution that the run belongs to. None for a run of this process.
     #[serde(default)]
     pub execution: Option<String>,
+    /// Records of shards and groups that are made again although they are finished, because files that they name are
+    /// damaged.
+    #[serde(default)]
+    pub again: BTreeSet<String>,
 }
 
 impl PlanInput {
     /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
-        PlanInput { run, settings: Settings::default(), mode: Mode::default(), execution: None }
+        PlanInput { run, settings: Settings::default(), mode: Mode::default(), execution: None, again: BTreeSet::new() }
     }
 }
 
@@ -61,21 +68,35 @@ pub struct Planned {
     pub shards_to_featurize: u64,
     /// Key of the work list of `featurize`: JSON lines, one [`ShardWork`] each.
     pub work_list: String,
-    /// Groups of shards for the stage `merge`; 0 if one reducer can add the sums of all shards.
+    /// Groups of the data set that are not finished.
     pub groups: u64,
-    /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each. The file exists if `groups` is above 0.
+    /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each.
     pub merge_work_list: String,
 }
 
-/// The lines of a JSONL file that list a shard's objects.
+/// Some lines of a JSONL file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectRange {
+pub struct LineRange {
     /// Key of the file.
     pub key: String,
     /// Offset of the first line, in bytes.
     pub offset: u64,
     /// Length of the lines, in bytes.
     pub length: u64,
+    /// SHA-256 of the lines, in hexadecimal. A list that is written by hand needs none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+}
+
+impl LineRange {
+    /// Reads the lines. Fails with `Dataset.Corrupt` if they are not those that were written.
+    pub(super) async fn read<T: DeserializeOwned>(&self, output: &dyn Store) -> Result<Vec<T>> {
+        let text = output.get_range(&self.key, self.offset..self.offset + self.length).await?;
+        if !self.sha256.is_empty() {
+            Checksum { sha256: self.sha256.clone(), bytes: self.length }.check(&text, &self.key)?;
+        }
+        dataset::from_json_lines(&text, &self.key)
+    }
 }
 
 /// A shard of the planned data set.
@@ -84,7 +105,7 @@ pub struct PlannedShard {
     /// Id of the shard, provided that all of its objects can be read.
     pub id: ShardId,
     /// The list of its objects; `None` if an earlier run has finished the shard.
-    pub objects: Option<ObjectRange>,
+    pub objects: Option<LineRange>,
 }
 
 impl PlannedShard {
@@ -92,6 +113,19 @@ impl PlannedShard {
     pub fn ready(&self) -> bool {
         self.objects.is_none()
     }
+}
+
+/// A group of the planned data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedGroup {
+    /// Id of the group, provided that all of its objects can be read.
+    pub id: GroupId,
+    /// Whether an earlier run has finished the group.
+    pub ready: bool,
+    /// Number of its shards.
+    pub shards: u64,
+    /// The list of its shards: lines of [`PlannedShard`].
+    pub list: LineRange,
 }
 
 /// `runs/<run>/plan.json`
@@ -115,20 +149,21 @@ pub struct Plan {
     pub base: Option<Version>,
     /// Images of the base version; 0 without one.
     pub base_images: u64,
+    /// Whether records of the base version are damaged, so that nothing is compared with its rows.
+    #[serde(default)]
+    pub base_is_unknown: bool,
     /// Objects of the data set.
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
-    /// Whether `reduce` starts from the sums of the base version and adds the differences.
-    pub from_base: bool,
     /// Whether the run keeps the basis of the base version.
     pub keep_basis: bool,
     /// Keys of the notices that were in the inbox; the run deletes them after publishing.
     pub notices: Vec<String>,
-    /// Groups of shards for the stage `merge`; 0 without merging.
-    pub groups: u64,
-    /// Shards of the data set, in key order.
-    pub shards: Vec<PlannedShard>,
+    /// Number of shards of the data set.
+    pub shards: u64,
+    /// Groups of shards of the data set, in key order.
+    pub groups: Vec<PlannedGroup>,
     /// When the plan was made and how long that took.
     pub timing: Timing,
 }
@@ -137,6 +172,17 @@ impl Plan {
     /// Key of the plan of a run.
     pub fn key(run: &RunId) -> String {
         keys::run(run, "plan.json")
+    }
+
+    /// Reads the plan of a run. Fails with `Dataset.Corrupt` if it is that of another run.
+    pub(crate) async fn read(output: &dyn Store, run: &RunId) -> Result<Plan> {
+        let (key, plan) = (Plan::key(run), dataset::read_record::<Plan>(output, &Plan::key(run)).await?);
+        same(&plan.run, run, &key).map(|()| plan)
+    }
+
+    /// Numbers of the groups that this run finishes.
+    pub(crate) fn merges(&self) -> impl Iterator<Item = u64> {
+        self.groups.iter().zip(0..).filter(|(group, _)| !group.ready).map(|(_, number)| number)
     }
 }
 
@@ -156,13 +202,19 @@ pub struct ShardWork {
     pub run: RunId,
     /// The planned shard.
     pub shard: ShardId,
+    /// Number of its group.
+    #[serde(default)]
+    pub group: u64,
     /// The list of its objects.
-    pub objects: ObjectRange,
+    pub objects: LineRange,
     /// Shards of the base version whose rows can be copied.
     pub sources: Vec<ShardId>,
     /// How the extractor decodes JPEGs.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
+    /// How the table is compressed.
+    #[serde(default)]
+    pub compression: Compression,
 }
 
 /// A computed shard: answer of `featurize`, and `runs/<run>/featurized/<planned>.json`.
@@ -199,21 +251,31 @@ pub struct MergeWork {
     pub run: RunId,
     /// Number of the group, from 0.
     pub group: u64,
-    /// Shards of the group.
-    pub shards: Vec<PlannedShard>,
-    /// Features per image.
-    pub columns: usize,
+    /// The list of its shards: lines of [`PlannedShard`].
+    pub shards: LineRange,
+    /// The group of the base version that has most of these shards.
+    pub base: Option<GroupRef>,
     /// Extractor of the features.
-    pub extractor: ExtractorId,
+    pub extractor: ExtractorInfo,
+    /// How the tables of its shards are compressed, a part of their ids.
+    pub compression: Compression,
 }
 
-/// The sums of a group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A finished group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Merged {
+    /// Id of the run.
+    pub run: RunId,
     /// Number of the group, from 0.
     pub group: u64,
-    /// Rows of all shards of the group.
-    pub rows: u64,
+    /// The group as a manifest has it. Its id differs from the planned one if an object could not be read.
+    pub entry: GroupEntry,
+    /// Its shards that this run has computed.
+    pub computed: Vec<ShardId>,
+    /// Work on these shards, and images that they add to the base version or change.
+    pub figures: RunFigures,
+    /// Whether the rows of the base version are not all known.
+    pub base_is_unknown: bool,
     /// When the work began and how long it took.
     pub timing: Timing,
 }
@@ -236,10 +298,10 @@ pub struct Reduced {
     pub images: u64,
     /// Objects without features.
     pub rejects: u64,
-    /// Id, key and variances of the basis.
+    /// Id, file and variances of the basis.
     pub basis: BasisSummary,
-    /// Key of the total moments.
-    pub moments: String,
+    /// The total moments.
+    pub moments: Moments,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
     /// Parts that were not copied from the base version.
@@ -248,8 +310,10 @@ pub struct Reduced {
     pub work_list: String,
     /// Images per label.
     pub labels: Vec<LabelCount>,
-    /// Shards of the version, in key order.
-    pub shards: Vec<ShardEntry>,
+    /// Groups of the version, in key order.
+    pub groups: Vec<GroupEntry>,
+    /// `runs/<run>/rejects.parquet`
+    pub rejects_table: FileRef,
     /// Counts and milliseconds of the run up to this stage.
     pub figures: RunFigures,
     /// When the stage began and how long it took.
@@ -260,6 +324,12 @@ impl Reduced {
     /// Key of the record of a run.
     pub fn key(run: &RunId) -> String {
         keys::run(run, "reduced.json")
+    }
+
+    /// Reads the record of a run. Fails with `Dataset.Corrupt` if it is that of another run.
+    pub(crate) async fn read(output: &dyn Store, run: &RunId) -> Result<Reduced> {
+        let (key, reduced) = (Reduced::key(run), dataset::read_record::<Reduced>(output, &Reduced::key(run)).await?);
+        same(&reduced.run, run, &key).map(|()| reduced)
     }
 }
 
@@ -273,14 +343,18 @@ pub struct PartWork {
     pub part: u64,
     /// The shard to project.
     pub shard: ShardId,
+    /// Its table of features.
+    pub features: FileRef,
     /// The version that the part belongs to.
     pub version: Version,
     /// The basis to project onto.
     pub basis: BasisId,
+    /// Its file.
+    pub basis_file: FileRef,
     /// Extractor of the features.
-    pub extractor: ExtractorId,
-    /// Features per image.
-    pub columns: usize,
+    pub extractor: ExtractorInfo,
+    /// How the table is compressed.
+    pub compression: Compression,
     /// Whether to write one file per label, in `label=<label>/` folders.
     pub partition_by_label: bool,
     /// Whether to write the rows as CSV too.
@@ -293,12 +367,14 @@ pub struct PartWork {
 /// A written part: answer of `project`, and `runs/<run>/projected/<part>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Projected {
-    /// Number of the part.
-    pub part: u64,
-    /// Rows of the part.
-    pub rows: u64,
-    /// Keys of its Parquet files.
-    pub keys: Vec<String>,
+    /// Id of the run.
+    pub run: RunId,
+    /// The part, as a list of parts has it.
+    #[serde(flatten)]
+    pub part: Part,
+    /// Its rows as CSV, before all parts are joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csv: Option<FileRef>,
     /// When the work began and how long it took; `None` if the part was copied from the base version.
     pub timing: Option<Timing>,
 }
@@ -320,6 +396,8 @@ pub struct Published {
     pub explained: f64,
     /// Key of the manifest. This and the following keys are relative to the output.
     pub manifest: String,
+    /// Folder of the features.
+    pub features: String,
     /// Key of the basis.
     pub basis: String,
     /// Prefix of the keys of the scores.
@@ -330,26 +408,41 @@ pub struct Published {
     pub csv: Option<String>,
 }
 
-/// Reads the objects of a planned shard.
-pub(super) async fn read_objects(output: &dyn Store, range: &ObjectRange) -> Result<Vec<Object>> {
-    let lines = output.get_range(&range.key, range.offset..range.offset + range.length).await?;
-    dataset::from_json_lines(&lines, &range.key)
+/// Fails with `Dataset.Corrupt` if a record is that of something else.
+fn same<T: PartialEq>(found: &T, expected: &T, key: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::DatasetCorrupt, "this is the record of something else").context("key", key))
 }
 
 /// Reads the record of a shard that this run was to compute; `None` if that failed.
-pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: &PlannedShard) -> Result<Option<Featurized>> {
-    let key = keys::featurized(run, &planned.id);
-    store::get_opt(output, &key).await?.map(|record| dataset::from_json(&record, &key)).transpose()
+pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: ShardId) -> Result<Option<Featurized>> {
+    let key = keys::featurized(run, &planned);
+    let Some(record) = store::get_opt(output, &key).await? else { return Ok(None) };
+    let featurized: Featurized = dataset::from_record(&record, &key)?;
+    same(&featurized.planned, &planned, &key).map(|()| Some(featurized))
+}
+
+/// Reads the record of a group that this run has finished.
+pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> Result<Merged> {
+    let key = keys::merge_record(run, group);
+    let merged: Merged = dataset::read_record(output, &key).await?;
+    same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
 /// Reads the records of parts, in their order.
 pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> impl Stream<Item = Result<Projected>> {
     stream::iter(0..parts)
-        .map(move |part| async move { dataset::read_json(output, &keys::projected(run, part)).await })
+        .map(move |part| async move {
+            let key = keys::projected(run, part);
+            let projected: Projected = dataset::read_record(output, &key).await?;
+            same(&(&projected.run, projected.part.part), &(run, part), &key).map(|()| projected)
+        })
         .buffered(STORE_CONCURRENCY)
 }
 
 /// Reads a work list.
-pub(crate) async fn read_work_list<T: DeserializeOwned>(output: &dyn Store, key: &str) -> Result<Vec<T>> {
-    dataset::from_json_lines(&output.get(key).await?, key)
+pub(crate) async fn read_work_list<T: DeserializeOwned + Serialize>(output: &dyn Store, key: &str) -> Result<Vec<T>> {
+    dataset::from_sealed_lines(&output.get(key).await?, key)
 }

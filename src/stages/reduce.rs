@@ -1,8 +1,8 @@
 //! Total sums and the PCA.
 //!
-//! Reads `runs/<run>/plan.json`, `featurized/`, the records and moments of the shards, and the manifest of the base version.
-//! Writes the total moments, the basis, `runs/<run>/rejects.parquet`, `reduced.json` and `project.jsonl`, and claims the
-//! version number.
+//! Reads `runs/<run>/plan.json`, `merged/`, the records and sums of the groups, and the manifest of the base version. Writes
+//! the total sums, the basis, `runs/<run>/rejects.parquet`, `reduced.json` and `project.jsonl`, and claims the version
+//! number.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,30 +10,29 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rayon::join;
 
 use super::{
-    Featurized, PartWork, Plan, PlannedShard, Reduced, RunInput, STORE_CONCURRENCY, Stores,
-    merge::{self, Sums},
+    PartWork, Plan, PlannedGroup, Reduced, RunInput, STORE_CONCURRENCY, Stores,
+    merge::read_sums,
     plan::is_up_to_date,
-    records::{REJECTS, featurized, read_objects},
+    records::{REJECTS, read_merged},
     reuse,
 };
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, LabelCount, Manifest, RejectedObject, RunFigures, ShardEntry, ShardRecord,
+        self, BasisSummary, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, RejectedObject,
+        RunFigures, ShardEntry,
         blocking::run_blocking,
-        inbox, keys, lease,
+        contents, inbox, keys, lease,
         manifest::{basis_id, moments_id},
-        shard::ShardHasher,
         tables,
         timing::Timer,
     },
-    ids::{ShardId, Version},
-    image::{Reason, Reject},
+    ids::{GroupId, RunId, ShardId, Version},
     pca::{self, moments::TotalMoments},
-    store::{Object, Store},
+    store::Store,
 };
 
-/// Fits the basis of a run whose shards are all computed, and plans its projection.
+/// Fits the basis of a run whose groups are all finished, and plans its projection.
 ///
 /// Fails with `Dataset.TooManyRejects` if more images are rejected than `max_reject_percent` allows; the rejects table is
 /// then in `runs/<run>/`. Fails with `Input.Vanished` if more than half of the images are gone, and with the `Pca.*` errors
@@ -42,27 +41,28 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let run = input.run;
-    let plan: Plan = dataset::read_json(output, &Plan::key(&run)).await?;
-    let Gathered { shards, labels, rejects, found, base_is_unknown, mut figures } = gather(output, &plan).await?;
-    keep_rejects(output, &plan, &rejects).await?;
-
+    let plan = Plan::read(output, &run).await?;
     let base = match plan.base {
         Some(version) => Some(dataset::version(output, Some(version.0)).await?),
         None => None,
     };
     let base = base.as_ref();
+    let gathered = gather(output, &plan, base).await?;
+    let rejects_table = keep_rejects(output, &plan, &gathered.rejects).await?;
+    let Gathered { groups, shards, labels, rejects, found, base_is_unknown, mut figures } = gathered;
+
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
-    let images: u64 = shards.iter().map(|shard| shard.rows).sum();
+    let images: u64 = groups.iter().map(|group| group.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
     // Rows of another extractor, and of a damaged table, are not compared: all of them count as removed.
     if !base_is_unknown && base.is_some_and(|base| base.extractor.id == plan.extractor.id) {
         plan.mode.check_vanished(figures.removed, plan.base_images)?;
     }
-    if let Some(base) = base.filter(|base| is_up_to_date(base, &plan, shards.iter().map(|shard| &shard.id))) {
-        return nothing_new(output, &plan, base, figures).await;
+    if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
+        return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
-    let totals = total(output, &plan, &shards, base.filter(|_| plan.from_base)).await?;
-    let Fitted { basis, moments } = fit(output, &plan, totals, base).await?;
+    let totals = total(output, &plan, &groups, base).await?;
+    let Fitted { basis, moments } = fit(output, &plan, totals, &groups, base).await?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
     let version = dataset::claim(output, &run).await?;
@@ -73,9 +73,9 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         None => work,
     };
     let work_list = keys::run(&run, "project.jsonl");
-    output.put(&work_list, dataset::to_json_lines(&work)?).await?;
+    output.put(&work_list, dataset::to_sealed_lines(&work)?).await?;
     let timing = timer.read();
-    figures.reduce_ms = timing.milliseconds;
+    figures.reduce_ms += timing.milliseconds;
     let reduced = Reduced {
         up_to_date: false,
         version,
@@ -87,17 +87,30 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         parts_to_project: work.len() as u64,
         work_list,
         labels,
-        shards,
+        groups,
+        rejects_table,
         figures,
         timing,
         run: run.clone(),
     };
-    output.put(&Reduced::key(&run), dataset::to_json(&reduced)?).await?;
+    output.put(&Reduced::key(&run), dataset::to_record(&reduced)?).await?;
     Ok(reduced)
 }
 
+/// Whether the run would publish the base version again. A group that was made again can have other bytes than that of an
+/// older release.
+fn is_unchanged(base: &Manifest, plan: &Plan, groups: &[GroupEntry]) -> bool {
+    base.groups == groups && is_up_to_date(base, plan, groups.iter().map(|group| &group.id))
+}
+
 /// Ends a run that found only what the base version has: for example, an object that still cannot be read.
-async fn nothing_new(output: &dyn Store, plan: &Plan, base: &Manifest, figures: RunFigures) -> Result<Reduced> {
+async fn nothing_new(
+    output: &dyn Store,
+    plan: &Plan,
+    base: &Manifest,
+    rejects_table: FileRef,
+    figures: RunFigures,
+) -> Result<Reduced> {
     inbox::clear(output, &plan.notices).await?;
     lease::leave(output, &plan.run).await?;
     Ok(Reduced {
@@ -108,59 +121,82 @@ async fn nothing_new(output: &dyn Store, plan: &Plan, base: &Manifest, figures: 
         rejects: base.rejects,
         basis: base.basis.clone(),
         moments: base.moments.clone(),
-        parts: base.outputs.parts.len() as u64,
+        parts: 0,
         parts_to_project: 0,
         work_list: String::new(),
         labels: base.labels.clone(),
-        shards: base.shards.clone(),
+        groups: base.groups.clone(),
+        rejects_table,
         figures: RunFigures { added: 0, changed: 0, removed: 0, ..figures },
         timing: Timer::start().read(),
     })
 }
 
-/// A stored basis, and the key of the total moments that it was fitted to.
+/// A stored basis, and the total sums that it was fitted to.
 struct Fitted {
     basis: BasisSummary,
-    moments: String,
+    moments: Moments,
 }
 
-/// Fits a basis to the sums, or keeps the basis of the base version. Stores the total moments and a new basis.
-async fn fit(output: &dyn Store, plan: &Plan, totals: TotalMoments, base: Option<&Manifest>) -> Result<Fitted> {
+/// Fits a basis to the sums, or keeps the basis of the base version. Stores the total sums, unless they are those of the
+/// only group, and a new basis.
+async fn fit(
+    output: &dyn Store,
+    plan: &Plan,
+    totals: TotalMoments,
+    groups: &[GroupEntry],
+    base: Option<&Manifest>,
+) -> Result<Fitted> {
     let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
     let (extractor, settings) = (plan.extractor.clone(), plan.settings.clone());
+    let only = match groups {
+        [group] => group.sums(),
+        _ => None,
+    };
     let fitted = run_blocking(move || {
-        let write = || (moments_id(&totals), tables::write_total_moments(&totals, extractor.id.as_str()));
+        let write = || -> Result<_> {
+            let id = moments_id(&totals);
+            if let Some(file) = only {
+                return Ok((Moments { id, file }, None));
+            }
+            let body = tables::write_total_sums(&totals, extractor.id.as_str())?;
+            let file = FileRef::of(keys::totals(&id), &body);
+            Ok((Moments { id, file }, Some(body)))
+        };
         if let Some(kept) = kept {
-            let (moments, totals_file) = write();
-            return Ok((kept, None, moments, totals_file?));
+            let (moments, body) = write()?;
+            return Ok((kept, None, moments, body));
         }
         let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.scaling(), settings.pca);
-        let ((moments, totals_file), basis) = join(write, fit);
-        let basis = basis?;
-        let id = basis_id(&extractor.id, &settings, &moments)?;
+        let (written, basis) = join(write, fit);
+        let ((moments, body), basis) = (written?, basis?);
+        let id = basis_id(&extractor.id, &settings, &moments.id)?;
         let basis_file = tables::write_basis(&basis, extractor.id.as_str(), id.as_str())?;
-        Ok((BasisSummary::new(&basis, id), Some(basis_file), moments, totals_file?))
+        Ok((BasisSummary::new(&basis, id, &basis_file), Some(basis_file), moments, body))
     });
     let (basis, basis_file, moments, totals_file) = fitted.await?;
-    let moments = keys::totals(&moments);
-    output.put(&moments, totals_file).await?;
+    if let Some(file) = totals_file {
+        output.put(&moments.file.key, file).await?;
+    }
     if let Some(file) = basis_file {
-        output.put(&basis.key, file).await?;
+        output.put(&basis.file.key, file).await?;
     }
     Ok(Fitted { basis, moments })
 }
 
 /// The work of the stage `project`: one part of the PCA table for each shard that has rows.
 fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSummary) -> Vec<PartWork> {
-    let shards = shards.iter().filter(|shard| shard.rows > 0).enumerate();
-    let work = shards.map(|(part, shard)| PartWork {
+    let shards = shards.iter().filter_map(|shard| Some((shard.features()?, shard))).zip(0..);
+    let work = shards.map(|((features, shard), part)| PartWork {
         run: plan.run.clone(),
-        part: part as u64,
+        part,
         shard: shard.id.clone(),
+        features,
         version,
         basis: basis.id.clone(),
-        extractor: plan.extractor.id.clone(),
-        columns: basis.columns,
+        basis_file: basis.file.clone(),
+        extractor: plan.extractor.clone(),
+        compression: plan.settings.compression(),
         partition_by_label: plan.settings.partition_by_label,
         csv: plan.settings.writes_csv(),
         csv_for_spreadsheets: plan.settings.csv_for_spreadsheets,
@@ -168,110 +204,104 @@ fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSumm
     work.collect()
 }
 
-/// The records of all shards, combined.
+/// The records of all groups, combined.
 struct Gathered {
+    groups: Vec<GroupEntry>,
     shards: Vec<ShardEntry>,
     labels: Vec<LabelCount>,
     rejects: Vec<RejectedObject>,
-    /// Shards with rows that this run did not compute.
+    /// Shards with rows that neither this run has computed nor the base version has.
     found: Vec<ShardEntry>,
     /// Whether the rows of the base version are not all known.
     base_is_unknown: bool,
     figures: RunFigures,
 }
 
-/// Reads the records of all shards, in key order.
-async fn gather(output: &dyn Store, plan: &Plan) -> Result<Gathered> {
+/// Reads the records of all groups, in key order.
+async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Result<Gathered> {
     let mut gathered = Gathered {
-        shards: Vec::with_capacity(plan.shards.len()),
+        groups: Vec::with_capacity(plan.groups.len()),
+        shards: Vec::new(),
         labels: Vec::new(),
         rejects: Vec::new(),
         found: Vec::new(),
-        base_is_unknown: false,
+        base_is_unknown: plan.base_is_unknown,
         figures: RunFigures { plan_ms: plan.timing.milliseconds, ..RunFigures::default() },
     };
-    let reads: Vec<_> = plan.shards.iter().map(|planned| read_record(output, plan, planned)).collect();
-    let mut records = stream::iter(reads).buffered(STORE_CONCURRENCY);
-    while let Some((record, made)) = records.try_next().await? {
-        let figures = &mut gathered.figures;
-        let entry = ShardEntry {
-            id: record.id,
-            rows: record.rows,
-            rejects: record.rejects.len() as u64,
-            first: record.first,
-            last: record.last,
-        };
-        match made {
-            // A reused shard. A failed shard has no rows and is not counted.
-            None if record.rows > 0 => {
-                figures.shards_reused += 1;
-                gathered.found.push(entry.clone());
-            }
-            None => {}
-            Some(made) => {
-                figures.shards_computed += 1;
-                figures.inferred += made.inferred;
-                figures.copied += made.copied;
-                figures.added += made.added;
-                figures.changed += made.changed;
-                gathered.base_is_unknown |= made.base_is_unknown;
-                figures.featurize_ms += made.timing.milliseconds;
-            }
-        }
+    let of_base: HashMap<&GroupId, &GroupEntry> =
+        base.iter().flat_map(|base| &base.groups).map(|group| (&group.id, group)).collect();
+    let reads: Vec<_> = plan
+        .groups
+        .iter()
+        .zip(0..)
+        .map(|(planned, number)| read_group(output, &plan.run, planned, number, of_base.get(&planned.id).copied()))
+        .collect();
+    let mut reads = stream::iter(reads).buffered(STORE_CONCURRENCY);
+    while let Some(Group { entry, record, computed, figures, base_is_unknown, reduce_ms }) = reads.try_next().await? {
+        gathered.base_is_unknown |= base_is_unknown;
+        gathered.figures.reduce_ms += reduce_ms;
+        gathered.figures.add(&figures);
         dataset::add_labels(&mut gathered.labels, &record.labels);
-        gathered.shards.push(entry);
         gathered.rejects.extend(record.rejects);
+        if !of_base.contains_key(&entry.id) {
+            let found = record.shards.iter().filter(|shard| shard.rows > 0 && !computed.contains(&shard.id));
+            gathered.found.extend(found.cloned());
+        }
+        gathered.shards.extend(record.shards);
+        gathered.groups.push(entry);
     }
     Ok(gathered)
 }
 
-/// The record of a shard; if this run computed it, also the record of that work.
-async fn read_record(
+/// A finished group, and the work of this run on it.
+struct Group {
+    entry: GroupEntry,
+    record: GroupRecord,
+    computed: HashSet<ShardId>,
+    figures: RunFigures,
+    base_is_unknown: bool,
+    reduce_ms: u64,
+}
+
+/// Reads the group with this number; `of_base` is its entry in the base version, if that has it.
+async fn read_group(
     output: &dyn Store,
-    plan: &Plan,
-    planned: &PlannedShard,
-) -> Result<(ShardRecord, Option<Featurized>)> {
-    let Some(objects) = &planned.objects else {
-        return Ok((read_shard(output, &planned.id).await?, None));
+    run: &RunId,
+    planned: &PlannedGroup,
+    number: u64,
+    of_base: Option<&GroupEntry>,
+) -> Result<Group> {
+    if !planned.ready {
+        let merged = read_merged(output, run, number).await?;
+        let record = contents::group(output, &merged.entry).await?;
+        let computed = merged.computed.into_iter().collect();
+        let reduce_ms = merged.timing.milliseconds;
+        let (entry, figures, base_is_unknown) = (merged.entry, merged.figures, merged.base_is_unknown);
+        return Ok(Group { entry, record, computed, figures, base_is_unknown, reduce_ms });
+    }
+    let (entry, record) = match of_base {
+        Some(entry) => (entry.clone(), contents::group(output, entry).await?),
+        None => {
+            let key = keys::group(&planned.id);
+            let file = dataset::get_file(output, &key).await?;
+            let record = contents::group_record(&file, &key)?;
+            (GroupEntry::new(&record, &file), record)
+        }
     };
-    match featurized(output, &plan.run, planned).await? {
-        Some(made) => Ok((read_shard(output, &made.shard).await?, Some(made))),
-        None => Ok((record_of_failed(plan, &read_objects(output, objects).await?), None)),
-    }
-}
-
-async fn read_shard(output: &dyn Store, shard: &ShardId) -> Result<ShardRecord> {
-    let key = keys::shard(shard);
-    dataset::from_json(&dataset::get_file(output, &key).await?, &key)
-}
-
-/// The record of a shard that failed within the tolerance of the map: all of its objects are rejects. Its id differs from
-/// that of the planned shard, so the next run computes the shard again.
-fn record_of_failed(plan: &Plan, objects: &[Object]) -> ShardRecord {
-    let reason = Reason::Unreadable;
-    let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
-    let mut hasher = ShardHasher::new(&plan.extractor.id);
-    for object in objects {
-        hasher.push(&object.key, &reason.placeholder());
-    }
-    let path = |object: Option<&Object>| object.map(|o| o.key.clone()).unwrap_or_default();
-    ShardRecord {
-        id: hasher.finish(),
-        rows: 0,
-        first: path(objects.first()),
-        last: path(objects.last()),
-        labels: Vec::new(),
-        rejects: objects.iter().map(|o| RejectedObject { path: o.key.clone(), reject: reject.clone() }).collect(),
-    }
+    let reused = record.shards.iter().filter(|shard| shard.rows > 0).count() as u64;
+    let figures = RunFigures { shards_reused: reused, ..RunFigures::default() };
+    Ok(Group { entry, record, computed: HashSet::new(), figures, base_is_unknown: false, reduce_ms: 0 })
 }
 
 /// Writes the rejects table of the run. Fails with `Dataset.TooManyRejects`.
-async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<()> {
+async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject]) -> Result<FileRef> {
     let key = keys::run(&plan.run, REJECTS);
-    output.put(&key, tables::write_rejects(rejects, plan.extractor.id.as_str())?).await?;
+    let table = tables::write_rejects(rejects, plan.extractor.id.as_str())?;
+    let file = FileRef::of(key.clone(), &table);
+    output.put(&key, table).await?;
     let allowed = plan.settings.allowed_rejects(plan.objects);
     if rejects.len() as u64 <= allowed {
-        return Ok(());
+        return Ok(file);
     }
     let message = format!("{} of {} images were rejected; {allowed} are allowed", rejects.len(), plan.objects);
     let mut error = Error::new(ErrorKind::DatasetTooManyRejects, message).context("rejects table", key);
@@ -281,37 +311,51 @@ async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject
     Err(error)
 }
 
-/// The sums over all shards. With a base version: its sums, minus those of shards that the run does not have, plus those
-/// of new shards. Sums are exact, so both ways give the same bits.
+/// The sums over all groups. From the sums of the base version, if fewer groups differ than there are. Sums are exact, so
+/// both ways give the same bits.
 async fn total(
     output: &dyn Store,
     plan: &Plan,
-    shards: &[ShardEntry],
+    groups: &[GroupEntry],
     base: Option<&Manifest>,
 ) -> Result<TotalMoments> {
-    // How many times the sums of each shard are added.
-    let mut change: HashMap<&ShardId, i64> = HashMap::new();
-    if plan.groups == 0 {
-        // Shards without rows are left out: a failed shard has no file of sums.
-        for shard in shards.iter().filter(|shard| shard.rows > 0) {
-            *change.entry(&shard.id).or_default() += 1;
-        }
-    }
-    let groups = (0..plan.groups).map(|group| Sums::Total(keys::merged(&plan.run, group)));
-    // Totals come first: it is an error to subtract more rows than have been added.
-    let mut sums: Vec<Sums> = groups.chain(base.map(|base| Sums::Total(base.moments.clone()))).collect();
+    let columns = plan.extractor.columns;
+    let base = base.filter(|base| base.extractor.id == plan.extractor.id && base.released.is_none());
     if let Some(base) = base {
-        let kept: HashSet<&ShardId> = plan.shards.iter().map(|shard| &shard.id).collect();
-        for shard in base.shards.iter().filter(|shard| shard.rows > 0) {
-            // With groups, shards that stay were neither added nor need to be subtracted.
-            if plan.groups == 0 || !kept.contains(&shard.id) {
-                *change.entry(&shard.id).or_default() -= 1;
+        let (old, new) = (ids(&base.groups), ids(groups));
+        let added: Vec<_> = groups.iter().filter(|group| !old.contains(&group.id)).collect();
+        let dropped: Vec<_> = base.groups.iter().filter(|group| !new.contains(&group.id)).collect();
+        if 1 + added.len() + dropped.len() < groups.len() {
+            match from_base(output, base, &added, &dropped).await {
+                Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
+                totals => return totals,
             }
         }
     }
-    let change = change.into_iter().filter(|(_, times)| *times != 0);
-    sums.extend(change.map(|(id, times)| Sums::Shard(id.clone(), times)));
-    let mut totals = TotalMoments::zero(plan.extractor.columns);
-    merge::add(output, &mut totals, sums).await?;
+    let mut totals = TotalMoments::zero(columns);
+    for sums in groups.iter().filter_map(GroupEntry::sums) {
+        totals.add(&read_sums(output, &sums, columns).await?)?;
+    }
+    Ok(totals)
+}
+
+fn ids(groups: &[GroupEntry]) -> HashSet<&GroupId> {
+    groups.iter().map(|group| &group.id).collect()
+}
+
+async fn from_base(
+    output: &dyn Store,
+    base: &Manifest,
+    added: &[&GroupEntry],
+    dropped: &[&GroupEntry],
+) -> Result<TotalMoments> {
+    let columns = base.extractor.columns;
+    let mut totals = read_sums(output, &base.moments.file, columns).await?;
+    for sums in added.iter().filter_map(|group| group.sums()) {
+        totals.add(&read_sums(output, &sums, columns).await?)?;
+    }
+    for sums in dropped.iter().filter_map(|group| group.sums()) {
+        totals.subtract(&read_sums(output, &sums, columns).await?)?;
+    }
     Ok(totals)
 }

@@ -10,7 +10,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{PartWork, Plan, Projected, STORE_CONCURRENCY};
 use crate::{
     ErrorKind, Result,
-    dataset::{self, Manifest, RunFigures, ShardEntry, keys, tables},
+    dataset::{
+        self, FileRef, Manifest, Part, RunFigures, ShardEntry, contents, keys, manifest::shards_between, tables,
+    },
     ids::ShardId,
     store::Store,
 };
@@ -23,18 +25,25 @@ pub(super) async fn copy_parts(
     base: &Manifest,
     work: Vec<PartWork>,
 ) -> Result<Vec<PartWork>> {
-    if plan.settings.writes_csv() || plan.settings.partition_by_label != base.settings.partition_by_label {
+    let same_form = plan.settings.partition_by_label == base.settings.partition_by_label
+        && plan.settings.compression() == base.settings.compression();
+    if plan.settings.writes_csv() || !same_form || base.released.is_some() {
         return Ok(work);
     }
-    let files = files_by_shard(base);
-    let copies = work.into_iter().map(|part| {
-        let files = files.get(&part.shard);
+    let parts = match contents::parts(output, base).await {
+        // What is damaged is projected again.
+        Err(e) if e.is(ErrorKind::DatasetCorrupt) => return Ok(work),
+        parts => parts?,
+    };
+    let parts: HashMap<&ShardId, &Part> = parts.iter().map(|part| (&part.shard, part)).collect();
+    let copies = work.into_iter().map(|work| {
+        let part = parts.get(&work.shard).copied();
         async move {
-            let copied = match files {
-                Some((rows, files)) => copy_part(output, base, &part, *rows, files).await?,
+            let copied = match part {
+                Some(part) => copy_part(output, base, &work, part).await?,
                 None => false,
             };
-            Ok((!copied).then_some(part))
+            Ok((!copied).then_some(work))
         }
     });
     let copies: Vec<_> = copies.collect();
@@ -42,38 +51,27 @@ pub(super) async fn copy_parts(
     Ok(left.into_iter().flatten().collect())
 }
 
-/// Number of rows and files of each part, by shard. Part i belongs to the i-th shard that has rows.
-fn files_by_shard(version: &Manifest) -> HashMap<&ShardId, (u64, Vec<&str>)> {
-    let mut files: HashMap<u64, Vec<&str>> = HashMap::new();
-    for key in &version.outputs.parts {
-        if let Some((_, number)) = keys::parse_part(version.version, key) {
-            files.entry(number).or_default().push(key);
-        }
-    }
-    let shards = version.shards.iter().filter(|shard| shard.rows > 0);
-    shards.zip(0..).filter_map(|(shard, part)| Some((&shard.id, (shard.rows, files.remove(&part)?)))).collect()
-}
-
-/// Copies the files of one part; false if one of them does not exist.
-async fn copy_part(output: &dyn Store, base: &Manifest, part: &PartWork, rows: u64, files: &[&str]) -> Result<bool> {
-    let mut written = Vec::new();
-    for file in files {
-        let body = match output.get(file).await {
-            Err(e) if e.is(ErrorKind::StoreNotFound) => return Ok(false),
+/// Copies the files of one part; false if one of them is missing or damaged.
+async fn copy_part(output: &dyn Store, base: &Manifest, work: &PartWork, part: &Part) -> Result<bool> {
+    let mut scores = Vec::new();
+    for file in &part.scores {
+        let body = match file.read(output).await {
+            Err(e) if e.is(ErrorKind::DatasetCorrupt) => return Ok(false),
             body => body?,
         };
-        let label = keys::parse_part(base.version, file).and_then(|(label, _)| label);
-        let key = keys::part(part.version, label, part.part);
+        let label = keys::parse_part(base.version, &file.key).and_then(|(label, _)| label);
+        let key = keys::part(work.version, label, work.part);
         output.put(&key, body).await?;
-        written.push(key);
+        scores.push(FileRef { key, checksum: file.checksum.clone() });
     }
-    let projected = Projected { part: part.part, rows, keys: written, timing: None };
-    output.put(&keys::projected(&part.run, part.part), dataset::to_json(&projected)?).await?;
+    let part = Part { part: work.part, shard: work.shard.clone(), rows: part.rows, scores };
+    let projected = Projected { run: work.run.clone(), part, csv: None, timing: None };
+    output.put(&keys::projected(&work.run, work.part), dataset::to_record(&projected)?).await?;
     Ok(true)
 }
 
-/// Counts the added and changed rows of `found`: shards that are finished but were not computed by this run. Those that
-/// are not in the base version come from a run that has not published.
+/// Counts the added and changed rows of those of the shards `found` that are not in the base version: they come from a run
+/// that has not published.
 pub(super) async fn count_changes(
     output: &dyn Store,
     plan: &Plan,
@@ -85,13 +83,17 @@ pub(super) async fn count_changes(
         figures.added += found.iter().map(|shard| shard.rows).sum::<u64>();
         return Ok(());
     };
-    let of_base: HashSet<&ShardId> = base.shards.iter().map(|shard| &shard.id).collect();
+    if found.is_empty() || plan.base_is_unknown {
+        return Ok(());
+    }
+    let shards = contents::shards(output, base).await?;
+    let of_base: HashSet<&ShardId> = shards.iter().map(|shard| &shard.id).collect();
     for shard in found.iter().filter(|shard| !of_base.contains(&shard.id)) {
         let mut before = HashMap::new();
-        for old in base.shards_between(&shard.first, &shard.last) {
-            before.extend(tables::etags(output, &old.id).await?);
+        for old in shards_between(&shards, &shard.first, &shard.last) {
+            before.extend(tables::etags(output, old).await?);
         }
-        for (path, etag) in tables::etags(output, &shard.id).await? {
+        for (path, etag) in tables::etags(output, shard).await? {
             match before.get(&path) {
                 None => figures.added += 1,
                 Some(old) => figures.changed += u64::from(*old != etag),

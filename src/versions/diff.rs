@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{Manifest, get_file, tables},
+    dataset::{Manifest, contents, tables},
     pca::Basis,
     store::Store,
 };
@@ -52,17 +52,18 @@ pub async fn diff(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<
 
 /// Etags by key of the rows in shards that `other` does not have.
 async fn rows_without(output: &dyn Store, version: &Manifest, other: &Manifest) -> Result<BTreeMap<String, String>> {
-    let shared: HashSet<_> = other.shards.iter().map(|shard| &shard.id).collect();
+    let (shards, others) = (contents::shards(output, version).await?, contents::shards(output, other).await?);
+    let shared: HashSet<_> = others.iter().map(|shard| &shard.id).collect();
     let mut rows = BTreeMap::new();
-    for shard in version.shards.iter().filter(|shard| shard.rows > 0 && !shared.contains(&shard.id)) {
-        rows.extend(tables::etags(output, &shard.id).await?);
+    for shard in shards.iter().filter(|shard| shard.rows > 0 && !shared.contains(&shard.id)) {
+        rows.extend(tables::etags(output, shard).await?);
     }
     Ok(rows)
 }
 
 async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {
-    let key = &version.basis.key;
-    tables::read_basis(get_file(output, key).await?, version.basis.columns, key)
+    let file = &version.basis.file;
+    tables::read_basis(file.read(output).await?, version.basis.columns, &file.key)
 }
 
 /// The principal angles between two subspaces, in degrees, ascending.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, inbox, keys, lease::Judge, settings::Mode},
+    dataset::{self, contents, inbox, keys, lease::Judge, settings::Mode},
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -100,7 +100,8 @@ pub async fn erase(
     let holders = holders(output, &found).await?;
     if holders.contains(&summary.manifest.version) {
         return Err(Error::new(ErrorKind::InternalBug, "the new version contains an image that is not in the input")
-            .context("version", summary.manifest.version));
+            .context("version", summary.manifest.version)
+            .context("files", found.files().into_iter().collect::<Vec<_>>().join(", ")));
     }
     forget_in_inbox(output, &erased).await?;
     let began = Timestamp::now();
@@ -128,8 +129,9 @@ async fn would_erase(
 ) -> Result<Erased> {
     let (holders, files) = (holders(output, found).await?, found.files());
     let mut deleted = remove(output, &holders, Action::DryRun, judge).await?;
-    // The new version uses the shards that do not contain the images.
-    deleted.retain(|key| files.contains(key) || !key.starts_with(keys::SHARDS));
+    // The new version uses the shards and groups that do not contain the images.
+    let of_holder = |key: &String| keys::record_of(key).is_none_or(|record| files.contains(&record));
+    deleted.retain(|key| files.contains(key) || of_holder(key));
     Ok(Erased {
         keys: erased.into_iter().collect(),
         version,
@@ -205,13 +207,17 @@ async fn check_known(output: &dyn Store, erased: &BTreeSet<String>, found: &Foun
 /// The published versions with a file in which one of the images was found.
 async fn holders(output: &dyn Store, found: &Found) -> Result<BTreeSet<Version>> {
     let files = found.files();
-    let holds = |manifest: &Manifest| {
+    let mut holders = BTreeSet::new();
+    for manifest in dataset::published(output).await? {
         let run = keys::run_folder(&manifest.run);
         let in_run = files.range(run.clone()..).next().is_some_and(|file| file.starts_with(&run));
-        in_run || files.contains(&keys::version(manifest.version)) || manifest.files().any(|file| files.contains(&file))
-    };
-    let published = dataset::published(output).await?;
-    Ok(published.iter().filter(|manifest| holds(manifest)).map(|manifest| manifest.version).collect())
+        let in_record = files.contains(&keys::version(manifest.version));
+        let named = contents::files(output, &manifest).await?;
+        if in_run || in_record || named.iter().any(|file| files.contains(&file.key)) {
+            holders.insert(manifest.version);
+        }
+    }
+    Ok(holders)
 }
 
 /// Fails if anything was found after the erasure.

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use crate::{
     Result,
-    dataset::{self, ShardRecord, keys as names, tables},
-    store::{self, Store},
+    dataset::{self, contents, tables},
+    store::Store,
 };
 
 /// Keys that are named.
@@ -17,16 +17,16 @@ const SIMILAR: f64 = 0.7;
 pub(super) async fn keys(output: &dyn Store, key: &str) -> Result<Vec<String>> {
     let manifest = dataset::version(output, None).await?;
     let mut best: Vec<(f64, String)> = Vec::new();
-    for shard in &manifest.shards {
-        let file = names::features(&shard.id);
-        let Some(table) = store::get_opt(output, &file).await? else { continue };
-        let rows = tables::read_features(table, manifest.extractor.columns, &file)?.paths;
-        let record: ShardRecord = dataset::read_json(output, &names::shard(&shard.id)).await?;
-        let rejects = record.rejects.into_iter().map(|reject| reject.path);
-        best.extend(rows.into_iter().chain(rejects).map(|path| (similarity(key, &path), path)));
+    let rejects = contents::rejects(output, &manifest).await?.into_iter().map(|reject| reject.path);
+    let mut add = |paths: &mut dyn Iterator<Item = String>| {
+        best.extend(paths.map(|path| (similarity(key, &path), path)));
         best.retain(|(similarity, _)| *similarity >= SIMILAR);
         best.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then_with(|| a.1.cmp(&b.1)));
         best.truncate(COUNT);
+    };
+    add(&mut rejects.into_iter());
+    for shard in contents::shards(output, &manifest).await?.iter().filter(|shard| shard.rows > 0) {
+        add(&mut tables::etags(output, shard).await?.into_iter().map(|(path, _)| path));
     }
     Ok(best.into_iter().map(|(_, path)| path).collect())
 }

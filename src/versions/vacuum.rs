@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Result,
     dataset::{
-        self, Manifest, VersionState, keys,
+        self, Manifest, VersionState, contents, keys,
         lease::{self, Judge, Lock},
     },
     ids::Version,
@@ -58,7 +58,8 @@ pub type OnObject<'a> = &'a (dyn Fn(&Object) + Sync);
 
 /// Deletes the versions and files that `policy` does not keep, or only reports them.
 ///
-/// Fails with `Dataset.Busy` while a run or another vacuum is in progress.
+/// Fails with `Dataset.Busy` while a run or another vacuum is in progress, and with `Dataset.Corrupt`, before anything is
+/// deleted, if the files of a version cannot be found out.
 pub async fn vacuum(
     output: &dyn Store,
     policy: Policy,
@@ -159,7 +160,8 @@ async fn remove_versions(
     manifests.reverse();
     for (newer, manifest) in manifests.into_iter().enumerate() {
         if (selection.keep)(newer, &manifest) {
-            referenced.files.extend(manifest.files());
+            let files = contents::files(output, &manifest).await?;
+            referenced.files.extend(files.into_iter().map(|file| file.key));
             referenced.runs.insert(keys::run_folder(&manifest.run));
             done.kept.push(manifest.version);
         } else {
@@ -172,7 +174,7 @@ async fn remove_versions(
     if action == Action::Delete {
         for version in &done.removed {
             let state = VersionState::Removed { version: *version };
-            output.put(&keys::version(*version), dataset::to_json(&state)?).await?;
+            output.put(&keys::version(*version), dataset::to_record(&state)?).await?;
         }
     }
     Ok((done, referenced))

@@ -75,7 +75,7 @@ pub(super) fn rejects(content: &Content<'_>) -> Markup {
             h2 { "Rejects" }
             @if all == 0 { p { "None." } } @else {
                 p {
-                    (counted(all as u64, "image")) " without features; the table " code { (content.manifest.outputs.rejects) }
+                    (counted(all as u64, "image")) " without features; the table " code { (content.manifest.outputs.rejects.key) }
                     " lists all of them."
                     @if all > REJECTS { " The first " (REJECTS) " are:" }
                 }

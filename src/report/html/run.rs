@@ -127,7 +127,7 @@ pub(super) fn settings(content: &Content<'_>) -> Markup {
         let (added, changed, removed) = (count(figures.added), count(figures.changed), count(figures.removed));
         format!("version {}; since then {added} added, {changed} changed, {removed} removed", parent.0)
     });
-    let (shards, size) = (manifest.shards.len(), settings.shard_size);
+    let (shards, size) = (manifest.shards(), settings.shard_size());
     let rows = [
         ("input", manifest.input.clone()),
         ("run", manifest.run.to_string()),
@@ -136,7 +136,7 @@ pub(super) fn settings(content: &Content<'_>) -> Markup {
         ("extractor", extractor.id.to_string()),
         ("scaling", if settings.standardize { "standardised" } else { "centred only" }.to_owned()),
         ("shards", format!("{shards} of about {size} images; {} reused", figures.shards_reused)),
-        ("basis", manifest.basis.key.clone()),
+        ("basis", manifest.basis.file.key.clone()),
         ("scores", keys::pca(manifest.version)),
         ("manifest", keys::version(manifest.version)),
         ("Pomona", manifest.pomona.clone()),
