@@ -78,7 +78,7 @@ fn keys(mut keys: Vec<String>, file: Option<PathBuf>) -> Result<BTreeSet<String>
 
 /// The input of a version. Release 0.1.0 recorded folders as they were written; a relative one may mean another folder
 /// here.
-fn recorded_input(input: String) -> Result<String> {
+pub(crate) fn recorded_input(input: String) -> Result<String> {
     if !store::is_relative(&input) {
         return Ok(input);
     }

@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod check;
 mod demo;
 mod diff;
 mod erase;
@@ -109,6 +110,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Watch(args) => watch::watch(args).await,
             Command::Log(args) => log::log(args).await,
             Command::Diff(args) => diff::diff(args).await,
+            Command::Check(args) => check::check(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,
             Command::Estimate(args) => estimate::estimate(&args),

@@ -8,10 +8,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pomona::{
-    escape_invisible,
+    Error, escape_invisible,
     pipeline::{Phase, Watcher},
     stages::Monitor,
 };
+
+use crate::out::note;
 
 const COUNTED: &str = "{msg:<10} {bar:32} {human_pos}/{human_len}  {per_sec:>9}  {eta} left";
 const UNCOUNTED: &str = "{msg:<10} {spinner} {elapsed}  {human_pos} found";
@@ -78,6 +80,10 @@ impl Watcher for Bars {
 
     fn end(&self, _phase: Phase, _took: Duration) {
         self.clear();
+    }
+
+    fn mending(&self, damage: &Error) {
+        note(&format!("Warning: {}; it is made again", escape_invisible(&damage.to_string())));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use pomona::{
     Result,
-    dataset::{self, Manifest, keys, tables},
+    dataset::{self, Manifest, contents, keys, tables},
     store::{self, Store},
 };
 
@@ -55,7 +55,7 @@ fn versions(manifests: &[Manifest]) -> String {
 async fn settings(store: &dyn Store, manifest: &Manifest) -> Result<String> {
     let model = format!("{}, {} features", manifest.extractor.model, manifest.extractor.columns);
     let scaling = if manifest.settings.standardize { "standardised" } else { "centred only" };
-    let shards = format!("{}, target size {} images", manifest.shards.len(), manifest.settings.shard_size);
+    let shards = format!("{}, target size {} images", manifest.shards(), manifest.settings.shard_size());
     let mut rows = vec![
         format::row(["input", &manifest.input]),
         format::row(["model", &model]),
@@ -121,9 +121,10 @@ fn variance(manifest: &Manifest, limit: usize) -> String {
 }
 
 async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
-    let Some(key) = manifest.outputs.parts.first() else { return Ok(String::new()) };
-    let kept = manifest.basis.components;
-    let rows = tables::read_scores(dataset::get_file(store, key).await?, kept, key)?;
+    let parts = contents::parts(store, manifest).await?;
+    let Some(file) = parts.iter().find_map(|part| part.scores.first()) else { return Ok(String::new()) };
+    let (kept, key) = (manifest.basis.components, file.key.as_str());
+    let rows = tables::read_scores(file.read(store).await?, kept, key)?;
     let mut lines = vec![format::row(["path", "label", "pca_features"])];
     for (i, (path, label)) in rows.paths.iter().zip(&rows.labels).enumerate().take(limit) {
         let shown: Vec<String> = rows.scores.row(i).iter().take(SCORES).map(|score| format!("{score:.3}")).collect();
@@ -138,17 +139,17 @@ async fn first_rows(store: &dyn Store, manifest: &Manifest, limit: usize) -> Res
 }
 
 async fn rejects(store: &dyn Store, manifest: &Manifest, limit: usize) -> Result<String> {
-    let key = &manifest.outputs.rejects;
+    let file = &manifest.outputs.rejects;
     if manifest.rejects == 0 {
         return Ok("No rejects\n".to_owned());
     }
-    let rows = tables::read_rejects(dataset::get_file(store, key).await?, key)?;
+    let rows = tables::read_rejects(file.read(store).await?, &file.key)?;
     let mut lines = vec![format::row(["path", "reason", "detail"])];
     for [path, reason, detail] in rows.iter().take(limit) {
         lines.push(vec![format::shorten(path, 48), reason.clone(), format::shorten(detail, 60)]);
     }
     if rows.len() > limit {
-        lines.push(vec![format!("… and {} more in {key}", rows.len() - limit)]);
+        lines.push(vec![format!("… and {} more in {}", rows.len() - limit, file.key)]);
     }
     Ok(format!("Rejects\n{}", format::table(&lines, 3)))
 }

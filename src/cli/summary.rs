@@ -36,7 +36,7 @@ pub(crate) struct Json<'a> {
     added: u64,
     changed: u64,
     removed: u64,
-    shards: usize,
+    shards: u64,
     shards_reused: u64,
     components: usize,
     explained_variance_ratio: f64,
@@ -66,11 +66,11 @@ impl Files {
         let at = |key: &str| format!("{}/{key}", output.trim_end_matches('/'));
         Files {
             manifest: at(&keys::version(manifest.version)),
-            features: at("shards/*/features.parquet"),
-            basis: at(&manifest.basis.key),
+            features: at(keys::features_folder(manifest.version).trim_end_matches('/')),
+            basis: at(&manifest.basis.file.key),
             pca: at(keys::pca(manifest.version).trim_end_matches('/')),
-            csv: manifest.outputs.csv.as_deref().map(at),
-            rejects: at(&manifest.outputs.rejects),
+            csv: manifest.outputs.csv.as_ref().map(|csv| at(&csv.key)),
+            rejects: at(&manifest.outputs.rejects.key),
             report: reported.map(|reported| at(&reported.report)),
         }
     }
@@ -94,7 +94,7 @@ impl<'a> Finished<'a> {
             added: figures.added,
             changed: figures.changed,
             removed: figures.removed,
-            shards: manifest.shards.len(),
+            shards: manifest.shards(),
             shards_reused: figures.shards_reused,
             components: manifest.basis.components,
             explained_variance_ratio: manifest.basis.explained_variance_ratio.iter().sum(),
@@ -121,7 +121,9 @@ impl<'a> Finished<'a> {
             let mut text = headline + "Up to date: the images have not changed since this version was made.\n";
             if self.summary.figures.inferred > 0 {
                 let again = format::counted(self.summary.figures.inferred, "image");
-                text.push_str(&format!("{again} inferred again, because the files of their shard were missing\n"));
+                text.push_str(&format!(
+                    "{again} inferred again, because the files of their shard were missing or damaged\n"
+                ));
             }
             return text;
         }

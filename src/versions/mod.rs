@@ -1,7 +1,8 @@
-//! Operations on published versions: compare two, delete old ones, erase images from all of them.
+//! Operations on published versions: check them, compare two, delete old ones, erase images from all of them.
 //!
 //! None of them changes a version: versions are immutable, and only whole ones are deleted.
 
+pub mod check;
 pub mod diff;
 pub mod erase;
 mod nearest;

@@ -5,7 +5,7 @@ use pomona::{
         estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE},
         receipt::USUAL_REGION,
     },
-    dataset::shard::DEFAULT_SHARD_SIZE,
+    dataset::shard::DEFAULT_SHARD_SIZE_ON_AWS,
 };
 
 use super::{
@@ -51,7 +51,7 @@ pub(crate) struct EstimateArgs {
     #[arg(long, value_name = "N", default_value_t = Deployment::default().account_concurrency, value_parser = clap::value_parser!(u32).range(1..))]
     pub account_concurrency: u32,
     /// Target shard size, in images
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE_ON_AWS, value_parser = clap::value_parser!(u32).range(1..))]
     pub shard_size: u32,
     #[command(flatten)]
     pub format: FormatOptions,

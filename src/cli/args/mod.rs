@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use aws::{ArchitectureArg, EstimateArgs, StartArgs, StatusArgs};
 pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
-pub(crate) use versions::{DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
+pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 
 /// Image features and PCA at any scale, without a cluster
 ///
@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Log(LogArgs),
     Diff(DiffArgs),
+    Check(CheckArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),
     Estimate(EstimateArgs),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pomona::{
     dataset::{
         settings::{Mode, Refit, Settings},
-        shard::DEFAULT_SHARD_SIZE,
+        tables::Compression,
     },
     demo::DEFAULT_VIEWS,
     model::{Decoding, FeatureRange},
@@ -73,10 +73,18 @@ pub(crate) struct ResultOptions {
     /// Fail if more than this percentage of the images is rejected; unless it is 0, one reject is always allowed
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = values::percent)]
     pub max_reject_percent: f64,
-    /// Target shard size, in images; a killed run repeats only its unfinished shards, and on AWS one function call
-    /// processes one shard
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE)]
-    pub shard_size: u32,
+    /// Target shard size, in images; a killed run repeats only its unfinished shards [default: that of the last version,
+    /// or 1024]
+    #[arg(long, value_name = "N")]
+    pub shard_size: Option<u32>,
+    /// How the tables of features and scores are compressed; zstd makes smaller files, snappy is read by more programs
+    /// [default: that of the last version, or snappy]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub compression: Option<CompressionArg>,
+    /// Copy the features into features/v=.../ of a bucket, instead of listing their tables there in symlink.txt; a folder
+    /// has hard links, which cost no space
+    #[arg(long)]
+    pub materialize_features: bool,
     /// When to fit the PCA
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
     pub refit: RefitArg,
@@ -151,6 +159,23 @@ pub(crate) enum EngineArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CompressionArg {
+    /// Snappy, which every reader of Parquet knows
+    Snappy,
+    /// Zstandard, after the bytes of numbers are sorted by significance
+    Zstd,
+}
+
+impl CompressionArg {
+    fn compression(self) -> Compression {
+        match self {
+            CompressionArg::Snappy => Compression::Snappy,
+            CompressionArg::Zstd => Compression::Zstd,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RefitArg {
     /// Fit to all images whenever a run finds a change
     Always,
@@ -185,6 +210,9 @@ impl ResultOptions {
             csv_for_spreadsheets: self.csv_for_spreadsheets,
             max_reject_percent: self.max_reject_percent,
             shard_size: self.shard_size,
+            group_size: None,
+            compression: self.compression.map(CompressionArg::compression),
+            materialize_features: self.materialize_features,
         }
     }
 }

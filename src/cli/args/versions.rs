@@ -1,4 +1,4 @@
-//! Commands that read or delete finished versions: `show`, `log`, `diff`, `vacuum` and `erase`.
+//! Commands that read, check or delete finished versions: `show`, `log`, `diff`, `check`, `vacuum` and `erase`.
 
 use std::path::PathBuf;
 
@@ -82,6 +82,45 @@ impl LockOptions {
     pub(crate) fn judge(&self) -> Judge<'static> {
         Judge { executions: Some(&RunningExecutions), break_locks: self.break_lock }
     }
+}
+
+/// Check every file of an output, and make damaged files again
+///
+/// Compares each file of all versions with its checksum, then computes ids, sums, basis, scores and CSV again from the
+/// features and compares them with what is stored. Prints one line per damaged file, what it is made again from, and which
+/// versions it belongs to. Reads only, unless --repair is given. A folder and a bucket are checked in the same way.
+///
+/// --repair makes damaged files again from the others; features of the newest version also from the images. It writes only
+/// files with exactly the content on record, and deletes nothing but the marks of dead runs.
+///
+/// Exit code 0: nothing is damaged, or all that was is repaired. Files that no version needs, marks and unknown files are
+/// printed, and are no damage.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona check results/
+  pomona check results/ --repair
+  pomona check s3://bucket/results/ --fast --json")]
+pub(crate) struct CheckArgs {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    /// Make damaged files again
+    #[arg(long)]
+    pub repair: bool,
+    /// Compare files with their checksums only, and compute nothing again
+    #[arg(long)]
+    pub fast: bool,
+    /// Folder or s3://bucket/prefix/ with the images, for --repair [default: the input of the newest version]
+    #[arg(long, value_name = "IMAGES")]
+    pub input: Option<String>,
+    #[command(flatten)]
+    pub input_options: InputOptions,
+    #[command(flatten)]
+    pub locks: LockOptions,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    #[command(flatten)]
+    pub format: FormatOptions,
 }
 
 /// Delete old versions and files that no version needs

@@ -1,0 +1,219 @@
+//! Scores and CSV, computed again from features and basis.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::{Fault, Survey, numbers::Shard};
+use crate::{
+    Result,
+    dataset::{
+        Checksum, FileRef, Manifest, Part, ShardEntry,
+        blocking::run_blocking,
+        keys,
+        record::hex,
+        tables::{self, FeatureRows, ScoreRows},
+    },
+    ids::{BasisId, Version},
+    pca::Basis,
+    stages::{PartWork, csv_header, part_files},
+    store::Store,
+};
+
+/// What the scores of all versions are compared with.
+pub(super) struct Scores {
+    versions: HashMap<Version, Manifest>,
+    /// Those that can be read.
+    bases: HashMap<BasisId, Arc<Basis>>,
+    /// The CSV files of versions, as far as they are computed. None if a part is missing.
+    csv: BTreeMap<Version, Option<Csv>>,
+}
+
+/// A hash of the rows so far.
+struct Csv {
+    sha: Sha256,
+    bytes: u64,
+}
+
+impl Csv {
+    fn push(&mut self, rows: &[u8]) {
+        self.sha.update(rows);
+        self.bytes += rows.len() as u64;
+    }
+}
+
+impl Scores {
+    /// Reads the bases of all versions.
+    pub(super) async fn open(survey: &mut Survey, output: &dyn Store) -> Result<Self> {
+        let mut scores = Scores { versions: HashMap::new(), bases: HashMap::new(), csv: BTreeMap::new() };
+        for manifest in survey.manifests() {
+            let file = &manifest.basis.file;
+            if !scores.bases.contains_key(&manifest.basis.id) && !survey.problems.contains_key(&file.key) {
+                match read_basis(output, &manifest).await {
+                    Ok(basis) => drop(scores.bases.insert(manifest.basis.id.clone(), Arc::new(basis))),
+                    Err(e) => survey.note(&file.key, e, Fault::Wrong)?,
+                }
+            }
+            if manifest.settings.writes_csv() {
+                let mut csv = Csv { sha: Sha256::new(), bytes: 0 };
+                csv.push(&csv_header(manifest.basis.components));
+                scores.csv.insert(manifest.version, Some(csv));
+            }
+            scores.versions.insert(manifest.version, manifest);
+        }
+        Ok(scores)
+    }
+
+    /// Compares the parts of a shard; without rows, it cannot be read.
+    pub(super) async fn add(
+        &mut self,
+        survey: &mut Survey,
+        output: &dyn Store,
+        shard: &Shard,
+        rows: Option<FeatureRows>,
+    ) -> Result<()> {
+        let rows = rows.map(Arc::new);
+        let mut projected: HashMap<BasisId, Arc<ScoreRows>> = HashMap::new();
+        for (version, part) in &shard.parts {
+            let Some(manifest) = self.versions.get(version) else { continue };
+            let basis = self.bases.get(&manifest.basis.id);
+            let (Some(rows), Some(basis)) = (&rows, basis) else {
+                self.csv.entry(*version).and_modify(|csv| *csv = None);
+                continue;
+            };
+            let scores = match projected.get(&manifest.basis.id) {
+                Some(scores) => Arc::clone(scores),
+                None => {
+                    let scores = Arc::new(project(Arc::clone(rows), Arc::clone(basis)).await?);
+                    projected.insert(manifest.basis.id.clone(), Arc::clone(&scores));
+                    scores
+                }
+            };
+            let made = Made::new(manifest, &shard.entry, part.part, scores).await?;
+            if let (Some(Some(csv)), Some(rows)) = (self.csv.get_mut(version), &made.csv) {
+                csv.push(rows);
+            }
+            compare(survey, output, manifest, part, made.scores).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the CSV files.
+    pub(super) fn finish(self, survey: &mut Survey) {
+        for (version, csv) in self.csv {
+            let file = self.versions.get(&version).and_then(|manifest| manifest.outputs.csv.as_ref());
+            let (Some(csv), Some(file)) = (csv, file) else { continue };
+            let computed = Checksum { sha256: hex(&csv.sha.finalize()), bytes: csv.bytes };
+            let complete = survey.manifests().iter().any(|m| m.version == version && all_known(survey, m));
+            if complete && file.checksum != Some(computed) {
+                survey.report(&file.key, Fault::Wrong, "these are not the scores of the features", &[version]);
+            }
+        }
+    }
+}
+
+/// Whether all groups and lists of a version could be read.
+fn all_known(survey: &Survey, manifest: &Manifest) -> bool {
+    manifest.groups.iter().zip(0..).all(|(entry, number)| {
+        survey.groups.contains_key(&entry.id) && survey.lists.contains_key(&(manifest.version, number))
+    })
+}
+
+/// Reads the basis of a version. Fails with `Dataset.Corrupt`.
+pub(super) async fn read_basis(output: &dyn Store, manifest: &Manifest) -> Result<Basis> {
+    let (body, columns) = (manifest.basis.file.read(output).await?, manifest.extractor.columns);
+    let key = manifest.basis.file.key.clone();
+    run_blocking(move || tables::read_basis(body, columns, &key)).await
+}
+
+/// Projects rows onto a basis.
+pub(super) async fn project(rows: Arc<FeatureRows>, basis: Arc<Basis>) -> Result<ScoreRows> {
+    run_blocking(move || {
+        let scores = basis.project(rows.features.view());
+        Ok(ScoreRows { paths: rows.paths.clone(), labels: rows.labels.clone(), scores })
+    })
+    .await
+}
+
+/// The files of a part, made again.
+pub(super) struct Made {
+    /// In the order of their keys.
+    pub(super) scores: Vec<(String, Bytes)>,
+    pub(super) csv: Option<Bytes>,
+}
+
+impl Made {
+    pub(super) async fn new(
+        manifest: &Manifest,
+        shard: &ShardEntry,
+        part: u64,
+        scores: Arc<ScoreRows>,
+    ) -> Result<Self> {
+        let work = work(manifest, shard, part);
+        let files = run_blocking(move || part_files(&work, &scores)).await?;
+        let mut made = Made { scores: files.scores, csv: files.csv.map(|(_, rows)| rows) };
+        made.scores.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(made)
+    }
+
+    /// The part as its list has it.
+    pub(super) fn part(&self, shard: &ShardEntry, part: u64) -> Part {
+        let scores = self.scores.iter().map(|(key, body)| FileRef::of(key.clone(), body)).collect();
+        Part { part, shard: shard.id.clone(), rows: shard.rows, scores }
+    }
+}
+
+fn work(manifest: &Manifest, shard: &ShardEntry, part: u64) -> PartWork {
+    PartWork {
+        run: manifest.run.clone(),
+        part,
+        shard: shard.id.clone(),
+        features: FileRef { key: keys::features(&shard.id), checksum: shard.features.clone() },
+        version: manifest.version,
+        basis: manifest.basis.id.clone(),
+        basis_file: manifest.basis.file.clone(),
+        extractor: manifest.extractor.clone(),
+        compression: manifest.settings.compression(),
+        partition_by_label: manifest.settings.partition_by_label,
+        csv: manifest.settings.writes_csv(),
+        csv_for_spreadsheets: manifest.settings.csv_for_spreadsheets,
+    }
+}
+
+/// Compares the files of a part with those on record. A release whose tables have other bytes gives the same numbers.
+async fn compare(
+    survey: &mut Survey,
+    output: &dyn Store,
+    manifest: &Manifest,
+    part: &Part,
+    made: Vec<(String, Bytes)>,
+) -> Result<()> {
+    let kept = manifest.basis.components;
+    for (key, body) in made {
+        let recorded = part.scores.iter().find(|file| file.key == key);
+        if survey.problems.contains_key(&key) || recorded.is_some_and(|f| f.checksum == Some(Checksum::of(&body))) {
+            continue;
+        }
+        let same = match recorded {
+            Some(file) => match file.read(output).await {
+                Ok(found) => tables::read_scores(found, kept, &key)
+                    .and_then(|found| Ok(found == tables::read_scores(body, kept, &key)?)),
+                Err(e) => Err(e),
+            },
+            None => Ok(false),
+        };
+        match same {
+            Ok(true) => {}
+            Ok(false) => {
+                let what = "these are not the scores of the features of its shard";
+                survey.report(&key, Fault::Wrong, what, &[manifest.version]);
+            }
+            Err(e) => survey.note(&key, e, Fault::Wrong)?,
+        }
+    }
+    Ok(())
+}
