@@ -3,8 +3,8 @@
 `rule(method, path)` is called for every request and returns None (forward it), "throttle" (503 SlowDown), "fail" (500),
 "refuse" (400), "cut" (the connection is closed) or "cut half" (half of the answer, then closed).
 
-`calls` is the set of (function, method, path with query); the function comes from the user agent. `sent` lists the same for
-every request, in order.
+`calls` is the set of (function, method, path with query); the function comes from the user agent. The source of a copy is in
+it with the method "COPY". `sent` lists the requests in order.
 """
 
 import http.client
@@ -60,6 +60,8 @@ class FaultProxy:
                     call = (found.group(1), self.command, self.path)
                     proxy.calls.add(call)
                     proxy.sent.append(call)
+                    if source := self.headers.get("x-amz-copy-source"):
+                        proxy.calls.add((found.group(1), "COPY", "/" + source.removeprefix("/")))
                 fault = proxy.rule(self.command, self.path)
                 if fault:
                     proxy.faults += 1

@@ -43,6 +43,18 @@ def test_a_run_from_s3_to_s3_and_to_a_folder(aws, tmp_path):
     shown = aws.pomona("show", "s3://fruit/results/").stdout
     assert "56" in shown and "pc_0" in shown
 
+    # In a bucket, a list names the tables of a version; on request, the folder has copies. In a folder, it has links.
+    keys = lambda prefix: [o["Key"] for o in s3.list_objects_v2(Bucket="fruit", Prefix=prefix).get("Contents", [])]  # noqa: E731
+    tables = [key for key in keys("results/shards/") if key.endswith("/features.parquet")]
+    assert keys("results/features/") == ["results/features/v=00000001/symlink.txt"]
+    lines = s3.get_object(Bucket="fruit", Key="results/features/v=00000001/symlink.txt")["Body"].read().decode().splitlines()
+    assert sorted(lines) == sorted(f"s3://fruit/{key}" for key in tables) and len(lines) >= 3
+    copies = run("s3://fruit/images/", "s3://fruit/results/", "--shard-size", 16, "--materialize-features")
+    parts = [f"part-{part:05}.parquet" for part in range(len(tables))]
+    assert copies["files"]["features"] == "s3://fruit/results/features/v=00000002"
+    assert keys("results/features/v=00000002/") == [f"results/features/v=00000002/{part}" for part in parts]
+    assert sorted(path.name for path in (tmp_path / "mixed/features/v=00000001").iterdir()) == parts
+
 
 def test_wrong_places_are_explained(aws):
     missing = aws.pomona("run", "s3://no-such-bucket/x/", "s3://no-such-bucket/y/", check=False)

@@ -83,7 +83,7 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
             if name in resource["Properties"]:
                 resource["Properties"][name] = "s3://artifacts/object"
     parameters = {name: str(p["Default"]) for name, p in template["Parameters"].items()} | {
-        "RunOnUpload": on, "Vacuum": on, "AlarmEmail": "" if on == "false" else "someone@example.com"}
+        "RunOnUpload": on, "Vacuum": on, "CheckWeekly": on, "AlarmEmail": "" if on == "false" else "someone@example.com"}
     translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(template, parameters)
     assert not any(r["Type"].startswith("AWS::Serverless") for r in translated["Resources"].values())
     # If SAM treated a condition as true, the schedule and the queue would be active by default.
@@ -164,6 +164,16 @@ def test_maps_read_jsonl_and_carry_nothing_back():
         assert child["ResultSelector"] == {} and child["End"] is True
 
 
+def test_groups_are_merged_unless_all_of_them_are_finished():
+    all_states = definition()["States"]
+    assert all_states["Featurize"]["Next"] == all_states["Anything to do?"]["Choices"][1]["Next"] == "Anything to merge?"
+    assert all_states["Anything to merge?"] == {
+        "Type": "Choice", "Choices": [{"Variable": "$.groups", "NumericGreaterThan": 0, "Next": "Merge"}], "Default": "Reduce"}
+    merge = all_states["Merge"]
+    # A shard that failed is tolerated, a group is not.
+    assert merge["Next"] == "Reduce" and merge["ToleratedFailurePercentage"] == 0
+
+
 def test_a_conflict_goes_back_to_the_plan_five_times_and_a_failure_carries_its_cause():
     all_states = definition()["States"]
     assert all_states["Again?"]["Choices"] == [{"Variable": "$.attempt", "NumericLessThanEquals": 5, "Next": "Plan"}]
@@ -174,8 +184,11 @@ def test_a_conflict_goes_back_to_the_plan_five_times_and_a_failure_carries_its_c
 
 
 def statements(role):
+    """All statements of a role, also those that depend on a condition."""
     for policy in RESOURCES[role]["Properties"]["Policies"]:
-        yield from policy["PolicyDocument"]["Statement"]
+        for statement in policy["PolicyDocument"]["Statement"]:
+            options = statement["If"][1:] if "If" in statement else [statement]
+            yield from (option for option in options if "Sid" in option)
 
 
 def test_no_statement_allows_everything_and_unnamed_resources_are_those_that_have_no_name():

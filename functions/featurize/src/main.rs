@@ -1,10 +1,11 @@
-//! Lambda: features and moments of one shard. The model is loaded once per environment, in the init phase.
+//! Lambda: features of one shard. The model is loaded once per environment, in the init phase.
 
 use std::sync::Arc;
 
 use lambda_runtime::tracing;
 use pomona::{
     Result,
+    dataset::Sealed,
     model::{Decoding, Extractor, FeatureRange, WorkerPool},
     stages::{self, CancellationToken, Featurized, ShardWork, Silent, Stores},
 };
@@ -37,10 +38,11 @@ fn load(decoding: Decoding) -> Result<Arc<WorkerPool>> {
 }
 
 async fn handle(pools: Arc<Pools>, event: MapItem<ShardWork>) -> Result<Featurized> {
-    let workers = pools.get(event.work.decoding).await?;
-    let stores = Stores::open(&event.input, &event.output).await?;
-    let run = event.work.run.clone();
-    let made = stages::featurize(&stores, &workers, event.work, &Silent, &CancellationToken::default()).await?;
+    let MapItem { input, output, work: Sealed(work) } = event;
+    let workers = pools.get(work.decoding).await?;
+    let stores = Stores::open(&input, &output).await?;
+    let run = work.run.clone();
+    let made = stages::featurize(&stores, &workers, work, &Silent, &CancellationToken::default()).await?;
     let Featurized { planned, shard, rows, rejects, inferred, copied, .. } = &made;
     tracing::info!(%run, %shard, rows, rejects, inferred, copied, "shard computed");
     if planned != shard {

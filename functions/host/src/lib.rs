@@ -15,20 +15,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use metrics::{Figures, Measured};
 use metrics::{Invocation, line};
-use pomona::{Error, ErrorKind, Result, dataset::timing::Timer, model::check_instructions};
-use serde::{Deserialize, de::DeserializeOwned};
+use pomona::{
+    Error, ErrorKind, Result,
+    dataset::{Sealed, timing::Timer},
+    model::check_instructions,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Event of a function that a map calls: the locations of the run, and one line of the map's work list.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, bound(deserialize = "Work: DeserializeOwned + Serialize"))]
 pub struct MapItem<Work> {
     /// Location of the images.
     pub input: String,
     /// Location of the data set.
     pub output: String,
     /// The line of the work list.
-    pub work: Work,
+    pub work: Sealed<Work>,
 }
 
 /// Serves invocations with `handle` until the environment ends. Work before this call belongs to the init phase of the

@@ -71,13 +71,13 @@ impl Measured for Featurized {
 
 impl Measured for Merged {
     fn figures(&self) -> Figures {
-        Figures { rows: Some(self.rows), ..Figures::default() }
+        Figures { rows: Some(self.entry.rows), ..Figures::default() }
     }
 }
 
 impl Measured for Projected {
     fn figures(&self) -> Figures {
-        Figures { rows: Some(self.rows), ..Figures::default() }
+        Figures { rows: Some(self.part.rows), ..Figures::default() }
     }
 }
 

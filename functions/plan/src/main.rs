@@ -47,7 +47,7 @@ async fn handle(event: Event) -> Result<Answer> {
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
     let info = pomona::model::embedded_info(FeatureRange::default(), decoding);
     let stores = Stores::open(&input, &output).await?;
-    let plan = PlanInput { run, settings, mode, execution: event.execution };
+    let plan = PlanInput { settings, mode, execution: event.execution, ..PlanInput::new(run) };
     let planned = stages::plan(&stores, &info, plan, &Silent, &CancellationToken::default()).await?;
     let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
     tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");

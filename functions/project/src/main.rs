@@ -9,9 +9,9 @@ use pomona_host::{MapItem, init_log, serve};
 
 async fn handle(event: MapItem<PartWork>) -> Result<Projected> {
     let stores = Stores::open(&event.input, &event.output).await?;
-    let (run, shard) = (event.work.run.clone(), event.work.shard.clone());
-    let projected = stages::project(&stores, event.work).await?;
-    tracing::info!(%run, %shard, part = projected.part, rows = projected.rows, "part projected");
+    let (run, shard) = (event.work.0.run.clone(), event.work.0.shard.clone());
+    let projected = stages::project(&stores, event.work.0).await?;
+    tracing::info!(%run, %shard, part = projected.part.part, rows = projected.part.rows, "part projected");
     Ok(projected)
 }
 

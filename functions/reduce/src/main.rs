@@ -1,8 +1,9 @@
-//! Lambda: adds the sums of a group of shards (stage `merge`), or fits the PCA (stage `reduce`).
+//! Lambda: finishes a group of shards with their sums (stage `merge`), or fits the PCA (stage `reduce`).
 
 use lambda_runtime::tracing;
 use pomona::{
     Error, ErrorKind, Result,
+    dataset::Sealed,
     ids::RunId,
     stages::{self, MergeWork, Merged, Reduced, RunInput, Stores},
 };
@@ -15,7 +16,7 @@ struct Event {
     input: String,
     output: String,
     /// For `merge`: one line of its work list.
-    work: Option<MergeWork>,
+    work: Option<Sealed<MergeWork>>,
     /// For `reduce`: the run.
     run: Option<RunId>,
 }
@@ -23,7 +24,7 @@ struct Event {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Merged(Merged),
+    Merged(Box<Merged>),
     Reduced(ReducedKeys),
 }
 
@@ -56,7 +57,7 @@ async fn handle(event: Event) -> Result<Answer> {
     let (_, prefix) = pomona::store::bucket_and_prefix(&event.output)?;
     let stores = Stores::open(&event.input, &event.output).await?;
     match (event.work, event.run) {
-        (Some(work), None) => merge(&stores, work).await.map(Answer::Merged),
+        (Some(Sealed(work)), None) => merge(&stores, work).await.map(Box::new).map(Answer::Merged),
         (None, Some(run)) => reduce(&stores, run, &prefix).await.map(Answer::Reduced),
         _ => Err(Error::new(ErrorKind::InputInvalid, "an event has either the field \"run\" or the field \"work\"")),
     }
@@ -65,7 +66,7 @@ async fn handle(event: Event) -> Result<Answer> {
 async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
     let run = work.run.clone();
     let merged = stages::merge(stores, work).await?;
-    tracing::info!(%run, group = merged.group, rows = merged.rows, "sums of a group added");
+    tracing::info!(%run, group = merged.group, rows = merged.entry.rows, "group finished");
     Ok(merged)
 }
 
@@ -81,7 +82,7 @@ async fn reduce(stores: &Stores, run: RunId, prefix: &str) -> Result<ReducedKeys
         rejects,
         components,
         parts_to_project,
-        basis: basis.key,
+        basis: basis.file.key,
         project_key: format!("{prefix}{work_list}"),
     })
 }
