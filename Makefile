@@ -141,12 +141,16 @@ SEED := $(or $(SEED),$(shell date +%s))
 SEEDS ?= 5000
 ROUNDS ?= 20
 KILLS ?= 300
+SOAK ?= 500
+DAMAGE ?= 8
 .PHONY: soak
-soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 rounds of random histories; KILLS=300 kills
+soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 random histories, KILLS=300 kills, SOAK=500 rounds
 	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --workspace --test races
 	set -e; for round in $$(seq $(ROUNDS)); do \
 	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --workspace --test pipeline --test incremental; done
 	POMONA_KILLS=$(KILLS) $(CARGO) test --release --workspace --test kills -- --nocapture
+	POMONA_SEED=$(SEED) POMONA_SOAK=$(SOAK) $(CARGO) test --release --workspace --test soak -- --nocapture
+	POMONA_DAMAGE=$(DAMAGE) $(CARGO) test --release --workspace --test damage -- --nocapture
 
 CASES ?= 20000
 .PHONY: fuzz

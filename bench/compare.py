@@ -92,7 +92,7 @@ def cosines(one, other):
     import pyarrow.parquet as pq
 
     def features(output):
-        tables = [pq.read_table(file, columns=["path", "features"]) for file in output.glob("shards/*/features.parquet")]
+        tables = [pq.read_table(file, columns=["path", "features"]) for file in output.glob("features/v=00000001/*.parquet")]
         rows = (row for table in tables for row in table.to_pylist())
         return {row["path"]: np.array(row["features"]) for row in rows}
 

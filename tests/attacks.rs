@@ -313,7 +313,7 @@ async fn a_stop_ends_a_run_whose_store_hangs_and_keeps_its_rows() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         later.cancel();
     });
-    let order = order(&Settings { shard_size: 100, ..Settings::default() }, Mode::default(), "a");
+    let order = order(&Settings { shard_size: Some(100), ..Settings::default() }, Mode::default(), "a");
     let run = pipeline::run(&stores, &engine, &order, &Silent, &stop);
     let outcome = tokio::time::timeout(Duration::from_millis(2_300), run).await.expect("the stop has no effect");
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::RunInterrupted);

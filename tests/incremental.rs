@@ -12,7 +12,7 @@ use common::*;
 use pomona::{
     ErrorKind,
     dataset::{
-        self, Manifest, VersionState, inbox, keys,
+        self, FileRef, Manifest, VersionState, contents, inbox, keys,
         lease::Judge,
         settings::{ListingScope, Mode, Refit, Settings},
         tables,
@@ -64,7 +64,7 @@ async fn refit_never_keeps_old_scores_and_projects_only_changed_shards() {
     assert!(after.contains_key(&key(300)) && !after.contains_key(&key(120)));
     assert_ne!(before[&key(17)], after[&key(17)]);
     let reduced: stages::Reduced =
-        dataset::read_json(output.as_ref(), &stages::Reduced::key(&run_id("b"))).await.unwrap();
+        dataset::read_record(output.as_ref(), &stages::Reduced::key(&run_id("b"))).await.unwrap();
     assert!(reduced.parts_to_project < reduced.parts / 2, "{} of {}", reduced.parts_to_project, reduced.parts);
 
     // Without a refit there is nothing to do. With one, the data set equals that of a fresh run.
@@ -87,17 +87,25 @@ async fn refit_never_keeps_parts_in_label_folders_too() {
     let mut after = scores(output.as_ref(), &kept).await;
     after.remove(&key(300)).unwrap();
     assert_eq!(before, after);
-    let labels = |m: &Manifest| {
-        m.outputs.parts.iter().filter_map(|k| k.split('/').nth(2).map(str::to_owned)).collect::<HashSet<_>>()
-    };
-    assert_eq!(labels(&first), labels(&kept));
+    let mut labels = Vec::new();
+    for version in [&first, &kept] {
+        let parts = parts(output.as_ref(), version).await;
+        labels.push(parts.iter().filter_map(|k| k.key.split('/').nth(2).map(str::to_owned)).collect::<HashSet<_>>());
+    }
+    assert_eq!(labels[0], labels[1]);
+}
+
+async fn parts(output: &dyn Store, manifest: &Manifest) -> Vec<FileRef> {
+    let parts = contents::parts(output, manifest).await.unwrap();
+    parts.into_iter().flat_map(|part| part.scores).collect()
 }
 
 async fn scores(output: &dyn Store, manifest: &Manifest) -> BTreeMap<String, Vec<f32>> {
     let mut all = BTreeMap::new();
-    for key in &manifest.outputs.parts {
-        assert!(key.starts_with(&keys::pca(manifest.version)), "{key}");
-        let rows = tables::read_scores(output.get(key).await.unwrap(), manifest.basis.components, key).unwrap();
+    for file in parts(output, manifest).await {
+        assert!(file.key.starts_with(&keys::pca(manifest.version)), "{}", file.key);
+        let body = file.read(output).await.unwrap();
+        let rows = tables::read_scores(body, manifest.basis.components, &file.key).unwrap();
         let each = rows.scores.outer_iter().map(|row| row.to_vec());
         all.extend(rows.paths.into_iter().zip(each));
     }
@@ -136,7 +144,7 @@ async fn changes_are_counted_correctly_after_a_crashed_run() {
     stages::plan(&stores, engine.extractor().info(), dying, &Silent, &CancellationToken::default()).await.unwrap();
     let lines = output.get(&keys::run(&run_id("dying"), "featurize.jsonl")).await.unwrap();
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let work = serde_json::from_slice(line).unwrap();
+        let dataset::Sealed(work) = serde_json::from_slice(line).unwrap();
         stages::featurize(&stores, &engine, work, &Silent, &CancellationToken::default()).await.unwrap();
     }
     let figures = run(&stores, &engine, &small_shards(), "next").await.unwrap().manifest.figures;
@@ -204,12 +212,14 @@ proptest! {
     fn a_partial_listing_plans_the_same_as_a_full_one(
         rounds in prop::collection::vec(prop::collection::vec(change(), 1..12), 1..5),
         shard_size in 2u32..24,
+        group_size in 1u32..200,
         bad in 0u64..260,
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-            let settings = Settings { shard_size, ..Settings::default() };
+            let settings =
+                Settings { shard_size: Some(shard_size), group_size: Some(group_size), ..Settings::default() };
             input.put(&key(bad), "no image".into()).await.unwrap();
             let stores = stores(&input, &output);
             run(&stores, &engine, &settings, "first").await.unwrap();
@@ -230,7 +240,7 @@ proptest! {
                     let plan: Option<stages::Plan> = plan.map(|plan| serde_json::from_slice(&plan).unwrap());
                     // The lease of this run, which is not continued.
                     output.delete(&keys::started(&run_id(&name))).await.unwrap();
-                    plan.map(|plan| (plan.objects, plan.shards.into_iter().map(|s| s.id).collect::<Vec<_>>()))
+                    plan.map(|plan| (plan.objects, plan.groups.into_iter().map(|group| group.id).collect::<Vec<_>>()))
                 };
                 let whole = plan(format!("whole-{i}"), ListingScope::All).await;
                 let partial = plan(format!("partial-{i}"), ListingScope::Changed).await;
@@ -289,7 +299,10 @@ async fn a_vacuum_keeps_complete_versions_and_deletes_the_rest() {
     for (manifest, files) in kept.iter().zip(&before) {
         assert_eq!(&data_set_of(output.as_ref(), manifest).await, files);
     }
-    let mut named: HashSet<String> = kept.iter().flat_map(Manifest::files).collect();
+    let mut named = HashSet::new();
+    for manifest in &kept {
+        named.extend(contents::files(output.as_ref(), manifest).await.unwrap().into_iter().map(|file| file.key));
+    }
     named.extend(["pomona.json".to_owned(), "notes-of-mine.txt".to_owned()]);
     for object in list_all(output.as_ref(), "").await.unwrap() {
         let of_kept_run = kept.iter().any(|m| object.key.starts_with(&format!("runs/{}/", m.run)));

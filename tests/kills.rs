@@ -65,11 +65,11 @@ fn readable(output: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     for key in ["basis", "moments"] {
-        let file = shown[key].as_str().or(shown[key]["key"].as_str()).unwrap();
+        let file = shown[key]["key"].as_str().unwrap();
         files.insert(file.to_owned(), fs::read(output.join(file)).unwrap());
     }
-    for shard in shown["shards"].as_array().unwrap() {
-        let folder = PathBuf::from("shards").join(shard["id"].as_str().unwrap());
+    for group in shown["groups"].as_array().unwrap() {
+        let folder = PathBuf::from("groups").join(group["id"].as_str().unwrap());
         for name in names(&output.join(&folder)) {
             let file = folder.join(name);
             files.insert(file.to_string_lossy().into_owned(), fs::read(output.join(&file)).unwrap());

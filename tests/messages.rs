@@ -314,7 +314,7 @@ fn a_missing_file_of_a_version_is_named_and_its_shard_can_be_made_again() {
         let body = fs::read(file).unwrap();
         fs::remove_file(file).unwrap();
         let errors = fails(command, 1, "error[Dataset.Corrupt]: a file of this data set is missing");
-        assert!(errors.contains(&key(file)) && errors.contains("from a backup"), "{errors}");
+        assert!(errors.contains(&key(file)) && errors.contains("pomona check"), "{errors}");
         fs::write(file, body).unwrap();
     };
     let show = || {
@@ -326,12 +326,23 @@ fn a_missing_file_of_a_version_is_named_and_its_shard_can_be_made_again() {
     without(&only_file(&output.join("pca"), ".parquet"), &mut show());
     without(&only_file(&output.join("rejects"), ".parquet"), &mut show());
 
-    // Another number of components: the sums of the shard and its features are read again.
-    let options = ["--max-reject-percent", "50", "--rebuild", "-k", "3"];
+    // Another number of components: the sums of the group and the features of the shard are read again. A run makes them
+    // again, and says so.
+    let mended = |file: &Path, components: &str| {
+        let before = fs::read(file).unwrap();
+        fs::remove_file(file).unwrap();
+        let options = ["--max-reject-percent", "50", "--rebuild", "-k", components, "--json"];
+        let done = run(&images, &output, &options).output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{said}");
+        assert!(said.contains(&key(file)) && said.contains("it is made again"), "{said}");
+        assert_eq!(fs::read(file).unwrap(), before);
+        serde_json::from_slice::<Value>(&done.stdout).unwrap()["version"].to_string()
+    };
+    let options = ["--max-reject-percent", "50", "--rebuild", "-k", "4"];
     let features = only_file(&output.join("shards"), "features.parquet");
-    without(&features, &mut run(&images, &output, &options));
-    without(&only_file(&output.join("moments"), ".parquet"), &mut run(&images, &output, &options));
-    let version = json(&mut run(&images, &output, &options))["version"].to_string();
+    mended(&features, "3");
+    let version = mended(&only_file(&output.join("groups"), "sums.parquet"), "4");
     without(&basis, pomona().arg("diff").arg(&output).args(["1", &version]));
 
     // The other way out: without the folder of the shard, the next run makes it again.

@@ -6,7 +6,7 @@ use std::{io::Cursor, sync::Arc};
 use image::{ImageFormat, Rgb, RgbImage};
 use ndarray::{Array2, Axis};
 use pomona::{
-    dataset::tables,
+    dataset::{contents, tables},
     image::Reject,
     model::{Extractor, FeatureRange, Runtime, WorkerPool},
     pca::{
@@ -64,9 +64,10 @@ async fn a_run_publishes_tables() {
     let run = PlanInput::new("first".to_owned().try_into().unwrap());
     let summary = pipeline::run(&stores, &workers, &run, &Silent, &CancellationToken::new()).await.unwrap();
     assert_eq!((summary.manifest.images, summary.manifest.labels.len()), (12, 3));
-    let part = &summary.manifest.outputs.parts[0];
+    let parts = contents::parts(output.as_ref(), &summary.manifest).await.unwrap();
+    let part = &parts[0].scores[0];
     let kept = summary.manifest.basis.components;
-    let rows = tables::read_scores(output.get(part).await.unwrap(), kept, part).unwrap();
+    let rows = tables::read_scores(part.read(output.as_ref()).await.unwrap(), kept, &part.key).unwrap();
     assert_eq!(rows.scores.dim(), (12, kept));
 }
 

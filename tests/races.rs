@@ -24,7 +24,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Manifest, VersionState, keys,
+        self, Manifest, VersionState, contents, keys,
         lease::Judge,
         settings::{Mode, Refit, Settings},
     },
@@ -126,7 +126,7 @@ fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
 }
 
 fn settings() -> Settings {
-    Settings { shard_size: 3, ..Settings::default() }
+    Settings { shard_size: Some(3), ..Settings::default() }
 }
 
 async fn gated_run(
@@ -145,19 +145,22 @@ async fn gated_run(
 /// Reads all files of the current version; gives its number of images.
 async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
     let Some(manifest) = dataset::current(store).await? else { return Ok(None) };
-    for key in manifest.files().filter(|key| !key.ends_with("_SUCCESS")) {
-        match store.get(&key).await {
-            Ok(_) => {}
-            // A vacuum may remove the version while it is read; its state then says so.
-            Err(e) if e.is(ErrorKind::StoreNotFound) => {
-                let state = dataset::state(store, manifest.version).await?;
-                assert!(matches!(state, VersionState::Removed { .. }), "{key} is missing from {}", manifest.version);
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
+    let whole = async {
+        for file in contents::files(store, &manifest).await?.iter().filter(|file| !file.key.ends_with("_SUCCESS")) {
+            file.read(store).await?;
         }
+        Ok::<_, Error>(())
+    };
+    match whole.await {
+        Ok(()) => Ok(Some(manifest.images)),
+        // A vacuum may remove the version while it is read; its state then says so.
+        Err(e) if e.is(ErrorKind::DatasetCorrupt) => {
+            let state = dataset::state(store, manifest.version).await?;
+            assert!(matches!(state, VersionState::Removed { .. }), "{e} in {}", manifest.version);
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
-    Ok(Some(manifest.images))
 }
 
 /// What each run uploaded, and how it ended.
@@ -249,12 +252,9 @@ async fn last_run(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>, engine: &
 
 async fn rows(output: &dyn Store, manifest: &Manifest) -> std::collections::HashSet<String> {
     let mut rows = std::collections::HashSet::new();
-    for shard in manifest.shards.iter().filter(|shard| shard.rows > 0) {
-        let key = dataset::keys::features(&shard.id);
-        let columns = manifest.extractor.columns;
-        rows.extend(
-            pomona::dataset::tables::read_features(output.get(&key).await.unwrap(), columns, &key).unwrap().paths,
-        );
+    for table in contents::shards(output, manifest).await.unwrap().iter().filter_map(dataset::ShardEntry::features) {
+        let file = table.read(output).await.unwrap();
+        rows.extend(pomona::dataset::tables::read_features(file, &manifest.extractor, &table.key).unwrap().paths);
     }
     rows
 }

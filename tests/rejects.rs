@@ -22,7 +22,7 @@ use pomona::{
 
 async fn rejects(output: &dyn Store) -> Vec<(String, String)> {
     let manifest = dataset::current(output).await.unwrap().unwrap();
-    let key = manifest.outputs.rejects;
+    let key = manifest.outputs.rejects.key;
     let rows = tables::read_rejects(output.get(&key).await.unwrap(), &key).unwrap();
     rows.into_iter().map(|[path, reason, _]| (path, reason)).collect()
 }
@@ -68,7 +68,7 @@ async fn a_format_that_is_not_read_is_named() {
     }
     let settings = Settings { max_reject_percent: 20.0, ..small_shards() };
     let manifest = run(&stores(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap().manifest;
-    let key = manifest.outputs.rejects;
+    let key = manifest.outputs.rejects.key;
     let rows = tables::read_rejects(output.get(&key).await.unwrap(), &key).unwrap();
     assert_eq!(rows.len(), expected.len());
     for ([path, reason, detail], (name, start)) in rows.iter().zip(expected) {
@@ -96,7 +96,7 @@ async fn features_that_are_not_finite_or_out_of_range_reject_their_image() {
     let records = finished_shards(output.as_ref()).await;
     let mut reasons = HashSet::new();
     for key in records {
-        let record: dataset::ShardRecord = dataset::read_json(output.as_ref(), &key).await.unwrap();
+        let record: dataset::ShardRecord = dataset::read_record(output.as_ref(), &key).await.unwrap();
         reasons.extend(record.rejects.into_iter().map(|r| r.reject.reason));
     }
     assert_eq!(reasons, HashSet::from([Reason::OutOfRange]));

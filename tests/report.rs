@@ -9,10 +9,12 @@ use ndarray::Array2;
 use pomona::{
     cost::receipt::{Place, Receipt, StageRecords},
     dataset::{
-        BasisSummary, LabelCount, Manifest, Outputs, RejectedObject, RunFigures, keys,
+        BasisSummary, FileRef, LabelCount, Manifest, Moments, Outputs, Part, PartList, RejectedObject, RunFigures,
+        keys,
         settings::Settings,
         tables::{self, ScoreRows},
         timing::Timing,
+        to_record,
     },
     ids::Version,
     image::{Reason, Reject},
@@ -49,15 +51,8 @@ fn noise(i: usize) -> f32 {
         / 4_194_304.0
 }
 
-async fn fill(output: &MemoryStore) -> Manifest {
-    let per_unit = f64::from(1 << 20);
-    let on_grid = |x: f32| ((f64::from(x) * per_unit).round() / per_unit) as f32;
-    let features = Array2::from_shape_fn((40, COLUMNS), |(row, column)| on_grid(noise(row * COLUMNS + column)));
-    let mut totals = TotalMoments::zero(COLUMNS);
-    totals.add(&ShardMoments::from_features(features.view(), per_unit).unwrap()).unwrap();
-    let basis = pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(SELECTION)).unwrap();
-    output.put(&keys::basis(&"b".into()), tables::write_basis(&basis, "x", "b").unwrap()).await.unwrap();
-
+/// Writes the parts of the scores; returns the list of them.
+async fn fill_scores(output: &MemoryStore) -> Vec<FileRef> {
     let (each, mut parts) = (IMAGES / PARTS, Vec::new());
     for part in 0..PARTS {
         let rows = part * each..(part + 1) * each;
@@ -67,16 +62,37 @@ async fn fill(output: &MemoryStore) -> Manifest {
             scores: Array2::from_shape_fn((each, KEPT), |(i, k)| noise((rows.start + i) * KEPT + k) - 2.0),
         };
         let key = keys::part(Version(1), None, part as u64);
-        output.put(&key, tables::write_scores(table, tables::LabelColumn::Included, "x", "b").unwrap()).await.unwrap();
-        parts.push(key);
+        let body = tables::write_scores(table, tables::LabelColumn::Included, "x", "b", Default::default()).unwrap();
+        let scores = vec![FileRef::of(key.clone(), &body)];
+        output.put(&key, body).await.unwrap();
+        parts.push(Part { part: part as u64, shard: "s".into(), rows: each as u64, scores });
     }
+    let list = to_record(&PartList { version: Version(1), group: 0, parts }).unwrap();
+    let scores = vec![FileRef::of(keys::part_list(Version(1), 0), &list)];
+    output.put(&scores[0].key, list).await.unwrap();
+    scores
+}
+
+async fn fill(output: &MemoryStore) -> Manifest {
+    let per_unit = f64::from(1 << 20);
+    let on_grid = |x: f32| ((f64::from(x) * per_unit).round() / per_unit) as f32;
+    let features = Array2::from_shape_fn((40, COLUMNS), |(row, column)| on_grid(noise(row * COLUMNS + column)));
+    let mut totals = TotalMoments::zero(COLUMNS);
+    totals.add(&ShardMoments::from_features(features.view(), per_unit).unwrap()).unwrap();
+    let basis = pca::fit(&totals, per_unit, pca::Scaling::Standardized, Some(SELECTION)).unwrap();
+    let body = tables::write_basis(&basis, "x", "b").unwrap();
+    let basis_file = FileRef::of(keys::basis(&"b".into()), &body);
+    output.put(&basis_file.key, body).await.unwrap();
+
+    let scores = fill_scores(output).await;
+    let bare = |key| FileRef { key, checksum: None };
     let reject =
         |i: usize| RejectedObject { path: path(i), reject: Reject::new(Reason::NotAnImage, "no bytes of an image") };
     let rejects: Vec<_> = (0..5_000).map(reject).collect();
     let key = keys::rejects(Version(1));
     output.put(&key, tables::write_rejects(&rejects, "x").unwrap()).await.unwrap();
     Manifest {
-        format: 1,
+        format: 2,
         version: Version(1),
         parent: None,
         run: "large".to_owned().try_into().unwrap(),
@@ -93,7 +109,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
         labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
         basis: BasisSummary {
             id: "b".into(),
-            key: keys::basis(&"b".into()),
+            file: basis_file,
             components: KEPT,
             explained_variance: basis.explained_variance.clone(),
             explained_variance_ratio: basis.explained_variance_ratio.clone(),
@@ -103,9 +119,10 @@ async fn fill(output: &MemoryStore) -> Manifest {
             components_for_90_percent: basis.components_for(0.9),
             components_for_99_percent: basis.components_for(0.99),
         },
-        moments: keys::totals(&"t".into()),
-        outputs: Outputs { parts, csv: None, rejects: key },
-        shards: Vec::new(),
+        moments: Moments { id: "t".into(), file: bare(keys::totals(&"t".into())) },
+        outputs: Outputs { features: None, scores, csv: None, rejects: bare(key) },
+        groups: Vec::new(),
+        released: None,
         figures: RunFigures { inferred: IMAGES as u64, ..RunFigures::default() },
     }
 }

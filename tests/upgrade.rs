@@ -20,10 +20,10 @@ use pomona::{
 /// Makes a version look as if another release had made it.
 async fn age(output: &MemoryStore, version: u64) {
     let key = keys::version(Version(version));
-    let state = dataset::read_json(output, &key).await.unwrap();
+    let state = dataset::state(output, Version(version)).await.unwrap();
     let VersionState::Published(mut manifest) = state else { panic!("{state:?}") };
     manifest.extractor.id = ExtractorId::from("an older revision");
-    output.put(&key, dataset::to_json(&VersionState::Published(manifest)).unwrap()).await.unwrap();
+    output.put(&key, dataset::to_record(&VersionState::Published(manifest)).unwrap()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

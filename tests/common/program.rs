@@ -53,14 +53,17 @@ pub(crate) fn write_images(folder: &Path, n: u64) {
     }
 }
 
-/// All files of an output by path, except those with times: records of runs and manifests.
+/// All files of an output by path, except those with times or the number of the version in them: records of runs, of the
+/// extractor and of scores, and manifests.
 pub(crate) fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     walkdir::WalkDir::new(output)
         .into_iter()
         .map(Result::unwrap)
         .filter(|entry| entry.file_type().is_file())
         .map(|entry| entry.path().strip_prefix(output).unwrap().to_owned())
-        .filter(|path| !["runs", "versions", ".tmp"].iter().any(|folder| path.starts_with(folder)))
+        .filter(|path| {
+            !["runs", "versions", "extractors", "scores", ".tmp"].iter().any(|folder| path.starts_with(folder))
+        })
         .map(|path| {
             let body = fs::read(output.join(&path)).unwrap();
             (path, body)
@@ -87,10 +90,10 @@ pub(crate) fn show_paths(output: &Path) -> Vec<String> {
         let store = pomona::store::FolderStore::new(output);
         let manifest = pomona::dataset::current(&store).await.unwrap().unwrap();
         let mut paths = Vec::new();
-        for shard in &manifest.shards {
-            let key = pomona::dataset::keys::features(&shard.id);
-            let file = pomona::store::Store::get(&store, &key).await.unwrap();
-            paths.extend(pomona::dataset::tables::read_features(file, manifest.extractor.columns, &key).unwrap().paths);
+        for shard in pomona::dataset::contents::shards(&store, &manifest).await.unwrap() {
+            let Some(table) = shard.features() else { continue };
+            let file = table.read(&store).await.unwrap();
+            paths.extend(pomona::dataset::tables::read_features(file, &manifest.extractor, &table.key).unwrap().paths);
         }
         paths
     })

@@ -26,8 +26,13 @@ class Output:
         return self.folder / f"pca/v={self.manifest['version']:08}"
 
     def features(self):
-        shards = [self.folder / "shards" / s["id"] / "features.parquet" for s in self.manifest["shards"] if s["rows"]]
-        return pd.concat([pd.read_parquet(s) for s in shards], ignore_index=True)
+        return pd.read_parquet(self.folder / self.manifest["outputs"]["features"]["folder"])
+
+    def groups(self):
+        """The records of the groups of shards, with the folder of each."""
+        for group in self.manifest["groups"]:
+            folder = self.folder / "groups" / group["id"]
+            yield folder, json.loads((folder / "group.json").read_text())
 
     def basis(self):
         return pd.read_parquet(self.folder / self.manifest["basis"]["key"])

@@ -35,7 +35,7 @@ def test_the_athena_tables_have_the_columns_of_the_files(demo):
     assert len(statements) == 6
     files = {
         "pomona_scores": max(demo.folder.glob("pca/*/*.parquet")),
-        "pomona_features": max(demo.folder.glob("shards/*/features.parquet")),
+        "pomona_features": max(demo.folder.glob("features/*/*.parquet")),
         "pomona_rejects": max(demo.folder.glob("rejects/*.parquet")),
     }
     kinds = {"string": "string", "bigint": "int64", "timestamp": "timestamp[us", "array<float>": "list<element: float"}
