@@ -68,9 +68,9 @@ async fn truth() -> Truth {
     run(&stores, &engine, &settings(), "b").await.unwrap();
     inbox::add(output.as_ref(), &BTreeSet::from([key(NEW)])).await.unwrap();
     let manifests = dataset::published(output.as_ref()).await.unwrap();
-    let with = copy(&input).await;
+    let with = copy(&input);
     with.put(&key(NEW), png(NEW)).await.unwrap();
-    let without = copy(&input).await;
+    let without = copy(&input);
     without.delete(&key(ERASED)).await.unwrap();
     Truth {
         rows: rows(output.as_ref()).await.unwrap(),
@@ -85,7 +85,7 @@ async fn truth() -> Truth {
 }
 
 /// A copy with the same times: in memory, they are the etags.
-async fn copy(store: &MemoryStore) -> Arc<MemoryStore> {
+fn copy(store: &MemoryStore) -> Arc<MemoryStore> {
     Arc::new(store.clone())
 }
 
@@ -138,7 +138,7 @@ impl Truth {
 
     /// A run with a new image, and an erasure.
     async fn write(&self, output: &MemoryStore, what: &str) {
-        let (input, changed) = (copy(&self.input).await, copy(output).await);
+        let (input, changed) = (copy(&self.input), copy(output));
         input.put(&key(NEW), png(NEW)).await.unwrap();
         let stores = Stores { input, output: changed.clone() };
         match run(&stores, &self.engine, &settings(), "next").await {
@@ -146,7 +146,7 @@ impl Truth {
             Err(error) => named(&error, &format!("{what}: run")),
         }
 
-        let (input, changed) = (copy(&self.input).await, copy(output).await);
+        let (input, changed) = (copy(&self.input), copy(output));
         input.delete(&key(ERASED)).await.unwrap();
         let stores = Stores { input, output: changed.clone() };
         let keys = BTreeSet::from([key(ERASED)]);

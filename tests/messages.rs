@@ -294,6 +294,25 @@ async fn a_label_of_an_unchanged_shard_is_checked_when_partitioning_begins() {
     assert!(error.is(ErrorKind::InputInvalid) && error.to_string().contains("(label: aaa"), "{error}");
 }
 
+/// A link in the folder of a version has the content of the damaged table, not that of the one that replaces it.
+#[test]
+fn a_table_that_is_made_again_is_linked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = small_run(dir.path());
+    let table = only_file(&output.join("shards"), "features.parquet");
+    let link = output.join("features/v=00000001/part-00000.parquet");
+    let sound = fs::read(&table).unwrap();
+    assert_eq!(fs::read(&link).unwrap(), sound);
+    let mut damaged = sound.clone();
+    damaged[sound.len() / 2] ^= 1;
+    // Both names are those of one file.
+    fs::write(&table, &damaged).unwrap();
+    assert_eq!(fs::read(&link).unwrap(), damaged);
+    json(&mut run(&images, &output, &["--rebuild", "-k", "3"]));
+    assert_eq!(fs::read(&table).unwrap(), sound);
+    assert_eq!(fs::read(&link).unwrap(), sound);
+}
+
 /// The only file of a folder whose name ends like this.
 fn only_file(folder: &Path, end: &str) -> PathBuf {
     let files = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.unwrap().into_path());

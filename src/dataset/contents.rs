@@ -22,7 +22,7 @@ const CONCURRENCY: usize = 16;
 
 /// Reads the record of a group that a manifest names. Fails with `Dataset.Corrupt`.
 pub async fn group(output: &dyn Store, entry: &GroupEntry) -> Result<GroupRecord> {
-    GroupRef { id: entry.id.clone(), record: entry.record.clone() }.read(output).await
+    GroupRef::of(entry).read(output).await
 }
 
 /// A group, for work lists. Without its keys: an erased image can be the first of a group of the base version, and the
@@ -37,6 +37,11 @@ pub struct GroupRef {
 }
 
 impl GroupRef {
+    /// The group of an entry.
+    pub(crate) fn of(entry: &GroupEntry) -> Self {
+        GroupRef { id: entry.id.clone(), record: entry.record.clone() }
+    }
+
     /// Reads the record of the group. Fails with `Dataset.Corrupt`.
     pub(crate) async fn read(&self, output: &dyn Store) -> Result<GroupRecord> {
         let key = keys::group(&self.id);
@@ -70,9 +75,9 @@ pub(crate) async fn shard(output: &dyn Store, id: &ShardId) -> Result<(ShardReco
     Ok((shard_record(&file, &key)?, file))
 }
 
-/// Reads the records of all groups of a version, in key order. A version of format 1 has none.
-pub async fn groups(output: &dyn Store, version: &Manifest) -> Result<Vec<GroupRecord>> {
-    let reads: Vec<_> = version.groups.iter().map(|entry| group(output, entry)).collect();
+/// Reads the records of groups that a manifest names, in their order.
+pub async fn groups(output: &dyn Store, groups: &[GroupEntry]) -> Result<Vec<GroupRecord>> {
+    let reads: Vec<_> = groups.iter().map(|entry| group(output, entry)).collect();
     stream::iter(reads).buffered(CONCURRENCY).try_collect().await
 }
 
@@ -81,13 +86,13 @@ pub async fn shards(output: &dyn Store, version: &Manifest) -> Result<Vec<ShardE
     if let Some(released) = &version.released {
         return Ok(released.shards.clone());
     }
-    Ok(groups(output, version).await?.into_iter().flat_map(|group| group.shards).collect())
+    Ok(groups(output, &version.groups).await?.into_iter().flat_map(|group| group.shards).collect())
 }
 
 /// Objects without features of a version, in key order. Fails with `Dataset.Corrupt`.
 pub async fn rejects(output: &dyn Store, version: &Manifest) -> Result<Vec<RejectedObject>> {
     let Some(released) = &version.released else {
-        return Ok(groups(output, version).await?.into_iter().flat_map(|group| group.rejects).collect());
+        return Ok(groups(output, &version.groups).await?.into_iter().flat_map(|group| group.rejects).collect());
     };
     let shards = released.shards.iter().filter(|shard| shard.rejects > 0);
     let reads: Vec<_> = shards

@@ -251,6 +251,11 @@ pub struct RunFigures {
 }
 
 impl RunFigures {
+    /// Milliseconds of all of featurize per inferred image; None if none was inferred.
+    pub(crate) fn milliseconds_per_image(&self) -> Option<f64> {
+        (self.inferred > 0).then(|| self.featurize_ms as f64 / self.inferred as f64)
+    }
+
     /// Adds the figures of other work of the same run.
     pub(crate) fn add(&mut self, other: &RunFigures) {
         let RunFigures { inferred, copied, added, changed, removed, shards_reused, shards_computed, .. } = other;

@@ -29,14 +29,45 @@ impl Checksum {
 
     /// Fails with `Dataset.Corrupt` if `file` has another content.
     pub(crate) fn check(&self, file: &[u8], key: &str) -> Result<()> {
-        if file.len() as u64 != self.bytes {
-            let lengths = format!("{} bytes instead of {}", file.len(), self.bytes);
-            return Err(damaged("this file has another length than when it was written", key).source(lengths));
+        self.check_length(file.len() as u64, key)?;
+        self.check_same(&Checksum::of(file), key)
+    }
+
+    /// Fails with `Dataset.Corrupt` if a file with this number of bytes has another length.
+    pub(crate) fn check_length(&self, bytes: u64, key: &str) -> Result<()> {
+        if bytes == self.bytes {
+            return Ok(());
         }
-        if sha256(file) != self.sha256 {
-            return Err(damaged("this file has another content than when it was written", key));
+        let lengths = format!("{bytes} bytes instead of {}", self.bytes);
+        Err(damaged("this file has another length than when it was written", key).source(lengths))
+    }
+
+    /// Fails with `Dataset.Corrupt` if a file with the checksum `found` has another content.
+    pub(crate) fn check_same(&self, found: &Checksum, key: &str) -> Result<()> {
+        if found == self {
+            return Ok(());
         }
-        Ok(())
+        Err(damaged("this file has another content than when it was written", key))
+    }
+}
+
+/// Computes the checksum of a file that comes in pieces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hasher {
+    sha: Sha256,
+    bytes: u64,
+}
+
+impl Hasher {
+    /// Adds the next piece.
+    pub(crate) fn push(&mut self, piece: &[u8]) {
+        self.sha.update(piece);
+        self.bytes += piece.len() as u64;
+    }
+
+    /// The checksum of all pieces.
+    pub(crate) fn finish(self) -> Checksum {
+        Checksum { sha256: hex(&self.sha.finalize()), bytes: self.bytes }
     }
 }
 
@@ -83,7 +114,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -238,6 +269,9 @@ mod tests {
         let checksum = Checksum::of(b"abc");
         assert_eq!(checksum.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         checksum.check(b"abc", "k").unwrap();
+        let mut pieces = Hasher::default();
+        [b"a".as_slice(), b"", b"bc"].into_iter().for_each(|piece| pieces.push(piece));
+        assert_eq!(pieces.finish(), checksum);
         for bad in [b"abx".as_slice(), b"ab", b""] {
             assert!(checksum.check(bad, "k").unwrap_err().is(ErrorKind::DatasetCorrupt));
         }

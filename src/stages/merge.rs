@@ -53,13 +53,10 @@ pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
 pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Option<Known>) -> Result<Merged> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let planned: Vec<PlannedShard> = work.shards.read(output).await?;
-    let reads: Vec<_> = planned.iter().map(|shard| read_shard(output, &work, shard)).collect();
-    let shards: Vec<Shard> = stream::iter(reads).buffered(STORE_CONCURRENCY).try_collect().await?;
+    let shards = read_shards(output, &work).await?;
     let mut record = record(&work, &shards);
-    let key = keys::group(&record.id);
-    let file = match finished(output, &record).await? {
-        Some(file) => file,
+    let entry = match finished(output, &record).await? {
+        Some(entry) => entry,
         None => {
             if record.rows > 0 {
                 let sums = sums(output, &work, &record, known.as_ref()).await?;
@@ -69,11 +66,11 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Option<K
                 output.put(&keys::sums(&record.id), file).await?;
             }
             let file = dataset::to_record(&record)?;
-            output.put(&key, file.clone()).await?;
-            file
+            let entry = GroupEntry::new(&record, &file);
+            output.put(&keys::group(&record.id), file).await?;
+            entry
         }
     };
-    let entry = GroupEntry::new(&contents::group_record(&file, &key)?, &file);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
         run: work.run.clone(),
@@ -98,10 +95,7 @@ pub(crate) struct GroupFiles {
 /// Makes the files of a group again as [`merge`] made them, without writing them. Fails with `Dataset.Corrupt` if a file of
 /// the run or of a shard is damaged.
 pub(crate) async fn remake_group(output: &dyn Store, work: &MergeWork) -> Result<GroupFiles> {
-    let planned: Vec<PlannedShard> = work.shards.read(output).await?;
-    let reads: Vec<_> = planned.iter().map(|shard| read_shard(output, work, shard)).collect();
-    let shards: Vec<Shard> = stream::iter(reads).buffered(STORE_CONCURRENCY).try_collect().await?;
-    let mut record = record(work, &shards);
+    let mut record = record(work, &read_shards(output, work).await?);
     let sums = if record.rows > 0 { Some(group_sums(output, &work.extractor, &record).await?) } else { None };
     record.sums = sums.as_ref().map(|sums| Checksum::of(sums));
     Ok(GroupFiles { record: dataset::to_record(&record)?, sums })
@@ -121,6 +115,13 @@ struct Shard {
     /// The file of the record. None if the function that worked on the shard failed.
     file: Option<Checksum>,
     made: Option<Featurized>,
+}
+
+/// Reads the records of the group's shards, in key order.
+async fn read_shards(output: &dyn Store, work: &MergeWork) -> Result<Vec<Shard>> {
+    let planned: Vec<PlannedShard> = work.shards.read(output).await?;
+    let reads: Vec<_> = planned.iter().map(|shard| read_shard(output, work, shard)).collect();
+    stream::iter(reads).buffered(STORE_CONCURRENCY).try_collect().await
 }
 
 async fn read_shard(output: &dyn Store, work: &MergeWork, planned: &PlannedShard) -> Result<Shard> {
@@ -205,18 +206,19 @@ fn figures<'a>(made: impl Iterator<Item = &'a Featurized> + Clone, shards: &[Sha
     }
 }
 
-/// The file of the group's record, if an earlier run has finished the group and neither file is damaged.
-async fn finished(output: &dyn Store, record: &GroupRecord) -> Result<Option<Bytes>> {
+/// The entry of the group, if an earlier run has finished it and neither file is damaged.
+async fn finished(output: &dyn Store, record: &GroupRecord) -> Result<Option<GroupEntry>> {
     let key = keys::group(&record.id);
     let Some(file) = store::get_opt(output, &key).await? else { return Ok(None) };
     let Ok(found) = contents::group_record(&file, &key) else { return Ok(None) };
     if *record != (GroupRecord { sums: None, ..found.clone() }) {
         return Ok(None);
     }
-    match GroupEntry::new(&found, &file).sums() {
-        None => Ok((record.rows == 0).then_some(file)),
+    let entry = GroupEntry::new(&found, &file);
+    match entry.sums() {
+        None => Ok((record.rows == 0).then_some(entry)),
         Some(sums) => match sums.read(output).await {
-            Ok(_) => Ok(Some(file)),
+            Ok(_) => Ok(Some(entry)),
             Err(e) if e.is(ErrorKind::DatasetCorrupt) => Ok(None),
             Err(e) => Err(e),
         },
@@ -300,7 +302,7 @@ fn check_rows(totals: TotalMoments, rows: u64) -> Result<TotalMoments> {
 }
 
 /// Reads a file of sums. Fails with `Dataset.Corrupt`.
-pub(super) async fn read_sums(output: &dyn Store, file: &FileRef, columns: usize) -> Result<TotalMoments> {
+pub(crate) async fn read_sums(output: &dyn Store, file: &FileRef, columns: usize) -> Result<TotalMoments> {
     let (body, key) = (file.read(output).await?, file.key.clone());
     run_blocking(move || tables::read_sums(body, columns, &key)).await
 }

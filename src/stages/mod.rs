@@ -32,17 +32,18 @@ use std::sync::Arc;
 pub use featurize::featurize;
 pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
 pub use merge::merge;
-pub(crate) use merge::{Known, group_sums, merge_with, remake_group};
+pub(crate) use merge::{Known, group_sums, merge_with, read_sums, remake_group};
 pub(crate) use plan::check_input;
 pub use plan::plan;
 pub use project::project;
-pub(crate) use project::{csv_header, files as part_files};
+pub(crate) use project::{Files as PartFiles, csv_header, files as part_files};
 pub use publish::publish;
 pub use records::{
     Featurized, LineRange, MergeWork, Merged, PartWork, Plan, PlanInput, Planned, PlannedGroup, PlannedShard,
     Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
+pub(crate) use reduce::sum_of_groups;
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -9,7 +9,7 @@ use super::records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork
 use crate::{
     Result,
     dataset::{
-        self, Checksum, GroupEntry, GroupRef, Manifest, ShardEntry, keys,
+        self, Checksum, GroupRef, Manifest, ShardEntry, keys,
         manifest::shards_between,
         settings::Settings,
         shard::{Boundaries, Cut, group_id},
@@ -212,8 +212,7 @@ impl<'a> Planner<'a> {
             *common.entry(*group).or_default() += 1;
         }
         let (group, _) = common.into_iter().max_by_key(|(group, count)| (*count, usize::MAX - group))?;
-        let GroupEntry { id, record, .. } = base.manifest.groups.get(group)?.clone();
-        Some(GroupRef { id, record })
+        base.manifest.groups.get(group).map(GroupRef::of)
     }
 
     /// Shards of the base version whose key range overlaps `first..=last`.

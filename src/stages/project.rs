@@ -19,6 +19,7 @@ use crate::{
         tables::{self, LabelColumn, ScoreRows},
         timing::Timer,
     },
+    ids::ShardId,
 };
 
 /// Projects the features of one shard onto the basis of the run.
@@ -37,9 +38,7 @@ pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
         Ok((rows.paths.len() as u64, files(&job, &rows)?))
     })
     .await?;
-    let mut part =
-        Part { part: work.part, shard: work.shard, rows, scores: files.scores.iter().map(file_ref).collect() };
-    part.scores.sort_by(|a, b| a.key.cmp(&b.key));
+    let part = files.part(work.part, work.shard, rows);
     let csv = files.csv.as_ref().map(file_ref);
     for (key, body) in files.scores.into_iter().chain(files.csv) {
         output.put(&key, body).await?;
@@ -55,8 +54,16 @@ fn file_ref((key, body): &(String, Bytes)) -> FileRef {
 
 /// Keys and contents of the files of one part.
 pub(crate) struct Files {
+    /// In the order of their keys.
     pub(crate) scores: Vec<(String, Bytes)>,
     pub(crate) csv: Option<(String, Bytes)>,
+}
+
+impl Files {
+    /// The part as a list of parts has it.
+    pub(crate) fn part(&self, part: u64, shard: ShardId, rows: u64) -> Part {
+        Part { part, shard, rows, scores: self.scores.iter().map(file_ref).collect() }
+    }
 }
 
 /// Encodes the files of one part.
@@ -77,6 +84,7 @@ pub(crate) fn files(work: &PartWork, rows: &ScoreRows) -> Result<Files> {
     } else {
         files.push((keys::part(work.version, None, work.part), write(rows.clone(), LabelColumn::Included)?));
     }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(Files { scores: files, csv })
 }
 

@@ -8,7 +8,6 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use sha2::{Digest, Sha256};
 
 use super::{
     Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::read_projected,
@@ -16,9 +15,9 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Checksum, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures,
-        contents, inbox, keys, lease,
-        record::{damaged, hex},
+        self, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures, contents, inbox,
+        keys, lease,
+        record::{Hasher, damaged},
         timing::now,
     },
     ids::{RunId, Version},
@@ -67,8 +66,7 @@ async fn delete(output: &dyn Store, keys: impl IntoIterator<Item = String>) -> R
 async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(Manifest, Vec<String>)> {
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
-    let reads: Vec<_> = reduced.groups.iter().map(|entry| contents::group(output, entry)).collect();
-    let groups: Vec<GroupRecord> = stream::iter(reads).buffered(STORE_CONCURRENCY).try_collect().await?;
+    let groups = contents::groups(output, &reduced.groups).await?;
     let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
     figures.project_ms += milliseconds;
     let csv_parts = csv.iter().map(|part| part.key.clone()).collect();
@@ -164,8 +162,7 @@ async fn link_features(
 }
 
 async fn keep_extractor(output: &dyn Store, plan: &Plan, figures: &RunFigures) -> Result<()> {
-    let time = (figures.inferred > 0).then(|| figures.featurize_ms as f64 / figures.inferred as f64);
-    let record = ExtractorRecord::new(&plan.extractor, time);
+    let record = ExtractorRecord::new(&plan.extractor, figures.milliseconds_per_image());
     output.put_if_absent(&keys::extractor(&plan.extractor.id), dataset::to_record(&record)?).await.map(drop)
 }
 
@@ -189,13 +186,10 @@ fn answer(manifest: &Manifest) -> Published {
 /// Writes one CSV file: the header, then the rows of all parts, one part at a time.
 async fn join_csv(output: &dyn Store, reduced: &Reduced, parts: Vec<FileRef>) -> Result<FileRef> {
     let key = keys::csv(reduced.version);
-    let (mut sha, mut bytes) = (Sha256::new(), 0);
+    let mut written = Hasher::default();
     let parts = stream::iter(parts).then(|part| async move { part.read(output).await });
     let header = csv_header(reduced.basis.components);
-    let body = stream::once(async { Ok::<_, Error>(header) }).chain(parts).inspect_ok(|piece| {
-        sha.update(piece);
-        bytes += piece.len() as u64;
-    });
+    let body = stream::once(async { Ok::<_, Error>(header) }).chain(parts).inspect_ok(|piece| written.push(piece));
     output.put_stream(&key, body.boxed()).await?;
-    Ok(FileRef { key, checksum: Some(Checksum { sha256: hex(&sha.finalize()), bytes }) })
+    Ok(FileRef { key, checksum: Some(written.finish()) })
 }

@@ -332,6 +332,11 @@ async fn total(
             }
         }
     }
+    sum_of_groups(output, groups, columns).await
+}
+
+/// The sums over groups. Fails with `Dataset.Corrupt`.
+pub(crate) async fn sum_of_groups(output: &dyn Store, groups: &[GroupEntry], columns: usize) -> Result<TotalMoments> {
     let mut totals = TotalMoments::zero(columns);
     for sums in groups.iter().filter_map(GroupEntry::sums) {
         totals.add(&read_sums(output, &sums, columns).await?)?;

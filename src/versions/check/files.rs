@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use sha2::{Digest, Sha256};
 
 use super::{Depth, Fault, Named, Survey, detail, states::MISSING};
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
         Checksum, Manifest,
         blocking::run_blocking,
         from_json, from_record, keys,
-        record::{damaged, hex},
+        record::{Hasher, damaged},
         registry::{self, FileKind},
         tables,
     },
@@ -102,26 +101,20 @@ async fn size_of(output: &dyn Store, key: &str) -> Result<Option<u64>> {
 
 /// Compares a file with its checksum, one block at a time.
 pub(super) async fn compare(output: &dyn Store, key: &str, size: u64, checksum: &Checksum) -> Result<()> {
-    if size != checksum.bytes {
-        return Err(damaged("this file has another length than when it was written", key)
-            .source(format!("{size} bytes instead of {}", checksum.bytes)));
-    }
+    checksum.check_length(size, key)?;
     if size <= BLOCK {
         return checksum.check(&output.get(key).await?, key);
     }
-    let mut sha = Sha256::new();
+    let mut hasher = Hasher::default();
     for start in (0..size).step_by(BLOCK as usize) {
         let block = output.get_range(key, start..size.min(start + BLOCK)).await?;
-        sha = run_blocking(move || {
-            sha.update(&block);
-            Ok(sha)
+        hasher = run_blocking(move || {
+            hasher.push(&block);
+            Ok(hasher)
         })
         .await?;
     }
-    if hex(&sha.finalize()) == checksum.sha256 {
-        return Ok(());
-    }
-    Err(damaged("this file has another content than when it was written", key))
+    checksum.check_same(&hasher.finish(), key)
 }
 
 /// Reads a file without a checksum: one that proves itself, an empty one, or one of format 1.

@@ -7,11 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use sha2::{Digest, Sha256};
 
 use super::{
     Survey, copy_of, numbers,
-    scores::{Made, project, read_basis},
+    scores::{make, project, read_basis},
     states::Claim,
 };
 use crate::{
@@ -21,13 +20,13 @@ use crate::{
         blocking::run_blocking,
         contents, keys,
         manifest::basis_id,
-        record::{damaged, hex},
+        record::{Hasher, damaged},
         registry, tables, to_record,
     },
     ids::{GroupId, ShardId},
     model::ExtractorRecord,
-    pca::{Basis, moments::TotalMoments},
-    stages::{MergeWork, Plan, csv_header, group_sums, remake_group},
+    pca::Basis,
+    stages::{MergeWork, PartFiles, Plan, csv_header, group_sums, read_sums, remake_group, sum_of_groups},
     store::Store,
 };
 
@@ -169,19 +168,10 @@ pub(super) fn fits(survey: &Survey, key: &str, body: &[u8]) -> bool {
     named.is_none_or(|checksum| *checksum == Checksum::of(body))
 }
 
-async fn sums_of(output: &dyn Store, manifest: &Manifest) -> Result<TotalMoments> {
-    let columns = manifest.extractor.columns;
-    let mut totals = TotalMoments::zero(columns);
-    for file in manifest.groups.iter().filter_map(|group| group.sums()) {
-        totals.add(&tables::read_sums(file.read(output).await?, columns, &file.key)?)?;
-    }
-    Ok(totals)
-}
-
 /// Total sums, from those of the groups.
 async fn totals(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     let Some(manifest) = owner(survey, key) else { return Ok(None) };
-    let totals = sums_of(output, manifest).await?;
+    let totals = sum_of_groups(output, &manifest.groups, manifest.extractor.columns).await?;
     tables::write_total_sums(&totals, manifest.extractor.id.as_str()).map(Some)
 }
 
@@ -189,8 +179,7 @@ async fn totals(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option
 async fn basis(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     for manifest in survey.manifests().iter().filter(|manifest| manifest.basis.file.key == key) {
         if basis_id(&manifest.extractor.id, &manifest.settings, &manifest.moments.id)? == manifest.basis.id {
-            let file = manifest.moments.file.read(output).await?;
-            let totals = tables::read_sums(file, manifest.extractor.columns, &manifest.moments.file.key)?;
+            let totals = read_sums(output, &manifest.moments.file, manifest.extractor.columns).await?;
             return numbers::fit(manifest, totals).await.map(Some);
         }
     }
@@ -213,14 +202,14 @@ async fn made(
     basis: &Arc<Basis>,
     shard: &ShardEntry,
     part: u64,
-) -> Result<Made> {
+) -> Result<PartFiles> {
     let Some(file) = shard.features() else {
         return Err(Error::new(ErrorKind::InternalBug, "a shard without rows has no part"));
     };
     let (body, extractor, key) = (file.read(output).await?, manifest.extractor.clone(), file.key);
     let rows = run_blocking(move || tables::read_features(body, &extractor, &key)).await?;
     let scores = project(Arc::new(rows), Arc::clone(basis)).await?;
-    Made::new(manifest, shard, part, Arc::new(scores)).await
+    make(manifest, shard, part, Arc::new(scores)).await
 }
 
 async fn part(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
@@ -245,7 +234,8 @@ async fn part_list(survey: &Survey, output: &dyn Store, key: &str) -> Result<Opt
     for (shards, of) in tables.iter().zip(0..) {
         for shard in shards {
             if of == group {
-                list.parts.push(made(output, manifest, &basis, shard, number).await?.part(shard, number));
+                let files = made(output, manifest, &basis, shard, number).await?;
+                list.parts.push(files.part(number, shard.id.clone(), shard.rows));
             }
             number += 1;
         }
@@ -267,9 +257,7 @@ fn symlinks(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Byt
 /// The record of an extractor, with the time per image of the first version that has it.
 fn extractor(survey: &Survey, key: &str) -> Result<Option<Bytes>> {
     let Some(manifest) = owner(survey, key) else { return Ok(None) };
-    let figures = &manifest.figures;
-    let time = (figures.inferred > 0).then(|| figures.featurize_ms as f64 / figures.inferred as f64);
-    to_record(&ExtractorRecord::new(&manifest.extractor, time)).map(Some)
+    to_record(&ExtractorRecord::new(&manifest.extractor, manifest.figures.milliseconds_per_image())).map(Some)
 }
 
 /// Writes the CSV of a version again. Fails with `Dataset.Corrupt`, and writes nothing, if it does not get the content that
@@ -281,19 +269,19 @@ pub(super) async fn csv(survey: &Survey, output: &dyn Store, key: &str) -> Resul
     let shards = stream::iter(tables.into_iter().flatten().zip(0..));
     let rows = shards.then(|(shard, part)| {
         let basis = Arc::clone(&basis);
-        async move { Ok(made(output, manifest, &basis, &shard, part).await?.csv.unwrap_or_default()) }
+        async move {
+            let files = made(output, manifest, &basis, &shard, part).await?;
+            Ok(files.csv.map(|(_, rows)| rows).unwrap_or_default())
+        }
     });
-    let written = Mutex::new((Sha256::new(), 0));
+    let written = Mutex::new(Hasher::default());
     let lock = || written.lock().unwrap_or_else(PoisonError::into_inner);
     let header = csv_header(manifest.basis.components);
     let body = stream::once(async { Ok::<_, Error>(header) }).chain(rows).inspect_ok(|piece| {
-        let mut written = lock();
-        written.0.update(piece);
-        written.1 += piece.len() as u64;
+        lock().push(piece);
     });
     let end = stream::once(async {
-        let (sha, bytes) = lock().clone();
-        if wanted.checksum == Some(Checksum { sha256: hex(&sha.finalize()), bytes }) {
+        if wanted.checksum == Some(lock().clone().finish()) {
             return Ok(Bytes::new());
         }
         Err(damaged("what is made again has another content than the file on record", key))

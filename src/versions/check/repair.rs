@@ -273,16 +273,15 @@ impl Repair<'_> {
             let plan = PlanInput { settings, mode, again, ..PlanInput::new(input.run.clone()) };
             pipeline::run(&stores, &workers, &plan, watcher, stop).await
         };
-        let why = match run.await {
+        let (ran, why) = match run.await {
             Ok(_) => {
-                "the input no longer has these images as they were; restore the file from a backup, or delete its \
-                      versions with `pomona vacuum`"
-                    .to_owned()
+                let why = "the input no longer has these images as they were; restore the file from a backup, or delete its \
+                           versions with `pomona vacuum`";
+                (true, why.to_owned())
             }
             Err(e) if e.is(ErrorKind::RunInterrupted) => return Err(e),
-            Err(e) => format!("the images could not be read again: error[{}]: {e}", e.kind()),
+            Err(e) => (false, format!("the images could not be read again: error[{}]: {e}", e.kind())),
         };
-        let ran = !why.starts_with("the images");
         for problem in self
             .seen
             .values()

@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::{Fault, Survey, numbers::Shard};
 use crate::{
@@ -15,12 +14,12 @@ use crate::{
         Checksum, FileRef, Manifest, Part, ShardEntry,
         blocking::run_blocking,
         keys,
-        record::hex,
+        record::Hasher,
         tables::{self, FeatureRows, ScoreRows},
     },
     ids::{BasisId, Version},
     pca::Basis,
-    stages::{PartWork, csv_header, part_files},
+    stages::{PartFiles, PartWork, csv_header, part_files},
     store::Store,
 };
 
@@ -30,20 +29,7 @@ pub(super) struct Scores {
     /// Those that can be read.
     bases: HashMap<BasisId, Arc<Basis>>,
     /// The CSV files of versions, as far as they are computed. None if a part is missing.
-    csv: BTreeMap<Version, Option<Csv>>,
-}
-
-/// A hash of the rows so far.
-struct Csv {
-    sha: Sha256,
-    bytes: u64,
-}
-
-impl Csv {
-    fn push(&mut self, rows: &[u8]) {
-        self.sha.update(rows);
-        self.bytes += rows.len() as u64;
-    }
+    csv: BTreeMap<Version, Option<Hasher>>,
 }
 
 impl Scores {
@@ -59,7 +45,7 @@ impl Scores {
                 }
             }
             if manifest.settings.writes_csv() {
-                let mut csv = Csv { sha: Sha256::new(), bytes: 0 };
+                let mut csv = Hasher::default();
                 csv.push(&csv_header(manifest.basis.components));
                 scores.csv.insert(manifest.version, Some(csv));
             }
@@ -93,8 +79,8 @@ impl Scores {
                     scores
                 }
             };
-            let made = Made::new(manifest, &shard.entry, part.part, scores).await?;
-            if let (Some(Some(csv)), Some(rows)) = (self.csv.get_mut(version), &made.csv) {
+            let made = make(manifest, &shard.entry, part.part, scores).await?;
+            if let (Some(Some(csv)), Some((_, rows))) = (self.csv.get_mut(version), &made.csv) {
                 csv.push(rows);
             }
             compare(survey, output, manifest, part, made.scores).await?;
@@ -107,7 +93,7 @@ impl Scores {
         for (version, csv) in self.csv {
             let file = self.versions.get(&version).and_then(|manifest| manifest.outputs.csv.as_ref());
             let (Some(csv), Some(file)) = (csv, file) else { continue };
-            let computed = Checksum { sha256: hex(&csv.sha.finalize()), bytes: csv.bytes };
+            let computed = csv.finish();
             let complete = survey.manifests().iter().any(|m| m.version == version && all_known(survey, m));
             if complete && file.checksum != Some(computed) {
                 survey.report(&file.key, Fault::Wrong, "these are not the scores of the features", &[version]);
@@ -140,31 +126,14 @@ pub(super) async fn project(rows: Arc<FeatureRows>, basis: Arc<Basis>) -> Result
 }
 
 /// The files of a part, made again.
-pub(super) struct Made {
-    /// In the order of their keys.
-    pub(super) scores: Vec<(String, Bytes)>,
-    pub(super) csv: Option<Bytes>,
-}
-
-impl Made {
-    pub(super) async fn new(
-        manifest: &Manifest,
-        shard: &ShardEntry,
-        part: u64,
-        scores: Arc<ScoreRows>,
-    ) -> Result<Self> {
-        let work = work(manifest, shard, part);
-        let files = run_blocking(move || part_files(&work, &scores)).await?;
-        let mut made = Made { scores: files.scores, csv: files.csv.map(|(_, rows)| rows) };
-        made.scores.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(made)
-    }
-
-    /// The part as its list has it.
-    pub(super) fn part(&self, shard: &ShardEntry, part: u64) -> Part {
-        let scores = self.scores.iter().map(|(key, body)| FileRef::of(key.clone(), body)).collect();
-        Part { part, shard: shard.id.clone(), rows: shard.rows, scores }
-    }
+pub(super) async fn make(
+    manifest: &Manifest,
+    shard: &ShardEntry,
+    part: u64,
+    scores: Arc<ScoreRows>,
+) -> Result<PartFiles> {
+    let work = work(manifest, shard, part);
+    run_blocking(move || part_files(&work, &scores)).await
 }
 
 fn work(manifest: &Manifest, shard: &ShardEntry, part: u64) -> PartWork {
