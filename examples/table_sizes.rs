@@ -1,6 +1,6 @@
 //! Sizes and times of the tables of features and of sums, by compression; one line per measurement.
 //!
-//!     cargo run --release --example table_sizes FEATURES.PARQUET...
+//!     cargo run --release --example table_sizes -- FEATURES.PARQUET...
 //!
 //! The files are `shards/<id>/features.parquet` of an output of the built-in model, of either format. Their rows are one
 //! table here. Times are the smallest of nine, of one thread, in memory.
