@@ -161,7 +161,7 @@ fn a_file_of_labels_labels_images_that_come_later_too() {
     // A vacuum keeps the file of the versions that it keeps, and no other.
     let other = data.file("other.csv", "path,label\nTest/Apple/v_3.png,Medlar\n");
     data.run(&["--labels", &other], &["--labels", &other]);
-    json(pomona().arg("vacuum").arg(&data.output).args(["--keep", "1"]));
+    json(pomona().arg("vacuum").arg(&data.output).args(["--keep-versions", "1", "--older-than", "0"]));
     let stored: Vec<_> = fs::read_dir(data.output.join("labels")).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(stored.len(), 1, "{stored:?}");
     assert_eq!(fs::read_to_string(&stored[0]).unwrap(), "path,label\nTest/Apple/v_3.png,Medlar\n");
@@ -174,12 +174,7 @@ fn an_erased_image_is_not_in_the_stored_file_of_labels() {
     data.run(&["--labels", &file], &["--labels", &file]);
     fs::remove_file(data.images.join("Test/Apple/v_3.png")).unwrap();
     let mut erase = pomona();
-    erase
-        .arg("erase")
-        .arg(&data.images)
-        .arg(&data.output)
-        .args(["Test/Apple/v_3.png", "--model"])
-        .arg(model_path("tiny"));
+    erase.arg("erase").arg(&data.output).args(["Test/Apple/v_3.png", "--model"]).arg(model_path("tiny"));
     assert_eq!(json(&mut erase)["removed_versions"], value!([1]));
     for entry in walkdir::WalkDir::new(&data.output).into_iter().filter_map(std::result::Result::ok) {
         if entry.file_type().is_file() {
@@ -199,7 +194,7 @@ fn wrong_labels_are_named_errors_or_said() {
     assert!(fails(&mut data.command(&["--labels", &twice]), 2, "Input.Invalid").contains("line: 3"));
     let header = data.file("header.csv", "file,class\na.png,x\n");
     assert!(fails(&mut data.command(&["--labels", &header]), 2, "Input.Invalid").contains("file, class"));
-    fails(&mut data.command(&["--labels", "/nowhere/labels.csv"]), 2, "Input.NotFound");
+    fails(&mut data.command(&["--labels", "/nowhere/labels.csv"]), 1, "Input.NotFound");
     fails(&mut data.command(&["--labels", data.images.to_str().unwrap()]), 2, "Input.Invalid");
     fails(&mut data.command(&["--label-pattern", "[a-z"]), 2, "Input.Invalid");
     fails(&mut data.command(&["--label-pattern", "[a-z]+"]), 2, "(?<label>[^/]+)");
