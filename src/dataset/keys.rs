@@ -241,6 +241,11 @@ pub fn run(run: &RunId, name: &str) -> String {
     format!("{}{name}", run_folder(run))
 }
 
+/// Prefix for the results of the maps of a run, which Step Functions writes.
+pub fn map_results(id: &RunId) -> String {
+    run(id, "maps")
+}
+
 /// Folder of a run, with `/` at its end.
 pub fn run_folder(run: &RunId) -> String {
     format!("{RUNS}{run}/")

@@ -94,6 +94,8 @@ impl Remake {
 enum Class {
     /// ASCII letters and digits.
     Id,
+    /// ASCII letters, digits, `-` and `_`.
+    Name,
     /// A `u64` with leading zeros up to this number of digits.
     Number(usize),
     /// A [`RunId`].
@@ -106,6 +108,8 @@ enum Class {
 const PLACEHOLDERS: &[(&str, Class)] = &[
     ("id", Class::Id),
     ("name", Class::Id),
+    ("map", Class::Name),
+    ("result", Class::Name),
     ("version", Class::Number(8)),
     ("group", Class::Number(5)),
     ("part", Class::Number(5)),
@@ -125,6 +129,7 @@ impl Class {
     fn has(self, c: char) -> bool {
         match self {
             Class::Id => c.is_ascii_alphanumeric(),
+            Class::Name => c.is_ascii_alphanumeric() || matches!(c, '-' | '_'),
             Class::Number(_) => c.is_ascii_digit(),
             Class::Run | Class::Label => c != '/',
         }
@@ -133,7 +138,7 @@ impl Class {
     /// Whether these characters are a value, in the only way to write it.
     fn accepts(self, value: &str) -> bool {
         match self {
-            Class::Id | Class::Label => !value.is_empty(),
+            Class::Id | Class::Name | Class::Label => !value.is_empty(),
             Class::Run => RunId::is_name(value),
             Class::Number(digits) => {
                 let padded = value.len() == digits || value.len() > digits && !value.starts_with('0');
@@ -316,6 +321,9 @@ kinds! {
         Record, SWEPT;
     /// The rows of a part as CSV, before all parts are joined.
     RUN_CSV = "run-csv", "runs/{run}/csv/{part}.csv", by "project", from "run-projections", holds [paths vectors], Record,
+        SWEPT;
+    /// What the functions of a map answered, or why they failed. Step Functions writes it; nothing reads it.
+    RUN_MAP = "run-map", "runs/{run}/maps/{map}/{result}.json", by "Step Functions", from ITS_KEY, holds [paths], Record,
         SWEPT;
     /// The table of rejects of the run.
     RUN_REJECTS = "run-rejects", "runs/{run}/rejects.parquet", by "reduce", from ITS_KEY, holds [paths], Record, SWEPT;

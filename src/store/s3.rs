@@ -7,7 +7,10 @@
 use std::{
     fmt,
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +18,10 @@ use async_trait::async_trait;
 use aws_config::{AppName, SdkConfig};
 use aws_sdk_s3::{
     Client,
-    config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
+    config::{
+        BehaviorVersion, ConfigBag, Intercept, Region, RuntimeComponents,
+        interceptors::BeforeTransmitInterceptorContextRef, retry::RetryConfig, timeout::TimeoutConfig,
+    },
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::get_object::builders::GetObjectFluentBuilder,
     primitives::ByteStream,
@@ -53,9 +59,56 @@ pub struct S3Store {
     permits: Arc<Semaphore>,
 }
 
+/// Requests to S3 by their price. Deletions are free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// PUT, COPY, POST and LIST.
+    pub puts: u64,
+    /// GET and HEAD.
+    pub gets: u64,
+}
+
+static PUTS: AtomicU64 = AtomicU64::new(0);
+static GETS: AtomicU64 = AtomicU64::new(0);
+
+/// The requests that clients of [`client`] have sent in this process. S3 bills each attempt, so repeated ones count again.
+pub fn requests_sent() -> RequestCounts {
+    RequestCounts { puts: PUTS.load(Ordering::Relaxed), gets: GETS.load(Ordering::Relaxed) }
+}
+
+/// Counts the attempts of requests.
+#[derive(Debug)]
+struct RequestCounter;
+
+impl Intercept for RequestCounter {
+    fn name(&self) -> &'static str {
+        "RequestCounter"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> std::result::Result<(), aws_sdk_s3::error::BoxError> {
+        let request = context.request();
+        match request.method() {
+            "DELETE" => {}
+            "GET" | "HEAD" if !request.uri().contains("list-type=2") => {
+                GETS.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {
+                PUTS.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// An S3 client with the configuration of [`environment`].
 pub async fn client() -> Client {
-    Client::new(&environment().await)
+    let config = aws_sdk_s3::config::Builder::from(&environment().await).interceptor(RequestCounter);
+    Client::from_conf(config.build())
 }
 
 /// The configuration for AWS clients: credentials, region and endpoint of the environment, 6 attempts per request, and
