@@ -54,6 +54,12 @@ pub struct Workload {
     pub ms_per_image: f64,
     /// Mean number of images per shard.
     pub shard_size: u32,
+    /// Whether the run writes a CSV.
+    pub csv: bool,
+    /// Whether uploads start the run: one event per image.
+    pub uploads: bool,
+    /// Whether the images are encrypted with a customer managed key: one request to KMS per image.
+    pub image_key: bool,
 }
 
 impl Workload {
@@ -64,6 +70,9 @@ impl Workload {
             bytes_per_image: BYTES_PER_IMAGE,
             ms_per_image: MS_PER_IMAGE,
             shard_size: DEFAULT_SHARD_SIZE_ON_AWS,
+            csv: false,
+            uploads: false,
+            image_key: false,
         }
     }
 
@@ -87,11 +96,13 @@ pub struct Deployment {
     pub concurrency: u32,
     /// Lambda concurrency quota of the account in the region.
     pub account_concurrency: u32,
+    /// Percentage of shards that may fail: `ToleratedShardFailurePercent` of the template.
+    pub tolerated_percent: f64,
 }
 
 impl Default for Deployment {
     fn default() -> Self {
-        Deployment { memory: 1_769, concurrency: 100, account_concurrency: 1_000 }
+        Deployment { memory: 1_769, concurrency: 8, account_concurrency: 1_000, tolerated_percent: 1.0 }
     }
 }
 

@@ -28,6 +28,11 @@ fn parse(location: &str) -> Result<Location<'_>> {
             if bucket.len() < 3 || !bucket.chars().all(legal) {
                 return invalid(format!("{bucket:?} is not a bucket name; write s3://BUCKET/PREFIX/"));
             }
+            if bucket.ends_with("--x-s3") {
+                return invalid(format!(
+                    "{bucket:?} is a directory bucket, which does not list its keys in order; use a general purpose bucket"
+                ));
+            }
             Ok(Location::S3 { bucket, prefix: prefix.trim_matches('/') })
         }
         Some((scheme, _)) => invalid(format!("{scheme}:// is not supported; use a folder or s3://BUCKET/PREFIX/")),

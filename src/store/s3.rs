@@ -7,10 +7,7 @@
 use std::{
     fmt,
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,10 +15,7 @@ use async_trait::async_trait;
 use aws_config::{AppName, SdkConfig};
 use aws_sdk_s3::{
     Client,
-    config::{
-        BehaviorVersion, ConfigBag, Intercept, Region, RuntimeComponents,
-        interceptors::BeforeTransmitInterceptorContextRef, retry::RetryConfig, timeout::TimeoutConfig,
-    },
+    config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::get_object::builders::GetObjectFluentBuilder,
     primitives::ByteStream,
@@ -33,7 +27,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Object, Store};
+use super::{Object, Store, requests::RequestCounter};
 use crate::{Error, ErrorKind, Result};
 
 /// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
@@ -57,52 +51,6 @@ pub struct S3Store {
     /// Empty, or ends with `/`.
     prefix: String,
     permits: Arc<Semaphore>,
-}
-
-/// Requests to S3 by their price. Deletions are free.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RequestCounts {
-    /// PUT, COPY, POST and LIST.
-    pub puts: u64,
-    /// GET and HEAD.
-    pub gets: u64,
-}
-
-static PUTS: AtomicU64 = AtomicU64::new(0);
-static GETS: AtomicU64 = AtomicU64::new(0);
-
-/// The requests that clients of [`client`] have sent in this process. S3 bills each attempt, so repeated ones count again.
-pub fn requests_sent() -> RequestCounts {
-    RequestCounts { puts: PUTS.load(Ordering::Relaxed), gets: GETS.load(Ordering::Relaxed) }
-}
-
-/// Counts the attempts of requests.
-#[derive(Debug)]
-struct RequestCounter;
-
-impl Intercept for RequestCounter {
-    fn name(&self) -> &'static str {
-        "RequestCounter"
-    }
-
-    fn read_before_transmit(
-        &self,
-        context: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> std::result::Result<(), aws_sdk_s3::error::BoxError> {
-        let request = context.request();
-        match request.method() {
-            "DELETE" => {}
-            "GET" | "HEAD" if !request.uri().contains("list-type=2") => {
-                GETS.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {
-                PUTS.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// An S3 client with the configuration of [`environment`].
@@ -276,6 +224,7 @@ async fn pause(attempt: u32) {
 fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Option<u16>) -> (ErrorKind, &'static str) {
     let denied = (ErrorKind::StoreDenied, "S3 refused access");
     match (code, status) {
+        (Some("InvalidObjectState"), _) => (ErrorKind::StoreArchived, "the object is archived"),
         (Some("NoSuchBucket"), _) => (ErrorKind::StoreNoBucket, "there is no such bucket"),
         (
             Some(
@@ -291,6 +240,7 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
         | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
         (Some("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied"), _) => denied,
+        (Some(code), _) if code.starts_with("KMS.") => (ErrorKind::StoreDenied, "S3 could not use the key of the object"),
         (Some("PreconditionFailed"), _) | (_, Some(412)) => {
             (ErrorKind::StoreNotFound, "the object has been replaced since it was listed")
         }
@@ -467,6 +417,10 @@ mod tests {
             ("AuthorizationHeaderMalformed", 400, ErrorKind::StoreWrongRegion),
             ("IllegalLocationConstraintException", 400, ErrorKind::StoreWrongRegion),
             ("AccessDenied", 403, ErrorKind::StoreDenied),
+            // An archived object; also 403.
+            ("InvalidObjectState", 403, ErrorKind::StoreArchived),
+            // A key that the role may not use.
+            ("KMS.DisabledException", 400, ErrorKind::StoreDenied),
             ("SlowDown", 503, ErrorKind::StoreThrottled),
         ] {
             assert_eq!(refused(code, status, None).kind(), kind, "{code} {status}");

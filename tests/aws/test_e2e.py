@@ -24,7 +24,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
-from local_aws import ARCHITECTURE, REGION, ROOT, LocalAws
+from local_aws import REGION, ROOT, LocalAws
 from test_template import STAGES, TEMPLATE, statements
 
 STACK = "pomona-e2e"
@@ -40,7 +40,6 @@ class Stack:
         self.s3, self.sfn = aws.client("s3"), aws.client("stepfunctions")
 
     def deploy(self, **parameters):
-        parameters |= {} if ARCHITECTURE == "x86_64" else {"Architecture": ARCHITECTURE}
         overrides = [f"{name}={value}" for name, value in parameters.items()]
         self.aws.sam("deploy", "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
                      "--no-fail-on-empty-changeset", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND",
