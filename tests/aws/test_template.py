@@ -1,5 +1,6 @@
 """Checks that template, definition and code agree. These tests start no service."""
 
+import copy
 import json
 import os
 import re
@@ -82,14 +83,23 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
         for name in ("CodeUri", "DefinitionUri"):
             if name in resource["Properties"]:
                 resource["Properties"][name] = "s3://artifacts/object"
+    template["Globals"]["Function"]["CodeUri"] = "s3://artifacts/object"
     parameters = {name: str(p["Default"]) for name, p in template["Parameters"].items()} | {
         "RunOnUpload": on, "Vacuum": on, "CheckWeekly": on, "AlarmEmail": "" if on == "false" else "someone@example.com",
         **({} if on == "false" else {
             "ImageKmsKeyArn": f"arn:aws:kms:{REGION}:123456789012:key/1", "ResultsKmsKeyArn": f"arn:aws:kms:{REGION}:123456789012:key/2",
             "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary", "VpcSubnetIds": "subnet-1", "VpcSecurityGroupIds": "sg-1",
             "ImageBucketName": "images", "ResultsBucketName": "results"})}
-    translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(template, parameters)
+    translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(copy.deepcopy(template), parameters)
     assert not any(r["Type"].startswith("AWS::Serverless") for r in translated["Resources"].values())
+    # The version of a function has a new name when the template changes. A parameter changes its description, which replaces
+    # it; the old one stays for executions that are running.
+    versions = {name: r for name, r in translated["Resources"].items() if r["Type"] == "AWS::Lambda::Version"}
+    assert len(versions) == len(STAGES)
+    for name, version in versions.items():
+        assert version["DeletionPolicy"] == version["UpdateReplacePolicy"] == "Retain", name
+        refers = re.findall(r'"Ref": "(\w+)"', json.dumps(version["Properties"]["Description"]))
+        assert {"VpcSubnetIds", "VpcSecurityGroupIds"} <= set(refers) and ("FeaturizeMemory" in refers) == name.startswith("Featurize")
     # If SAM treated a condition as true, the schedule and the queue would be active by default.
     schedule = translated["Resources"]["VacuumFunctionWeekly"]["Properties"]
     assert schedule["State"] == {"Fn::If": ["Vacuum", "ENABLED", "DISABLED"]}
@@ -123,7 +133,13 @@ def test_every_substitution_is_given_and_used():
     given = RESOURCES["Pipeline"]["Properties"]["DefinitionSubstitutions"]
     assert set(re.findall(r"\$\{(\w+)\}", SOURCE)) == set(given)
     for name in STAGES:
-        assert given[f"{name}FunctionArn"] == {"GetAtt": f"{name}Function.Arn"}
+        # Step Functions developer guide, "Updating state machines": running executions keep their definition. With the ARN of a
+        # published version in it, a deployment does not change the functions of a run.
+        assert given[f"{name}FunctionArn"] == {"Ref": f"{name}Function.Version"}
+        function = RESOURCES[f"{name}Function"]["Properties"]
+        assert function["AutoPublishAlias"] == "live" and function["AutoPublishAliasAllProperties"] is True
+    (invoke,) = [s for s in statements("PipelineRole") if s["Sid"] == "Invoke"]
+    assert invoke["Resource"] == [{"Sub": f"${{{name}Function.Arn}}:*"} for name in STAGES]
 
 
 def test_one_program_has_all_functions_and_the_handler_names_one():
