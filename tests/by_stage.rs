@@ -24,7 +24,7 @@ use pomona::{
     model::WorkerPool,
     report::{self, ReportInput},
     stages::{
-        self, CancellationToken, MergeWork, PartWork, PlanInput, Planned, Published, RunInput, ShardWork, Silent,
+        self, Batch, CancellationToken, MergeWork, PartWork, PlanInput, Planned, Published, RunInput, ShardWork, Silent,
         Stores,
     },
     store::{MemoryStore, Store, list_all},
@@ -233,4 +233,61 @@ async fn a_run_that_is_redriven_after_a_vacuum_does_not_publish() {
     // A new plan finds what is left.
     execution.up_to_publish("s", 0).await;
     assert_eq!(execution.publish("s").await.unwrap().images, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_run_in_batches_gives_the_bytes_of_one_without() {
+    let (input, output) = (images(0..2_100).await, Arc::new(MemoryStore::new()));
+    // 2,100 shards: the smallest list that has batches.
+    let settings = Settings { shard_size: Some(1), group_size: Some(512), ..csv() };
+    let execution = Execution::new(stores(&input, &output), settings.clone());
+    let order = order(&settings, Mode::default(), "r");
+    let order = PlanInput { execution: Some(EXECUTION.to_owned()), concurrency: Some(8), ..order };
+    let (info, stop) = (execution.engine.extractor().info(), CancellationToken::default());
+    let planned = stages::plan(&execution.stores, info, order, &Silent, &stop).await.unwrap();
+    let list = planned.batch_list.clone().unwrap();
+    let batches: Vec<Batch> = work(output.as_ref(), &list).await;
+    assert_eq!(batches.iter().map(|batch| batch.count).sum::<u64>(), planned.shards_to_featurize);
+    assert!(batches.len() >= 32 && batches.iter().all(|batch| batch.count <= 65), "{}", batches.len());
+    let (stores, engine) = (&execution.stores, &execution.engine);
+    for (number, batch) in batches.iter().enumerate() {
+        let done = stages::featurize_batch(stores, engine, batch, &Silent, &stop).await.unwrap();
+        assert_eq!(done.rows, batch.count);
+        if number == 0 {
+            // A call that is repeated leaves out what is finished.
+            let again = stages::featurize_batch(stores, engine, batch, &Silent, &stop).await.unwrap();
+            assert_eq!((again.shards, again.inferred), (0, 0));
+        }
+    }
+    for group in work::<MergeWork>(output.as_ref(), &planned.merge_work_list).await {
+        stages::merge(stores, group).await.unwrap();
+    }
+    let reduced = stages::reduce(stores, RunInput { run: run_id("r") }).await.unwrap();
+    let mut rows = 0;
+    for batch in work::<Batch>(output.as_ref(), &reduced.batch_list.unwrap()).await {
+        rows += stages::project_batch(stores, &batch).await.unwrap().rows;
+    }
+    assert_eq!((rows, execution.publish("r").await.unwrap().images), (2_100, 2_100));
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, engine, &settings).await);
+    let keys: Vec<String> = list_all(output.as_ref(), "").await.unwrap().into_iter().map(|o| o.key).collect();
+    assert!(keys.iter().all(|key| pomona::dataset::registry::kind_of(key).is_some()), "{keys:?}");
+
+    // A damaged list of batches is noticed.
+    let text = output.get(&list).await.unwrap().to_vec();
+    let line = String::from_utf8(text).unwrap().lines().next().unwrap().replace("\"count\":", "\"count\":1");
+    assert!(serde_json::from_str::<Sealed<stages::Line<ShardWork>>>(&line).is_err());
+}
+
+/// An execution keeps its definition and the versions of its functions. The first release whose executions do so reads the lists
+/// of the one before, and every later one should: these files are not edited when a field is added.
+#[test]
+fn work_lists_of_format_2_are_read_by_later_releases() {
+    fn read<T: DeserializeOwned + Serialize>(name: &str) -> T {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/work-lists").join(name);
+        serde_json::from_str::<Sealed<T>>(&std::fs::read_to_string(path).unwrap()).unwrap().0
+    }
+    assert!(matches!(read::<stages::Line<ShardWork>>("featurize.json"), stages::Line::One(_)));
+    assert!(matches!(read::<stages::Line<PartWork>>("project.json"), stages::Line::One(_)));
+    assert!(matches!(read::<stages::Line<PartWork>>("batch.json"), stages::Line::Batch(_)));
+    assert_eq!(read::<MergeWork>("merge.json").group, 0);
 }

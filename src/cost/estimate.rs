@@ -13,15 +13,12 @@ use super::{
     bill::{self, BillLine},
     limits::limits,
     prices::{Cost, Emr, Prices, Usage},
-    schedule::{GROUP_SUMS, time},
+    schedule::{GROUP_SUMS, PLAN_MB, REDUCE_MB, time},
 };
 use crate::{Error, ErrorKind, Result};
 
 /// Stored bytes per image: features and scores.
 const STORED_PER_IMAGE: f64 = 5_600.0;
-/// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
-const PLAN_MB: f64 = 1_769.0;
-const REDUCE_MB: f64 = 3_008.0;
 
 /// Requests of one kind of work.
 struct Requests {

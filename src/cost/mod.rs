@@ -11,6 +11,7 @@
 //! # Ok::<(), pomona::Error>(())
 //! ```
 
+pub mod batches;
 pub mod bill;
 pub mod estimate;
 mod limits;

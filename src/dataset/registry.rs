@@ -300,11 +300,17 @@ kinds! {
         SWEPT;
     /// The work list of featurize.
     RUN_WORK = "run-work", "runs/{run}/featurize.jsonl", by "plan", from "run-plan", holds [paths], Record, SWEPT;
+    /// Lines of the work list of featurize that one function works on.
+    RUN_WORK_BATCHES = "run-work-batches", "runs/{run}/featurize-batches.jsonl", by "plan", from "run-plan", holds [],
+        Record, SWEPT;
     /// The work list of merge.
     RUN_MERGES = "run-merges", "runs/{run}/merge.jsonl", by "plan", from "run-plan", holds [paths], Record, SWEPT;
     /// The work list of project.
     RUN_PROJECTIONS = "run-projections", "runs/{run}/project.jsonl", by "reduce", from "run-reduced", holds [paths],
         Record, SWEPT;
+    /// Lines of the work list of project that one function works on.
+    RUN_PROJECTION_BATCHES = "run-projection-batches", "runs/{run}/project-batches.jsonl", by "reduce", from "run-reduced",
+        holds [], Record, SWEPT;
     /// The record of a shard that the run computed.
     RUN_FEATURIZED = "run-featurized", "runs/{run}/featurized/{id}.json", by "featurize", from "run-work",
         holds [paths], Record, SWEPT;

@@ -439,6 +439,54 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert tables_of(stack.manifest("tolerated"), lambda key: stack.read("tolerated", key)) == same
 
 
+def redriven(stack, execution, state):
+    """Continues a failed execution at the state that failed, with the input that it had there: what AWS does in a redrive, which
+    the local AWS does not know. Returns the execution that does the rest."""
+    history = stack.sfn.get_execution_history(executionArn=execution["executionArn"], maxResults=1000)["events"]
+    entered = [e["stateEnteredEventDetails"] for e in history if "stateEnteredEventDetails" in e]
+    last = entered[-1]
+    assert last["name"] == state, [e["name"] for e in entered]
+    machine = stack.sfn.describe_state_machine(stateMachineArn=stack.arn)
+    definition = json.dumps(json.loads(machine["definition"]) | {"StartAt": state})
+    name = f"redriven-{state}"
+    arn = stack.sfn.create_state_machine(name=name, definition=definition, roleArn=machine["roleArn"])["stateMachineArn"]
+    return stack.wait(stack.sfn.start_execution(stateMachineArn=arn, input=last["input"])["executionArn"])
+
+
+@pytest.mark.parametrize("state, refused", [
+    ("Featurize", "/features.parquet"), ("Merge", "/sums.parquet"), ("Reduce", "/basis/"), ("Project", "/pca/"), ("Publish", "/scores/"),
+])
+def test_a_failed_execution_goes_on_where_it_failed(stack, demo, state, refused):
+    output = f"redrive-{state}"
+    # S3 refuses the file with an error that is not retried.
+    stack.proxy.rule = lambda method, path: "refuse" if method == "PUT" and refused in path else None
+    failed = stack.wait(stack.start(demo[1], output, csv=True))
+    assert failed["status"] == "FAILED", stack.explain(failed)
+    # The error surfaces by itself, as the last event of the state.
+    expected = "States.ExceedToleratedFailureThreshold" if state in ("Featurize", "Merge", "Project") else "Store.Failed"
+    assert failed["error"] == expected, stack.explain(failed)
+    stack.proxy.rule = lambda method, path: None
+    done = redriven(stack, failed, state)
+    assert done["status"] == "SUCCEEDED" and json.loads(done["output"])["images"] == 168, stack.explain(done)
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest(output), lambda key: stack.read(output, key)) == same
+
+
+def test_a_published_version_is_announced(stack, demo):
+    events, sqs = stack.aws.client("events"), stack.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="announced")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name="announced", EventPattern=json.dumps({"source": ["pomona"], "detail-type": ["VersionPublished"]}))
+    events.put_targets(Rule="announced", Targets=[{"Id": "queue", "Arn": arn}])
+    output = stack.run(demo[1], "announced")
+    (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=10)["Messages"]
+    detail = json.loads(message["Body"])["detail"]
+    assert (detail["version"], detail["images"], detail["output"]) == (1, 168, f"{stack.results}announced/")
+    assert detail["run"] == output["run"] and detail["manifest"] in stack.keys("announced")
+    events.remove_targets(Rule="announced", Ids=["queue"])
+    events.delete_rule(Name="announced")
+
+
 def test_start_and_status_tell_how_a_run_goes(stack, demo):
     pomona = lambda *args: stack.aws.pomona(*args, check=False)  # noqa: E731
     before = len(stack.proxy.sent)

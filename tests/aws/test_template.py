@@ -251,6 +251,13 @@ def test_groups_are_merged_unless_all_of_them_are_finished():
     assert merge["Next"] == "Reduce" and merge["ToleratedFailurePercentage"] == 0
 
 
+def test_the_plan_knows_how_many_functions_share_its_work():
+    payload = definition()["States"]["Plan"]["Parameters"]["Payload"]
+    maps = [state for _, state in states(definition()) if state["Type"] == "Map"]
+    assert {payload["concurrency"]} == {state["MaxConcurrency"] for state in maps}
+    assert "concurrency: Option<u32>" in (ROOT / "functions/plan/src/lib.rs").read_text()
+
+
 def test_a_conflict_goes_back_to_the_plan_five_times():
     all_states = definition()["States"]
     assert all_states["Again?"]["Choices"] == [{"Variable": "$.attempt", "NumericLessThanEquals": 5, "Next": "Plan"}]

@@ -10,9 +10,10 @@ use pomona::{
     Result,
     dataset::Sealed,
     model::{Decoding, Extractor, FeatureRange, WorkerPool},
-    stages::{self, CancellationToken, Featurized, ShardWork, Silent, Stores},
+    stages::{self, CancellationToken, Featurized, Line, ShardWork, ShardsDone, Silent, Stores},
 };
-use pomona_host::MapItem;
+use pomona_host::{Figures, MapItem, Measured};
+use serde::Serialize;
 use tokio::sync::OnceCell;
 
 /// The model with each decoding of JPEGs. Nearly all environments need one of them.
@@ -40,12 +41,48 @@ fn load(decoding: Decoding) -> Result<Arc<WorkerPool>> {
     Ok(Arc::new(WorkerPool::new(Arc::new(extractor), threads)?))
 }
 
-async fn handle(pools: Arc<Pools>, event: MapItem<ShardWork>, stop: CancellationToken) -> Result<Featurized> {
-    let MapItem { input, output, work: Sealed(work) } = event;
-    let workers = pools.get(work.decoding).await?;
+/// The answer: that of one shard, or the sums over a batch.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Shard(Box<Featurized>),
+    Batch(ShardsDone),
+}
+
+impl Measured for Answer {
+    fn figures(&self) -> Figures {
+        match self {
+            Answer::Shard(made) => made.figures(),
+            Answer::Batch(ShardsDone { rows, rejects, inferred, copied, .. }) => Figures {
+                rows: Some(*rows),
+                rejects: Some(*rejects),
+                inferred: Some(*inferred),
+                copied: Some(*copied),
+                ..Figures::default()
+            },
+        }
+    }
+}
+
+async fn handle(pools: Arc<Pools>, event: MapItem<Line<ShardWork>>, stop: CancellationToken) -> Result<Answer> {
+    let MapItem { input, output, work: Sealed(line) } = event;
     let stores = Stores::open(&input, &output).await?;
+    match line {
+        Line::One(work) => shard(&pools, &stores, *work, &stop).await.map(Box::new).map(Answer::Shard),
+        Line::Batch(batch) => {
+            let workers = pools.get(batch.decoding).await?;
+            let done = stages::featurize_batch(&stores, &workers, &batch, &Silent, &stop).await?;
+            let ShardsDone { shards, rows, rejects, inferred, copied } = done;
+            tracing::info!(run = %batch.run, shards, rows, rejects, inferred, copied, "batch of shards computed");
+            Ok(Answer::Batch(done))
+        }
+    }
+}
+
+async fn shard(pools: &Pools, stores: &Stores, work: ShardWork, stop: &CancellationToken) -> Result<Featurized> {
+    let workers = pools.get(work.decoding).await?;
     let run = work.run.clone();
-    let made = stages::featurize(&stores, &workers, work, &Silent, &stop).await?;
+    let made = stages::featurize(stores, &workers, work, &Silent, stop).await?;
     let Featurized { planned, shard, rows, rejects, inferred, copied, .. } = &made;
     tracing::info!(%run, %shard, rows, rejects, inferred, copied, "shard computed");
     if planned != shard {

@@ -20,6 +20,8 @@ struct Event {
     run: String,
     execution: Option<String>,
     attempt: u32,
+    /// `MaxConcurrency` of the maps.
+    concurrency: Option<u32>,
 }
 
 /// The state of the execution: keys and counts.
@@ -50,12 +52,13 @@ async fn handle(event: Event, stop: CancellationToken) -> Result<Answer> {
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
     let info = pomona::model::embedded_info(FeatureRange::default(), decoding);
     let stores = Stores::open(&input, &output).await?;
-    let plan = PlanInput { settings, mode, execution: event.execution, ..PlanInput::new(run) };
+    let Event { execution, concurrency, .. } = event;
+    let plan = PlanInput { settings, mode, execution, concurrency, ..PlanInput::new(run) };
     let planned = stages::plan(&stores, &info, plan, &Silent, &stop).await?;
     let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
     tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");
     Ok(Answer {
-        featurize_key: format!("{prefix}{}", planned.work_list),
+        featurize_key: format!("{prefix}{}", planned.batch_list.as_ref().unwrap_or(&planned.work_list)),
         merge_key: format!("{prefix}{}", planned.merge_work_list),
         map_results: format!("{prefix}{}", keys::map_results(&planned.run)),
         input,

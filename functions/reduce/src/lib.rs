@@ -71,8 +71,9 @@ async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
 }
 
 async fn reduce(stores: &Stores, run: RunId, prefix: &str) -> Result<ReducedKeys> {
-    let Reduced { run, up_to_date, version, images, rejects, basis, parts, parts_to_project, work_list, .. } =
-        stages::reduce(stores, RunInput { run }).await?;
+    let reduced = stages::reduce(stores, RunInput { run }).await?;
+    let Reduced { run, up_to_date, version, images, rejects, basis, parts, parts_to_project, .. } = reduced;
+    let work_list = reduced.batch_list.unwrap_or(reduced.work_list);
     let components = basis.components;
     tracing::info!(%run, up_to_date, %version, images, rejects, components, parts, parts_to_project, "basis fitted");
     Ok(ReducedKeys {
