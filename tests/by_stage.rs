@@ -24,8 +24,8 @@ use pomona::{
     model::WorkerPool,
     report::{self, ReportInput},
     stages::{
-        self, Batch, CancellationToken, MergeWork, PartWork, PlanInput, Planned, Published, RunInput, ShardWork, Silent,
-        Stores,
+        self, Batch, CancellationToken, MergeWork, PartWork, PlanInput, Planned, Published, RunInput, ShardWork,
+        Silent, Stores,
     },
     store::{MemoryStore, Store, list_all},
     versions::vacuum::{self, Action, Policy},
@@ -154,8 +154,7 @@ async fn a_throttled_shard_keeps_the_rows_that_it_has() {
     let (input, output) = (images(0..100).await, Arc::new(MemoryStore::new()));
     let settings = Settings { shard_size: Some(100), ..Settings::default() };
     let throttled = Arc::new(Gated { inner: input.clone(), gate: Throttles { left: AtomicU64::new(60) } });
-    let mut execution =
-        Execution::new(Stores { input: throttled, output: output.clone() }, settings.clone());
+    let mut execution = Execution::new(Stores { input: throttled, output: output.clone() }, settings.clone());
     let planned = execution.plan("r").await;
     let shards = execution.shards(&planned).await;
     let mut inferred = 0;

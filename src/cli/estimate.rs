@@ -124,12 +124,7 @@ fn text(estimate: &Estimate, simulation: Option<&Simulation>) -> String {
         );
     }
     let bills = format!("{}\nIn a month\n{}", bill_of(&estimate.bill), bill_of(&estimate.monthly));
-    format!(
-        "{text}{}{failures}\n{bills}\n{}\n{}",
-        format::table(&rows, 1),
-        assumptions(estimate),
-        limits(estimate)
-    )
+    format!("{text}{}{failures}\n{bills}\n{}\n{}", format::table(&rows, 1), assumptions(estimate), limits(estimate))
 }
 
 /// What is billed, its price, and where the price is from. Lines of nothing are left out.

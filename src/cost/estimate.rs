@@ -5,15 +5,15 @@
 
 use serde::Serialize;
 
-pub use super::{
-    limits::Limit,
-    schedule::{BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, Map, Schedule, Workload},
-};
 use super::{
     bill::{self, BillLine},
     limits::limits,
     prices::{Cost, Emr, Prices, Usage},
     schedule::{GROUP_SUMS, PLAN_MB, REDUCE_MB, time},
+};
+pub use super::{
+    limits::Limit,
+    schedule::{BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, Map, Schedule, Workload},
 };
 use crate::{Error, ErrorKind, Result};
 

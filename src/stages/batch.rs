@@ -131,7 +131,8 @@ pub async fn featurize_batch(
         if featurized(output, &work.run, work.shard.clone()).await?.is_some() {
             continue;
         }
-        let Featurized { rows, rejects, inferred, copied, .. } = featurize(stores, workers, work, monitor, stop).await?;
+        let Featurized { rows, rejects, inferred, copied, .. } =
+            featurize(stores, workers, work, monitor, stop).await?;
         done.shards += 1;
         done.rows += rows;
         done.rejects += rejects;

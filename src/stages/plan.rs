@@ -191,7 +191,8 @@ impl Planning<'_> {
             }
             let shards = planner.work.len() as u64;
             let size = plan.concurrency.map_or(1, |most| batches::of_featurize(shards, settings.shard_size(), most));
-            planned.batch_list = write_work(output, run, &planned.work_list, &planner.work, (size, self.extractor.decoding)).await?;
+            planned.batch_list =
+                write_work(output, run, &planned.work_list, &planner.work, (size, self.extractor.decoding)).await?;
             output.put(&planned.merge_work_list, dataset::to_sealed_lines(&planner.merges)?).await?;
             output.put(&Plan::key(run), dataset::to_record(&plan)?).await?;
         }

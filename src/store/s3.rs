@@ -240,7 +240,9 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
         | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
         (Some("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied"), _) => denied,
-        (Some(code), _) if code.starts_with("KMS.") => (ErrorKind::StoreDenied, "S3 could not use the key of the object"),
+        (Some(code), _) if code.starts_with("KMS.") => {
+            (ErrorKind::StoreDenied, "S3 could not use the key of the object")
+        }
         (Some("PreconditionFailed"), _) | (_, Some(412)) => {
             (ErrorKind::StoreNotFound, "the object has been replaced since it was listed")
         }

@@ -101,7 +101,8 @@ mod tests {
             if let Some(version) = version {
                 object["version-id"] = version.into();
             }
-            let detail = json!({"bucket": {"name": "fruit"}, "object": object, "reason": reason, "deletion-type": kind});
+            let detail =
+                json!({"bucket": {"name": "fruit"}, "object": object, "reason": reason, "deletion-type": kind});
             let event = json!({"source": "aws.s3", "detail-type": "Object Deleted", "detail": detail});
             Message::parse(&event.to_string(), INPUT).unwrap()
         };

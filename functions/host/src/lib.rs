@@ -45,7 +45,9 @@ pub struct MapItem<Work> {
 /// `POMONA_INSTRUCTIONS` is invalid. The token of an invocation is cancelled 40 s before its deadline.
 ///
 /// Each invocation writes one line with its metrics to standard output, which is the log.
-pub async fn serve<In, Out, Fut>(handle: impl Fn(In, CancellationToken) -> Fut) -> std::result::Result<(), lambda_runtime::Error>
+pub async fn serve<In, Out, Fut>(
+    handle: impl Fn(In, CancellationToken) -> Fut,
+) -> std::result::Result<(), lambda_runtime::Error>
 where
     In: DeserializeOwned,
     Out: Measured,

@@ -154,16 +154,13 @@ impl Line {
     fn finish(mut self) -> Value {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
         let metrics = std::mem::take(&mut self.metrics);
-        let directive = |dimension: &str, metrics: Vec<Value>| {
-            json!({"Namespace": NAMESPACE, "Dimensions": [[dimension]], "Metrics": metrics})
-        };
+        let directive = |dimension: &str, metrics: Vec<Value>| json!({"Namespace": NAMESPACE, "Dimensions": [[dimension]], "Metrics": metrics});
         let mut directives = vec![directive("Function", metrics)];
         let of_stack = std::mem::take(&mut self.of_stack);
         if !of_stack.is_empty() {
             directives.push(directive("Stack", of_stack));
         }
-        let declaration =
-            json!({"Timestamp": u64::try_from(now).unwrap_or(u64::MAX), "CloudWatchMetrics": directives});
+        let declaration = json!({"Timestamp": u64::try_from(now).unwrap_or(u64::MAX), "CloudWatchMetrics": directives});
         self.set("_aws", declaration);
         Value::Object(self.fields)
     }
@@ -202,8 +199,13 @@ mod tests {
 
     use super::*;
 
-    const INVOCATION: Invocation<'_> =
-        Invocation { function: "pomona-FeaturizeFunction", milliseconds: 100, cold: true, spent: Some(0.5), stack: Some("pomona") };
+    const INVOCATION: Invocation<'_> = Invocation {
+        function: "pomona-FeaturizeFunction",
+        milliseconds: 100,
+        cold: true,
+        spent: Some(0.5),
+        stack: Some("pomona"),
+    };
 
     #[test]
     fn a_line_declares_the_metrics_that_it_carries() {
@@ -237,7 +239,10 @@ mod tests {
     fn an_error_is_counted_and_named() {
         let outcome: Result<Merged> = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
         let without = line(&json!({"run": "r"}), &outcome, Invocation { spent: None, ..INVOCATION });
-        assert_eq!((without["spent"].as_f64(), without["_aws"]["CloudWatchMetrics"].as_array().unwrap().len()), (None, 1));
+        assert_eq!(
+            (without["spent"].as_f64(), without["_aws"]["CloudWatchMetrics"].as_array().unwrap().len()),
+            (None, 1)
+        );
         let line = line(&json!({"run": "r"}), &outcome, INVOCATION);
         // A failed invocation costs money too.
         assert_eq!((line["spent"].as_f64(), line["Stack"].as_str()), (Some(0.5), Some("pomona")));
