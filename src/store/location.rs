@@ -160,6 +160,16 @@ mod tests {
     }
 
     #[test]
+    fn directory_buckets_are_refused_with_the_reason() {
+        for location in ["s3://fruit--use1-az4--x-s3/images/", "s3://fruit--use1-az4--x-s3"] {
+            let refused = parse(location).unwrap_err();
+            assert!(refused.is(ErrorKind::InputInvalid), "{refused}");
+            assert!(refused.to_string().contains("does not list its keys in order"), "{refused}");
+        }
+        assert!(parse("s3://x-s3--fruit/").is_ok());
+    }
+
+    #[test]
     fn prefixes_overlap_by_whole_names() {
         let apart = |a: &str, b: &str| check_apart(a, b).is_ok();
         assert!(apart("s3://one/images/", "s3://two/images/"));
