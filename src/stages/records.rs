@@ -2,13 +2,14 @@
 //!
 //! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
 
-use std::collections::BTreeSet;
-
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::STORE_CONCURRENCY;
-pub use super::lines::LineRange;
+pub use super::{
+    input::{PlanInput, RunInput},
+    lines::LineRange,
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
@@ -22,38 +23,6 @@ use crate::{
     model::{Decoding, ExtractorInfo},
     store::{self, Store},
 };
-
-/// Input of the plan stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlanInput {
-    /// Id of the run.
-    pub run: RunId,
-    /// The settings that decide the result.
-    #[serde(default)]
-    pub settings: Settings,
-    /// What the run lists, whether it fits a new basis, and whether it may change the settings of the output.
-    #[serde(default)]
-    pub mode: Mode,
-    /// ARN of the execution that the run belongs to. None for a run of this process.
-    #[serde(default)]
-    pub execution: Option<String>,
-    /// Records of shards and groups that are made again although they are finished, because files that they name are
-    /// damaged.
-    #[serde(default)]
-    pub again: BTreeSet<String>,
-    /// Location of a CSV file with columns `path`, `label` and perhaps `split`: a path or `s3://bucket/key`.
-    #[serde(default)]
-    pub labels: Option<String>,
-}
-
-impl PlanInput {
-    /// Default settings; lists the whole input.
-    pub fn new(run: RunId) -> Self {
-        let (settings, mode) = (Settings::default(), Mode::default());
-        PlanInput { run, settings, mode, execution: None, again: BTreeSet::new(), labels: None }
-    }
-}
 
 /// Answer of the plan stage: keys and counts only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +43,9 @@ pub struct Planned {
     pub shards_to_featurize: u64,
     /// Key of the work list of `featurize`: JSON lines, one [`ShardWork`] each.
     pub work_list: String,
+    /// Key of the list of its batches, in a large run: JSON lines, one [`Batch`](super::Batch) each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_list: Option<String>,
     /// Groups of the data set that are not finished.
     pub groups: u64,
     /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each.
@@ -141,6 +113,9 @@ pub struct Plan {
     /// of the input was listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels_unused: Option<u64>,
+    /// Functions of a map that run at the same time, on AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
     /// Whether the run keeps the basis of the base version.
     pub keep_basis: bool,
     /// Keys of the notices that were in the inbox; the run deletes them after publishing.
@@ -169,14 +144,6 @@ impl Plan {
     pub(crate) fn merges(&self) -> impl Iterator<Item = u64> {
         self.groups.iter().zip(0..).filter(|(group, _)| !group.ready).map(|(_, number)| number)
     }
-}
-
-/// Input of the stages `reduce` and `publish`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunInput {
-    /// Id of the run.
-    pub run: RunId,
 }
 
 /// One line of `featurize.jsonl`: a shard to compute.
@@ -299,6 +266,9 @@ pub struct Reduced {
     pub parts_to_project: u64,
     /// Key of the work list of `project`: JSON lines, one [`PartWork`] each.
     pub work_list: String,
+    /// Key of the list of its batches, in a large run: JSON lines, one [`Batch`](super::Batch) each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_list: Option<String>,
     /// Images per label.
     pub labels: Vec<LabelCount>,
     /// Groups of the version, in key order.

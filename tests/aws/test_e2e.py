@@ -24,7 +24,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
-from local_aws import ARCHITECTURE, REGION, ROOT, LocalAws
+from local_aws import REGION, ROOT, LocalAws
 from test_template import STAGES, TEMPLATE, statements
 
 STACK = "pomona-e2e"
@@ -40,7 +40,6 @@ class Stack:
         self.s3, self.sfn = aws.client("s3"), aws.client("stepfunctions")
 
     def deploy(self, **parameters):
-        parameters |= {} if ARCHITECTURE == "x86_64" else {"Architecture": ARCHITECTURE}
         overrides = [f"{name}={value}" for name, value in parameters.items()]
         self.aws.sam("deploy", "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
                      "--no-fail-on-empty-changeset", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND",
@@ -440,6 +439,54 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert tables_of(stack.manifest("tolerated"), lambda key: stack.read("tolerated", key)) == same
 
 
+def redriven(stack, execution, state):
+    """Continues a failed execution at the state that failed, with the input that it had there: what AWS does in a redrive, which
+    the local AWS does not know. Returns the execution that does the rest."""
+    history = stack.sfn.get_execution_history(executionArn=execution["executionArn"], maxResults=1000)["events"]
+    entered = [e["stateEnteredEventDetails"] for e in history if "stateEnteredEventDetails" in e]
+    last = entered[-1]
+    assert last["name"] == state, [e["name"] for e in entered]
+    machine = stack.sfn.describe_state_machine(stateMachineArn=stack.arn)
+    definition = json.dumps(json.loads(machine["definition"]) | {"StartAt": state})
+    name = f"redriven-{state}"
+    arn = stack.sfn.create_state_machine(name=name, definition=definition, roleArn=machine["roleArn"])["stateMachineArn"]
+    return stack.wait(stack.sfn.start_execution(stateMachineArn=arn, input=last["input"])["executionArn"])
+
+
+@pytest.mark.parametrize("state, refused", [
+    ("Featurize", "/features.parquet"), ("Merge", "/sums.parquet"), ("Reduce", "/basis/"), ("Project", "/pca/"), ("Publish", "/scores/"),
+])
+def test_a_failed_execution_goes_on_where_it_failed(stack, demo, state, refused):
+    output = f"redrive-{state}"
+    # S3 refuses the file with an error that is not retried.
+    stack.proxy.rule = lambda method, path: "refuse" if method == "PUT" and refused in path else None
+    failed = stack.wait(stack.start(demo[1], output, csv=True))
+    assert failed["status"] == "FAILED", stack.explain(failed)
+    # The error surfaces by itself, as the last event of the state.
+    expected = "States.ExceedToleratedFailureThreshold" if state in ("Featurize", "Merge", "Project") else "Store.Failed"
+    assert failed["error"] == expected, stack.explain(failed)
+    stack.proxy.rule = lambda method, path: None
+    done = redriven(stack, failed, state)
+    assert done["status"] == "SUCCEEDED" and json.loads(done["output"])["images"] == 168, stack.explain(done)
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest(output), lambda key: stack.read(output, key)) == same
+
+
+def test_a_published_version_is_announced(stack, demo):
+    events, sqs = stack.aws.client("events"), stack.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="announced")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name="announced", EventPattern=json.dumps({"source": ["pomona"], "detail-type": ["VersionPublished"]}))
+    events.put_targets(Rule="announced", Targets=[{"Id": "queue", "Arn": arn}])
+    output = stack.run(demo[1], "announced")
+    (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=10)["Messages"]
+    detail = json.loads(message["Body"])["detail"]
+    assert (detail["version"], detail["images"], detail["output"]) == (1, 168, f"{stack.results}announced/")
+    assert detail["run"] == output["run"] and detail["manifest"] in stack.keys("announced")
+    events.remove_targets(Rule="announced", Ids=["queue"])
+    events.delete_rule(Name="announced")
+
+
 def test_start_and_status_tell_how_a_run_goes(stack, demo):
     pomona = lambda *args: stack.aws.pomona(*args, check=False)  # noqa: E731
     before = len(stack.proxy.sent)
@@ -661,7 +708,7 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
             owner, allowed, pattern = grant
             if owner != name or allowed != action:
                 continue
-            if "${ResultPrefix}*\"" in pattern and (function, method, path) in stack.before_check:
+            if "${UploadOutput}*\"" in pattern and (function, method, path) in stack.before_check:
                 continue
             of_images = "ImageBucket" in pattern
             if of_images != (bucket == stack.images.removeprefix("s3://").split("/")[0]):
@@ -670,7 +717,7 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
                 matching.add(grant)
                 continue
             prefixes = images.values() if of_images else ["pomona/"]
-            ends = "*" if of_images else re.search(r"\$\{ResultPrefix\}(.*?)\"", pattern).group(1)
+            ends = "*" if of_images else re.search(r"\$\{ResultPrefix\}(.*?)\"", pattern).group(1).replace("${UploadOutput}", "uploads/")
             if any(fnmatch.fnmatchcase(key, prefix + ends) for prefix in prefixes):
                 matching.add(grant)
         assert matching, f"{name} did {action} on {bucket}/{key}, which its role does not allow"
@@ -678,6 +725,8 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
     # Grants that these tests do not use, and why they are needed.
     rare = {
         ("Publish", "s3:AbortMultipartUpload", "csv/*"),  # a multipart upload that fails
+        *(("Featurize", f"s3:{what}Object", "partials/*") for what in ("Get", "Put", "Delete")),  # no function runs out of time
+        *(("Vacuum", f"s3:{what}Object", "broken-*-vacuum.json") for what in ("Get", "Put", "Delete")),  # no vacuum has died
         # Without it, S3 answers 403 instead of 404 for what is missing: a partial, a damaged file, the record of a failed shard.
         *((name, "s3:ListBucket", "") for name in ("Featurize", "Project", "Publish")),
         ("Reduce", "s3:DeleteObject", "runs/*/started.json"),  # no object stays unreadable
@@ -689,6 +738,6 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
         ("Vacuum", "s3:GetObject", "runs/*/started.json"),  # no run is active
         ("Vacuum", "s3:GetObject", "vacuum.json"),  # no other vacuum is active
     }
-    ends_of = lambda pattern: (re.search(r'ResultPrefix\}\*(.*?)"', pattern) or ["", ""])[1]  # noqa: E731
+    ends_of = lambda pattern: (re.search(r'ResultPrefix\}(?:\*|\$\{UploadOutput\})(.*?)"', pattern) or ["", ""])[1]  # noqa: E731
     never = {grant for grant in granted - used if (grant[0], grant[1], ends_of(grant[2])) not in rare}
     assert not never, f"roles allow what no function was seen to do: {sorted(never)}"
