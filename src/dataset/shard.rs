@@ -8,7 +8,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{partition::label_of, tables::Compression};
+use super::{partition::label, tables::Compression};
 use crate::{
     Error, ErrorKind, Result,
     ids::{ExtractorId, GroupId, ShardId, short_hex},
@@ -46,10 +46,10 @@ impl ShardHasher {
     }
 
     /// Adds the next object, in key order.
-    pub fn push(&mut self, key: &str, etag: &str) {
+    pub fn push(&mut self, key: &str, etag: &str, label: Option<&str>) {
         self.text(key);
         self.text(etag);
-        self.option(label_of(key));
+        self.option(label);
         // No object has a split yet.
         self.option(None);
     }
@@ -183,7 +183,7 @@ impl Sharder {
         let objects = std::mem::take(&mut self.objects);
         let mut hasher = self.hasher.clone();
         for object in &objects {
-            hasher.push(&object.key, object.etag.as_str());
+            hasher.push(&object.key, object.etag.as_str(), label(object));
         }
         Some(Cut { id: hasher.finish(), objects })
     }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     fn object(key: String) -> Object {
-        Object { key, etag: "1".into(), size: 1, modified: 0 }
+        Object { key, etag: "1".into(), size: 1, modified: 0, packed: None }
     }
 
     fn hasher() -> ShardHasher {

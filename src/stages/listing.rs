@@ -12,10 +12,10 @@ use super::{
     planner::{Listed, Planner},
 };
 use crate::{
-    Result,
+    Result, archive,
     dataset::{
         ShardEntry,
-        partition::{check_label, label_of},
+        partition::{check_label, label},
         settings::Settings,
         shard::{Boundaries, ShardHasher, Sharder},
     },
@@ -68,7 +68,14 @@ impl<'a> Listing<'a> {
     ) -> Result<Listed> {
         let Some(end) = shards.len().checked_sub(1) else { return self.all(planner).await };
         let owner = |key: &str| shards.partition_point(|shard| shard.last.as_str() < key).min(end);
-        let mut touched: BTreeSet<usize> = keys.iter().map(|key| owner(key)).collect();
+        let mut touched: BTreeSet<usize> = BTreeSet::new();
+        for key in keys {
+            touched.insert(owner(&archive::listed_key(key)));
+            // The members of an archive may fill many shards.
+            if let Some((first, last)) = archive::bounds(key) {
+                touched.extend(owner(&first)..=owner(&last));
+            }
+        }
         touched.extend((0..=end).filter(|i| shards[*i].rejects > 0 || !planner.is_ready(&shards[*i].id)));
         let mut next = 0;
         while let Some(first) = touched.range(next..).next().copied() {
@@ -115,7 +122,7 @@ impl<'a> Listing<'a> {
                 self.objects += 1;
                 // Before any image is read: the name of its folder is known now, and is used last.
                 if self.partition_by_label {
-                    check_label(label_of(&object.key))?;
+                    check_label(label(&object))?;
                 }
                 let Some(cut) = sharder.push(object) else { continue };
                 let last = cut.objects.last().map(|object| object.key.clone()).unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::{
         self, Checksum, FileRef, GroupEntry, GroupRecord, RejectedObject, RunFigures, ShardEntry, ShardRecord,
         blocking::run_blocking,
         contents, keys,
+        partition::label,
         shard::{ShardHasher, group_id},
         tables,
         timing::Timer,
@@ -147,7 +148,7 @@ fn record_of_failed(work: &MergeWork, objects: &[Object]) -> ShardRecord {
     let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
     let mut hasher = ShardHasher::new(&work.extractor.id, work.compression);
     for object in objects {
-        hasher.push(&object.key, &reason.placeholder());
+        hasher.push(&object.key, &reason.placeholder(), label(object));
     }
     let path = |object: Option<&Object>| object.map(|o| o.key.clone()).unwrap_or_default();
     ShardRecord {

@@ -136,7 +136,8 @@ fn compare(survey: &mut Survey, shard: &Shard, rows: &FeatureRows) {
         return;
     }
     let mut hasher = ShardHasher::new(&shard.extractor.id, shard.compression);
-    rows.paths.iter().zip(&rows.etags).for_each(|(path, etag)| hasher.push(path, etag));
+    let objects = rows.paths.iter().zip(&rows.etags).zip(&rows.labels);
+    objects.for_each(|((path, etag), label)| hasher.push(path, etag, label.as_deref()));
     if hasher.finish() != entry.id || first != Some(&entry.first) || last != Some(&entry.last) {
         wrong("its paths and etags do not have the hash that is its id");
     }

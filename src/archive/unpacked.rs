@@ -1,0 +1,144 @@
+//! A store with the members of archives as objects.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{TryStreamExt, stream::BoxStream};
+
+use super::{
+    listing,
+    names::{self, Parsed},
+    reads,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    store::{Object, Store},
+};
+
+/// A [`Store`] over another one, the input of a run. Listings have the members of its archives in place of the archives.
+///
+/// Members are read, and never written. A listing keeps the lists of members in a second store, the output of the run.
+pub struct Unpacked {
+    store: Arc<dyn Store>,
+    output: Arc<dyn Store>,
+}
+
+impl fmt::Debug for Unpacked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Unpacked").field(&self.store).finish()
+    }
+}
+
+impl Unpacked {
+    /// The objects of `store` and the members of its archives. Lists of members are kept in `output`.
+    pub fn new(store: Arc<dyn Store>, output: Arc<dyn Store>) -> Self {
+        Unpacked { store, output }
+    }
+
+    /// The key in the store below. Fails with `Store.Failed` for members.
+    fn raw(key: &str) -> Result<String> {
+        match names::parse(key) {
+            Parsed::Object(raw) => Ok(raw.into_owned()),
+            Parsed::Member(..) => {
+                Err(Error::new(ErrorKind::StoreFailed, "a member of an archive is only read").context("key", key))
+            }
+        }
+    }
+
+    fn raw_object(object: &Object) -> Result<Object> {
+        Ok(Object { key: Self::raw(&object.key)?, ..object.clone() })
+    }
+
+    /// The member with this key, as it is listed now.
+    async fn member(&self, key: &str) -> Result<Object> {
+        let found = self.list(key, None).try_next().await?.and_then(|page| page.into_iter().next());
+        found.filter(|object| object.key == key).ok_or_else(|| {
+            Error::new(ErrorKind::StoreNotFound, "there is no such member of an archive").context("key", key)
+        })
+    }
+}
+
+#[async_trait]
+impl Store for Unpacked {
+    fn location(&self) -> String {
+        self.store.location()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        listing::list(self.store.as_ref(), self.output.as_ref(), prefix, after)
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        match names::parse(key) {
+            Parsed::Object(raw) => self.store.get(&raw).await,
+            Parsed::Member(..) => self.get_listed(&self.member(key).await?).await,
+        }
+    }
+
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        if object.packed.is_none() {
+            return self.store.get_listed(&Self::raw_object(object)?).await;
+        }
+        reads::one(self, object).await?.map_err(|reject| {
+            Error::new(ErrorKind::StoreFailed, reject.detail)
+                .context("key", &object.key)
+                .context("reason", reject.reason)
+        })
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        match names::parse(key) {
+            Parsed::Object(raw) => self.store.get_range(&raw, range).await,
+            Parsed::Member(..) => self.get_part(&self.member(key).await?, range).await,
+        }
+    }
+
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        if object.packed.is_none() {
+            return self.store.get_part(&Self::raw_object(object)?, range).await;
+        }
+        let body = self.get_listed(object).await?;
+        let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let part = part.filter(|(start, end)| start <= end && *end <= body.len());
+        part.map(|(start, end)| body.slice(start..end)).ok_or_else(|| {
+            Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", &object.key)
+        })
+    }
+
+    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        self.store.put_stream(&Self::raw(key)?, body).await
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
+        self.store.put_if_absent(&Self::raw(key)?, body).await
+    }
+
+    async fn link(&self, from: &str, to: &str) -> Result<()> {
+        self.store.link(&Self::raw(from)?, &Self::raw(to)?).await
+    }
+
+    fn links(&self) -> bool {
+        self.store.links()
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.store.delete(&Self::raw(key)?).await
+    }
+
+    fn place(&self) -> String {
+        self.store.place()
+    }
+
+    async fn identity(&self) -> Option<String> {
+        self.store.identity().await
+    }
+
+    async fn put_held(&self, key: &str, body: Bytes) -> Result<bool> {
+        self.store.put_held(&Self::raw(key)?, body).await
+    }
+
+    async fn is_held(&self, key: &str) -> Result<Option<bool>> {
+        self.store.is_held(&Self::raw(key)?).await
+    }
+}
