@@ -1,6 +1,6 @@
-//! Reads an archive from front to back, in large blocks that are requested ahead.
+//! Reads archives in large blocks: from front to back, with requests ahead, or here and there.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
@@ -87,19 +87,6 @@ impl<'a> Source<'a> {
         Ok(Some(all.freeze()))
     }
 
-    /// The next bytes without taking them: `count` of them, or all that are left.
-    pub(super) async fn peek(&mut self, count: u64) -> Result<Bytes> {
-        let count = usize::try_from(count.min(self.left())).unwrap_or(usize::MAX);
-        while self.block.len() < count {
-            let more = self.fetch().await?;
-            if more.is_empty() {
-                break;
-            }
-            self.block = if self.block.is_empty() { more } else { [self.block.as_ref(), &more].concat().into() };
-        }
-        Ok(self.block.slice(..count.min(self.block.len())))
-    }
-
     /// Skips bytes, at most to the end. What is far behind is not read.
     pub(super) async fn skip(&mut self, count: u64) -> Result<()> {
         let target = self.end.min(self.position.saturating_add(count));
@@ -114,5 +101,68 @@ impl<'a> Source<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Blocks of [`Blocks`] in memory.
+const KEPT: usize = 6;
+
+/// Parts of an archive that lie near each other, in any order.
+pub(super) struct Blocks<'a> {
+    store: &'a dyn Store,
+    archive: &'a Object,
+    /// Numbers and contents of the last blocks, the newest at the end.
+    blocks: VecDeque<(u64, Bytes)>,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(store: &'a dyn Store, archive: &'a Object) -> Self {
+        Blocks { store, archive, blocks: VecDeque::new() }
+    }
+
+    /// The bytes of a range, which must lie in the archive. Its length bounds the memory.
+    pub(super) async fn get(&mut self, range: Range<u64>) -> Result<Bytes> {
+        let mut all: Option<BytesMut> = None;
+        let mut at = range.start;
+        while at < range.end {
+            let block = self.block(at / BLOCK).await?;
+            let start = usize::try_from(at % BLOCK).unwrap_or(usize::MAX);
+            let count = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(block.len().saturating_sub(start));
+            let part = block.slice(start..start + count);
+            if count == 0 {
+                // The range ends outside of the archive.
+                break;
+            }
+            at += count as u64;
+            match &mut all {
+                None if at == range.end => return Ok(part),
+                None => all = Some(BytesMut::from(part)),
+                Some(all) => all.extend_from_slice(&part),
+            }
+        }
+        Ok(all.unwrap_or_default().freeze())
+    }
+
+    /// A block. If it is not in memory, the next ones are read with it.
+    async fn block(&mut self, number: u64) -> Result<Bytes> {
+        let known = |blocks: &VecDeque<(u64, Bytes)>| {
+            blocks.iter().find(|(known, _)| *known == number).map(|(_, block)| block.clone())
+        };
+        if let Some(block) = known(&self.blocks) {
+            return Ok(block);
+        }
+        let last = self.archive.size.div_ceil(BLOCK).min(number + AHEAD as u64);
+        let wanted: Vec<u64> =
+            (number..last).filter(|next| self.blocks.iter().all(|(known, _)| known != next)).collect();
+        let reads = wanted.iter().map(|number| {
+            let range = number * BLOCK..self.archive.size.min((number + 1) * BLOCK);
+            self.store.get_part(self.archive, range)
+        });
+        let read = futures::future::try_join_all(reads).await?;
+        self.blocks.extend(wanted.into_iter().zip(read));
+        while self.blocks.len() > KEPT {
+            self.blocks.pop_front();
+        }
+        Ok(known(&self.blocks).unwrap_or_default())
     }
 }

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::{
     index::{Found, Index, MAX_MEMBERS, Problem, usable_label},
     pages::{self, MAX_HEADER, MAX_PAGE, PageHeader, PageKind, Pages},
-    scan::Source,
+    scan::Blocks,
 };
 use crate::{
     Result,
@@ -58,7 +58,7 @@ pub(super) async fn read(store: &dyn Store, archive: &Object, index: &mut Index)
         Err(problem) => index.fail(problem),
         Ok((metadata, columns)) => {
             let budget = archive.size.saturating_mul(MAX_RATIO).saturating_add(1 << 30);
-            let mut table = Table { store, archive, columns, index, row: 0, budget };
+            let mut table = Table { blocks: Blocks::new(store, archive), archive, columns, index, row: 0, budget };
             for group in metadata.row_groups() {
                 if let Err(problem) = table.group(group).await? {
                     table.index.fail(problem);
@@ -149,7 +149,7 @@ fn label_names(metadata: &ParquetMetaData) -> Vec<String> {
 }
 
 struct Table<'a> {
-    store: &'a dyn Store,
+    blocks: Blocks<'a>,
     archive: &'a Object,
     columns: Columns,
     index: &'a mut Index,
@@ -222,7 +222,7 @@ impl Table<'_> {
             Ok(_) => return Ok(Err(Problem::new(Reason::TooLarge, "a column of labels or paths is too large"))),
             Err(problem) => return Ok(Err(problem)),
         };
-        let body = self.store.get_part(self.archive, chunk.range.clone()).await?;
+        let body = self.blocks.get(chunk.range.clone()).await?;
         let column = chunk.metadata.column_descr_ptr();
         let (codec, names) = (chunk.codec, self.columns.names.clone());
         let decoded = run_blocking(move || {
@@ -252,47 +252,34 @@ impl Table<'_> {
         names: &[Option<String>],
         labels: &[Option<String>],
     ) -> Result<Checked<()>> {
-        let mut source = Source::new(self.store, self.archive, chunk.range.clone());
-        let (mut dictionary, mut done): (Option<(Range<u64>, Bytes, u64)>, _) = (None, 0);
+        let (mut dictionary, mut done, mut at) = (None, 0, chunk.range.start);
         while done < rows {
-            let Some(header) = PageHeader::parse(&source.peek(MAX_HEADER.min(source.left())).await?) else {
-                return Ok(Err(corrupt("a column of images ends in a page")));
+            let page = match self.page(at, chunk.range.end).await? {
+                Ok(page) => page,
+                Err(problem) => return Ok(Err(problem)),
             };
-            let (start, length) = (source.position(), header.length + header.packed);
-            let most = if header.kind == PageKind::Data { MAX_PAGE } else { MAX_COLUMN };
-            let left = self.budget.checked_sub(header.unpacked);
-            let (Some(budget), true) = (left, header.unpacked.max(header.packed) <= most) else {
-                let detail = format!("a page of {} bytes in a Parquet file of {}", header.unpacked, self.archive.size);
-                return Ok(Err(Problem::new(Reason::TooLarge, detail)));
+            at = page.range.end;
+            // The dictionary is unpacked for each page.
+            let again = dictionary.as_ref().map_or(0, |dictionary: &Page| dictionary.header.unpacked);
+            let Some(budget) = self.budget.checked_sub(again) else {
+                return Ok(Err(Problem::new(Reason::TooLarge, "a dictionary that is unpacked too often")));
             };
             self.budget = budget;
-            let Some(page) = source.exactly(length).await? else {
-                return Ok(Err(corrupt("a column of images ends in a page")));
-            };
-            let values = header.values as usize;
-            match header.kind {
-                PageKind::Dictionary => dictionary = Some((start..start + length, page, header.unpacked)),
+            let values = page.header.values as usize;
+            match page.header.kind {
+                PageKind::Dictionary => dictionary = Some(page),
                 PageKind::Data if values > rows - done => return Ok(Err(corrupt("a page has more values than rows"))),
                 PageKind::Data => {
-                    let unpacked = header.unpacked + dictionary.as_ref().map_or(0, |(_, _, unpacked)| *unpacked);
-                    let place = Place {
-                        range: start..start + length,
-                        dictionary: dictionary.as_ref().map(|(range, ..)| range.clone()),
-                        values: header.values,
-                        codec: chunk.codec,
-                        levels: chunk.levels,
-                        unpacked,
-                    };
-                    let pages =
-                        Pages { dictionary: dictionary.as_ref().map(|(_, page, _)| page.clone()), data: page, values };
+                    let place = Place::new(&page, dictionary.as_ref(), chunk);
+                    let packed = dictionary.as_ref().map(|dictionary| dictionary.bytes.clone());
+                    let pages = Pages { dictionary: packed, data: page.bytes, values };
                     let (codec, levels) = (chunk.codec, chunk.levels);
-                    let hashes = run_blocking(move || Ok(hashes(&pages, codec, levels)));
-                    let hashes = match hashes.await? {
+                    let hashes = match run_blocking(move || Ok(hashes(&pages, codec, levels))).await? {
                         Ok(hashes) => hashes,
                         Err(e) => return Ok(Err(corrupt(format!("a page of images: {e}")))),
                     };
-                    let part = |texts: &[Option<String>]| texts.get(done..).unwrap_or_default().to_vec();
-                    if !self.push(place, hashes, &part(names), &part(labels)) {
+                    let (names, labels) = (names.get(done..), labels.get(done..));
+                    if !self.push(&place, hashes, names.unwrap_or_default(), labels.unwrap_or_default()) {
                         return Ok(Ok(()));
                     }
                     done += values;
@@ -303,10 +290,34 @@ impl Table<'_> {
         Ok(Ok(()))
     }
 
+    /// Reads the page at an offset of a column that ends at `end`.
+    async fn page(&mut self, at: u64, end: u64) -> Result<Checked<Page>> {
+        let ended = || Ok(Err(corrupt("a column of images ends in a page")));
+        // Most headers are short.
+        let mut header = None;
+        for length in [1 << 10, MAX_HEADER] {
+            header = header.or(PageHeader::parse(&self.blocks.get(at..end.min(at + length)).await?));
+        }
+        let Some(header) = header else { return ended() };
+        let most = if header.kind == PageKind::Data { MAX_PAGE } else { MAX_COLUMN };
+        let left = self.budget.checked_sub(header.unpacked);
+        let (Some(budget), true) = (left, header.unpacked.max(header.packed) <= most) else {
+            let detail = format!("a page of {} bytes in a Parquet file of {}", header.unpacked, self.archive.size);
+            return Ok(Err(Problem::new(Reason::TooLarge, detail)));
+        };
+        self.budget = budget;
+        let range = at..at + header.length + header.packed;
+        if range.end > end {
+            return ended();
+        }
+        let bytes = self.blocks.get(range.clone()).await?;
+        Ok(Ok(Page { header, range, bytes }))
+    }
+
     /// Adds the members of a page. False if there are too many.
     fn push(
         &mut self,
-        place: Place,
+        place: &Place,
         hashes: Vec<Option<(String, u64)>>,
         names: &[Option<String>],
         labels: &[Option<String>],
@@ -337,7 +348,14 @@ impl Table<'_> {
     }
 }
 
-/// A page of images.
+/// A page with its header.
+struct Page {
+    header: PageHeader,
+    range: Range<u64>,
+    bytes: Bytes,
+}
+
+/// Where a page of images is, and how it is read.
 struct Place {
     range: Range<u64>,
     dictionary: Option<Range<u64>>,
@@ -348,6 +366,17 @@ struct Place {
 }
 
 impl Place {
+    fn new(page: &Page, dictionary: Option<&Page>, chunk: &Chunk<'_>) -> Self {
+        Place {
+            range: page.range.clone(),
+            dictionary: dictionary.map(|dictionary| dictionary.range.clone()),
+            values: page.header.values,
+            codec: chunk.codec,
+            levels: chunk.levels,
+            unpacked: page.header.unpacked + dictionary.map_or(0, |dictionary| dictionary.header.unpacked),
+        }
+    }
+
     fn form(&self, value: u32) -> Form {
         Form::Page {
             dictionary: self.dictionary.clone(),

@@ -5,9 +5,10 @@ use std::{fmt, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream::BoxStream};
+use tokio::sync::Mutex;
 
 use super::{
-    listing,
+    container, listing,
     names::{self, Parsed},
     reads,
 };
@@ -22,6 +23,8 @@ use crate::{
 pub struct Unpacked {
     store: Arc<dyn Store>,
     output: Arc<dyn Store>,
+    /// The archive whose member was asked for last, and its members.
+    last: Mutex<Option<(Object, Arc<Vec<Object>>)>>,
 }
 
 impl fmt::Debug for Unpacked {
@@ -33,7 +36,7 @@ impl fmt::Debug for Unpacked {
 impl Unpacked {
     /// The objects of `store` and the members of its archives. Lists of members are kept in `output`.
     pub fn new(store: Arc<dyn Store>, output: Arc<dyn Store>) -> Self {
-        Unpacked { store, output }
+        Unpacked { store, output, last: Mutex::default() }
     }
 
     /// The key in the store below. Fails with `Store.Failed` for members.
@@ -51,11 +54,27 @@ impl Unpacked {
     }
 
     /// The member with this key, as it is listed now.
-    async fn member(&self, key: &str) -> Result<Object> {
-        let found = self.list(key, None).try_next().await?.and_then(|page| page.into_iter().next());
-        found.filter(|object| object.key == key).ok_or_else(|| {
-            Error::new(ErrorKind::StoreNotFound, "there is no such member of an archive").context("key", key)
-        })
+    async fn member(&self, key: &str, archive: &str) -> Result<Object> {
+        let missing =
+            || Error::new(ErrorKind::StoreNotFound, "there is no such member of an archive").context("key", key);
+        let listed = self.store.list(archive, None).try_next().await?.and_then(|page| page.into_iter().next());
+        let archive = listed.filter(|object| object.key == archive).ok_or_else(missing)?;
+        let members = self.members(&archive).await?;
+        let found = members.binary_search_by(|member| member.key.as_str().cmp(key));
+        found.ok().and_then(|found| members.get(found)).cloned().ok_or_else(missing)
+    }
+
+    /// The members of an archive. Those of the last one stay in memory: a report asks for many pictures.
+    async fn members(&self, archive: &Object) -> Result<Arc<Vec<Object>>> {
+        let mut last = self.last.lock().await;
+        if let Some((_, members)) = last.as_ref().filter(|(known, _)| known == archive) {
+            return Ok(members.clone());
+        }
+        let Some(kind) = names::kind_of(&archive.key) else { return Ok(Arc::default()) };
+        let read = container::objects(self.store.as_ref(), self.output.as_ref(), archive, kind).await?;
+        let members = Arc::new(read);
+        *last = Some((archive.clone(), members.clone()));
+        Ok(members)
     }
 }
 
@@ -72,7 +91,7 @@ impl Store for Unpacked {
     async fn get(&self, key: &str) -> Result<Bytes> {
         match names::parse(key) {
             Parsed::Object(raw) => self.store.get(&raw).await,
-            Parsed::Member(..) => self.get_listed(&self.member(key).await?).await,
+            Parsed::Member(archive, _) => self.get_listed(&self.member(key, &archive).await?).await,
         }
     }
 
@@ -90,7 +109,7 @@ impl Store for Unpacked {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         match names::parse(key) {
             Parsed::Object(raw) => self.store.get_range(&raw, range).await,
-            Parsed::Member(..) => self.get_part(&self.member(key).await?, range).await,
+            Parsed::Member(archive, _) => self.get_part(&self.member(key, &archive).await?, range).await,
         }
     }
 
