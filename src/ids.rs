@@ -1,4 +1,4 @@
-//! Identifiers: runs, versions, shards, groups, extractors, bases, moments, and the etags of objects.
+//! Identifiers: runs, versions, shards, groups, lists of members, extractors, bases, moments, and the etags of objects.
 //!
 //! They are types instead of strings, and every room may import them, so that no two rooms import each other for an id.
 //! In JSON, each is a plain string or number.
@@ -47,6 +47,9 @@ text_id! {
     /// Identifies a shard: 128 bits of SHA-256, in hexadecimal, of extractor id, compression, and key, etag, label and
     /// split of each object.
     ShardId;
+    /// Identifies the list of an archive's members: 128 bits of SHA-256, in hexadecimal, of key, etag and size of the
+    /// archive.
+    ContainerId;
     /// Identifies a group of shards: 128 bits of SHA-256, in hexadecimal, of the ids of its shards.
     GroupId;
     /// Identifies an extractor: 128 bits of SHA-256, in hexadecimal, of model file, preprocessing, arithmetic and

@@ -21,13 +21,14 @@ use crate::{
 };
 
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
-    execute(&args.images, &args.output, &args.options).await
+    execute((&args.images, args.inventory.as_deref()), &args.output, &args.options).await
 }
 
 /// One run from the opening of its stores to its summary.
-pub(crate) async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
+/// `input` is the location of the images, and that of their inventory.
+pub(crate) async fn execute(input: (&str, Option<&str>), output: &str, options: &RunOptions) -> Result<()> {
     let started = Instant::now();
-    let runner = Runner::new(images, output, options).await?;
+    let runner = Runner::new(input, output, options).await?;
     let stop = CancellationToken::new();
     listen(stop.clone());
     runner.run(started, &stop).await
@@ -45,8 +46,13 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     /// Opens both locations and loads the model. Fails with `Input.Overlap` when one location is inside the other.
-    pub(crate) async fn new(images: &str, output: &'a str, options: &'a RunOptions) -> Result<Self> {
-        Ok(Runner { stores: Stores::open(images, output).await?, workers: workers(&options.engine)?, output, options })
+    pub(crate) async fn new(
+        (images, inventory): (&str, Option<&str>),
+        output: &'a str,
+        options: &'a RunOptions,
+    ) -> Result<Self> {
+        let stores = Stores::open_inventory(images, output, inventory).await?;
+        Ok(Runner { stores, workers: workers(&options.engine)?, output, options })
     }
 
     /// Runs the pipeline once and prints the summary. `started` is when the user began to wait.

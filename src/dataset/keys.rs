@@ -9,7 +9,7 @@ use super::{
     Checksum,
     registry::{self, FileKind, KINDS},
 };
-use crate::ids::{BasisId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
+use crate::ids::{BasisId, ContainerId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub const VERSIONS: &str = "versions/";
 pub const SHARDS: &str = "shards/";
 /// Features of shards whose run was interrupted.
 pub const PARTIALS: &str = "partials/";
+/// Members of archives of the input.
+pub const CONTAINERS: &str = "containers/";
 /// Records and sums of groups.
 pub const GROUPS: &str = "groups/";
 /// Total moments.
@@ -147,6 +149,16 @@ pub fn partial(shard: &ShardId) -> String {
 /// Key of the record of a [`partial`].
 pub fn partial_record(shard: &ShardId) -> String {
     build(&registry::PARTIAL_RECORD, [shard])
+}
+
+/// Key of the list of members of an archive.
+pub fn container(id: &ContainerId) -> String {
+    build(&registry::CONTAINER, [id])
+}
+
+/// Parses a key of [`container`]. None for other keys.
+pub fn parse_container(key: &str) -> Option<ContainerId> {
+    only(&registry::CONTAINER, key).map(ContainerId::from)
 }
 
 /// Key of the record of a group of shards.
@@ -363,6 +375,7 @@ mod tests {
             (moments(&shard_id), registry::MOMENTS),
             (partial(&shard_id), registry::PARTIAL),
             (partial_record(&shard_id), registry::PARTIAL_RECORD),
+            (container(&"0c".into()), registry::CONTAINER),
             (sums(&group_id), registry::SUMS),
             (group(&group_id), registry::GROUP),
             (totals(&"f0".into()), registry::TOTALS),
@@ -416,8 +429,8 @@ mod tests {
     #[test]
     fn the_folders_are_those_of_the_registry() {
         let named = [
-            VERSIONS, SHARDS, PARTIALS, GROUPS, MOMENTS, BASES, LABELS, EXTRACTORS, SCORES, PCA, FEATURES, CSV,
-            REJECTS, RUNS, INBOX, TICKETS,
+            VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, LABELS, EXTRACTORS, SCORES, PCA, FEATURES,
+            CSV, REJECTS, RUNS, INBOX, TICKETS,
         ];
         assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
         let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();

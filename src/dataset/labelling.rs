@@ -10,7 +10,10 @@ use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::{Checksum, get_checked, keys, partition::check_label, settings::Settings};
-use crate::{Error, ErrorKind, Result, store::Store};
+use crate::{
+    Error, ErrorKind, Result,
+    store::{Object, Store},
+};
 
 /// Largest file of labels, bytes.
 pub const MAX_LABELS_BYTES: u64 = 256 << 20;
@@ -121,12 +124,18 @@ impl Labelling {
         self.given.len()
     }
 
-    /// The label and the split of an image.
-    pub fn of<'a>(&'a self, key: &'a str) -> Labels<'a> {
+    /// The label and the split of an object. A member of an archive has the label that its archive says, instead of that of
+    /// its folder.
+    pub fn of<'a>(&'a self, object: &'a Object) -> Labels<'a> {
+        self.labels(&object.key, object.packed.as_ref().map(|packed| packed.label.as_str()))
+    }
+
+    fn labels<'a>(&'a self, key: &'a str, packed: Option<&'a str>) -> Labels<'a> {
         let given = self.given.get(key);
-        let label = match given {
-            Some(given) => given.label.as_deref(),
-            None => self.label_of_key(key),
+        let label = match (given, packed) {
+            (Some(given), _) => given.label.as_deref(),
+            (None, Some(label)) if self.label.is_none() && self.depth == 0 => Some(label),
+            (None, _) => self.label_of_key(key),
         };
         let split = given.and_then(|given| given.split.as_deref()).or_else(|| self.split_of_key(key));
         Labels { label: label.filter(|label| !label.is_empty()), split: split.filter(|split| !split.is_empty()) }
@@ -143,7 +152,7 @@ impl Labelling {
     fn split_of_key<'a>(&self, key: &'a str) -> Option<&'a str> {
         match &self.split {
             Some(pattern) => captured(pattern, "split", key),
-            None => folders(key).find_map(split_of),
+            None => folders(key).find_map(split_of).or_else(|| split_of_archive(key)),
         }
     }
 }
@@ -169,6 +178,14 @@ fn folders(key: &str) -> impl DoubleEndedIterator<Item = &str> {
 
 fn split_of(folder: &str) -> Option<&'static str> {
     SPLITS.iter().find(|(name, _)| folder.eq_ignore_ascii_case(name)).map(|(_, split)| *split)
+}
+
+/// The split that the name of an archive says: `test.tar!1.jpg`, `train-00000-of-00004.parquet!0.jpg`.
+fn split_of_archive(key: &str) -> Option<&'static str> {
+    let (archive, _) = key.split_once('!')?;
+    let name = archive.rsplit('/').next()?;
+    let stem = name.split(['.', '-']).next()?;
+    split_of(stem)
 }
 
 /// Reads a file of labels: CSV with columns `path` and `label`, and perhaps `split`. `place` is the location of the images,
@@ -260,7 +277,7 @@ mod tests {
 
     fn labels(rules: LabelRules, key: &str) -> (Option<String>, Option<String>) {
         let labelling = Labelling::new(&rules).unwrap();
-        let Labels { label, split } = labelling.of(key);
+        let Labels { label, split } = labelling.labels(key, None);
         (label.map(str::to_owned), split.map(str::to_owned))
     }
 
@@ -284,6 +301,18 @@ mod tests {
         // The outermost split counts, and is no class.
         assert_eq!(by_folder("test/train/x/1.jpg"), pair("x", "test"));
         assert_eq!(by_folder("test/1.jpg"), pair("", "test"));
+    }
+
+    #[test]
+    fn a_member_of_an_archive_has_the_label_and_the_split_that_its_archive_says() {
+        let labelling = Labelling::new(&LabelRules::default()).unwrap();
+        let of = |key| (labelling.labels(key, Some("pear")).label, labelling.labels(key, Some("pear")).split);
+        assert_eq!(of("data/train-00000-of-00004.parquet!0.jpg"), (Some("pear"), Some("train")));
+        assert_eq!(of("test/fruit.tar!a/1.jpg"), (Some("pear"), Some("test")));
+        assert_eq!(of("fruit.tar!a/1.jpg"), (Some("pear"), None));
+        let rules = LabelRules { label_depth: 1, ..LabelRules::default() };
+        let labelling = Labelling::new(&rules).unwrap();
+        assert_eq!(labelling.labels("x/fruit.tar!a/b/1.jpg", Some("b")).label, Some("fruit.tar!a"));
     }
 
     #[test]
@@ -314,7 +343,7 @@ mod tests {
             "label,path,split\nPear,a/1.jpg,\n,a/2.jpg,test\n\"a,\"\"b\"\"\",s3://b/x/a/3.jpg,val\nPear,a/1.jpg,\n";
         let given = read(file.as_bytes(), "labels.csv", "s3://b/x/").unwrap();
         let labelling = Labelling::new(&LabelRules::default()).unwrap().with(given.clone());
-        let of = |key| (labelling.of(key).label, labelling.of(key).split);
+        let of = |key| (labelling.labels(key, None).label, labelling.labels(key, None).split);
         assert_eq!(of("a/1.jpg"), (Some("Pear"), None));
         assert_eq!(of("a/2.jpg"), (None, Some("test")));
         assert_eq!(of("a/3.jpg"), (Some("a,\"b\""), Some("val")));

@@ -257,6 +257,8 @@ kinds! {
     /// The record of a [`PARTIAL`].
     PARTIAL_RECORD = "partial-record", "partials/{id}.json", by "a stopped featurize", from ITS_KEY,
         holds [], Images, SWEPT;
+    /// The members of an archive of the input.
+    CONTAINER = "container", "containers/{id}.parquet", by "plan", from ITS_KEY, holds [paths], Unneeded, SWEPT;
     /// The exact sums of a group of shards.
     SUMS = "sums", "groups/{id}/sums.parquet", by "merge", from "group", holds [], Shards, SWEPT;
     /// The record of a group of shards.

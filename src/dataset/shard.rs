@@ -188,7 +188,7 @@ impl Sharder {
         let objects = std::mem::take(&mut self.objects);
         let mut hasher = self.hasher.clone();
         for object in &objects {
-            hasher.push(&object.key, object.etag.as_str(), self.labelling.of(&object.key));
+            hasher.push(&object.key, object.etag.as_str(), self.labelling.of(object));
         }
         Some(Cut { id: hasher.finish(), objects })
     }
@@ -204,7 +204,7 @@ mod tests {
     use crate::dataset::labelling::LabelRules;
 
     fn object(key: String) -> Object {
-        Object { key, etag: "1".into(), size: 1, modified: 0 }
+        Object { key, etag: "1".into(), size: 1, modified: 0, packed: None }
     }
 
     fn hasher() -> ShardHasher {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    archive::Reads,
     dataset::{
         self, Checksum, LabelCount, RejectedObject, ShardRecord,
         blocking::run_blocking,
@@ -100,9 +101,16 @@ pub(crate) async fn featurize_and_sum(
     let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor().info()).await?;
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
-    let labelling = Arc::new(labelling);
-    let maker =
-        RowMaker { input: stores.input.as_ref(), workers, labelling, earlier, memory, compression, monitor, stop };
+    let maker = RowMaker {
+        reads: reads(stores, workers, &objects, &earlier),
+        workers,
+        labelling: Arc::new(labelling),
+        earlier,
+        memory,
+        compression,
+        monitor,
+        stop,
+    };
     let (rows, failure) = maker.rows(&objects).await;
     let base_is_unknown = maker.earlier.base_is_unknown;
     if let Some(failure) = failure {
@@ -140,6 +148,15 @@ async fn keep(output: &dyn Store, extractor: &ExtractorInfo, shard: &ShardId, mu
     let compression = rows.compression;
     let table = tables::write_features(rows.take_table(extractor.columns)?, extractor.id.as_str(), compression)?;
     keep_partial(output, shard, table).await
+}
+
+/// The reads of the objects whose content is needed.
+fn reads<'a>(stores: &'a Stores, workers: &WorkerPool, objects: &[Object], earlier: &EarlierRows) -> Reads<'a> {
+    let is_read = |object: &&Object| {
+        object.size <= MAX_FILE_BYTES && earlier.features(object).is_none_or(|known| known.content.is_none())
+    };
+    let together = workers.threads() * READ_AHEAD;
+    Reads::new(stores.input.as_ref(), objects.iter().filter(is_read), together, u64::from(READ_AHEAD_KIB) << 10)
 }
 
 /// Numbers of rows by origin, and compared with the base version.
@@ -216,7 +233,7 @@ impl ShardRows {
                 return self.push_reject(object, Reject::new(Reason::Unreadable, error));
             }
         };
-        let labels = self.labelling.of(&object.key);
+        let labels = self.labelling.of(object);
         self.hasher.push(&object.key, object.etag.as_str(), labels);
         self.counts.added += u64::from(etag_in_base.is_none());
         self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
@@ -234,13 +251,13 @@ impl ShardRows {
     fn push_reject(&mut self, object: &Object, reject: Reject) {
         let placeholder = reject.reason.may_pass().then(|| reject.reason.placeholder());
         let etag = placeholder.as_deref().unwrap_or(object.etag.as_str());
-        self.hasher.push(&object.key, etag, self.labelling.of(&object.key));
+        self.hasher.push(&object.key, etag, self.labelling.of(object));
         self.rejects.push(RejectedObject { path: object.key.clone(), reject });
     }
 }
 
 struct RowMaker<'a> {
-    input: &'a dyn Store,
+    reads: Reads<'a>,
     workers: &'a WorkerPool,
     labelling: Arc<Labelling>,
     earlier: EarlierRows,
@@ -307,15 +324,17 @@ impl RowMaker<'_> {
             let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
             return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
         }
-        let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
+        let cost = Reads::cost(object);
+        let kib = u32::try_from(cost.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
         // The semaphore is never closed.
         let _permit = self.memory.acquire_many(kib).await.ok();
         // Other reads share the line.
         let sharing = (self.workers.threads() * READ_AHEAD) as u64;
-        let together = object.size.saturating_mul(sharing).min(u64::from(READ_AHEAD_KIB) << 10).max(object.size);
+        let together = cost.saturating_mul(sharing).min(u64::from(READ_AHEAD_KIB) << 10).max(cost);
         let deadline = READ_TIME + Duration::from_secs(together / SLOWEST_READS);
-        let file = match in_time(self.input.get_listed(object), &object.key, deadline).await {
-            Ok(file) => file,
+        let file = match in_time(self.reads.get(object), &object.key, deadline).await {
+            Ok(Ok(file)) => file,
+            Ok(Err(reject)) => return Ok(Row::Rejected(reject)),
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
             Err(e) => return Ok(Row::Rejected(Reject::new(reason_of(e.kind()), e))),
         };
@@ -340,7 +359,7 @@ fn reason_of(kind: ErrorKind) -> Reason {
 }
 
 /// Waits for the content of an object. Fails with `Store.Unavailable` if that takes longer than the deadline.
-async fn in_time(read: impl Future<Output = Result<Bytes>>, key: &str, deadline: Duration) -> Result<Bytes> {
+async fn in_time<T>(read: impl Future<Output = Result<T>>, key: &str, deadline: Duration) -> Result<T> {
     tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| {
         let message = format!("the object could not be read within {} seconds", deadline.as_secs_f64());
         Err(Error::new(ErrorKind::StoreUnavailable, message).context("key", key))
@@ -423,7 +442,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_that_does_not_arrive_in_time_is_an_error() {
-        let late = in_time(std::future::pending(), "a.jpg", Duration::from_millis(20)).await.unwrap_err();
+        let late = in_time::<Bytes>(std::future::pending(), "a.jpg", Duration::from_millis(20)).await.unwrap_err();
         assert_eq!(late.to_string(), "the object could not be read within 0.02 seconds (key: a.jpg)");
         assert_eq!(late.kind(), ErrorKind::StoreUnavailable);
         assert_eq!(in_time(async { Ok(Bytes::new()) }, "a.jpg", READ_TIME).await.unwrap(), Bytes::new());

@@ -12,7 +12,7 @@ use super::{
     planner::{Listed, Planner},
 };
 use crate::{
-    Result,
+    Result, archive,
     dataset::{
         ShardEntry,
         labelling::{Labelling, check_folder},
@@ -72,7 +72,14 @@ impl<'a> Listing<'a> {
     ) -> Result<Listed> {
         let Some(end) = shards.len().checked_sub(1) else { return self.all(planner).await };
         let owner = |key: &str| shards.partition_point(|shard| shard.last.as_str() < key).min(end);
-        let mut touched: BTreeSet<usize> = keys.iter().map(|key| owner(key)).collect();
+        let mut touched: BTreeSet<usize> = BTreeSet::new();
+        for key in keys {
+            touched.insert(owner(&archive::listed_key(key)));
+            // The members of an archive may fill many shards.
+            if let Some((first, last)) = archive::bounds(key) {
+                touched.extend(owner(&first)..=owner(&last));
+            }
+        }
         touched.extend((0..=end).filter(|i| shards[*i].rejects > 0 || !planner.is_ready(&shards[*i].id)));
         let mut next = 0;
         while let Some(first) = touched.range(next..).next().copied() {
@@ -120,7 +127,7 @@ impl<'a> Listing<'a> {
                 self.named += u64::from(self.labelling.given(&object.key).is_some());
                 // Before any image is read: the name of its folder is known now, and is used last.
                 if self.partition_by_label {
-                    check_folder(self.labelling.of(&object.key))?;
+                    check_folder(self.labelling.of(&object))?;
                 }
                 let Some(cut) = sharder.push(object) else { continue };
                 let last = cut.objects.last().map(|object| object.key.clone()).unwrap_or_default();

@@ -52,13 +52,15 @@ pub use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, ErrorKind, Result,
+    archive::Unpacked,
+    inventory::Inventoried,
     store::{self, Store},
 };
 
 /// The two stores of a run.
 #[derive(Clone, Debug)]
 pub struct Stores {
-    /// The images; only read.
+    /// The images; only read. With the members of archives, if it is an [`Unpacked`].
     pub input: Arc<dyn Store>,
     /// The data set.
     pub output: Arc<dyn Store>,
@@ -70,9 +72,23 @@ impl Stores {
     /// Fails with `Input.NotFound` if the input is a path but not a folder, and with `Input.Overlap` if one location
     /// contains the other.
     pub async fn open(input: &str, output: &str) -> Result<Self> {
-        let stores = Stores { input: store::open_input(input, output).await?, output: store::open(output).await? };
+        Stores::open_inventory(input, output, None).await
+    }
+
+    /// [`Stores::open`] with the objects that the inventory at a third location names, if there is one.
+    pub async fn open_inventory(input: &str, output: &str, inventory: Option<&str>) -> Result<Self> {
+        let mut images = store::open_input(input, output).await?;
+        if let Some(inventory) = inventory {
+            images = Arc::new(Inventoried::new(images, inventory));
+        }
+        let stores = Stores::new(images, store::open(output).await?);
         store::check_apart(input, output)?;
         Ok(stores)
+    }
+
+    /// The stores of a run on the objects of `input` and the members of its archives.
+    pub fn new(input: Arc<dyn Store>, output: Arc<dyn Store>) -> Self {
+        Stores { input: Arc::new(Unpacked::new(input, output.clone())), output }
     }
 }
 

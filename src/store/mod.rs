@@ -33,14 +33,17 @@ pub mod conformance;
 mod folder;
 mod location;
 mod memory;
+mod packed;
 #[cfg(feature = "aws")]
 mod requests;
 #[cfg(feature = "aws")]
 mod s3;
 
 pub use folder::FolderStore;
+pub(crate) use folder::escaped_name;
 pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use memory::MemoryStore;
+pub use packed::{Form, Packed};
 #[cfg(feature = "aws")]
 pub use requests::{RequestCounts, requests_sent};
 #[cfg(feature = "aws")]
@@ -57,6 +60,10 @@ pub struct Object {
     pub size: u64,
     /// Time of the last modification, microseconds since 1970-01-01 UTC.
     pub modified: i64,
+    /// The place of its content, if the object is a member of an archive; see [`crate::archive`]. Listings of the stores of
+    /// this module have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Box<Packed>>,
 }
 
 /// An object store. See the [module](self) for the guarantees of every backend.
@@ -82,6 +89,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Reads the bytes of `range`. Fails with `Store.NotFound` if the object does not exist, and with `Store.Failed` if it
     /// ends before the range does.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Reads a part of the content that was listed. Fails with `Store.NotFound` if the object has been replaced or deleted
+    /// since, and with `Store.Failed` if it ends before the range does.
+    ///
+    /// Reads the whole object unless a store can do better.
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        let body = self.get_listed(object).await?;
+        slice(&body, range).ok_or_else(|| outside(&object.key))
+    }
 
     /// Writes the concatenated pieces of `body` as one object, which replaces an existing one. Writes nothing if a piece is
     /// an error, and returns that error.
@@ -136,6 +152,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn is_held(&self, _key: &str) -> Result<Option<bool>> {
         Ok(None)
     }
+}
+
+/// The bytes of a range; None if it ends outside of the body.
+fn slice(body: &Bytes, range: Range<u64>) -> Option<Bytes> {
+    let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+    (start <= end && end <= body.len()).then(|| body.slice(start..end))
+}
+
+fn outside(key: &str) -> Error {
+    Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key)
 }
 
 /// The listing of a store, which fails with `Store.Failed` if the keys are not strictly ascending.

@@ -27,7 +27,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Object, Store, requests::RequestCounter};
+use super::{Object, Store, outside, requests::RequestCounter};
 use crate::{Error, ErrorKind, Result};
 
 /// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
@@ -279,6 +279,11 @@ fn decoded(key: &str) -> String {
     percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
+/// The header of a request for a range that is not empty.
+fn bytes_of(range: &Range<u64>) -> String {
+    format!("bytes={}-{}", range.start, range.end - 1)
+}
+
 #[async_trait]
 impl Store for S3Store {
     fn location(&self) -> String {
@@ -310,6 +315,7 @@ impl Store for S3Store {
                     modified: object
                         .last_modified
                         .map_or(0, |t| t.secs() * 1_000_000 + i64::from(t.subsec_nanos() / 1_000)),
+                    packed: None,
                 })
             });
             let objects: Vec<Object> = objects.collect();
@@ -335,11 +341,18 @@ impl Store for S3Store {
             return Ok(Bytes::new());
         }
         let request = self.client.get_object().bucket(&self.bucket).key(self.full(key));
-        let body = self.download(request.range(format!("bytes={}-{}", range.start, range.end - 1)), key).await?;
-        if body.len() as u64 != length {
-            return Err(Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key));
+        let body = self.download(request.range(bytes_of(&range)), key).await?;
+        if body.len() as u64 == length { Ok(body) } else { Err(outside(key)) }
+    }
+
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
         }
-        Ok(body)
+        let request = self.client.get_object().bucket(&self.bucket).key(self.full(&object.key));
+        let request = request.if_match(format!("\"{}\"", object.etag)).range(bytes_of(&range));
+        let body = self.download(request, &object.key).await?;
+        if body.len() as u64 == range.end - range.start { Ok(body) } else { Err(outside(&object.key)) }
     }
 
     async fn put_stream(&self, key: &str, mut body: BoxStream<'_, Result<Bytes>>) -> Result<()> {

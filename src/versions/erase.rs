@@ -111,7 +111,14 @@ pub async fn erase(
     }
     forget_in_inbox(output, &erased).await?;
     let began = Timestamp::now();
-    let deleted = remove(output, &holders, Action::Delete, judge).await?;
+    let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
+    // Lists of members that a vacuum keeps for other images.
+    for list in found.files().into_iter().filter(|file| file.starts_with(keys::CONTAINERS)) {
+        output.delete(&list).await?;
+        deleted.push(list);
+    }
+    deleted.sort_unstable();
+    deleted.dedup();
 
     let after = wanted.search(output, &BTreeSet::new(), watcher).await?;
     check_gone(output, &after, began).await?;
@@ -138,6 +145,10 @@ async fn would_erase(
     // The new version uses the shards and groups that do not contain the images.
     let of_holder = |key: &String| keys::record_of(key).is_none_or(|record| files.contains(&record));
     deleted.retain(|key| files.contains(key) || of_holder(key));
+    // The run that publishes the new version makes newer lists of members.
+    let lists = files.range(keys::CONTAINERS.to_owned()..).take_while(|key| key.starts_with(keys::CONTAINERS));
+    let listed: BTreeSet<String> = deleted.into_iter().chain(lists.cloned()).collect();
+    let deleted = listed.into_iter().collect();
     Ok(Erased {
         keys: erased.into_iter().collect(),
         version,

@@ -4,6 +4,7 @@ The functions run in their own processes and reach S3 through a proxy that injec
 """
 
 import contextlib
+import csv
 import fnmatch
 import hashlib
 import io
@@ -14,6 +15,7 @@ import random
 import re
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 import urllib.parse
@@ -382,6 +384,37 @@ def test_an_undecodable_image_is_a_reject(stack, tmp_path):
     assert stack.manifest("reject")["version"] == 1
 
 
+def test_archives_and_an_inventory_are_inputs(stack, demo, tmp_path):
+    folder, source = demo
+    (tmp_path / "packed").mkdir()
+    with tarfile.open(tmp_path / "packed/fruit.tar", "w") as tar:
+        for path in sorted((folder / "images").rglob("*.jpg")):
+            tar.add(path, path.relative_to(folder / "images"), filter=lambda member: member if member.isfile() else None)
+    packed = stack.upload(tmp_path / "packed", "packed")
+    before = len(stack.proxy.calls)
+    output = stack.run(packed, "packed")
+    assert (output["images"], output["rejects"]) == (168, 0)
+    # The sums are exact, so the same images give the same totals, wherever they lie.
+    same, manifest = stack.manifest("same"), stack.manifest("packed")
+    assert stack.read("packed", manifest["moments"]["key"]) == stack.read("same", same["moments"]["key"])
+    featurize = [path for function, method, path in stack.proxy.calls[before:] if "-FeaturizeFunction" in function and "fruit.tar" in path]
+    assert len(featurize) <= output["shards"] * 2, featurize
+    again = stack.wait(stack.start(packed, "packed"))
+    assert json.loads(again["output"])["up_to_date"] is True
+
+    bucket, prefix = source.removeprefix("s3://").split("/", 1)
+    listed = stack.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    rows = [[o["Key"], o["Size"], o["LastModified"].strftime("%Y-%m-%dT%H:%M:%S.%fZ"), o["ETag"].strip('"')]
+            for page in listed for o in page["Contents"]]
+    text = io.StringIO()
+    csv.writer(text).writerows([["key", "size", "last_modified_date", "e_tag"], *reversed(rows)])
+    stack.s3.put_object(Bucket=bucket, Key="images/inventory/keys.csv", Body=text.getvalue())
+    output = stack.run(source, "inventory", inventory=f"s3://{bucket}/images/inventory/keys.csv")
+    manifest = stack.manifest("inventory")
+    assert output["images"] == 168
+    assert manifest["groups"] == same["groups"]
+
+
 def test_wrong_inputs_are_explained_to_the_console(stack):
     start = lambda request: stack.sfn.start_execution(stateMachineArn=stack.arn, input=json.dumps(request))["executionArn"]  # noqa: E731
     for request, error, words in [
@@ -734,6 +767,8 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
         ("Vacuum", "s3:DeleteObject", "csv/*"),  # no version removed here has a CSV
         ("Vacuum", "s3:DeleteObject", "moments/*"),  # no version removed here has several groups
         ("Vacuum", "s3:DeleteObject", "extractors/*"),  # all versions have the same extractor
+        *(("Vacuum", action, "containers/*") for action in ("s3:GetObject", "s3:DeleteObject")),  # no archive was uploaded there
+        *(("Plan", action, "") for action in ("s3:ListBucket", "s3:GetObject")),  # the inventory is below ImagePrefix
         ("Vacuum", "s3:DeleteObject", "partials/*"),  # only runs stopped by Ctrl-C leave them
         ("Vacuum", "s3:GetObject", "runs/*/started.json"),  # no run is active
         ("Vacuum", "s3:GetObject", "vacuum.json"),  # no other vacuum is active

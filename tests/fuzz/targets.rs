@@ -7,15 +7,19 @@
 #[path = "../../functions/host/src/event.rs"]
 mod event;
 
+use std::sync::Arc;
+
 use pomona::{
     ErrorKind,
+    archive::Unpacked,
     aws::request::Request,
     dataset::{LabelCount, ShardRecord, VersionState, keys, partition, tables, to_json},
     ids::{RunId, Version},
     image::{self, Limits, Pixels, Reason},
+    inventory::Inventoried,
     model::{Decoding, Extractor, ExtractorInfo, FeatureRange, MAX_COLUMNS, Runtime, embedded_info},
     stages::{Featurized, Merged, PartWork, Plan, PlanInput, Projected, Published, Reduced},
-    store::bucket_and_prefix,
+    store::{MemoryStore, Store, bucket_and_prefix, list_all},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -102,6 +106,54 @@ pub fn model(data: &[u8]) {
     match Extractor::from_onnx(onnx, "fuzz", FeatureRange::default(), Runtime::Auto) {
         Ok(extractor) => assert!((1..=MAX_COLUMNS).contains(&extractor.columns())),
         Err(error) => assert_eq!(error.kind(), ErrorKind::ModelInvalid),
+    }
+}
+
+/// Lists the members of an archive of each kind, and reads them.
+pub fn archive(data: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for name in ["a.tar", "a.zip", "a.parquet"] {
+        runtime.block_on(members(name, data));
+    }
+}
+
+async fn members(name: &str, data: &[u8]) {
+    let input = Arc::new(MemoryStore::new());
+    input.put(name, bytes::Bytes::copy_from_slice(data)).await.expect("a put in memory");
+    let store = Unpacked::new(input, Arc::new(MemoryStore::new()));
+    // Keys are ascending, or this is an error.
+    let listed = list_all(&store, "").await.expect("a listing");
+    // The second time from the list in the output.
+    assert_eq!(list_all(&store, "").await.expect("a listing"), listed);
+    for object in &listed {
+        assert!(object.key == name || object.key.starts_with(&format!("{name}!")), "{}", object.key);
+        let packed = object.packed.as_ref().expect("a place");
+        assert!(packed.range.start <= packed.range.end && packed.range.end <= data.len() as u64, "{object:?}");
+        match store.get_listed(object).await {
+            Ok(content) => assert_eq!(content.len() as u64, object.size),
+            // A read outside of the archive would be an error without a reason, or the reason `unreadable`.
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("reason: ") && !text.contains("reason: unreadable"), "{error}");
+            }
+        }
+    }
+}
+
+/// Lists the objects of an inventory of each kind.
+pub fn inventory(data: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.csv", "a.csv.gz", "a.parquet", "manifest.json"] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, data).expect("a file");
+        let store = Inventoried::new(Arc::new(MemoryStore::new()), &path.to_string_lossy());
+        match runtime.block_on(list_all(&store, "")) {
+            Ok(listed) => assert!(listed.iter().all(|object| !object.key.is_empty())),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::InputInvalid | ErrorKind::InputNotFound), "{error}")
+            }
+        }
     }
 }
 

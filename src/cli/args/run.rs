@@ -17,7 +17,8 @@ use super::{FormatOptions, values};
 /// Compute features, PCA and tables for a folder or bucket of images
 ///
 /// Every file below IMAGES is an image, except files and folders whose name starts with a dot. The folder that holds an
-/// image is its label. Files that cannot be read as images become rows of the rejects table, each with a reason.
+/// image is its label. Files that cannot be read as images become rows of the rejects table, each with a reason. The
+/// images in .tar, .zip and .parquet files are images too: `photos.tar!apple/1.jpg` (docs/inputs.md).
 ///
 /// A second run with the same OUTPUT is incremental: only new and changed images go through the model. It also continues
 /// a run that was interrupted.
@@ -33,6 +34,10 @@ pub(crate) struct RunArgs {
     pub images: String,
     /// Folder or s3://bucket/prefix/ for the results; created if it does not exist
     pub output: String,
+    /// Take the keys from an inventory instead of listing IMAGES: manifest.json of S3 Inventory, or Parquet or CSV files
+    /// with columns for key, etag, size and last_modified_date (docs/inputs.md)
+    #[arg(long, value_name = "LOCATION")]
+    pub inventory: Option<String>,
     #[command(flatten)]
     pub options: RunOptions,
 }

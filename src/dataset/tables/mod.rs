@@ -9,6 +9,7 @@
 
 mod basis;
 mod features;
+mod members;
 mod reading;
 mod scores;
 mod sums;
@@ -17,6 +18,7 @@ mod writing;
 pub use basis::{read_basis, write_basis};
 pub(crate) use features::etags;
 pub use features::{FeatureRows, read_features, write_features};
+pub(crate) use members::{ArchiveRef, Container, read_container, write_container};
 use reading::{Table, corrupt};
 pub use scores::{LabelColumn, ScoreRows, read_rejects, read_scores, write_rejects, write_scores};
 use serde::{Deserialize, Serialize};

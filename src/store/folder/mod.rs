@@ -26,6 +26,7 @@ use tempfile::NamedTempFile;
 use super::{Object, Store};
 use crate::{Error, ErrorKind, Result};
 use files::{Existing, Workspace, at, open_regular, publish, publish_name, read_within, second_name, stamp, temporary};
+pub(crate) use names::escaped_name;
 use walk::{Problem, Walk, Wanted};
 
 const PAGE: usize = 1_000;
@@ -103,6 +104,18 @@ impl FolderStore {
         self.in_workspace(temporary)
     }
 
+    fn read_part(path: &Path, range: Range<u64>) -> Result<Bytes> {
+        let (mut file, metadata) = open_regular(path)?;
+        if range.end > metadata.len() {
+            return Err(Error::new(ErrorKind::StoreFailed, "the file ends before the range does")
+                .context("path", path.display()));
+        }
+        let mut body = vec![0; range.end.saturating_sub(range.start) as usize];
+        file.seek(SeekFrom::Start(range.start)).map_err(|e| at(e, path))?;
+        file.read_exact(&mut body).map_err(|e| at(e, path))?;
+        Ok(body.into())
+    }
+
     /// Reads a whole file, which must not grow while it is read.
     fn read(path: &Path) -> Result<(Vec<u8>, fs::Metadata)> {
         let (file, metadata) = open_regular(path)?;
@@ -112,6 +125,11 @@ impl FolderStore {
                 .context("path", path.display())),
         }
     }
+}
+
+fn replaced(path: &Path) -> Error {
+    Error::new(ErrorKind::StoreNotFound, "the file has been replaced since it was listed")
+        .context("path", path.display())
 }
 
 impl Drop for FolderStore {
@@ -180,8 +198,7 @@ impl Store for FolderStore {
             let (etag, _) = stamp(&fs::metadata(&path).map_err(|e| at(e, &path))?, &path)?;
             match body.filter(|_| etag == listed) {
                 Some(body) => Ok(body.into()),
-                None => Err(Error::new(ErrorKind::StoreNotFound, "the file has been replaced since it was listed")
-                    .context("path", path.display())),
+                None => Err(replaced(&path)),
             }
         })
         .await
@@ -189,16 +206,19 @@ impl Store for FolderStore {
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(key)?;
+        Self::blocking(move || Self::read_part(&path, range)).await
+    }
+
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        let (path, listed) = (self.path(&object.key)?, object.etag.clone());
+        if let Some(problem) = Problem::of(&listed) {
+            return Err(problem.error(&path));
+        }
         Self::blocking(move || {
-            let (mut file, metadata) = open_regular(&path)?;
-            if range.end > metadata.len() {
-                return Err(Error::new(ErrorKind::StoreFailed, "the file ends before the range does")
-                    .context("path", path.display()));
-            }
-            let mut body = vec![0; range.end.saturating_sub(range.start) as usize];
-            file.seek(SeekFrom::Start(range.start)).map_err(|e| at(e, &path))?;
-            file.read_exact(&mut body).map_err(|e| at(e, &path))?;
-            Ok(body.into())
+            let body = Self::read_part(&path, range);
+            // The etag is taken after the content, as for a whole file.
+            let (etag, _) = stamp(&fs::metadata(&path).map_err(|e| at(e, &path))?, &path)?;
+            if etag == listed { body } else { Err(replaced(&path)) }
         })
         .await
     }

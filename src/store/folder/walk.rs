@@ -272,7 +272,9 @@ impl Walk {
             Some(problem) => problem,
             None => match fs::metadata(&entry.path) {
                 Ok(metadata) => match stamp(&metadata, &entry.path) {
-                    Ok((etag, modified)) => return Some(Object { key, etag, size: metadata.len(), modified }),
+                    Ok((etag, modified)) => {
+                        return Some(Object { key, etag, size: metadata.len(), modified, packed: None });
+                    }
                     Err(_) => Problem::Failed,
                 },
                 // Deleted after the folder was read.
@@ -280,7 +282,7 @@ impl Walk {
                 Err(e) => Problem::from_io(&e),
             },
         };
-        Some(Object { key, etag: problem.etag().into(), size: 0, modified: 0 })
+        Some(Object { key, etag: problem.etag().into(), size: 0, modified: 0, packed: None })
     }
 }
 
