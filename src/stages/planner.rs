@@ -1,18 +1,25 @@
 //! The shards and groups of a run and the work for `featurize` and `merge`, collected while the input is listed.
 //!
-//! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute, and `shards-*.jsonl`, the shards of all
-//! groups.
+//! Writes `runs/<run>/shards-*.jsonl`, the shards of all groups.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-use super::records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork};
+use jiff::Timestamp;
+
+use super::{
+    cut::ListedShard,
+    records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
+};
 use crate::{
     Result,
     dataset::{
         self, Checksum, GroupRef, Manifest, ShardEntry, keys,
         manifest::shards_between,
         settings::Settings,
-        shard::{Boundaries, Cut, group_id},
+        shard::{Boundaries, group_id},
     },
     ids::{GroupId, RunId, ShardId},
     model::ExtractorInfo,
@@ -29,12 +36,14 @@ pub(super) struct Listed {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// When the listing began and how long functions have worked on it before this call, if there were some.
+    pub earlier: Option<(Timestamp, u64)>,
 }
 
 /// The shards and groups of an output that are finished.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    pub(super) shards: HashSet<ShardId>,
+    pub(super) shards: Arc<HashSet<ShardId>>,
     pub(super) groups: HashSet<GroupId>,
 }
 
@@ -93,12 +102,10 @@ pub(super) struct Planner<'a> {
     pub(super) output: &'a dyn Store,
     pub(super) run: &'a RunId,
     finished: Finished,
-    again: &'a BTreeSet<String>,
     extractor: &'a ExtractorInfo,
     settings: &'a Settings,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
-    objects: Segments,
     lists: Segments,
     open: Open,
     pub(super) work: Vec<ShardWork>,
@@ -121,12 +128,10 @@ impl<'a> Planner<'a> {
             output,
             run: &input.run,
             finished,
-            again: &input.again,
             extractor,
             settings: &input.settings,
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
-            objects: Segments::new(keys::objects),
             lists: Segments::new(keys::shard_list),
             open: Open::default(),
             work: Vec::new(),
@@ -140,7 +145,7 @@ impl<'a> Planner<'a> {
 
     /// Whether the shard is finished.
     pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
-        self.finished.shards.contains(shard) && !self.again.contains(&keys::shard(shard))
+        self.finished.shards.contains(shard)
     }
 
     /// Adds a finished shard of the base version.
@@ -149,27 +154,30 @@ impl<'a> Planner<'a> {
         self.push(planned, shard.objects(), &shard.last).await
     }
 
-    /// Adds the next shard of the listing, and work for it unless it is finished.
-    pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
-        let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
-        let (last, count) = (last.key.clone(), cut.objects.len() as u64);
-        if self.is_ready(&cut.id) {
-            return self.push(PlannedShard { id: cut.id, objects: None }, count, &last).await;
+    /// Adds the next shards of the listing.
+    pub(super) async fn add_all(&mut self, shards: Vec<ListedShard>) -> Result<()> {
+        for shard in shards {
+            self.add(shard).await?;
         }
-        let sources = self.sources(&first.key, &last);
-        let objects = self.objects.push(self.run, &cut.objects)?;
-        self.objects_to_featurize += count;
-        self.work.push(ShardWork {
-            run: self.run.clone(),
-            shard: cut.id.clone(),
-            group: self.groups.len() as u64,
-            objects: objects.clone(),
-            sources,
-            decoding: self.extractor.decoding,
-            compression: self.settings.compression(),
-        });
-        self.objects.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        self.push(PlannedShard { id: cut.id, objects: Some(objects) }, count, &last).await
+        Ok(())
+    }
+
+    /// Adds the next shard of the listing, and work for it unless it is finished.
+    pub(super) async fn add(&mut self, shard: ListedShard) -> Result<()> {
+        let ListedShard { id, count, first, last, objects } = shard;
+        if let Some(objects) = &objects {
+            self.objects_to_featurize += count;
+            self.work.push(ShardWork {
+                run: self.run.clone(),
+                shard: id.clone(),
+                group: self.groups.len() as u64,
+                objects: objects.clone(),
+                sources: self.sources(&first, &last),
+                decoding: self.extractor.decoding,
+                compression: self.settings.compression(),
+            });
+        }
+        self.push(PlannedShard { id, objects }, count, &last).await
     }
 
     /// Adds a shard to the open group, and closes the group if the shard ends it.
@@ -189,7 +197,7 @@ impl<'a> Planner<'a> {
         let id = group_id(shards.iter().map(|shard| &shard.id));
         let list = self.lists.push(self.run, &shards)?;
         self.lists.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        let ready = !again && self.finished.groups.contains(&id) && !self.again.contains(&keys::group(&id));
+        let ready = !again && self.finished.groups.contains(&id);
         if !ready {
             self.merges.push(MergeWork {
                 run: self.run.clone(),
@@ -232,17 +240,25 @@ impl<'a> Planner<'a> {
 
     /// Writes the lists that are not written yet.
     pub(super) async fn write_lists(&mut self) -> Result<()> {
-        self.objects.flush(self.output, self.run, 0).await?;
         self.lists.flush(self.output, self.run, 0).await
     }
 
     /// Deletes the lists that are written, if there is nothing to do.
     pub(super) async fn drop_lists(&self) -> Result<()> {
-        for lists in [&self.objects, &self.lists] {
-            for number in 0..lists.number {
-                self.output.delete(&(lists.key)(self.run, number)).await?;
-            }
+        for number in 0..self.lists.number {
+            self.output.delete(&(self.lists.key)(self.run, number)).await?;
         }
         Ok(())
+    }
+}
+
+/// Removes shards and groups that are made again.
+impl Finished {
+    pub(super) fn without(mut self, again: &BTreeSet<String>) -> Self {
+        if !again.is_empty() {
+            Arc::make_mut(&mut self.shards).retain(|shard| !again.contains(&keys::shard(shard)));
+            self.groups.retain(|group| !again.contains(&keys::group(group)));
+        }
+        self
     }
 }
