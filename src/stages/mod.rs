@@ -32,6 +32,7 @@ mod reduce;
 mod reuse;
 mod rounds;
 mod sweep;
+mod upload;
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use super::{
     CancellationToken, Monitor, Plan, PlanInput, Planned, Stores,
     cut::Cutter,
     listing::Listing,
-    planner::{Base, Finished, Planner},
+    planner::{Base, FEATURIZE, Finished, Planner},
     rounds::{self, Limits, Progress, Round, Rounds},
 };
 use crate::{
@@ -271,7 +271,7 @@ impl Planning<'_> {
             settings: settings.clone(),
             shards: planner.shards,
         };
-        let planned = answer(&plan, base, planner.work.len() as u64, planner.objects_to_featurize);
+        let planned = answer(&plan, base, planner.work.lines, planner.objects_to_featurize);
         if planned.up_to_date {
             planner.drop_lists().await?;
             if listed.earlier.is_some() {
@@ -280,7 +280,6 @@ impl Planning<'_> {
             inbox::clear(output, &plan.notices).await?;
         } else {
             planner.write_lists().await?;
-            output.put(&planned.work_list, dataset::to_sealed_lines(&planner.work)?).await?;
             output.put(&planned.merge_work_list, dataset::to_sealed_lines(&planner.merges)?).await?;
             output.put(&Plan::key(run), dataset::to_record(&plan)?).await?;
         }
@@ -318,7 +317,7 @@ fn answer(plan: &Plan, base: Option<&Manifest>, shards_to_featurize: u64, object
         objects_to_featurize,
         shards: plan.shards,
         shards_to_featurize,
-        work_list: keys::run(&plan.run, "featurize.jsonl"),
+        work_list: keys::run(&plan.run, FEATURIZE),
         groups,
         merge_work_list: keys::run(&plan.run, "merge.jsonl"),
         run: plan.run.clone(),

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{
     cut::ListedShard,
     records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
+    upload::WorkList,
 };
 use crate::{
     Result,
@@ -28,6 +29,9 @@ use crate::{
 
 /// Lists are written in pieces of about this many bytes, so that memory does not grow with the listing.
 const SEGMENT_BYTES: usize = 32 << 20;
+
+/// File name of the work list of `featurize`, in `runs/<run>/`.
+pub(super) const FEATURIZE: &str = "featurize.jsonl";
 
 /// Counts of a listing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,7 +112,7 @@ pub(super) struct Planner<'a> {
     pub(super) base: Option<Base<'a>>,
     lists: Segments,
     open: Open,
-    pub(super) work: Vec<ShardWork>,
+    pub(super) work: WorkList<'a>,
     pub(super) merges: Vec<MergeWork>,
     pub(super) groups: Vec<PlannedGroup>,
     pub(super) shards: u64,
@@ -134,7 +138,7 @@ impl<'a> Planner<'a> {
             base,
             lists: Segments::new(keys::shard_list),
             open: Open::default(),
-            work: Vec::new(),
+            work: WorkList::new(output, keys::run(&input.run, FEATURIZE)),
             merges: Vec::new(),
             groups: Vec::new(),
             shards: 0,
@@ -167,7 +171,7 @@ impl<'a> Planner<'a> {
         let ListedShard { id, count, first, last, objects } = shard;
         if let Some(objects) = &objects {
             self.objects_to_featurize += count;
-            self.work.push(ShardWork {
+            let work = ShardWork {
                 run: self.run.clone(),
                 shard: id.clone(),
                 group: self.groups.len() as u64,
@@ -175,7 +179,8 @@ impl<'a> Planner<'a> {
                 sources: self.sources(&first, &last),
                 decoding: self.extractor.decoding,
                 compression: self.settings.compression(),
-            });
+            };
+            self.work.push(&work).await?;
         }
         self.push(PlannedShard { id, objects }, count, &last).await
     }
@@ -240,11 +245,12 @@ impl<'a> Planner<'a> {
 
     /// Writes the lists that are not written yet.
     pub(super) async fn write_lists(&mut self) -> Result<()> {
+        self.work.finish().await?;
         self.lists.flush(self.output, self.run, 0).await
     }
 
     /// Deletes the lists that are written, if there is nothing to do.
-    pub(super) async fn drop_lists(&self) -> Result<()> {
+    pub(super) async fn drop_lists(&mut self) -> Result<()> {
         for number in 0..self.lists.number {
             self.output.delete(&(self.lists.key)(self.run, number)).await?;
         }
