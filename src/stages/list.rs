@@ -12,7 +12,8 @@ use super::{
     cut::{Cutter, ListedShard},
     pieces::{Body, Joiner, Piece},
     records::LineRange,
-    sweep::{Range, Sweep},
+    spans::Range,
+    sweep::Sweep,
 };
 use crate::{
     Error, ErrorKind, Result,

@@ -13,7 +13,8 @@ use super::{
     cut::Cutter,
     pieces::Joiner,
     planner::{Listed, Planner},
-    sweep::{Range, Sweep},
+    spans::Range,
+    sweep::Sweep,
 };
 use crate::{
     Result,

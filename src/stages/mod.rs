@@ -31,6 +31,7 @@ pub(crate) mod records;
 mod reduce;
 mod reuse;
 mod rounds;
+mod spans;
 mod sweep;
 mod upload;
 

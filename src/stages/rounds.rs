@@ -15,7 +15,8 @@ use super::{
     list::{ListWork, ListedRanges, PieceLines, keep, keep_finished, listed, read_finished},
     pieces::{Joiner, Piece},
     planner::{Listed, Planner},
-    sweep::{Range, Sweep},
+    spans::Range,
+    sweep::Sweep,
 };
 use crate::{
     Result,
