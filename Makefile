@@ -141,6 +141,19 @@ bench-incremental: build .venv/bench/ready ## Time a run for one new image among
 bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
 	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
 
+# IMAGES=N: so many files in a folder; IMAGES_ON_AWS=N: in the local S3. KEYS: sizes of buckets that are planned on a virtual clock.
+IMAGES ?= 1000000
+IMAGES_ON_AWS ?= 50000
+KEYS ?= 10000000,100000000
+.PHONY: scale
+scale: build scale-keys lambdas ## Plan 100 million keys; run 1,000,000 tiny images in a folder, 50,000 on a local AWS
+	python3 bench/scale.py --pomona $(POMONA) --images $(IMAGES)
+	.venv/ministack/bin/python bench/scale.py --aws $(IMAGES_ON_AWS)
+
+.PHONY: scale-keys
+scale-keys: ## Plan buckets of KEYS=10000000,100000000 keys with one and with many listers, on a virtual clock
+	POMONA_KEYS=$(KEYS) $(CARGO) test --release --workspace --test large_listing -- --nocapture
+
 # The first seed is printed; SEED=N tries the same ones again, and POMONA_SEEDS=N..M (see tests/races.rs) a single one.
 SEED := $(or $(SEED),$(shell date +%s))
 SEEDS ?= 5000

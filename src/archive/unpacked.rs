@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    store::{Object, Store},
+    store::{Middle, Object, Store},
 };
 
 /// A [`Store`] over another one, the input of a run. Listings have the members of its archives in place of the archives.
@@ -86,6 +86,25 @@ impl Store for Unpacked {
 
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
         listing::list(self.store.as_ref(), self.output.as_ref(), prefix, after)
+    }
+
+    fn listers(&self) -> usize {
+        self.store.listers()
+    }
+
+    async fn middle(&self, after: &str, until: Option<&str>) -> Result<Middle> {
+        let raw = |key| match names::parse(key) {
+            Parsed::Object(raw) => raw,
+            Parsed::Member(archive, _) => archive,
+        };
+        Ok(match self.store.middle(&raw(after), until.map(raw).as_deref()).await? {
+            Middle::Key(raw) => {
+                let key = names::of_object(&raw);
+                let inside = key.as_str() > after && until.is_none_or(|until| key.as_str() < until);
+                if inside { Middle::Key(key) } else { Middle::Unknown }
+            }
+            other => other,
+        })
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {

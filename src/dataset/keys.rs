@@ -288,9 +288,25 @@ pub fn parse_started(key: &str) -> Option<&str> {
     only(&registry::RUN_STARTED, key)
 }
 
-/// Key of a segment of a run's list of objects.
-pub fn objects(id: &RunId, segment: usize) -> String {
+/// Key of a segment of a run's list of objects. `segment` is a hash of its content: listers side by side do not know how many
+/// segments come before theirs. Outputs of earlier builds have numbers there.
+pub fn objects(id: &RunId, segment: &str) -> String {
     build(&registry::RUN_OBJECTS, [id, &segment])
+}
+
+/// Key of the work list of a round of listers; rounds are numbered from 0.
+pub fn ranges(id: &RunId, round: u32) -> String {
+    build(&registry::RUN_RANGES, [id, &round])
+}
+
+/// Key of the record of what a lister has listed: its round, and the number of its line in the work list of the round.
+pub fn listed(id: &RunId, round: u32, number: u64) -> String {
+    build(&registry::RUN_LISTED, [id, &round, &number])
+}
+
+/// Key of shards and objects that a lister has listed. `name` is a hash of the content.
+pub fn pieces(id: &RunId, name: &str) -> String {
+    build(&registry::RUN_PIECES, [id, &name])
 }
 
 /// Key of a segment of a run's list of planned shards.
@@ -392,7 +408,13 @@ mod tests {
             (rejects(v), registry::REJECTS),
             (run(&id, "plan.json"), registry::RUN_PLAN),
             (started(&id), registry::RUN_STARTED),
-            (objects(&id, 0), registry::RUN_OBJECTS),
+            (objects(&id, "0a"), registry::RUN_OBJECTS),
+            (objects(&id, "00000"), registry::RUN_OBJECTS),
+            (run(&id, "listing.json"), registry::RUN_LISTING),
+            (run(&id, "finished.jsonl"), registry::RUN_FINISHED),
+            (ranges(&id, 0), registry::RUN_RANGES),
+            (listed(&id, 0, 0), registry::RUN_LISTED),
+            (pieces(&id, "0a"), registry::RUN_PIECES),
             (shard_list(&id, 0), registry::RUN_SHARDS),
             (run(&id, "featurize.jsonl"), registry::RUN_WORK),
             (run(&id, "merge.jsonl"), registry::RUN_MERGES),

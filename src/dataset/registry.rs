@@ -297,8 +297,20 @@ kinds! {
     /// Marks a run in progress.
     RUN_STARTED = "run-started", "runs/{run}/started.json", by "plan", from ITS_KEY, holds [], Record, SWEPT;
     /// A segment of the listing of the input.
-    RUN_OBJECTS = "run-objects", "runs/{run}/objects-{segment}.jsonl", by "plan", from "run-work", holds [paths], Record,
+    RUN_OBJECTS = "run-objects", "runs/{run}/objects-{id}.jsonl", by "plan", from "run-work", holds [paths], Record,
         SWEPT;
+    /// What the rounds of listers of a large input hand to each other.
+    RUN_LISTING = "run-listing", "runs/{run}/listing.json", by "plan", from ITS_KEY, holds [paths], Record, SWEPT;
+    /// Ids of the shards that need no list of objects, for listers.
+    RUN_FINISHED = "run-finished", "runs/{run}/finished.jsonl", by "plan", from "run-ranges", holds [], Record, SWEPT;
+    /// The work list of a round of listers.
+    RUN_RANGES = "run-ranges", "runs/{run}/list-{segment}.jsonl", by "plan", from "run-listing", holds [paths], Record,
+        SWEPT;
+    /// The record of what a lister has listed.
+    RUN_LISTED = "run-listed", "runs/{run}/listed/{segment}-{part}.json", by "list", from "run-ranges", holds [paths],
+        Record, SWEPT;
+    /// Shards and objects that a lister has listed.
+    RUN_PIECES = "run-pieces", "runs/{run}/listed/{id}.jsonl", by "list", from "run-listed", holds [paths], Record, SWEPT;
     /// A segment of the list of planned shards.
     RUN_SHARDS = "run-shards", "runs/{run}/shards-{segment}.jsonl", by "plan", from "run-plan", holds [paths], Record,
         SWEPT;

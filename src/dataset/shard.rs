@@ -138,14 +138,22 @@ impl Boundaries {
             return true;
         }
         let digest = Sha256::digest(key);
-        let chance = |i: usize, one_in: u64| {
-            let bytes: [u8; 8] = std::array::from_fn(|j| digest[8 * (self.word + i) + j]);
-            u64::from_le_bytes(bytes) < (u64::MAX / one_in).saturating_mul(step)
-        };
         // With these numbers, shards of the largest size are rare, whose boundaries do not depend on the content, and after
         // a change the boundaries soon are those of before.
         let one_in = if len * 5 < self.target * 4 { self.target * 2 / 3 } else { self.target / 8 }.max(1);
-        chance(0, self.target * 8) || (len >= self.min() && chance(1, one_in))
+        self.chance(&digest, 0, self.target * 8, step) || (len >= self.min() && self.chance(&digest, 1, one_in, step))
+    }
+
+    /// Whether a shard ends with `key` wherever it began. A listing that starts behind such a key has the shards of one that
+    /// starts at the first key.
+    pub fn is_fixed(&self, key: &str) -> bool {
+        self.chance(&Sha256::digest(key), 0, self.target * 8, 1)
+    }
+
+    /// Whether one of the two words of a key's hash is among the smallest `step` in `one_in`.
+    fn chance(&self, digest: &[u8], word: usize, one_in: u64, step: u64) -> bool {
+        let bytes: [u8; 8] = std::array::from_fn(|j| digest[8 * (self.word + word) + j]);
+        u64::from_le_bytes(bytes) < (u64::MAX / one_in).saturating_mul(step)
     }
 }
 

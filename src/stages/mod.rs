@@ -16,12 +16,16 @@
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
 mod batch;
+mod bisect;
+mod cut;
 mod earlier;
 mod featurize;
 mod input;
 mod lines;
+mod list;
 mod listing;
 mod merge;
+mod pieces;
 mod plan;
 mod planner;
 mod project;
@@ -29,16 +33,21 @@ mod publish;
 pub(crate) mod records;
 mod reduce;
 mod reuse;
+mod rounds;
+mod spans;
+mod sweep;
+mod upload;
 
 use std::sync::Arc;
 
 pub use batch::{Batch, Line, PartsDone, ShardsDone, featurize_batch, project_batch};
 pub use featurize::featurize;
 pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
+pub use list::{ListDone, ListWork, list};
 pub use merge::merge;
 pub(crate) use merge::{Known, group_sums, merge_with, read_sums, remake_group};
 pub(crate) use plan::check_input;
-pub use plan::plan;
+pub use plan::{PlanStep, plan, plan_step};
 pub use project::project;
 pub(crate) use project::{Files as PartFiles, csv_header, files as part_files};
 pub use publish::publish;
@@ -48,6 +57,7 @@ pub use records::{
 };
 pub use reduce::reduce;
 pub(crate) use reduce::sum_of_groups;
+pub use rounds::{Limits, Round};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -1,25 +1,26 @@
 //! The shards and groups of a run and the work for `featurize` and `merge`, collected while the input is listed.
 //!
-//! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute, and `shards-*.jsonl`, the shards of all
-//! groups.
+//! Writes `runs/<run>/shards-*.jsonl`, the shards of all groups.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
+use jiff::Timestamp;
+
 use super::{
-    lines::ObjectLine,
+    cut::ListedShard,
     records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
+    upload::WorkList,
 };
 use crate::{
     Result,
     dataset::{
         self, Checksum, GroupRef, Manifest, ShardEntry, keys,
-        labelling::Labelling,
         manifest::shards_between,
         settings::Settings,
-        shard::{Boundaries, Cut, group_id},
+        shard::{Boundaries, group_id},
     },
     ids::{GroupId, RunId, ShardId},
     model::ExtractorInfo,
@@ -29,6 +30,9 @@ use crate::{
 /// Lists are written in pieces of about this many bytes, so that memory does not grow with the listing.
 const SEGMENT_BYTES: usize = 32 << 20;
 
+/// File name of the work list of `featurize`, in `runs/<run>/`.
+pub(super) const FEATURIZE: &str = "featurize.jsonl";
+
 /// Counts of a listing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Listed {
@@ -36,14 +40,14 @@ pub(super) struct Listed {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
-    /// Images that the file of labels names; `None` if only a part of the input was listed.
-    pub named: Option<u64>,
+    /// When the listing began and how long functions have worked on it before this call, if there were some.
+    pub earlier: Option<(Timestamp, u64)>,
 }
 
 /// The shards and groups of an output that are finished.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    pub(super) shards: HashSet<ShardId>,
+    pub(super) shards: Arc<HashSet<ShardId>>,
     pub(super) groups: HashSet<GroupId>,
 }
 
@@ -102,21 +106,21 @@ pub(super) struct Planner<'a> {
     pub(super) output: &'a dyn Store,
     pub(super) run: &'a RunId,
     finished: Finished,
-    again: &'a BTreeSet<String>,
     extractor: &'a ExtractorInfo,
     settings: &'a Settings,
-    labelling: Arc<Labelling>,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
-    objects: Segments,
     lists: Segments,
     open: Open,
-    pub(super) work: Vec<ShardWork>,
+    pub(super) work: WorkList<'a>,
     pub(super) merges: Vec<MergeWork>,
     pub(super) groups: Vec<PlannedGroup>,
     pub(super) shards: u64,
     pub(super) objects_to_featurize: u64,
     pub(super) listed: Listed,
+    /// Objects that the file of labels names, and names of the file without an object.
+    pub(super) named: u64,
+    pub(super) unnamed: u64,
 }
 
 impl<'a> Planner<'a> {
@@ -126,38 +130,31 @@ impl<'a> Planner<'a> {
         finished: Finished,
         extractor: &'a ExtractorInfo,
         base: Option<Base<'a>>,
-        labelling: Arc<Labelling>,
     ) -> Result<Self> {
         Ok(Planner {
             output,
             run: &input.run,
             finished,
-            again: &input.again,
             extractor,
             settings: &input.settings,
-            labelling,
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
-            objects: Segments::new(keys::objects),
             lists: Segments::new(keys::shard_list),
             open: Open::default(),
-            work: Vec::new(),
+            work: WorkList::new(output, keys::run(&input.run, FEATURIZE), input.execution.is_some()),
             merges: Vec::new(),
             groups: Vec::new(),
             shards: 0,
             objects_to_featurize: 0,
             listed: Listed::default(),
+            named: 0,
+            unnamed: 0,
         })
     }
 
     /// Whether the shard is finished.
     pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
-        self.finished.shards.contains(shard) && !self.again.contains(&keys::shard(shard))
-    }
-
-    /// Number of images that the file of labels names.
-    pub(super) fn labels(&self) -> u64 {
-        self.labelling.named() as u64
+        self.finished.shards.contains(shard)
     }
 
     /// Adds a finished shard of the base version.
@@ -166,28 +163,33 @@ impl<'a> Planner<'a> {
         self.push(planned, shard.objects(), &shard.last).await
     }
 
-    /// Adds the next shard of the listing, and work for it unless it is finished.
-    pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
-        let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
-        let (last, count) = (last.key.clone(), cut.objects.len() as u64);
-        if self.is_ready(&cut.id) {
-            return self.push(PlannedShard { id: cut.id, objects: None }, count, &last).await;
+    /// Adds the next shards of the listing.
+    pub(super) async fn add_all(&mut self, shards: Vec<ListedShard>) -> Result<()> {
+        for shard in shards {
+            self.add(shard).await?;
         }
-        let sources = self.sources(&first.key, &last);
-        let objects = self.objects.push(self.run, &ObjectLine::of(cut.objects, &self.labelling))?;
-        self.objects_to_featurize += count;
-        self.work.push(ShardWork {
-            run: self.run.clone(),
-            shard: cut.id.clone(),
-            group: self.groups.len() as u64,
-            objects: objects.clone(),
-            sources,
-            labels: self.settings.label_rules(),
-            decoding: self.extractor.decoding,
-            compression: self.settings.compression(),
-        });
-        self.objects.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        self.push(PlannedShard { id: cut.id, objects: Some(objects) }, count, &last).await
+        Ok(())
+    }
+
+    /// Adds the next shard of the listing, and work for it unless it is finished.
+    pub(super) async fn add(&mut self, shard: ListedShard) -> Result<()> {
+        let ListedShard { id, count, first, last, named, objects } = shard;
+        self.named += named;
+        if let Some(objects) = &objects {
+            self.objects_to_featurize += count;
+            let work = ShardWork {
+                run: self.run.clone(),
+                shard: id.clone(),
+                group: self.groups.len() as u64,
+                objects: objects.clone(),
+                sources: self.sources(&first, &last),
+                labels: self.settings.label_rules(),
+                decoding: self.extractor.decoding,
+                compression: self.settings.compression(),
+            };
+            self.work.push(&work, &id).await?;
+        }
+        self.push(PlannedShard { id, objects }, count, &last).await
     }
 
     /// Adds a shard to the open group, and closes the group if the shard ends it.
@@ -207,7 +209,7 @@ impl<'a> Planner<'a> {
         let id = group_id(shards.iter().map(|shard| &shard.id));
         let list = self.lists.push(self.run, &shards)?;
         self.lists.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        let ready = !again && self.finished.groups.contains(&id) && !self.again.contains(&keys::group(&id));
+        let ready = !again && self.finished.groups.contains(&id);
         if !ready {
             self.merges.push(MergeWork {
                 run: self.run.clone(),
@@ -251,17 +253,26 @@ impl<'a> Planner<'a> {
 
     /// Writes the lists that are not written yet.
     pub(super) async fn write_lists(&mut self) -> Result<()> {
-        self.objects.flush(self.output, self.run, 0).await?;
+        self.work.finish().await?;
         self.lists.flush(self.output, self.run, 0).await
     }
 
     /// Deletes the lists that are written, if there is nothing to do.
-    pub(super) async fn drop_lists(&self) -> Result<()> {
-        for lists in [&self.objects, &self.lists] {
-            for number in 0..lists.number {
-                self.output.delete(&(lists.key)(self.run, number)).await?;
-            }
+    pub(super) async fn drop_lists(&mut self) -> Result<()> {
+        for number in 0..self.lists.number {
+            self.output.delete(&(self.lists.key)(self.run, number)).await?;
         }
         Ok(())
+    }
+}
+
+/// Removes shards and groups that are made again.
+impl Finished {
+    pub(super) fn without(mut self, again: &BTreeSet<String>) -> Self {
+        if !again.is_empty() {
+            Arc::make_mut(&mut self.shards).retain(|shard| !again.contains(&keys::shard(shard)));
+            self.groups.retain(|group| !again.contains(&keys::group(group)));
+        }
+        self
     }
 }

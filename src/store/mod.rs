@@ -66,6 +66,17 @@ pub struct Object {
     pub packed: Option<Box<Packed>>,
 }
 
+/// What a store knows about the middle of a range of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Middle {
+    /// Nothing. A listing behind some key shows whether keys follow there.
+    Unknown,
+    /// A text in the range; about as many keys may be behind it as before it.
+    Key(String),
+    /// The range is not worth dividing.
+    Whole,
+}
+
 /// An object store. See the [module](self) for the guarantees of every backend.
 ///
 /// Errors have a kind of the area `Store`: `Store.NotFound`, `Store.NoBucket`, `Store.WrongRegion`, `Store.Denied`,
@@ -79,6 +90,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     ///
     /// A page has 1 to 1,000 objects. Without such objects, there are no pages; a missing folder is not an error.
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>>;
+
+    /// How many listings of different ranges of keys are useful at the same time.
+    fn listers(&self) -> usize {
+        1
+    }
+
+    /// Where to divide the keys that are greater than `after` and at most `until`, so that two listings share them.
+    async fn middle(&self, _after: &str, _until: Option<&str>) -> Result<Middle> {
+        Ok(Middle::Unknown)
+    }
 
     /// Reads an object. Fails with `Store.NotFound` if it does not exist.
     async fn get(&self, key: &str) -> Result<Bytes>;

@@ -36,6 +36,8 @@ const PART_BYTES: usize = 16 << 20;
 const APP_NAME: usize = 50;
 /// Concurrent requests of one store.
 const CONCURRENCY: usize = 64;
+/// Concurrent listings of one store. S3 answers 5,500 requests a second below one prefix.
+const LISTERS: usize = 16;
 /// Attempts of a request that is throttled or lost, with the SDK's exponential backoff and jitter.
 const ATTEMPTS: u32 = 6;
 /// Attempts of a download whose connection breaks.
@@ -324,6 +326,10 @@ impl Store for S3Store {
         });
         // S3 may return empty pages before the last one; `Store::list` does not.
         pages.filter(|page| futures::future::ready(!matches!(page, Ok(page) if page.is_empty()))).boxed()
+    }
+
+    fn listers(&self) -> usize {
+        LISTERS
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {

@@ -5,6 +5,7 @@
 //! its temporary files in its own folder, which contains a locked file. The kernel releases the lock when the process
 //! dies, so the next process that writes here recognises and removes the temporary files of killed processes.
 
+mod entries;
 mod files;
 mod names;
 mod walk;
@@ -21,15 +22,18 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use rayon::prelude::*;
 use tempfile::NamedTempFile;
 
-use super::{Object, Store};
+use super::{Middle, Object, Store};
 use crate::{Error, ErrorKind, Result};
 use files::{Existing, Workspace, at, open_regular, publish, publish_name, read_within, second_name, stamp, temporary};
 pub(crate) use names::escaped_name;
-use walk::{Problem, Walk, Wanted};
+use walk::{Found, Problem, Walk, Wanted};
 
 const PAGE: usize = 1_000;
+/// Least number of files whose sizes and times one thread reads.
+const STATS: usize = 64;
 const TMP: &str = ".tmp";
 
 /// A [`Store`] in a folder. Objects are the regular files below it; symbolic links are followed.
@@ -174,11 +178,32 @@ impl Store for FolderStore {
                     (None, Some(wanted)) => Walk::new(&root, wanted)?,
                     (None, None) => return Ok(None),
                 };
-                let page = walk.by_ref().take(PAGE).collect::<Result<Vec<_>>>()?;
-                Ok((!page.is_empty()).then_some((page, (root, None, Some(walk)))))
+                loop {
+                    let found = walk.by_ref().take(PAGE).collect::<Result<Vec<_>>>()?;
+                    if found.is_empty() {
+                        return Ok(None);
+                    }
+                    let page = found.into_par_iter().with_min_len(STATS).filter_map(Found::object);
+                    let page: Vec<Object> = page.collect();
+                    // Files can be deleted after their folder was read.
+                    if !page.is_empty() {
+                        return Ok(Some((page, (root, None, Some(walk)))));
+                    }
+                }
             })
         })
         .boxed()
+    }
+
+    fn listers(&self) -> usize {
+        // Reading a folder waits for the disk or the network.
+        std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(2).clamp(4, 32)
+    }
+
+    async fn middle(&self, after: &str, until: Option<&str>) -> Result<Middle> {
+        let (root, after, until) = (self.root.clone(), after.to_owned(), until.map(str::to_owned));
+        let key = Self::blocking(move || Ok(walk::middle(&root, &after, until.as_deref()))).await?;
+        Ok(key.map_or(Middle::Whole, Middle::Key))
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
