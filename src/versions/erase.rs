@@ -137,7 +137,11 @@ async fn would_erase(
     let (holders, files) = (holders(output, found).await?, found.files());
     let mut deleted = remove(output, &holders, Action::DryRun, judge).await?;
     // The new version uses the shards and groups that do not contain the images.
-    let of_holder = |key: &String| keys::record_of(key).is_none_or(|record| files.contains(&record));
+    // And the lists of members of archives.
+    let of_holder = |key: &String| match keys::record_of(key) {
+        Some(record) => files.contains(&record),
+        None => keys::parse_container(key).is_none(),
+    };
     deleted.retain(|key| files.contains(key) || of_holder(key));
     // The run that publishes the new version makes newer lists of members.
     let lists = files.range(keys::CONTAINERS.to_owned()..).take_while(|key| key.starts_with(keys::CONTAINERS));
