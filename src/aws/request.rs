@@ -31,6 +31,8 @@ pub struct Request {
     pub settings: Settings,
     /// What the run lists and whether it fits a new basis; defaults for fields that are missing.
     pub mode: Mode,
+    /// Location of a file of labels, `s3://BUCKET/KEY`; the field `labels`.
+    pub labels: Option<String>,
     /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
     pub decoding: Decoding,
 }
@@ -44,13 +46,15 @@ impl Request {
         let Value::Object(mut fields) = value else {
             return Err(Error::new(ErrorKind::InputInvalid, EXAMPLE));
         };
+        fields.retain(|name, value| name != "labels" || !value.is_null());
         let (input, output) = (location(&mut fields, "input")?, location(&mut fields, "output")?);
+        let optional = |fields: &mut Map<String, Value>, name| match fields.contains_key(name) {
+            true => location(fields, name).map(Some),
+            false => Ok(None),
+        };
+        let (labels, inventory) = (optional(&mut fields, "labels")?, optional(&mut fields, "inventory")?);
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
-        };
-        let inventory = match fields.contains_key("inventory") {
-            true => Some(location(&mut fields, "inventory")?),
-            false => None,
         };
         let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
         let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];
@@ -63,7 +67,7 @@ impl Request {
                 "\"inventory\" lists all images, and \"listing\": \"changed\" asks for a part; leave one of them out";
             return Err(Error::new(ErrorKind::InputInvalid, message));
         }
-        Ok(Request { input, output, inventory, settings, mode, decoding })
+        Ok(Request { input, output, inventory, settings, mode, labels, decoding })
     }
 }
 

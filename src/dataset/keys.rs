@@ -5,7 +5,10 @@ use std::{fmt::Display, sync::LazyLock};
 
 use sha2::{Digest, Sha256};
 
-use super::registry::{self, FileKind, KINDS};
+use super::{
+    Checksum,
+    registry::{self, FileKind, KINDS},
+};
 use crate::ids::{BasisId, ContainerId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
@@ -44,6 +47,8 @@ pub const GROUPS: &str = "groups/";
 pub const MOMENTS: &str = "moments/";
 /// Fitted bases.
 pub const BASES: &str = "basis/";
+/// Files of labels that runs were given.
+pub const LABELS: &str = "labels/";
 /// Records of extractors.
 pub const EXTRACTORS: &str = "extractors/";
 /// Lists of the parts of the scores.
@@ -112,6 +117,11 @@ pub fn features(shard: &ShardId) -> String {
 /// Key of the moments of a shard, in outputs of format 1.
 pub fn moments(shard: &ShardId) -> String {
     build(&registry::MOMENTS, [shard])
+}
+
+/// Key of a file of labels.
+pub fn labels(file: &Checksum) -> String {
+    build(&registry::LABELS, [&file.sha256])
 }
 
 /// Key of the record of a shard. It is written last, so a shard with a record is complete.
@@ -360,6 +370,7 @@ mod tests {
             (group(&group_id), registry::GROUP),
             (totals(&"f0".into()), registry::TOTALS),
             (basis(&"b1".into()), registry::BASIS),
+            (labels(&Checksum::of(b"")), registry::LABELS),
             (extractor(&"e2".into()), registry::EXTRACTOR),
             (part_list(v, 0), registry::PART_LIST),
             (part(v, None, 0), registry::PART),
@@ -408,8 +419,8 @@ mod tests {
     #[test]
     fn the_folders_are_those_of_the_registry() {
         let named = [
-            VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, EXTRACTORS, SCORES, PCA, FEATURES, CSV,
-            REJECTS, RUNS, INBOX, TICKETS,
+            VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, LABELS, EXTRACTORS, SCORES, PCA, FEATURES,
+            CSV, REJECTS, RUNS, INBOX, TICKETS,
         ];
         assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
         let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();

@@ -306,6 +306,10 @@ pub struct Manifest {
     pub rejects: u64,
     /// Number of ignored objects: hidden files and folder markers. None if only changed shards were listed.
     pub ignored: Option<u64>,
+    /// Number of images that the file of labels names and that were not in the input. None without such a file, and if only
+    /// changed shards were listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_unused: Option<u64>,
     /// Numbers of images with features by label.
     pub labels: Vec<LabelCount>,
     /// The PCA.

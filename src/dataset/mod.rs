@@ -23,6 +23,7 @@ pub mod contents;
 mod holder;
 pub mod inbox;
 pub mod keys;
+pub mod labelling;
 pub mod lease;
 pub mod manifest;
 pub mod partition;

@@ -262,6 +262,8 @@ kinds! {
     TOTALS = "totals", "moments/{id}.parquet", by "reduce", from "version", holds [], Groups, SWEPT;
     /// A fitted basis.
     BASIS = "basis", "basis/{id}.parquet", by "reduce", from "version", holds [], Sums, SWEPT;
+    /// What a run was told of the labels of images.
+    LABELS = "labels", "labels/{id}.csv", by "plan", from "version", holds [paths], Nothing, SWEPT;
     /// The record of an extractor: all that decides the bits of the features.
     EXTRACTOR = "extractor", "extractors/{id}.json", by "publish", from "version", holds [], Manifest, SWEPT;
     /// The list of the parts of a group.

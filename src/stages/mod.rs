@@ -17,6 +17,7 @@
 
 mod earlier;
 mod featurize;
+mod lines;
 mod listing;
 mod merge;
 mod plan;

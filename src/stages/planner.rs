@@ -3,13 +3,20 @@
 //! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute, and `shards-*.jsonl`, the shards of all
 //! groups.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-use super::records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork};
+use super::{
+    lines::ObjectLine,
+    records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
+};
 use crate::{
     Result,
     dataset::{
         self, Checksum, GroupRef, Manifest, ShardEntry, keys,
+        labelling::Labelling,
         manifest::shards_between,
         settings::Settings,
         shard::{Boundaries, Cut, group_id},
@@ -29,6 +36,8 @@ pub(super) struct Listed {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// Images that the file of labels names; `None` if only a part of the input was listed.
+    pub named: Option<u64>,
 }
 
 /// The shards and groups of an output that are finished.
@@ -96,6 +105,7 @@ pub(super) struct Planner<'a> {
     again: &'a BTreeSet<String>,
     extractor: &'a ExtractorInfo,
     settings: &'a Settings,
+    labelling: Arc<Labelling>,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
     objects: Segments,
@@ -116,6 +126,7 @@ impl<'a> Planner<'a> {
         finished: Finished,
         extractor: &'a ExtractorInfo,
         base: Option<Base<'a>>,
+        labelling: Arc<Labelling>,
     ) -> Result<Self> {
         Ok(Planner {
             output,
@@ -124,6 +135,7 @@ impl<'a> Planner<'a> {
             again: &input.again,
             extractor,
             settings: &input.settings,
+            labelling,
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
             objects: Segments::new(keys::objects),
@@ -143,6 +155,11 @@ impl<'a> Planner<'a> {
         self.finished.shards.contains(shard) && !self.again.contains(&keys::shard(shard))
     }
 
+    /// Number of images that the file of labels names.
+    pub(super) fn labels(&self) -> u64 {
+        self.labelling.named() as u64
+    }
+
     /// Adds a finished shard of the base version.
     pub(super) async fn add_ready(&mut self, shard: &ShardEntry) -> Result<()> {
         let planned = PlannedShard { id: shard.id.clone(), objects: None };
@@ -157,7 +174,7 @@ impl<'a> Planner<'a> {
             return self.push(PlannedShard { id: cut.id, objects: None }, count, &last).await;
         }
         let sources = self.sources(&first.key, &last);
-        let objects = self.objects.push(self.run, &cut.objects)?;
+        let objects = self.objects.push(self.run, &ObjectLine::of(cut.objects, &self.labelling))?;
         self.objects_to_featurize += count;
         self.work.push(ShardWork {
             run: self.run.clone(),
@@ -165,6 +182,7 @@ impl<'a> Planner<'a> {
             group: self.groups.len() as u64,
             objects: objects.clone(),
             sources,
+            labels: self.settings.label_rules(),
             decoding: self.extractor.decoding,
             compression: self.settings.compression(),
         });
@@ -198,6 +216,7 @@ impl<'a> Planner<'a> {
                 base: self.nearest(&shards),
                 extractor: self.extractor.clone(),
                 compression: self.settings.compression(),
+                labels: self.settings.label_rules(),
             });
         }
         self.groups.push(PlannedGroup { id, ready, shards: shards.len() as u64, list });

@@ -32,6 +32,7 @@ use crate::{Error, ErrorKind, Result, ids::ETag};
 pub mod conformance;
 mod folder;
 mod location;
+pub(crate) mod members;
 mod memory;
 mod packed;
 #[cfg(feature = "aws")]
@@ -39,7 +40,7 @@ mod s3;
 
 pub use folder::FolderStore;
 pub(crate) use folder::escaped_name;
-pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of};
+pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use memory::MemoryStore;
 pub use packed::{Form, Packed};
 #[cfg(feature = "aws")]

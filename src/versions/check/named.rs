@@ -68,6 +68,9 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     {
         survey.name_file(version, file);
     }
+    if let Some(file) = &manifest.settings.labels {
+        survey.name(version, keys::labels(file), Some(file.clone()), false);
+    }
     survey.name(version, keys::success(version), None, false);
     survey.name(version, keys::extractor(&manifest.extractor.id), None, false);
     for group in &manifest.groups {

@@ -11,6 +11,7 @@ use crate::{
         Checksum, FileRef, Manifest, Part, ShardEntry,
         blocking::run_blocking,
         keys,
+        labelling::Labels,
         manifest::{basis_id, moments_id},
         shard::ShardHasher,
         tables::{self, Compression, FeatureRows},
@@ -136,8 +137,10 @@ fn compare(survey: &mut Survey, shard: &Shard, rows: &FeatureRows) {
         return;
     }
     let mut hasher = ShardHasher::new(&shard.extractor.id, shard.compression);
-    let objects = rows.paths.iter().zip(&rows.etags).zip(&rows.labels);
-    objects.for_each(|((path, etag), label)| hasher.push(path, etag, label.as_deref()));
+    for (i, (path, etag)) in rows.paths.iter().zip(&rows.etags).enumerate() {
+        let [label, split] = [&rows.labels, &rows.splits].map(|column| column.get(i).and_then(Option::as_deref));
+        hasher.push(path, etag, Labels { label, split });
+    }
     if hasher.finish() != entry.id || first != Some(&entry.first) || last != Some(&entry.last) {
         wrong("its paths and etags do not have the hash that is its id");
     }

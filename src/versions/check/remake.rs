@@ -149,6 +149,7 @@ async fn group(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
                 base: None,
                 extractor: plan.extractor.clone(),
                 compression: plan.settings.compression(),
+                labels: plan.settings.label_rules(),
             };
             let files = remake_group(output, &work).await?;
             Ok(if is_sums { files.sums } else { Some(files.record) })
