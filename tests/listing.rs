@@ -21,6 +21,7 @@ use pomona::{
     Result,
     dataset::{
         Sealed,
+        labelling::{LabelRules, Labelling},
         settings::{Mode, Settings},
         shard::{Boundaries, ShardHasher, Sharder},
         tables::Compression,
@@ -33,6 +34,10 @@ use pomona::{
     store::{FolderStore, MemoryStore, Middle, Object, Store, list_all},
 };
 use proptest::prelude::*;
+
+fn by_folder() -> Arc<Labelling> {
+    Arc::new(Labelling::new(&LabelRules::default()).unwrap())
+}
 
 fn info() -> ExtractorInfo {
     embedded_info(FeatureRange::default(), Decoding::Full)
@@ -127,7 +132,7 @@ fn plan(shape: Shape, objects: u64, listers: usize, settings: &Settings, how: Ho
 fn expected(shape: Shape, objects: u64, settings: &Settings) -> Vec<String> {
     let bucket = Bucket::new(shape, objects, 1, &Clock::default());
     let hasher = ShardHasher::new(&info().id, Compression::Snappy);
-    let mut sharder = Sharder::new(Boundaries::new(settings.shard_size()).unwrap(), hasher);
+    let mut sharder = Sharder::new(Boundaries::new(settings.shard_size()).unwrap(), hasher, by_folder());
     let mut ids: Vec<_> = (0..objects).filter_map(|i| sharder.push(bucket.object(i))).map(|cut| cut.id).collect();
     ids.extend(sharder.finish().map(|cut| cut.id));
     ids.iter().map(ToString::to_string).collect()
@@ -246,7 +251,7 @@ proptest! {
         let missing: Vec<_> = stable.iter().filter(visible).filter(|key| keys.binary_search(key).is_err()).collect();
         prop_assert!(missing.is_empty(), "{missing:?} not found");
         let hasher = ShardHasher::new(&info().id, Compression::Snappy);
-        let mut sharder = Sharder::new(Boundaries::new(shard_size).unwrap(), hasher);
+        let mut sharder = Sharder::new(Boundaries::new(shard_size).unwrap(), hasher, by_folder());
         let mut expected: Vec<_> = found.into_iter().filter_map(|object| sharder.push(object)).collect();
         expected.extend(sharder.finish());
         prop_assert_eq!(ids, expected.iter().map(|cut| cut.id.to_string()).collect::<Vec<_>>());

@@ -123,7 +123,7 @@ impl Index {
 
     /// The objects of the archive in key order. One of them stands for the archive if it has a problem.
     pub(super) fn into_objects(self, archive: &Object) -> Vec<Object> {
-        let packed = |label: String, range, form| {
+        let packed = |label: Option<String>, range, form| {
             let (etag, size) = (archive.etag.clone(), archive.size);
             Some(Box::new(Packed { etag, size, label, range, form }))
         };
@@ -131,13 +131,12 @@ impl Index {
         if let Some(problem) = &self.problem {
             objects.push(Object {
                 key: names::of_object(&archive.key),
-                packed: packed(String::new(), 0..0, problem.form()),
+                packed: packed(None, 0..0, problem.form()),
                 ..archive.clone()
             });
         }
         for found in self.members.into_values() {
             let label = found.label.or_else(|| self.labels.get(sample_of(&found.name)).cloned());
-            let label = label.unwrap_or_else(|| names::label_of(&archive.key, &found.name));
             objects.push(Object {
                 key: names::of_member(&archive.key, &found.name),
                 etag: found.etag.into(),

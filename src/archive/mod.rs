@@ -4,7 +4,7 @@
 //! so that a plan sees ordinary objects, and its other methods read them. `docs/inputs.md` says what members are called,
 //! where their labels come from, what their etags are, and what is not opened.
 //!
-//! - [`names`]: the keys of members, which never equal that of another object.
+//! - [`names`] (`store::members`): the keys of members, which never equal that of another object.
 //! - [`tar`], [`zip`], [`table`] (Parquet): the members of an archive, found by ranged reads within limits.
 //! - [`container`]: lists of members, kept in the output, so that an archive is read once for each of its contents.
 //! - [`listing`]: members merged into the listing of the store, in key order.
@@ -35,7 +35,6 @@
 mod container;
 mod index;
 mod listing;
-mod names;
 mod pages;
 mod reads;
 mod scan;
@@ -45,6 +44,7 @@ mod unpack;
 mod unpacked;
 mod zip;
 
+use crate::store::members as names;
 pub(crate) use container::archive_of;
 pub(crate) use reads::Reads;
 pub use unpacked::Unpacked;

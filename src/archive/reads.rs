@@ -232,8 +232,7 @@ mod tests {
     use crate::store::MemoryStore;
 
     fn member(archive: &str, name: u64, range: Range<u64>) -> Object {
-        let packed =
-            Packed { etag: "e".into(), size: 1 << 40, label: String::new(), range: range.clone(), form: Form::Plain };
+        let packed = Packed { etag: "e".into(), size: 1 << 40, label: None, range: range.clone(), form: Form::Plain };
         Object {
             key: names::of_member(archive, &format!("{name:04}.jpg")),
             etag: "m".into(),

@@ -48,13 +48,13 @@ impl Request {
         };
         fields.retain(|name, value| name != "labels" || !value.is_null());
         let (input, output) = (location(&mut fields, "input")?, location(&mut fields, "output")?);
-        let labels = if fields.contains_key("labels") { Some(location(&mut fields, "labels")?) } else { None };
+        let optional = |fields: &mut Map<String, Value>, name| match fields.contains_key(name) {
+            true => location(fields, name).map(Some),
+            false => Ok(None),
+        };
+        let (labels, inventory) = (optional(&mut fields, "labels")?, optional(&mut fields, "inventory")?);
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
-        };
-        let inventory = match fields.contains_key("inventory") {
-            true => Some(location(&mut fields, "inventory")?),
-            false => None,
         };
         let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
         let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Checksum, get_checked, keys, partition::check_label, settings::Settings};
 use crate::{
     Error, ErrorKind, Result,
-    store::{Object, Store},
+    store::{Object, Store, members::folders},
 };
 
 /// Largest file of labels, bytes.
@@ -124,35 +124,42 @@ impl Labelling {
         self.given.len()
     }
 
-    /// The label and the split of an object. A member of an archive has the label that its archive says, instead of that of
-    /// its folder.
-    pub fn of<'a>(&'a self, object: &'a Object) -> Labels<'a> {
-        self.labels(&object.key, object.packed.as_ref().map(|packed| packed.label.as_str()))
-    }
-
-    fn labels<'a>(&'a self, key: &'a str, packed: Option<&'a str>) -> Labels<'a> {
+    /// The label and the split of an image.
+    pub fn of<'a>(&'a self, key: &'a str) -> Labels<'a> {
         let given = self.given.get(key);
-        let label = match (given, packed) {
-            (Some(given), _) => given.label.as_deref(),
-            (None, Some(label)) if self.label.is_none() && self.depth == 0 => Some(label),
-            (None, _) => self.label_of_key(key),
+        let label = match given {
+            Some(given) => given.label.as_deref(),
+            None => self.label_of_key(key),
         };
         let split = given.and_then(|given| given.split.as_deref()).or_else(|| self.split_of_key(key));
         Labels { label: label.filter(|label| !label.is_empty()), split: split.filter(|split| !split.is_empty()) }
+    }
+
+    /// The label and the split of an object. A label that an archive gives its member counts before the folder, and after a
+    /// pattern and a file of labels.
+    pub fn of_object<'a>(&'a self, object: &'a Object) -> Labels<'a> {
+        let labels = self.of(&object.key);
+        let own = object.packed.as_ref().and_then(|packed| packed.label.as_deref());
+        let by_folder = self.label.is_none() && self.depth == 0 && !self.given.contains_key(&object.key);
+        if own.is_some() && by_folder { Labels { label: own, ..labels } } else { labels }
     }
 
     fn label_of_key<'a>(&self, key: &'a str) -> Option<&'a str> {
         match &self.label {
             Some(pattern) => captured(pattern, "label", key),
             // A folder that is a split is not a class, unless it is asked for.
-            None => folders(key).rev().nth(self.depth).filter(|folder| self.depth > 0 || split_of(folder).is_none()),
+            None => folders(key)
+                .into_iter()
+                .rev()
+                .nth(self.depth)
+                .filter(|folder| self.depth > 0 || split_of(folder).is_none()),
         }
     }
 
     fn split_of_key<'a>(&self, key: &'a str) -> Option<&'a str> {
         match &self.split {
             Some(pattern) => captured(pattern, "split", key),
-            None => folders(key).find_map(split_of).or_else(|| split_of_archive(key)),
+            None => folders(key).into_iter().find_map(split_of).or_else(|| split_of_archive(key)),
         }
     }
 }
@@ -169,11 +176,6 @@ fn compile(pattern: &str, group: &str) -> Result<Regex> {
 
 fn captured<'a>(pattern: &Regex, group: &str, key: &'a str) -> Option<&'a str> {
     pattern.captures(key)?.name(group).map(|found| found.as_str())
-}
-
-/// The folders of a key, the outermost first.
-fn folders(key: &str) -> impl DoubleEndedIterator<Item = &str> {
-    key.rsplit_once('/').into_iter().flat_map(|(folders, _)| folders.split('/'))
 }
 
 fn split_of(folder: &str) -> Option<&'static str> {
@@ -277,7 +279,7 @@ mod tests {
 
     fn labels(rules: LabelRules, key: &str) -> (Option<String>, Option<String>) {
         let labelling = Labelling::new(&rules).unwrap();
-        let Labels { label, split } = labelling.labels(key, None);
+        let Labels { label, split } = labelling.of(key);
         (label.map(str::to_owned), split.map(str::to_owned))
     }
 
@@ -304,15 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn a_member_of_an_archive_has_the_label_and_the_split_that_its_archive_says() {
+    fn the_name_of_an_archive_can_be_a_split() {
         let labelling = Labelling::new(&LabelRules::default()).unwrap();
-        let of = |key| (labelling.labels(key, Some("pear")).label, labelling.labels(key, Some("pear")).split);
-        assert_eq!(of("data/train-00000-of-00004.parquet!0.jpg"), (Some("pear"), Some("train")));
-        assert_eq!(of("test/fruit.tar!a/1.jpg"), (Some("pear"), Some("test")));
-        assert_eq!(of("fruit.tar!a/1.jpg"), (Some("pear"), None));
-        let rules = LabelRules { label_depth: 1, ..LabelRules::default() };
-        let labelling = Labelling::new(&rules).unwrap();
-        assert_eq!(labelling.labels("x/fruit.tar!a/b/1.jpg", Some("b")).label, Some("fruit.tar!a"));
+        for (key, split) in [
+            ("data/train-00000-of-00004.parquet!0.jpg", Some("train")),
+            ("test.tar!a/1.jpg", Some("test")),
+            ("test/fruit.tar!a/1.jpg", Some("test")),
+            ("fruit.tar!a/1.jpg", None),
+        ] {
+            assert_eq!(labelling.of(key).split, split, "{key}");
+        }
     }
 
     #[test]
@@ -343,7 +346,7 @@ mod tests {
             "label,path,split\nPear,a/1.jpg,\n,a/2.jpg,test\n\"a,\"\"b\"\"\",s3://b/x/a/3.jpg,val\nPear,a/1.jpg,\n";
         let given = read(file.as_bytes(), "labels.csv", "s3://b/x/").unwrap();
         let labelling = Labelling::new(&LabelRules::default()).unwrap().with(given.clone());
-        let of = |key| (labelling.labels(key, None).label, labelling.labels(key, None).split);
+        let of = |key| (labelling.of(key).label, labelling.of(key).split);
         assert_eq!(of("a/1.jpg"), (Some("Pear"), None));
         assert_eq!(of("a/2.jpg"), (None, Some("test")));
         assert_eq!(of("a/3.jpg"), (Some("a,\"b\""), Some("val")));

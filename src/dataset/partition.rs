@@ -1,21 +1,13 @@
 //! Labels, and the names of their partition folders, escaped as in Hive and Spark.
 
-use crate::{Error, ErrorKind, Result, store::Object};
+use crate::{Error, ErrorKind, Result};
 
 /// Longest name of a folder in bytes, on all common file systems.
 const MAX_NAME: usize = 255;
 /// Characters of a label in an error.
 const SHOWN: usize = 40;
 
-/// The label of an object: that of the archive it is in, or else the folder of its key.
-pub fn label(object: &Object) -> Option<&str> {
-    match &object.packed {
-        Some(packed) => Some(&packed.label),
-        None => label_of(&object.key),
-    }
-}
-
-/// The label of an image that is an object by itself: the name of the innermost folder of its key.
+/// The label of an image: the name of the innermost folder of its key.
 pub fn label_of(key: &str) -> Option<&str> {
     let (folders, _) = key.rsplit_once('/')?;
     folders.rsplit('/').next()

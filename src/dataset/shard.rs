@@ -196,7 +196,7 @@ impl Sharder {
         let objects = std::mem::take(&mut self.objects);
         let mut hasher = self.hasher.clone();
         for object in &objects {
-            hasher.push(&object.key, object.etag.as_str(), self.labelling.of(object));
+            hasher.push(&object.key, object.etag.as_str(), self.labelling.of_object(object));
         }
         Some(Cut { id: hasher.finish(), objects })
     }

@@ -88,7 +88,7 @@ impl<'a> Cutter<'a> {
             return Ok(false);
         }
         if self.partition_by_label {
-            check_folder(self.labelling.of(object))?;
+            check_folder(self.labelling.of_object(object))?;
         }
         Ok(true)
     }

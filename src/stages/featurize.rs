@@ -101,16 +101,9 @@ pub(crate) async fn featurize_and_sum(
     let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor().info()).await?;
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
-    let maker = RowMaker {
-        reads: reads(stores, workers, &objects, &earlier),
-        workers,
-        labelling: Arc::new(labelling),
-        earlier,
-        memory,
-        compression,
-        monitor,
-        stop,
-    };
+    let labelling = Arc::new(labelling);
+    let reads = reads(stores, workers, &objects, &earlier);
+    let maker = RowMaker { reads, workers, labelling, earlier, memory, compression, monitor, stop };
     let (rows, failure) = maker.rows(&objects).await;
     let base_is_unknown = maker.earlier.base_is_unknown;
     if let Some(failure) = failure {
@@ -233,7 +226,7 @@ impl ShardRows {
                 return self.push_reject(object, Reject::new(Reason::Unreadable, error));
             }
         };
-        let labels = self.labelling.of(object);
+        let labels = self.labelling.of_object(object);
         self.hasher.push(&object.key, object.etag.as_str(), labels);
         self.counts.added += u64::from(etag_in_base.is_none());
         self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
@@ -251,7 +244,7 @@ impl ShardRows {
     fn push_reject(&mut self, object: &Object, reject: Reject) {
         let placeholder = reject.reason.may_pass().then(|| reject.reason.placeholder());
         let etag = placeholder.as_deref().unwrap_or(object.etag.as_str());
-        self.hasher.push(&object.key, etag, self.labelling.of(object));
+        self.hasher.push(&object.key, etag, self.labelling.of_object(object));
         self.rejects.push(RejectedObject { path: object.key.clone(), reject });
     }
 }

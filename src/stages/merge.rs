@@ -148,7 +148,7 @@ fn record_of_failed(work: &MergeWork, (objects, labelling): (Vec<Object>, Labell
     let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
     let mut hasher = ShardHasher::new(&work.extractor.id, work.compression);
     for object in &objects {
-        hasher.push(&object.key, &reason.placeholder(), labelling.of(object));
+        hasher.push(&object.key, &reason.placeholder(), labelling.of_object(object));
     }
     let path = |object: Option<&Object>| object.map(|o| o.key.clone()).unwrap_or_default();
     ShardRecord {

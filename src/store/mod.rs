@@ -32,6 +32,7 @@ use crate::{Error, ErrorKind, Result, ids::ETag};
 pub mod conformance;
 mod folder;
 mod location;
+pub(crate) mod members;
 mod memory;
 mod packed;
 #[cfg(feature = "aws")]

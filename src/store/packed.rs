@@ -17,8 +17,9 @@ pub struct Packed {
     pub etag: ETag,
     /// The archive's size in bytes.
     pub size: u64,
-    /// The label of the image.
-    pub label: String,
+    /// The label that the archive gives the image, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Bytes of the archive that hold the member, with its header if the format has one there.
     pub range: Range<u64>,
     /// How the bytes hold it.

@@ -145,6 +145,14 @@ impl S3Store {
         }
     }
 
+    /// Downloads a range, which may be empty.
+    async fn part(&self, request: GetObjectFluentBuilder, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else { return Ok(Bytes::new()) };
+        let request = request.bucket(&self.bucket).key(self.full(key)).range(format!("bytes={}-{last}", range.start));
+        let body = self.download(request, key).await?;
+        if body.len() as u64 == range.end - range.start { Ok(body) } else { Err(outside(key)) }
+    }
+
     async fn put_object(&self, key: &str, body: Bytes) -> Result<()> {
         let _permit = self.permit().await;
         let request = self.client.put_object().bucket(&self.bucket).key(self.full(key));
@@ -281,11 +289,6 @@ fn decoded(key: &str) -> String {
     percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
-/// The header of a request for a range that is not empty.
-fn bytes_of(range: &Range<u64>) -> String {
-    format!("bytes={}-{}", range.start, range.end - 1)
-}
-
 #[async_trait]
 impl Store for S3Store {
     fn location(&self) -> String {
@@ -342,23 +345,12 @@ impl Store for S3Store {
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let length = range.end.saturating_sub(range.start);
-        if length == 0 {
-            return Ok(Bytes::new());
-        }
-        let request = self.client.get_object().bucket(&self.bucket).key(self.full(key));
-        let body = self.download(request.range(bytes_of(&range)), key).await?;
-        if body.len() as u64 == length { Ok(body) } else { Err(outside(key)) }
+        self.part(self.client.get_object(), key, range).await
     }
 
     async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        let request = self.client.get_object().bucket(&self.bucket).key(self.full(&object.key));
-        let request = request.if_match(format!("\"{}\"", object.etag)).range(bytes_of(&range));
-        let body = self.download(request, &object.key).await?;
-        if body.len() as u64 == range.end - range.start { Ok(body) } else { Err(outside(&object.key)) }
+        let request = self.client.get_object().if_match(format!("\"{}\"", object.etag));
+        self.part(request, &object.key, range).await
     }
 
     async fn put_stream(&self, key: &str, mut body: BoxStream<'_, Result<Bytes>>) -> Result<()> {

@@ -94,7 +94,13 @@ impl Bucket {
     pub(crate) fn object(&self, i: u64) -> Object {
         let mixed = u128::from(i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let key = self.shape.key(i, self.objects);
-        Object { key, etag: format!("{mixed:032x}").into(), size: 4_000 + i % 999, modified: 1_700_000_000_000_000, packed: None }
+        Object {
+            key,
+            etag: format!("{mixed:032x}").into(),
+            size: 4_000 + i % 999,
+            modified: 1_700_000_000_000_000,
+            packed: None,
+        }
     }
 }
 

@@ -111,7 +111,13 @@ mod tests {
             etag: "e".into(),
             size: 5,
             modified: -7,
-            packed: Some(Box::new(Packed { etag: "a".into(), size: 900, label: "ä".into(), range: 3..8, form })),
+            packed: Some(Box::new(Packed {
+                etag: "a".into(),
+                size: 900,
+                label: Some("ä".to_owned()),
+                range: 3..8,
+                form,
+            })),
         };
         let page =
             Form::Page { dictionary: Some(1..2), values: 7, value: 3, codec: "zstd".into(), levels: 2, unpacked: 9 };

@@ -16,7 +16,7 @@ use crate::ids::ETag;
 
 /// The formats that are opened, by the extension of a key. Case does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Tar,
     Zip,
     Parquet,
@@ -41,24 +41,24 @@ fn ends_with(text: &str, extension: &str) -> bool {
 }
 
 /// The kind of archive that a key or name belongs to by its extension; None for others, and for hidden ones.
-pub(super) fn kind_of(name: &str) -> Option<Kind> {
+pub(crate) fn kind_of(name: &str) -> Option<Kind> {
     let closed = || CLOSED.into_iter().find(|extension| ends_with(name, extension)).map(Kind::Closed);
     let opened = OPENED.into_iter().find(|(extension, _)| ends_with(name, extension)).map(|(_, kind)| kind);
     opened.or_else(closed).filter(|_| !is_hidden(name))
 }
 
 /// Whether a part of the path starts with a dot.
-pub(super) fn is_hidden(name: &str) -> bool {
+pub(crate) fn is_hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.'))
 }
 
 /// Whether a member is an image by its name.
-pub(super) fn is_image(name: &str) -> bool {
+pub(crate) fn is_image(name: &str) -> bool {
     IMAGES.into_iter().any(|extension| ends_with(name, extension))
 }
 
 /// Whether a store lists a problem in place of a file.
-pub(super) fn is_problem(etag: &ETag) -> bool {
+pub(crate) fn is_problem(etag: &ETag) -> bool {
     etag.as_str().starts_with('!')
 }
 
@@ -77,7 +77,7 @@ fn next_run(key: &str, from: usize) -> Option<Range<usize>> {
 }
 
 /// The key of an object of the store.
-pub(super) fn of_object(raw: &str) -> String {
+pub(crate) fn of_object(raw: &str) -> String {
     let (mut key, mut from) = (String::with_capacity(raw.len()), 0);
     while let Some(run) = next_run(raw, from) {
         key.push_str(&raw[from..run.end]);
@@ -89,14 +89,14 @@ pub(super) fn of_object(raw: &str) -> String {
 }
 
 /// The key of a member, given the key of its archive in the store.
-pub(super) fn of_member(archive: &str, name: &str) -> String {
+pub(crate) fn of_member(archive: &str, name: &str) -> String {
     let marks = name.len() - name.trim_start_matches('!').len();
     format!("{}!{}{name}", of_object(archive), "!".repeat(marks))
 }
 
 /// What a key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Parsed<'k> {
+pub(crate) enum Parsed<'k> {
     /// Key of an object of the store.
     Object(Cow<'k, str>),
     /// Key of an archive of the store, and the name of its member.
@@ -133,7 +133,7 @@ impl<'k> Undoubled<'k> {
 }
 
 /// Parses a key of [`of_object`] or [`of_member`].
-pub(super) fn parse(key: &str) -> Parsed<'_> {
+pub(crate) fn parse(key: &str) -> Parsed<'_> {
     let mut raw = Undoubled::new(key);
     while let Some(run) = next_run(key, raw.from) {
         if run.len() % 2 == 1 {
@@ -149,7 +149,7 @@ pub(super) fn parse(key: &str) -> Parsed<'_> {
 
 /// The longest start that the store's keys of all objects and archives have whose keys, or members' keys, start with
 /// `prefix`.
-pub(super) fn raw_prefix(prefix: &str) -> Cow<'_, str> {
+pub(crate) fn raw_prefix(prefix: &str) -> Cow<'_, str> {
     let mut raw = Undoubled::new(prefix);
     while let Some(run) = next_run(prefix, raw.from) {
         if run.len() % 2 == 1 || run.end == prefix.len() {
@@ -161,7 +161,7 @@ pub(super) fn raw_prefix(prefix: &str) -> Cow<'_, str> {
 }
 
 /// Starts of a key of the store that are names of archives whose members may come after that key.
-pub(super) fn enclosing(raw: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn enclosing(raw: &str) -> impl Iterator<Item = &str> {
     // The members' keys go on with `!`, so only what is less can come before them.
     let ends = (1..=raw.len()).filter(|end| raw.as_bytes().get(*end).is_none_or(|next| *next <= b'!'));
     ends.filter_map(|end| raw.get(..end))
@@ -169,13 +169,13 @@ pub(super) fn enclosing(raw: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The keys of all members of an archive are between these two.
-pub(super) fn bounds(archive: &str) -> (String, String) {
+pub(crate) fn bounds(archive: &str) -> (String, String) {
     let key = of_object(archive);
     (format!("{key}!"), format!("{key}\""))
 }
 
 /// Without empty parts and `.`; `None` if a part is hidden, among them `..`.
-pub(super) fn member_name(name: &str) -> Option<String> {
+pub(crate) fn member_name(name: &str) -> Option<String> {
     let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if parts.is_empty() || parts.iter().any(|part| part.starts_with('.')) {
         return None;
@@ -183,15 +183,29 @@ pub(super) fn member_name(name: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The label of a member that has none of its own: its folder in the archive, or else the archive's name.
-pub(super) fn label_of(archive: &str, name: &str) -> String {
-    if let Some((folders, _)) = name.rsplit_once('/') {
-        return folders.rsplit('/').next().unwrap_or(folders).to_owned();
+/// The key of the archive and the name of the member in the key of a member, both as they are in the key. None for keys of
+/// other objects.
+fn halves(key: &str) -> Option<(&str, &str)> {
+    let mut from = 0;
+    loop {
+        let run = next_run(key, from)?;
+        if run.len() % 2 == 1 {
+            return Some((&key[..run.start], &key[run.end - run.len() / 2..]));
+        }
+        from = run.end;
     }
-    let file = archive.rsplit('/').next().unwrap_or(archive);
-    let stem = OPENED.iter().find(|(extension, _)| ends_with(file, extension));
-    let stem = stem.map_or(file, |(extension, _)| &file[..file.len() - extension.len()]);
-    if stem.is_empty() { file } else { stem }.to_owned()
+}
+
+/// The folders of a key, the outermost first. An archive is a folder that has its name without the extension.
+pub(crate) fn folders(key: &str) -> Vec<&str> {
+    let of = |path: &str| path.rfind('/');
+    let Some((archive, name)) = halves(key) else {
+        return of(key).map_or(Vec::new(), |end| key[..end].split('/').collect());
+    };
+    let extension = OPENED.iter().find(|(extension, _)| ends_with(archive, extension));
+    let stem = extension.map_or(archive, |(extension, _)| &archive[..archive.len() - extension.len()]);
+    let inner = of(name).map(|end| &name[..end]);
+    stem.split('/').chain(inner.into_iter().flat_map(|folders| folders.split('/'))).collect()
 }
 
 #[cfg(test)]
@@ -216,8 +230,9 @@ mod tests {
         assert_eq!(member_name("./a//b/./c.jpg").as_deref(), Some("a/b/c.jpg"));
         assert_eq!(member_name("/etc/passwd.jpg").as_deref(), Some("etc/passwd.jpg"));
         assert_eq!([member_name("../a.jpg"), member_name("a/.b/c.jpg"), member_name("./")], [None, None, None]);
-        assert_eq!(label_of("x/train.tar", "a/b/c.jpg"), "b");
-        assert_eq!((label_of("x/train.tar", "c.jpg"), label_of("x/.tar", "c.jpg")), ("train".into(), ".tar".into()));
+        assert_eq!(folders("x/train.tar!a/b/c.jpg"), ["x", "train", "a", "b"]);
+        assert_eq!((folders("train.ZIP!c.jpg"), folders("a.tar!!b/c.jpg")), (vec!["train"], vec!["a.tar!!b"]));
+        assert_eq!((folders("a/b/c.jpg"), folders("c.jpg")), (vec!["a", "b"], vec![]));
     }
 
     fn text() -> impl Strategy<Value = String> {
