@@ -291,6 +291,25 @@ pub fn csv_part(id: &RunId, part: u64) -> String {
     build(&registry::RUN_CSV, [id, &part])
 }
 
+/// Key of a run's note that a shard is damaged, or a group, whichever the damaged file belongs to. None for other files.
+pub(crate) fn damaged(id: &RunId, file: &str) -> Option<String> {
+    let record = record_of(file)?;
+    let of_shard = parse_shard(&record).map(|shard| build(&registry::RUN_DAMAGED_SHARD, [id, &shard]));
+    of_shard.or_else(|| parse_group(&record).map(|group| build(&registry::RUN_DAMAGED_GROUP, [id, &group])))
+}
+
+/// Folder of a run's notes of damage, with `/` at its end.
+pub(crate) fn damage_folder(id: &RunId) -> String {
+    run(id, "damaged/")
+}
+
+/// Parses a key of [`damaged`]: the key of the record of the shard or group. None for other keys.
+pub(crate) fn parse_damaged(key: &str) -> Option<String> {
+    let of_shard = || Some(shard(&(*registry::RUN_DAMAGED_SHARD.parse(key)?.get(1)?).into()));
+    let of_group = || Some(group(&(*registry::RUN_DAMAGED_GROUP.parse(key)?.get(1)?).into()));
+    of_shard().or_else(of_group)
+}
+
 /// Key of a run's copy of the manifest that it published.
 pub fn kept_manifest(id: &RunId) -> String {
     build(&registry::RUN_MANIFEST, [id])
@@ -369,6 +388,8 @@ mod tests {
             (run(&id, "reduced.json"), registry::RUN_REDUCED),
             (projected(&id, 0), registry::RUN_PROJECTED),
             (csv_part(&id, 0), registry::RUN_CSV),
+            (damaged(&id, &features(&shard_id)).unwrap(), registry::RUN_DAMAGED_SHARD),
+            (damaged(&id, &sums(&group_id)).unwrap(), registry::RUN_DAMAGED_GROUP),
             (run(&id, "rejects.parquet"), registry::RUN_REJECTS),
             (kept_manifest(&id), registry::RUN_MANIFEST),
             (run(&id, "report.html"), registry::RUN_REPORT),
@@ -421,6 +442,12 @@ mod tests {
             prop_assert_eq!(parse_part(v, &plain), Some((None, number)));
             prop_assert_eq!(parse_started(&mark), Some("r-1"));
             prop_assert_eq!(parse_ticket(&ticket(number)), Some(number));
+            let (of_shard, of_group) = (features(&text.as_str().into()), sums(&text.as_str().into()));
+            for file in [&of_shard, &of_group] {
+                let note = damaged(&a_run(), file).unwrap();
+                prop_assert!(note.starts_with(&damage_folder(&a_run())));
+                prop_assert_eq!(parse_damaged(&note), record_of(file));
+            }
         }
     }
 
@@ -434,5 +461,7 @@ mod tests {
         assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
         assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);
         assert_eq!(parse_started("runs/r/plan.json"), None);
+        assert_eq!(parse_damaged("runs/r/plan.json"), None);
+        assert_eq!(damaged(&a_run(), "basis/ab.parquet"), None);
     }
 }

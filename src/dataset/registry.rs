@@ -317,6 +317,12 @@ kinds! {
     /// The rows of a part as CSV, before all parts are joined.
     RUN_CSV = "run-csv", "runs/{run}/csv/{part}.csv", by "project", from "run-projections", holds [paths vectors], Record,
         SWEPT;
+    /// Says that a shard is damaged, for the next attempt of the run.
+    RUN_DAMAGED_SHARD = "run-damaged-shard", "runs/{run}/damaged/shards/{id}.json", by "the stage that reads it",
+        from ITS_KEY, holds [], Record, SWEPT;
+    /// Says that a group is damaged, for the next attempt of the run.
+    RUN_DAMAGED_GROUP = "run-damaged-group", "runs/{run}/damaged/groups/{id}.json", by "the stage that reads it",
+        from ITS_KEY, holds [], Record, SWEPT;
     /// The table of rejects of the run.
     RUN_REJECTS = "run-rejects", "runs/{run}/rejects.parquet", by "reduce", from ITS_KEY, holds [paths], Record, SWEPT;
     /// The copy of the manifest that the run published.

@@ -14,8 +14,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     CancellationToken, Featurized, Monitor, ShardWork, Stores,
-    earlier::{EarlierRows, Features, keep_partial},
+    earlier::{EarlierRow, EarlierRows, Removed, keep_partial},
     stopped,
+    sums::{Change, ShardSums},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -31,7 +32,7 @@ use crate::{
     },
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::{ExtractorInfo, WorkerPool},
-    pca::moments::ShardMoments,
+    pca::moments::{BLOCK_ROWS, ShardMoments},
     store::{Object, Store},
 };
 
@@ -48,8 +49,9 @@ const SLOWEST_READS: u64 = 1 << 20;
 const OUTAGE: usize = 8;
 
 enum Row {
-    Copied(Features),
-    Inferred(Features),
+    /// With the SHA-256 of the file, if the earlier row lacks it.
+    Copied(EarlierRow, Option<String>),
+    Inferred(Vec<f32>, String),
     Rejected(Reject),
     /// The store did not deliver the object, for a reason that may pass.
     Unavailable(Error),
@@ -73,12 +75,14 @@ pub async fn featurize(
 /// Whether the sums of the features are computed while they are in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sums {
-    /// The stage `merge` is called in the same process.
-    Needed,
     NotNeeded,
+    /// Those of all rows.
+    Whole,
+    /// Those of the rows that differ from the base version, if they are fewer than the others.
+    WholeOrChange,
 }
 
-/// [`featurize`], which also returns the sums of a shard that has rows.
+/// [`featurize`], which also returns sums, unless they are not needed.
 pub(crate) async fn featurize_and_sum(
     stores: &Stores,
     workers: &WorkerPool,
@@ -86,7 +90,7 @@ pub(crate) async fn featurize_and_sum(
     sums: Sums,
     monitor: &dyn Monitor,
     stop: &CancellationToken,
-) -> Result<(Featurized, Option<ShardMoments>)> {
+) -> Result<(Featurized, ShardSums)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let ShardWork { run, shard: planned, objects: range, sources, decoding, compression, group: _ } = work;
@@ -111,7 +115,7 @@ pub(crate) async fn featurize_and_sum(
         return Err(stopped().context("shard", &planned));
     }
     let counts = rows.counts;
-    let (record, moments) = write_shard(output, workers, &objects, rows, sums).await?;
+    let (record, sums) = write_shard(output, workers, &objects, rows, maker.earlier, sums).await?;
     let featurized = Featurized {
         planned: planned.clone(),
         rows: record.rows,
@@ -128,7 +132,7 @@ pub(crate) async fn featurize_and_sum(
     // The record first: without it, nobody reads the table.
     output.delete(&keys::partial_record(&planned)).await?;
     output.delete(&keys::partial(&planned)).await?;
-    Ok((featurized, moments))
+    Ok((featurized, sums))
 }
 
 /// Numbers of rows by origin, and compared with the base version.
@@ -146,6 +150,10 @@ struct ShardRows {
     table: FeatureRows,
     /// The features, row-major.
     features: Vec<f32>,
+    /// Rows of the base version that are copied.
+    copied: Vec<EarlierRow>,
+    /// Rows of this table that the base version does not have.
+    added: Vec<usize>,
     rejects: Vec<RejectedObject>,
     compression: Compression,
     hasher: ShardHasher,
@@ -164,6 +172,8 @@ impl ShardRows {
         ShardRows {
             table: FeatureRows::default(),
             features,
+            copied: Vec::new(),
+            added: Vec::new(),
             rejects: Vec::new(),
             compression,
             hasher: ShardHasher::new(&extractor.id, compression),
@@ -181,16 +191,24 @@ impl ShardRows {
         Ok(FeatureRows { features, ..table })
     }
 
-    fn push(&mut self, object: &Object, row: Row, etag_in_base: Option<&String>) {
+    fn push(&mut self, object: &Object, row: Row, earlier: &EarlierRows) {
         self.objects += 1;
-        let features = match row {
-            Row::Copied(features) => {
+        let content = match row {
+            Row::Copied(row, content) => {
                 self.counts.copied += 1;
-                features
+                if earlier.is_of_base(row) {
+                    self.copied.push(row)
+                } else {
+                    self.added.push(self.table.len())
+                }
+                self.features.extend(earlier.features(row));
+                content.or_else(|| earlier.content(row).cloned())
             }
-            Row::Inferred(features) => {
+            Row::Inferred(features, content) => {
                 self.counts.inferred += 1;
-                features
+                self.added.push(self.table.len());
+                self.features.extend(features);
+                Some(content)
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
             Row::Unavailable(error) => {
@@ -198,6 +216,7 @@ impl ShardRows {
                 return self.push_reject(object, Reject::new(Reason::Unreadable, error));
             }
         };
+        let etag_in_base = earlier.etag_in_base(&object.key);
         self.hasher.push(&object.key, object.etag.as_str());
         self.counts.added += u64::from(etag_in_base.is_none());
         self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
@@ -207,8 +226,7 @@ impl ShardRows {
         self.table.modified.push(object.modified);
         self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
         self.table.etags.push(object.etag.as_str().to_owned());
-        self.table.contents.push(features.content);
-        self.features.extend(features.values);
+        self.table.contents.push(content);
     }
 
     /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
@@ -252,7 +270,7 @@ impl RowMaker<'_> {
                 );
             }
             let object = &objects[rows.objects];
-            rows.push(object, row, self.earlier.etag_in_base(&object.key));
+            rows.push(object, row, &self.earlier);
         }
         match outage {
             // One object says nothing about the store.
@@ -263,10 +281,10 @@ impl RowMaker<'_> {
 
     /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        let earlier = self.earlier.features(object);
+        let earlier = self.earlier.row(object);
         let row = match earlier {
             _ if self.stop.is_cancelled() => return Ok(None),
-            Some(features) if features.content.is_some() => Row::Copied(features.clone()),
+            Some(row) if self.earlier.content(row).is_some() => Row::Copied(row, None),
             // A store or a decoder that takes its time does not hold up a stop.
             _ => match self.stop.run_until_cancelled(self.make(object, earlier)).await {
                 Some(row) => row?,
@@ -277,8 +295,8 @@ impl RowMaker<'_> {
         Ok(Some(row))
     }
 
-    /// Reads the object. Infers its features, unless there are `earlier` ones, which lack its checksum only.
-    async fn make(&self, object: &Object, earlier: Option<&Features>) -> Result<Row> {
+    /// Reads the object. Infers its features, unless there is an `earlier` row, which lacks its checksum only.
+    async fn make(&self, object: &Object, earlier: Option<EarlierRow>) -> Result<Row> {
         if object.size > MAX_FILE_BYTES {
             let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
             return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
@@ -296,12 +314,12 @@ impl RowMaker<'_> {
             Err(e) if e.is(ErrorKind::StoreDenied) => return Ok(Row::Rejected(Reject::new(Reason::NoPermission, e))),
             Err(e) => return Ok(Row::Rejected(Reject::new(Reason::Unreadable, e))),
         };
-        let content = Some(sha256(&file));
+        let content = sha256(&file);
         if let Some(earlier) = earlier {
-            return Ok(Row::Copied(Features { values: earlier.values.clone(), content }));
+            return Ok(Row::Copied(earlier, Some(content)));
         }
         Ok(match self.workers.features(file).await? {
-            Ok(values) => Row::Inferred(Features { values, content }),
+            Ok(features) => Row::Inferred(features, content),
             Err(reject) => Row::Rejected(reject),
         })
     }
@@ -321,31 +339,72 @@ async fn write_shard(
     workers: &WorkerPool,
     objects: &[Object],
     mut rows: ShardRows,
+    earlier: EarlierRows,
     sums: Sums,
-) -> Result<(ShardRecord, Option<ShardMoments>)> {
+) -> Result<(ShardRecord, ShardSums)> {
     let _permit = workers.finishing().await;
     let extractor = workers.extractor().info().clone();
     let table = rows.take_table(extractor.columns)?;
     let mut record = ShardRecord {
-        id: rows.hasher.finish(),
+        id: rows.hasher.clone().finish(),
         extractor: extractor.id.clone(),
         rows: table.len() as u64,
         first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
         last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
         labels: count_labels(&table.labels),
-        rejects: rows.rejects,
+        rejects: std::mem::take(&mut rows.rejects),
         features: None,
     };
-    let mut moments = None;
+    let mut sums_of_rows = ShardSums::Empty;
     if !table.is_empty() {
+        let to_sum = match sums {
+            Sums::NotNeeded => ToSum::Nothing,
+            Sums::Whole => ToSum::Whole,
+            Sums::WholeOrChange => ToSum::least(&rows, &table, &earlier, &record)?,
+        };
+        drop(earlier);
         let compression = rows.compression;
-        let encoded = run_blocking(move || encode(table, &extractor, compression, sums)).await?;
+        let encoded = run_blocking(move || encode(table, &extractor, compression, to_sum)).await?;
         record.features = Some(encoded.checksum);
-        moments = encoded.moments;
+        sums_of_rows = encoded.sums;
         output.put(&keys::features(&record.id), encoded.file).await?;
     }
     output.put(&keys::shard(&record.id), dataset::to_record(&record)?).await?;
-    Ok((record, moments))
+    Ok((record, sums_of_rows))
+}
+
+/// The rows whose sums are computed.
+enum ToSum {
+    Nothing,
+    Whole,
+    /// Rows that are new, and rows of the base version that are gone.
+    Change(Array2<f32>, Removed),
+}
+
+impl ToSum {
+    /// The rows that differ from the base version, unless most of them do.
+    fn least(rows: &ShardRows, table: &FeatureRows, earlier: &EarlierRows, record: &ShardRecord) -> Result<ToSum> {
+        if rows.copied.is_empty() || rows.added.len() > table.len() / 2 {
+            return Ok(ToSum::Whole);
+        }
+        let removed = earlier.removed(&rows.copied, &record.first, &record.last)?;
+        if rows.added.len() + removed.features.nrows() > table.len() / 2 {
+            return Ok(ToSum::Whole);
+        }
+        Ok(ToSum::Change(table.features.select(Axis(0), &rows.added), removed))
+    }
+
+    fn sum(self, whole: Option<Array2<f32>>, extractor: &ExtractorInfo) -> Result<ShardSums> {
+        Ok(match (self, whole) {
+            (ToSum::Change(added, Removed { features, sources }), _) => ShardSums::Change(Change {
+                added: moments_of(&added, extractor)?,
+                removed: moments_of(&features, extractor)?,
+                sources,
+            }),
+            (ToSum::Whole, Some(features)) => ShardSums::Whole(moments_of(&features, extractor)?),
+            _ => ShardSums::Empty,
+        })
+    }
 }
 
 fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
@@ -360,23 +419,27 @@ fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
 struct Encoded {
     file: Bytes,
     checksum: Checksum,
-    moments: Option<ShardMoments>,
+    sums: ShardSums,
 }
 
-fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, sums: Sums) -> Result<Encoded> {
+fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, to_sum: ToSum) -> Result<Encoded> {
     let id = extractor.id.as_str();
-    let features = (sums == Sums::Needed).then(|| table.features.clone());
-    let (file, moments) = join(
-        || tables::write_features(table, id, compression),
-        || features.map(|features| moments_of(&features, extractor)).transpose(),
-    );
-    let file = file?;
-    Ok(Encoded { checksum: Checksum::of(&file), file, moments: moments? })
+    let whole = matches!(to_sum, ToSum::Whole).then(|| table.features.clone());
+    let write = || -> Result<_> {
+        let file = tables::write_features(table, id, compression)?;
+        Ok((Checksum::of(&file), file))
+    };
+    let (file, sums) = join(write, || to_sum.sum(whole, extractor));
+    let (checksum, file) = file?;
+    Ok(Encoded { checksum, file, sums: sums? })
 }
 
 /// The sums of features, computed by two threads.
 pub(crate) fn moments_of(features: &Array2<f32>, extractor: &ExtractorInfo) -> Result<ShardMoments> {
     let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
+    if features.nrows() <= BLOCK_ROWS {
+        return sums(features.view());
+    }
     // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
     let (first, second) = features.view().split_at(Axis(0), features.nrows() / 2);
     let (second, first) = join(|| sums(second), || sums(first));

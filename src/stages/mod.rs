@@ -15,6 +15,7 @@
 //!
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
+mod damage;
 mod earlier;
 mod featurize;
 mod listing;
@@ -26,13 +27,15 @@ mod publish;
 pub(crate) mod records;
 mod reduce;
 mod reuse;
+mod sums;
 
 use std::sync::Arc;
 
+pub(crate) use damage::damaged_record;
 pub use featurize::featurize;
 pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
 pub use merge::merge;
-pub(crate) use merge::{Known, group_sums, merge_with, read_sums, remake_group};
+pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
 pub(crate) use plan::check_input;
 pub use plan::plan;
 pub use project::project;
@@ -43,7 +46,8 @@ pub use records::{
     Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
-pub(crate) use reduce::sum_of_groups;
+pub(crate) use reduce::{reduce_with, sum_of_groups};
+pub(crate) use sums::{Known, KnownGroups, ShardSums};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -10,6 +10,7 @@ use futures::TryStreamExt;
 
 use super::{
     CancellationToken, Monitor, Plan, PlanInput, Planned, Stores,
+    damage::end_earlier,
     listing::Listing,
     planner::{Base, Finished, Listed, Planner},
 };
@@ -50,7 +51,8 @@ pub async fn plan(
     input.settings.check()?;
     let output = stores.output.as_ref();
     dataset::open_output(output).await?;
-    let run = input.run.clone();
+    let (run, mut input) = (input.run.clone(), input);
+    input.again.extend(end_earlier(output, &input.earlier).await?);
     lease::enter(output, &run, input.execution.as_deref()).await?;
     let planning = Planning { stores, extractor, input, timer };
     let outcome = planning.plan(monitor, stop).await;

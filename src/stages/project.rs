@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::try_join;
 use ndarray::Axis;
 
-use super::{PartWork, Projected, Stores};
+use super::{PartWork, Projected, Stores, damage::noted};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
@@ -26,6 +26,11 @@ use crate::{
 ///
 /// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
+    let run = work.run.clone();
+    noted(stores.output.as_ref(), &run, write_part(stores, work)).await
+}
+
+async fn write_part(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let (basis, features) = try_join!(work.basis_file.read(output), work.features.read(output))?;

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::read_projected,
+    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, damage::noted, project::csv_header,
+    records::read_projected,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -31,9 +32,12 @@ use crate::{
 /// deleted.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
-    let run = input.run;
-    let plan = Plan::read(output, &run).await?;
-    let reduced = Reduced::read(output, &run).await?;
+    noted(output, &input.run, publish_run(output, &input.run)).await
+}
+
+async fn publish_run(output: &dyn Store, run: &RunId) -> Result<Published> {
+    let plan = Plan::read(output, run).await?;
+    let reduced = Reduced::read(output, run).await?;
     let notices = plan.notices.clone();
     let (manifest, csv_parts) = manifest(output, plan, reduced).await?;
     let published = answer(&manifest);
@@ -42,14 +46,14 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
             output.put_if_absent(&keys::success(published.version), Bytes::new()).await?;
             delete(output, csv_parts).await?;
             inbox::clear(output, &notices).await?;
-            lease::leave(output, &run).await?;
+            lease::leave(output, run).await?;
             Ok(published)
         }
         Err(e) if e.is(ErrorKind::DatasetConflict) => {
             // Before the lists of parts, which name the other files.
             let mine = contents::files_of_version_only(output, &manifest).await?;
             delete(output, mine.into_iter().chain(csv_parts)).await?;
-            lease::leave(output, &run).await?;
+            lease::leave(output, run).await?;
             Err(e)
         }
         Err(e) => Err(e),

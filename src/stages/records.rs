@@ -40,12 +40,22 @@ pub struct PlanInput {
     /// damaged.
     #[serde(default)]
     pub again: BTreeSet<String>,
+    /// Earlier attempts of this run, which have ended. What they found damaged is made again too.
+    #[serde(default)]
+    pub earlier: Vec<RunId>,
 }
 
 impl PlanInput {
     /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
-        PlanInput { run, settings: Settings::default(), mode: Mode::default(), execution: None, again: BTreeSet::new() }
+        PlanInput {
+            run,
+            settings: Settings::default(),
+            mode: Mode::default(),
+            execution: None,
+            again: BTreeSet::new(),
+            earlier: Vec::new(),
+        }
     }
 }
 
@@ -424,10 +434,16 @@ pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: ShardId
     same(&featurized.planned, &planned, &key).map(|()| Some(featurized))
 }
 
+/// Reads a record that an earlier stage of the run has written, unless it found a damaged file: fails with
+/// `Dataset.Corrupt` without the record.
+async fn read_needed<T: DeserializeOwned>(output: &dyn Store, key: &str) -> Result<T> {
+    dataset::from_record(&dataset::get_checked(output, key, None).await?, key)
+}
+
 /// Reads the record of a group that this run has finished.
 pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> Result<Merged> {
     let key = keys::merge_record(run, group);
-    let merged: Merged = dataset::read_record(output, &key).await?;
+    let merged: Merged = read_needed(output, &key).await?;
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
@@ -436,7 +452,7 @@ pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> imp
     stream::iter(0..parts)
         .map(move |part| async move {
             let key = keys::projected(run, part);
-            let projected: Projected = dataset::read_record(output, &key).await?;
+            let projected: Projected = read_needed(output, &key).await?;
             same(&(&projected.run, projected.part.part), &(run, part), &key).map(|()| projected)
         })
         .buffered(STORE_CONCURRENCY)

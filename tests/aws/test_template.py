@@ -148,8 +148,20 @@ def test_error_names_are_those_of_the_library_and_only_retryable_ones_are_retrie
             retried = {e for retry in state["Retry"] for e in retry["ErrorEquals"]}
             assert {e for e, retryable in known.items() if retryable} <= retried, name
             assert "States.ALL" not in retried and state["TimeoutSeconds"] <= 900, name
-    publish = definition()["States"]["Publish"]["Catch"][0]
-    assert publish == {"ErrorEquals": ["Dataset.Conflict"], "ResultPath": "$.error", "Next": "Again"}
+
+
+def test_a_conflict_and_damage_start_again_at_the_plan():
+    all_states = definition()["States"]
+    again = {"ResultPath": "$.error", "Next": "Again"}
+    assert all_states["Publish"]["Catch"][0] == {"ErrorEquals": ["Dataset.Conflict", "Dataset.Corrupt"], **again}
+    assert all_states["Reduce"]["Catch"][0] == {"ErrorEquals": ["Dataset.Corrupt"], **again}
+    # Of an error in a map, only its number of failures reaches the machine. So an item that finds damage ends, and the
+    # next stage misses its record. A shard that is not computed has no record either, and would become rejects.
+    for name, item, damaged in (("Merge", "MergeGroup", "GroupDamaged"), ("Project", "ProjectShard", "PartDamaged")):
+        inner = all_states[name]["ItemProcessor"]["States"]
+        assert inner[item]["Catch"] == [{"ErrorEquals": ["Dataset.Corrupt"], "ResultPath": None, "Next": damaged}]
+        assert inner[damaged]["Type"] == "Pass" and inner[damaged]["Result"] == {}
+    assert list(all_states["Featurize"]["ItemProcessor"]["States"]) == ["FeaturizeShard"]
 
 
 def test_maps_read_jsonl_and_carry_nothing_back():
@@ -160,7 +172,7 @@ def test_maps_read_jsonl_and_carry_nothing_back():
         assert set(state["ItemReader"]["Parameters"]) == {"Bucket.$", "Key.$"}
         assert state["ItemProcessor"]["ProcessorConfig"] == {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}
         assert state["ResultPath"] is None and "ItemBatcher" not in state
-        (child,) = state["ItemProcessor"]["States"].values()
+        (child,) = (s for s in state["ItemProcessor"]["States"].values() if s["Type"] == "Task")
         assert child["ResultSelector"] == {} and child["End"] is True
 
 
