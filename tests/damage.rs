@@ -334,7 +334,12 @@ async fn an_execution_makes_damaged_shards_and_groups_again() {
                     number += 1;
                     assert!(number <= 3, "{what}: {error}");
                 }
-                assert_eq!(data_set(output.as_ref()).await, truth.after_run, "{what}");
+                if number > 1 {
+                    assert_eq!(data_set(output.as_ref()).await, truth.after_run, "{what}");
+                } else {
+                    // Nothing has read the file.
+                    same(output.as_ref(), &truth.after_run, &what).await;
+                }
                 for earlier in 1..number {
                     let mark = dataset::keys::started(&name.attempt(earlier).unwrap());
                     assert_eq!(store::get_opt(output.as_ref(), &mark).await.unwrap(), None, "{what}");

@@ -83,7 +83,7 @@ impl EarlierRows {
     }
 
     /// The rows of the base version from the key `first` to `last` that are not in `copied`.
-    pub(super) fn removed(&self, copied: &[EarlierRow], first: &str, last: &str) -> Result<Removed> {
+    pub(super) fn removed(&self, copied: &[EarlierRow], [first, last]: [&str; 2]) -> Result<Removed> {
         let columns = self.tables.first().map_or(0, |table| table.rows.features.ncols());
         let mut removed = Removed { features: Array2::zeros((0, columns)), sources: Vec::new() };
         for (number, EarlierTable { rows, source }) in self.tables.iter().enumerate() {

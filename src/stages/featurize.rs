@@ -7,16 +7,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use ndarray::{Array2, Axis};
+use futures::{StreamExt, stream, try_join};
+use ndarray::Array2;
 use rayon::join;
 use tokio::sync::Semaphore;
 
 use super::{
     CancellationToken, Featurized, Monitor, ShardWork, Stores,
-    earlier::{EarlierRow, EarlierRows, Removed, keep_partial},
+    earlier::{EarlierRow, EarlierRows, keep_partial},
     stopped,
-    sums::{Change, ShardSums},
+    sums::{Origins, ShardSums, Sums, ToSum},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -32,7 +32,6 @@ use crate::{
     },
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::{ExtractorInfo, WorkerPool},
-    pca::moments::{BLOCK_ROWS, ShardMoments},
     store::{Object, Store},
 };
 
@@ -72,16 +71,6 @@ pub async fn featurize(
     Ok(featurize_and_sum(stores, workers, work, Sums::NotNeeded, monitor, stop).await?.0)
 }
 
-/// Whether the sums of the features are computed while they are in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sums {
-    NotNeeded,
-    /// Those of all rows.
-    Whole,
-    /// Those of the rows that differ from the base version, if they are fewer than the others.
-    WholeOrChange,
-}
-
 /// [`featurize`], which also returns sums, unless they are not needed.
 pub(crate) async fn featurize_and_sum(
     stores: &Stores,
@@ -115,7 +104,9 @@ pub(crate) async fn featurize_and_sum(
         return Err(stopped().context("shard", &planned));
     }
     let counts = rows.counts;
-    let (record, sums) = write_shard(output, workers, &objects, rows, maker.earlier, sums).await?;
+    let (record, sums) = write_features(output, workers, &objects, rows, maker.earlier, sums).await?;
+    // It marks the shard as finished.
+    let shard = dataset::to_record(&record)?;
     let featurized = Featurized {
         planned: planned.clone(),
         rows: record.rows,
@@ -128,7 +119,9 @@ pub(crate) async fn featurize_and_sum(
         base_is_unknown,
         timing: timer.read(),
     };
-    output.put(&keys::featurized(&run, &planned), dataset::to_record(&featurized)?).await?;
+    let (made, of_shard, of_run) =
+        (dataset::to_record(&featurized)?, keys::shard(&featurized.shard), keys::featurized(&run, &planned));
+    try_join!(output.put(&of_shard, shard), output.put(&of_run, made))?;
     // The record first: without it, nobody reads the table.
     output.delete(&keys::partial_record(&planned)).await?;
     output.delete(&keys::partial(&planned)).await?;
@@ -150,10 +143,7 @@ struct ShardRows {
     table: FeatureRows,
     /// The features, row-major.
     features: Vec<f32>,
-    /// Rows of the base version that are copied.
-    copied: Vec<EarlierRow>,
-    /// Rows of this table that the base version does not have.
-    added: Vec<usize>,
+    origins: Origins,
     rejects: Vec<RejectedObject>,
     compression: Compression,
     hasher: ShardHasher,
@@ -172,8 +162,7 @@ impl ShardRows {
         ShardRows {
             table: FeatureRows::default(),
             features,
-            copied: Vec::new(),
-            added: Vec::new(),
+            origins: Origins::default(),
             rejects: Vec::new(),
             compression,
             hasher: ShardHasher::new(&extractor.id, compression),
@@ -197,16 +186,16 @@ impl ShardRows {
             Row::Copied(row, content) => {
                 self.counts.copied += 1;
                 if earlier.is_of_base(row) {
-                    self.copied.push(row)
+                    self.origins.copied.push(row);
                 } else {
-                    self.added.push(self.table.len())
+                    self.origins.added.push(self.table.len());
                 }
                 self.features.extend(earlier.features(row));
                 content.or_else(|| earlier.content(row).cloned())
             }
             Row::Inferred(features, content) => {
                 self.counts.inferred += 1;
-                self.added.push(self.table.len());
+                self.origins.added.push(self.table.len());
                 self.features.extend(features);
                 Some(content)
             }
@@ -333,8 +322,8 @@ async fn in_time(read: impl Future<Output = Result<Bytes>>, key: &str, deadline:
     })
 }
 
-/// Writes the files of a shard. The record is last: it marks the shard as finished.
-async fn write_shard(
+/// Writes the features of a shard. Returns its record, which is to be written afterwards.
+async fn write_features(
     output: &dyn Store,
     workers: &WorkerPool,
     objects: &[Object],
@@ -357,11 +346,7 @@ async fn write_shard(
     };
     let mut sums_of_rows = ShardSums::Empty;
     if !table.is_empty() {
-        let to_sum = match sums {
-            Sums::NotNeeded => ToSum::Nothing,
-            Sums::Whole => ToSum::Whole,
-            Sums::WholeOrChange => ToSum::least(&rows, &table, &earlier, &record)?,
-        };
+        let to_sum = ToSum::new(sums, &table, &rows.origins, &earlier, [&record.first, &record.last])?;
         drop(earlier);
         let compression = rows.compression;
         let encoded = run_blocking(move || encode(table, &extractor, compression, to_sum)).await?;
@@ -369,42 +354,7 @@ async fn write_shard(
         sums_of_rows = encoded.sums;
         output.put(&keys::features(&record.id), encoded.file).await?;
     }
-    output.put(&keys::shard(&record.id), dataset::to_record(&record)?).await?;
     Ok((record, sums_of_rows))
-}
-
-/// The rows whose sums are computed.
-enum ToSum {
-    Nothing,
-    Whole,
-    /// Rows that are new, and rows of the base version that are gone.
-    Change(Array2<f32>, Removed),
-}
-
-impl ToSum {
-    /// The rows that differ from the base version, unless most of them do.
-    fn least(rows: &ShardRows, table: &FeatureRows, earlier: &EarlierRows, record: &ShardRecord) -> Result<ToSum> {
-        if rows.copied.is_empty() || rows.added.len() > table.len() / 2 {
-            return Ok(ToSum::Whole);
-        }
-        let removed = earlier.removed(&rows.copied, &record.first, &record.last)?;
-        if rows.added.len() + removed.features.nrows() > table.len() / 2 {
-            return Ok(ToSum::Whole);
-        }
-        Ok(ToSum::Change(table.features.select(Axis(0), &rows.added), removed))
-    }
-
-    fn sum(self, whole: Option<Array2<f32>>, extractor: &ExtractorInfo) -> Result<ShardSums> {
-        Ok(match (self, whole) {
-            (ToSum::Change(added, Removed { features, sources }), _) => ShardSums::Change(Change {
-                added: moments_of(&added, extractor)?,
-                removed: moments_of(&features, extractor)?,
-                sources,
-            }),
-            (ToSum::Whole, Some(features)) => ShardSums::Whole(moments_of(&features, extractor)?),
-            _ => ShardSums::Empty,
-        })
-    }
 }
 
 fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
@@ -429,23 +379,9 @@ fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compressio
         let file = tables::write_features(table, id, compression)?;
         Ok((Checksum::of(&file), file))
     };
-    let (file, sums) = join(write, || to_sum.sum(whole, extractor));
+    let (file, sums) = join(write, || to_sum.sums(whole, extractor));
     let (checksum, file) = file?;
     Ok(Encoded { checksum, file, sums: sums? })
-}
-
-/// The sums of features, computed by two threads.
-pub(crate) fn moments_of(features: &Array2<f32>, extractor: &ExtractorInfo) -> Result<ShardMoments> {
-    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
-    if features.nrows() <= BLOCK_ROWS {
-        return sums(features.view());
-    }
-    // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
-    let (first, second) = features.view().split_at(Axis(0), features.nrows() / 2);
-    let (second, first) = join(|| sums(second), || sums(first));
-    let mut moments = first?;
-    moments.append(&second?)?;
-    Ok(moments)
 }
 
 #[cfg(test)]

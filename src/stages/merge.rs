@@ -7,11 +7,13 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
-    Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores, damage::noted, featurize::moments_of,
-    records::featurized, sums::Known,
+    Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores,
+    damage::noted,
+    records::featurized,
+    sums::{Known, moments_of},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -51,10 +53,11 @@ pub(crate) async fn merge_with(
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
     let record = record(&work, &shards);
-    let (entry, sums) = match finished(output, &record).await? {
-        Some(entry) => (entry, None),
+    let (entry, file, sums) = match finished(output, &record).await? {
+        Some(entry) => (entry, None, None),
         None => finish(output, &work, record, &known).await?,
     };
+    let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
         run: work.run.clone(),
@@ -65,17 +68,24 @@ pub(crate) async fn merge_with(
         figures: figures(made, &shards),
         timing: timer.read(),
     };
-    output.put(&keys::merge_record(&work.run, work.group), dataset::to_record(&merged)?).await?;
+    let put_group = async {
+        match file {
+            Some(file) => output.put(&group, file).await,
+            None => Ok(()),
+        }
+    };
+    let (record, key) = (dataset::to_record(&merged)?, keys::merge_record(&work.run, work.group));
+    try_join!(put_group, output.put(&key, record))?;
     Ok((merged, sums))
 }
 
-/// Writes the files of a group.
+/// Writes the sums of a group. Also returns its record, which is to be written afterwards, as a file.
 async fn finish(
     output: &dyn Store,
     work: &MergeWork,
     mut record: GroupRecord,
     known: &Known,
-) -> Result<(GroupEntry, Option<TotalMoments>)> {
+) -> Result<(GroupEntry, Option<Bytes>, Option<TotalMoments>)> {
     let mut sums_of_group = None;
     if record.rows > 0 {
         let (sums, id) = (sums(output, work, &record, known).await?, work.extractor.id.clone());
@@ -89,9 +99,7 @@ async fn finish(
         output.put(&keys::sums(&record.id), file).await?;
     }
     let file = dataset::to_record(&record)?;
-    let entry = GroupEntry::new(&record, &file);
-    output.put(&keys::group(&record.id), file).await?;
-    Ok((entry, sums_of_group))
+    Ok((GroupEntry::new(&record, &file), Some(file), sums_of_group))
 }
 
 /// The files of a group.
@@ -365,7 +373,10 @@ async fn add<'a>(
         .filter_map(ShardEntry::features)
         .map(|file| async move {
             let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
-            run_blocking(move || moments_of(&tables::read_features(body, &extractor, &key)?.features, &extractor)).await
+            run_blocking(move || {
+                moments_of(&tables::read_labelled_features(body, &extractor, &key)?.features, &extractor)
+            })
+            .await
         })
         .collect();
     let mut reads = stream::iter(reads).buffer_unordered(READ_AT_A_TIME);

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 pub(crate) use damage::damaged_record;
 pub use featurize::featurize;
-pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
+pub(crate) use featurize::featurize_and_sum;
 pub use merge::merge;
 pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
 pub(crate) use plan::check_input;
@@ -47,7 +47,7 @@ pub use records::{
 };
 pub use reduce::reduce;
 pub(crate) use reduce::{reduce_with, sum_of_groups};
-pub(crate) use sums::{Known, KnownGroups, ShardSums};
+pub(crate) use sums::{Known, KnownGroups, ShardSums, Sums, moments_of};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

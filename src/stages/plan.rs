@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, try_join};
 
 use super::{
     CancellationToken, Monitor, Plan, PlanInput, Planned, Stores,
@@ -182,10 +182,15 @@ impl Planning<'_> {
             planner.drop_lists().await?;
             inbox::clear(output, &plan.notices).await?;
         } else {
-            planner.write_lists().await?;
-            output.put(&planned.work_list, dataset::to_sealed_lines(&planner.work)?).await?;
-            output.put(&planned.merge_work_list, dataset::to_sealed_lines(&planner.merges)?).await?;
-            output.put(&Plan::key(run), dataset::to_record(&plan)?).await?;
+            let work = dataset::to_sealed_lines(&planner.work)?;
+            let merges = dataset::to_sealed_lines(&planner.merges)?;
+            let plan_file = dataset::to_record(&plan)?;
+            try_join!(
+                planner.write_lists(),
+                output.put(&planned.work_list, work),
+                output.put(&planned.merge_work_list, merges),
+                async { output.put(&Plan::key(run), plan_file).await },
+            )?;
         }
         Ok(planned)
     }

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use futures::try_join;
+
 use super::records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork};
 use crate::{
     Result,
@@ -232,8 +234,8 @@ impl<'a> Planner<'a> {
 
     /// Writes the lists that are not written yet.
     pub(super) async fn write_lists(&mut self) -> Result<()> {
-        self.objects.flush(self.output, self.run, 0).await?;
-        self.lists.flush(self.output, self.run, 0).await
+        let (objects, lists) = (&mut self.objects, &mut self.lists);
+        try_join!(objects.flush(self.output, self.run, 0), lists.flush(self.output, self.run, 0)).map(drop)
     }
 
     /// Deletes the lists that are written, if there is nothing to do.

@@ -7,7 +7,7 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
     Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, damage::noted, project::csv_header,
@@ -71,15 +71,15 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(M
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
+    let (Parts { scores, milliseconds, csv }, features, rejects, ()) = try_join!(
+        parts(output, run, &reduced, &groups),
+        link_features(output, version, &groups, plan.settings.materialize_features),
+        copy_rejects(output, &reduced),
+        keep_extractor(output, &plan, &figures),
+    )?;
     figures.project_ms += milliseconds;
     let csv_parts = csv.iter().map(|part| part.key.clone()).collect();
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
-    let table = reduced.rejects_table.read(output).await?;
-    let rejects = FileRef::of(keys::rejects(version), &table);
-    output.put(&rejects.key, table).await?;
-    let features = link_features(output, version, &groups, plan.settings.materialize_features).await?;
-    keep_extractor(output, &plan, &figures).await?;
     let manifest = Manifest {
         format: FORMAT,
         version,
@@ -163,6 +163,12 @@ async fn link_features(
     let file = FileRef::of(keys::symlinks(version), &list);
     output.put(&file.key, list).await?;
     Ok(FeaturesFolder { folder, list: Some(file) })
+}
+
+async fn copy_rejects(output: &dyn Store, reduced: &Reduced) -> Result<FileRef> {
+    let table = reduced.rejects_table.read(output).await?;
+    let rejects = FileRef::of(keys::rejects(reduced.version), &table);
+    output.put(&rejects.key, table).await.map(|()| rejects)
 }
 
 async fn keep_extractor(output: &dyn Store, plan: &Plan, figures: &RunFigures) -> Result<()> {

@@ -36,8 +36,7 @@ pub struct PlanInput {
     /// ARN of the execution that the run belongs to. None for a run of this process.
     #[serde(default)]
     pub execution: Option<String>,
-    /// Records of shards and groups that are made again although they are finished, because files that they name are
-    /// damaged.
+    /// Records of finished shards and groups that are made again, because files that they name are damaged.
     #[serde(default)]
     pub again: BTreeSet<String>,
     /// Earlier attempts of this run, which have ended. What they found damaged is made again too.
@@ -48,14 +47,8 @@ pub struct PlanInput {
 impl PlanInput {
     /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
-        PlanInput {
-            run,
-            settings: Settings::default(),
-            mode: Mode::default(),
-            execution: None,
-            again: BTreeSet::new(),
-            earlier: Vec::new(),
-        }
+        let (settings, mode, again) = <(Settings, Mode, BTreeSet<String>)>::default();
+        PlanInput { run, settings, mode, execution: None, again, earlier: Vec::new() }
     }
 }
 
@@ -298,8 +291,7 @@ pub(super) const REJECTS: &str = "rejects.parquet";
 pub struct Reduced {
     /// Id of the run.
     pub run: RunId,
-    /// Whether the current version is the one that this run would publish, which only the computed shards show. The run
-    /// has then ended.
+    /// Whether the run would publish the current version again, which only the computed shards show. It has then ended.
     #[serde(default)]
     pub up_to_date: bool,
     /// The version number that the run has claimed; the current version if that is up to date.
@@ -434,16 +426,10 @@ pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: ShardId
     same(&featurized.planned, &planned, &key).map(|()| Some(featurized))
 }
 
-/// Reads a record that an earlier stage of the run has written, unless it found a damaged file: fails with
-/// `Dataset.Corrupt` without the record.
-async fn read_needed<T: DeserializeOwned>(output: &dyn Store, key: &str) -> Result<T> {
-    dataset::from_record(&dataset::get_checked(output, key, None).await?, key)
-}
-
-/// Reads the record of a group that this run has finished.
+/// Reads the record of a group that this run has finished. Fails with `Dataset.Corrupt` if `merge` has not written it.
 pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> Result<Merged> {
     let key = keys::merge_record(run, group);
-    let merged: Merged = read_needed(output, &key).await?;
+    let merged: Merged = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
@@ -452,7 +438,7 @@ pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> imp
     stream::iter(0..parts)
         .map(move |part| async move {
             let key = keys::projected(run, part);
-            let projected: Projected = read_needed(output, &key).await?;
+            let projected: Projected = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
             same(&(&projected.run, projected.part.part), &(run, part), &key).map(|()| projected)
         })
         .buffered(STORE_CONCURRENCY)

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 use rayon::join;
 
 use super::{
@@ -81,7 +81,6 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         None => work,
     };
     let work_list = keys::run(&run, "project.jsonl");
-    output.put(&work_list, dataset::to_sealed_lines(&work)?).await?;
     let timing = timer.read();
     figures.reduce_ms += timing.milliseconds;
     let reduced = Reduced {
@@ -101,7 +100,8 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         timing,
         run: run.clone(),
     };
-    output.put(&Reduced::key(&run), dataset::to_record(&reduced)?).await?;
+    let (lines, record) = (dataset::to_sealed_lines(&work)?, dataset::to_record(&reduced)?);
+    try_join!(output.put(&reduced.work_list, lines), async { output.put(&Reduced::key(&run), record).await })?;
     Ok(reduced)
 }
 

@@ -69,7 +69,7 @@ fn named<T>(read: Result<T>, key: &str) -> Option<T> {
     }
 }
 
-/// Reads a table as each of the five kinds.
+/// Reads a table as each of its kinds.
 pub fn table(data: &[u8]) {
     let file = || Bytes::copy_from_slice(data);
     let extractor = ExtractorInfo { columns: COLUMNS, ..embedded_info(FeatureRange::default(), Decoding::Full) };
@@ -78,6 +78,9 @@ pub fn table(data: &[u8]) {
         assert!([rows.labels.len(), rows.splits.len(), rows.contents.len(), rows.etags.len()] == [rows.len(); 4]);
         assert!([rows.modified.len(), rows.lengths.len()] == [rows.len(); 2]);
         assert!(rows.paths.is_sorted() && rows.features.iter().all(|value| value.abs() < 8.0));
+    }
+    if let Some(rows) = named(tables::read_labelled_features(file(), &extractor, "k"), "k") {
+        assert_eq!((rows.features.dim(), rows.labels.len()), ((rows.paths.len(), COLUMNS), rows.paths.len()));
     }
     if let Some(rows) = named(tables::read_scores(file(), KEPT, "k"), "k") {
         assert_eq!((rows.scores.dim(), rows.labels.len()), ((rows.paths.len(), KEPT), rows.paths.len()));

@@ -16,7 +16,7 @@ mod writing;
 
 pub use basis::{read_basis, write_basis};
 pub(crate) use features::etags;
-pub use features::{FeatureRows, read_features, write_features};
+pub use features::{FeatureRows, LabelledFeatures, read_features, read_labelled_features, write_features};
 use reading::{Table, corrupt};
 pub use scores::{LabelColumn, ScoreRows, read_rejects, read_scores, write_rejects, write_scores};
 use serde::{Deserialize, Serialize};
