@@ -39,7 +39,8 @@ lint-spelling: .venv/lint/ready ## typos
 
 # Lists of Python packages. NAME.in has the direct dependencies; NAME.txt has all, with hashes, for each platform.
 PYTHON_LISTS := bench/requirements models/requirements tests/aws/cargo-lambda tests/aws/ministack tests/aws/sam \
-    tests/browser/requirements tests/golden/requirements tests/lint/requirements tests/lint/uv tests/python/requirements
+    tests/browser/requirements tests/golden/requirements tests/lint/requirements tests/lint/uv tests/python/requirements \
+    tests/python/spark
 
 # ADVISORIES=required: an unreachable database is an error.
 .PHONY: lint-dependencies
@@ -91,6 +92,11 @@ test-rust: ## Unit, integration and documentation tests
 test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
 	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
 
+# Needs Java 17: `apt-get install openjdk-17-jre-headless`. Not part of `make test`, because PySpark has 400 MB.
+.PHONY: test-spark
+test-spark: build .venv/spark/ready ## Read the printed paths with Spark, too, after random histories
+	POMONA=$(abspath $(POMONA)) .venv/spark/bin/python -m pytest -q tests/python/test_histories.py
+
 # Needs Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/it.
 .PHONY: test-browser
 test-browser: build .venv/browser/ready ## Open report.html in Chromium
@@ -136,6 +142,12 @@ bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, 
 .PHONY: bench-incremental
 bench-incremental: build .venv/bench/ready ## Time a run for one new image among 10,000
 	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
+
+# Needs 12 GB in the folder for temporary files, which TMPDIR sets.
+.PHONY: bench-publishing
+bench-publishing: ## Measure the memory of a run that publishes a million rows
+	$(CARGO) build --release --workspace --example publish_rows
+	python3 bench/publishing.py --example target/release/examples/publish_rows
 
 .PHONY: bench-scaling
 bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
@@ -234,6 +246,7 @@ clean: ## Remove everything that was built or installed
 .venv/lint/ready: tests/lint/requirements.txt
 .venv/uv/ready: tests/lint/uv.txt
 .venv/tables/ready: tests/python/requirements.txt
+.venv/spark/ready: tests/python/spark.txt
 .venv/browser/ready: tests/browser/requirements.txt
 .venv/ministack/ready: tests/aws/ministack.txt
 .venv/sam/ready: tests/aws/sam.txt

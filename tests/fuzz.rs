@@ -109,6 +109,7 @@ fn damaged_tables_and_records_are_read_or_refused() {
     let _alone = memory::alone();
     let (tables, records) = written();
     fuzz("table", &tables, cases() / 5, (Duration::from_secs(10), TABLE_BYTES), targets::table);
+    let records = [records, released()].concat();
     fuzz("record", &records, cases(), (Duration::from_secs(2), TEXT_BYTES), targets::record);
 }
 
@@ -152,6 +153,16 @@ fn inventories() -> Vec<Vec<u8>> {
     // A table of features has the columns of an inventory.
     let features = tables.into_iter().max_by_key(Vec::len).unwrap();
     vec![csv, gzip.finish().unwrap(), manifest.as_bytes().to_vec(), features]
+}
+
+/// The JSON files of the output of release 0.1.0.
+fn released() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/release-0.1.0");
+    let entries = walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().map(Result::unwrap);
+    let paths = entries.map(walkdir::DirEntry::into_path);
+    let records =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json" || extension == "claim"));
+    records.map(|path| fs::read(path).unwrap()).collect()
 }
 
 /// The tables and the JSON files of an output, with rejects and partitions.

@@ -339,6 +339,25 @@ pub fn csv_part(id: &RunId, part: u64) -> String {
     build(&registry::RUN_CSV, [id, &part])
 }
 
+/// Key of a run's note that a shard is damaged, or a group, whichever the damaged file belongs to. None for other files.
+pub(crate) fn damaged(id: &RunId, file: &str) -> Option<String> {
+    let record = record_of(file)?;
+    let of_shard = parse_shard(&record).map(|shard| build(&registry::RUN_DAMAGED_SHARD, [id, &shard]));
+    of_shard.or_else(|| parse_group(&record).map(|group| build(&registry::RUN_DAMAGED_GROUP, [id, &group])))
+}
+
+/// Folder of a run's notes of damage, with `/` at its end.
+pub(crate) fn damage_folder(id: &RunId) -> String {
+    run(id, "damaged/")
+}
+
+/// Parses a key of [`damaged`]: the key of the record of the shard or group. None for other keys.
+pub(crate) fn parse_damaged(key: &str) -> Option<String> {
+    let of_shard = || Some(shard(&(*registry::RUN_DAMAGED_SHARD.parse(key)?.get(1)?).into()));
+    let of_group = || Some(group(&(*registry::RUN_DAMAGED_GROUP.parse(key)?.get(1)?).into()));
+    of_shard().or_else(of_group)
+}
+
 /// Key of a run's copy of the manifest that it published.
 pub fn kept_manifest(id: &RunId) -> String {
     build(&registry::RUN_MANIFEST, [id])

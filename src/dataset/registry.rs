@@ -347,6 +347,12 @@ kinds! {
     /// What the functions of a map answered, or why they failed. Step Functions writes it; nothing reads it.
     RUN_MAP = "run-map", "runs/{run}/maps/{map}/{result}.json", by "Step Functions", from ITS_KEY, holds [paths], Record,
         SWEPT;
+    /// Says that a shard is damaged, for the next attempt of the run.
+    RUN_DAMAGED_SHARD = "run-damaged-shard", "runs/{run}/damaged/shards/{id}.json", by "the stage that reads it",
+        from ITS_KEY, holds [], Record, SWEPT;
+    /// Says that a group is damaged, for the next attempt of the run.
+    RUN_DAMAGED_GROUP = "run-damaged-group", "runs/{run}/damaged/groups/{id}.json", by "the stage that reads it",
+        from ITS_KEY, holds [], Record, SWEPT;
     /// The table of rejects of the run.
     RUN_REJECTS = "run-rejects", "runs/{run}/rejects.parquet", by "reduce", from ITS_KEY, holds [paths], Record, SWEPT;
     /// The copy of the manifest that the run published.

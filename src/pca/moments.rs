@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind, Result, model::FEATURE_BITS};
 /// Most rows of a shard. The products of this number of rows add up in 64 bits: 2^46 * 2^17 = 2^63.
 pub const MAX_SHARD_ROWS: usize = 1 << 17;
 /// Rows whose products add up in the 53 bits of an `f64`: 2^46 * 2^7 = 2^53.
-const BLOCK_ROWS: usize = 128;
+pub(crate) const BLOCK_ROWS: usize = 128;
 /// Columns of the triangle that are multiplied at a time.
 const PANEL_COLUMNS: usize = 128;
 

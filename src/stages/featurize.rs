@@ -7,15 +7,16 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use ndarray::{Array2, Axis};
+use futures::{StreamExt, stream, try_join};
+use ndarray::Array2;
 use rayon::join;
 use tokio::sync::Semaphore;
 
 use super::{
     CancellationToken, Featurized, Monitor, ShardWork, Stores,
-    earlier::{EarlierRows, Features, keep_partial},
+    earlier::{EarlierRow, EarlierRows, keep_partial},
     stopped,
+    sums::{Origins, ShardSums, Sums, ToSum},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -33,7 +34,6 @@ use crate::{
     ids::ShardId,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::{ExtractorInfo, WorkerPool},
-    pca::moments::ShardMoments,
     store::{Object, Store},
 };
 
@@ -50,8 +50,9 @@ const SLOWEST_READS: u64 = 1 << 20;
 const OUTAGE: usize = 8;
 
 enum Row {
-    Copied(Features),
-    Inferred(Features),
+    /// With the SHA-256 of the file, if the earlier row lacks it.
+    Copied(EarlierRow, Option<String>),
+    Inferred(Vec<f32>, String),
     Rejected(Reject),
     /// The store did not deliver the object, for a reason that may pass.
     Unavailable(Error),
@@ -72,15 +73,7 @@ pub async fn featurize(
     Ok(featurize_and_sum(stores, workers, work, Sums::NotNeeded, monitor, stop).await?.0)
 }
 
-/// Whether the sums of the features are computed while they are in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sums {
-    /// The stage `merge` is called in the same process.
-    Needed,
-    NotNeeded,
-}
-
-/// [`featurize`], which also returns the sums of a shard that has rows.
+/// [`featurize`], which also returns sums, unless they are not needed.
 pub(crate) async fn featurize_and_sum(
     stores: &Stores,
     workers: &WorkerPool,
@@ -88,7 +81,7 @@ pub(crate) async fn featurize_and_sum(
     sums: Sums,
     monitor: &dyn Monitor,
     stop: &CancellationToken,
-) -> Result<(Featurized, Option<ShardMoments>)> {
+) -> Result<(Featurized, ShardSums)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let ShardWork { run, shard: planned, objects: range, sources, labels, decoding, compression, group: _ } = work;
@@ -113,7 +106,9 @@ pub(crate) async fn featurize_and_sum(
             .context("shard", &planned));
     }
     let counts = rows.counts;
-    let (record, moments) = write_shard(output, workers, &objects, rows, sums).await?;
+    let (record, sums) = write_features(output, workers, &objects, rows, maker.earlier, sums).await?;
+    // It marks the shard as finished.
+    let shard = dataset::to_record(&record)?;
     let featurized = Featurized {
         planned: planned.clone(),
         rows: record.rows,
@@ -126,11 +121,13 @@ pub(crate) async fn featurize_and_sum(
         base_is_unknown,
         timing: timer.read(),
     };
-    output.put(&keys::featurized(&run, &planned), dataset::to_record(&featurized)?).await?;
+    let (made, of_shard, of_run) =
+        (dataset::to_record(&featurized)?, keys::shard(&featurized.shard), keys::featurized(&run, &planned));
+    try_join!(output.put(&of_shard, shard), output.put(&of_run, made))?;
     // The record first: without it, nobody reads the table.
     output.delete(&keys::partial_record(&planned)).await?;
     output.delete(&keys::partial(&planned)).await?;
-    Ok((featurized, moments))
+    Ok((featurized, sums))
 }
 
 /// Keeps the rows of a shard that is not finished for the next call.
@@ -146,7 +143,7 @@ async fn keep(output: &dyn Store, extractor: &ExtractorInfo, shard: &ShardId, mu
 /// The reads of the objects whose content is needed.
 fn reads<'a>(stores: &'a Stores, workers: &WorkerPool, objects: &[Object], earlier: &EarlierRows) -> Reads<'a> {
     let is_read = |object: &&Object| {
-        object.size <= MAX_FILE_BYTES && earlier.features(object).is_none_or(|known| known.content.is_none())
+        object.size <= MAX_FILE_BYTES && earlier.row(object).is_none_or(|row| earlier.content(row).is_none())
     };
     let together = workers.threads() * READ_AHEAD;
     Reads::new(stores.input.as_ref(), objects.iter().filter(is_read), together, u64::from(READ_AHEAD_KIB) << 10)
@@ -167,6 +164,7 @@ struct ShardRows {
     table: FeatureRows,
     /// The features, row-major.
     features: Vec<f32>,
+    origins: Origins,
     rejects: Vec<RejectedObject>,
     compression: Compression,
     hasher: ShardHasher,
@@ -191,6 +189,7 @@ impl ShardRows {
         ShardRows {
             table: FeatureRows::default(),
             features,
+            origins: Origins::default(),
             rejects: Vec::new(),
             compression,
             hasher: ShardHasher::new(&extractor.id, compression),
@@ -209,16 +208,24 @@ impl ShardRows {
         Ok(FeatureRows { features, ..table })
     }
 
-    fn push(&mut self, object: &Object, row: Row, etag_in_base: Option<&String>) {
+    fn push(&mut self, object: &Object, row: Row, earlier: &EarlierRows) {
         self.objects += 1;
-        let features = match row {
-            Row::Copied(features) => {
+        let content = match row {
+            Row::Copied(row, content) => {
                 self.counts.copied += 1;
-                features
+                if earlier.is_of_base(row) {
+                    self.origins.copied.push(row);
+                } else {
+                    self.origins.added.push(self.table.len());
+                }
+                self.features.extend(earlier.features(row));
+                content.or_else(|| earlier.content(row).cloned())
             }
-            Row::Inferred(features) => {
+            Row::Inferred(features, content) => {
                 self.counts.inferred += 1;
-                features
+                self.origins.added.push(self.table.len());
+                self.features.extend(features);
+                Some(content)
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
             Row::Unavailable(error) => {
@@ -226,6 +233,7 @@ impl ShardRows {
                 return self.push_reject(object, Reject::new(Reason::Unreadable, error));
             }
         };
+        let etag_in_base = earlier.etag_in_base(&object.key);
         let labels = self.labelling.of_object(object);
         self.hasher.push(&object.key, object.etag.as_str(), labels);
         self.counts.added += u64::from(etag_in_base.is_none());
@@ -236,8 +244,7 @@ impl ShardRows {
         self.table.modified.push(object.modified);
         self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
         self.table.etags.push(object.etag.as_str().to_owned());
-        self.table.contents.push(features.content);
-        self.features.extend(features.values);
+        self.table.contents.push(content);
     }
 
     /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
@@ -286,7 +293,7 @@ impl RowMaker<'_> {
                 );
             }
             let object = &objects[rows.objects];
-            rows.push(object, row, self.earlier.etag_in_base(&object.key));
+            rows.push(object, row, &self.earlier);
         }
         match outage {
             // One object says nothing about the store.
@@ -297,10 +304,10 @@ impl RowMaker<'_> {
 
     /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        let earlier = self.earlier.features(object);
+        let earlier = self.earlier.row(object);
         let row = match earlier {
             _ if self.stop.is_cancelled() => return Ok(None),
-            Some(features) if features.content.is_some() => Row::Copied(features.clone()),
+            Some(row) if self.earlier.content(row).is_some() => Row::Copied(row, None),
             // A store or a decoder that takes its time does not hold up a stop.
             _ => match self.stop.run_until_cancelled(self.make(object, earlier)).await {
                 Some(row) => row?,
@@ -311,8 +318,8 @@ impl RowMaker<'_> {
         Ok(Some(row))
     }
 
-    /// Reads the object. Infers its features, unless there are `earlier` ones, which lack its checksum only.
-    async fn make(&self, object: &Object, earlier: Option<&Features>) -> Result<Row> {
+    /// Reads the object. Infers its features, unless there is an `earlier` row, which lacks its checksum only.
+    async fn make(&self, object: &Object, earlier: Option<EarlierRow>) -> Result<Row> {
         if object.size > MAX_FILE_BYTES {
             let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
             return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
@@ -331,12 +338,12 @@ impl RowMaker<'_> {
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
             Err(e) => return Ok(Row::Rejected(Reject::new(reason_of(e.kind()), e))),
         };
-        let content = Some(sha256(&file));
+        let content = sha256(&file);
         if let Some(earlier) = earlier {
-            return Ok(Row::Copied(Features { values: earlier.values.clone(), content }));
+            return Ok(Row::Copied(earlier, Some(content)));
         }
         Ok(match self.workers.features(file).await? {
-            Ok(values) => Row::Inferred(Features { values, content }),
+            Ok(features) => Row::Inferred(features, content),
             Err(reject) => Row::Rejected(reject),
         })
     }
@@ -359,37 +366,39 @@ async fn in_time<T>(read: impl Future<Output = Result<T>>, key: &str, deadline: 
     })
 }
 
-/// Writes the files of a shard. The record is last: it marks the shard as finished.
-async fn write_shard(
+/// Writes the features of a shard. Returns its record, which is to be written afterwards.
+async fn write_features(
     output: &dyn Store,
     workers: &WorkerPool,
     objects: &[Object],
     mut rows: ShardRows,
+    earlier: EarlierRows,
     sums: Sums,
-) -> Result<(ShardRecord, Option<ShardMoments>)> {
+) -> Result<(ShardRecord, ShardSums)> {
     let _permit = workers.finishing().await;
     let extractor = workers.extractor().info().clone();
     let table = rows.take_table(extractor.columns)?;
     let mut record = ShardRecord {
-        id: rows.hasher.finish(),
+        id: rows.hasher.clone().finish(),
         extractor: extractor.id.clone(),
         rows: table.len() as u64,
         first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
         last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
         labels: count_labels(&table.labels),
-        rejects: rows.rejects,
+        rejects: std::mem::take(&mut rows.rejects),
         features: None,
     };
-    let mut moments = None;
+    let mut sums_of_rows = ShardSums::Empty;
     if !table.is_empty() {
+        let to_sum = ToSum::new(sums, &table, &rows.origins, &earlier, [&record.first, &record.last])?;
+        drop(earlier);
         let compression = rows.compression;
-        let encoded = run_blocking(move || encode(table, &extractor, compression, sums)).await?;
+        let encoded = run_blocking(move || encode(table, &extractor, compression, to_sum)).await?;
         record.features = Some(encoded.checksum);
-        moments = encoded.moments;
+        sums_of_rows = encoded.sums;
         output.put(&keys::features(&record.id), encoded.file).await?;
     }
-    output.put(&keys::shard(&record.id), dataset::to_record(&record)?).await?;
-    Ok((record, moments))
+    Ok((record, sums_of_rows))
 }
 
 fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
@@ -404,29 +413,19 @@ fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
 struct Encoded {
     file: Bytes,
     checksum: Checksum,
-    moments: Option<ShardMoments>,
+    sums: ShardSums,
 }
 
-fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, sums: Sums) -> Result<Encoded> {
+fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, to_sum: ToSum) -> Result<Encoded> {
     let id = extractor.id.as_str();
-    let features = (sums == Sums::Needed).then(|| table.features.clone());
-    let (file, moments) = join(
-        || tables::write_features(table, id, compression),
-        || features.map(|features| moments_of(&features, extractor)).transpose(),
-    );
-    let file = file?;
-    Ok(Encoded { checksum: Checksum::of(&file), file, moments: moments? })
-}
-
-/// The sums of features, computed by two threads.
-pub(crate) fn moments_of(features: &Array2<f32>, extractor: &ExtractorInfo) -> Result<ShardMoments> {
-    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
-    // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
-    let (first, second) = features.view().split_at(Axis(0), features.nrows() / 2);
-    let (second, first) = join(|| sums(second), || sums(first));
-    let mut moments = first?;
-    moments.append(&second?)?;
-    Ok(moments)
+    let whole = matches!(to_sum, ToSum::Whole).then(|| table.features.clone());
+    let write = || -> Result<_> {
+        let file = tables::write_features(table, id, compression)?;
+        Ok((Checksum::of(&file), file))
+    };
+    let (file, sums) = join(write, || to_sum.sums(whole, extractor));
+    let (checksum, file) = file?;
+    Ok(Encoded { checksum, file, sums: sums? })
 }
 
 #[cfg(test)]

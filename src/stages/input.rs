@@ -31,6 +31,9 @@ pub struct PlanInput {
     /// damaged.
     #[serde(default)]
     pub again: BTreeSet<String>,
+    /// Earlier attempts of this run, which have ended. What they found damaged is made again too.
+    #[serde(default)]
+    pub earlier: Vec<RunId>,
     /// Location of a CSV file with columns `path`, `label` and perhaps `split`: a path or `s3://bucket/key`.
     #[serde(default)]
     pub labels: Option<String>,
@@ -46,6 +49,7 @@ impl PlanInput {
             execution: None,
             concurrency: None,
             again: BTreeSet::new(),
+            earlier: Vec::new(),
             labels: None,
         }
     }

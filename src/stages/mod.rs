@@ -18,6 +18,7 @@
 mod batch;
 mod bisect;
 mod cut;
+mod damage;
 mod earlier;
 mod featurize;
 mod input;
@@ -35,17 +36,19 @@ mod reduce;
 mod reuse;
 mod rounds;
 mod spans;
+mod sums;
 mod sweep;
 mod upload;
 
 use std::sync::Arc;
 
 pub use batch::{Batch, Line, PartsDone, ShardsDone, featurize_batch, project_batch};
+pub(crate) use damage::damaged_record;
 pub use featurize::featurize;
-pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
+pub(crate) use featurize::featurize_and_sum;
 pub use list::{ListDone, ListWork, list};
 pub use merge::merge;
-pub(crate) use merge::{Known, group_sums, merge_with, read_sums, remake_group};
+pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
 pub(crate) use plan::check_input;
 pub use plan::{PlanStep, plan, plan_step};
 pub use project::project;
@@ -56,8 +59,9 @@ pub use records::{
     Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
-pub(crate) use reduce::sum_of_groups;
+pub(crate) use reduce::{reduce_with, sum_of_groups};
 pub use rounds::{Limits, Round};
+pub(crate) use sums::{Known, KnownGroups, ShardSums, Sums, moments_of};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

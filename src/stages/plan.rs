@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, try_join};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use super::{
     CancellationToken, Monitor, Plan, PlanInput, Planned, Stores,
     batch::write_batches,
     cut::Cutter,
+    damage::end_earlier,
     listing::Listing,
     planner::{Base, FEATURIZE, Finished, Planner},
     rounds::{self, Limits, Progress, Round, Rounds},
@@ -98,7 +99,8 @@ async fn step(
     input.settings.check()?;
     let output = stores.output.as_ref();
     dataset::open_output(output).await?;
-    let run = input.run.clone();
+    let (run, mut input) = (input.run.clone(), input);
+    input.again.extend(end_earlier(output, &input.earlier).await?);
     lease::enter(output, &run, input.execution.as_deref()).await?;
     let planning = Planning { stores, extractor, input, limits, timer };
     let outcome = planning.plan(monitor, stop).await;
@@ -303,14 +305,16 @@ impl Planning<'_> {
             }
             inbox::clear(output, &plan.notices).await?;
         } else {
-            planner.write_lists().await?;
+            let merges = dataset::to_sealed_lines(&planner.merges)?;
+            let plan_file = dataset::to_record(&plan)?;
+            try_join!(planner.write_lists(), output.put(&planned.merge_work_list, merges), async {
+                output.put(&Plan::key(run), plan_file).await
+            },)?;
             let size = plan
                 .concurrency
                 .map_or(1, |most| batches::of_featurize(planner.work.lines, settings.shard_size(), most));
             let of_lines = (&planner.work.ends[..], size, self.extractor.decoding);
             planned.batch_list = write_batches(output, run, &planned.work_list, of_lines).await?;
-            output.put(&planned.merge_work_list, dataset::to_sealed_lines(&planner.merges)?).await?;
-            output.put(&Plan::key(run), dataset::to_record(&plan)?).await?;
         }
         Ok(planned)
     }

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::try_join;
 use jiff::Timestamp;
 
 use super::{
@@ -253,8 +254,8 @@ impl<'a> Planner<'a> {
 
     /// Writes the lists that are not written yet.
     pub(super) async fn write_lists(&mut self) -> Result<()> {
-        self.work.finish().await?;
-        self.lists.flush(self.output, self.run, 0).await
+        let (work, lists) = (&mut self.work, &mut self.lists);
+        try_join!(work.finish(), lists.flush(self.output, self.run, 0)).map(drop)
     }
 
     /// Deletes the lists that are written, if there is nothing to do.

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::try_join;
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 use ndarray::Axis;
 
-use super::{PartWork, Projected, Stores};
+use super::{PartWork, Projected, STORE_CONCURRENCY, Stores, damage::noted};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
@@ -26,13 +26,18 @@ use crate::{
 ///
 /// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
+    let run = work.run.clone();
+    noted(stores.output.as_ref(), &run, write_part(stores, work)).await
+}
+
+async fn write_part(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let (basis, features) = try_join!(work.basis_file.read(output), work.features.read(output))?;
     let job = work.clone();
     let (rows, files) = run_blocking(move || {
         let basis = tables::read_basis(basis, job.extractor.columns, &job.basis_file.key)?;
-        let features = tables::read_features(features, &job.extractor, &job.features.key)?;
+        let features = tables::read_labelled_features(features, &job.extractor, &job.features.key)?;
         let scores = basis.project(features.features.view());
         let rows = ScoreRows { paths: features.paths, labels: features.labels, scores };
         Ok((rows.paths.len() as u64, files(&job, &rows)?))
@@ -40,11 +45,11 @@ pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     .await?;
     let part = files.part(work.part, work.shard, rows);
     let csv = files.csv.as_ref().map(file_ref);
-    for (key, body) in files.scores.into_iter().chain(files.csv) {
-        output.put(&key, body).await?;
-    }
     let projected = Projected { run: work.run.clone(), part, csv, timing: Some(timer.read()) };
-    output.put(&keys::projected(&work.run, work.part), dataset::to_record(&projected)?).await?;
+    let record = (keys::projected(&work.run, work.part), dataset::to_record(&projected)?);
+    let files = files.scores.into_iter().chain(files.csv).chain([record]);
+    let puts: Vec<_> = files.map(|(key, body)| async move { output.put(&key, body).await }).collect();
+    stream::iter(puts).buffer_unordered(STORE_CONCURRENCY).try_collect::<()>().await?;
     Ok(projected)
 }
 

@@ -7,10 +7,11 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
-    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::read_projected,
+    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, damage::noted, project::csv_header,
+    records::read_projected,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -32,10 +33,13 @@ use crate::{
 /// `Dataset.Busy` during one.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
-    let run = input.run;
-    let plan = Plan::read(output, &run).await?;
-    let reduced = Reduced::read(output, &run).await?;
-    let rest = Rest { output, run: &run, parts: reduced.parts, has_csv: plan.settings.writes_csv() };
+    noted(output, &input.run, publish_run(output, &input.run)).await
+}
+
+async fn publish_run(output: &dyn Store, run: &RunId) -> Result<Published> {
+    let plan = Plan::read(output, run).await?;
+    let reduced = Reduced::read(output, run).await?;
+    let rest = Rest { output, run, parts: reduced.parts, has_csv: plan.settings.writes_csv() };
     let notices = plan.notices.clone();
     if let Some(manifest) = published_by(output, &run, reduced.version).await? {
         // An earlier call was killed after its commit, or its answer was lost.
@@ -49,7 +53,7 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
             // Before the lists of parts, which name the other files.
             let mine = contents::files_of_version_only(output, &manifest).await?;
             delete(output, mine.into_iter().chain(rest.csv_parts())).await?;
-            lease::leave(output, &run).await?;
+            lease::leave(output, run).await?;
             Err(e)
         }
         Err(e) => Err(e),
@@ -102,14 +106,14 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
+    let (Parts { scores, milliseconds, csv }, features, rejects, ()) = try_join!(
+        parts(output, run, &reduced, &groups),
+        link_features(output, version, &groups, plan.settings.materialize_features),
+        copy_rejects(output, &reduced),
+        keep_extractor(output, &plan, &figures),
+    )?;
     figures.project_ms += milliseconds;
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
-    let table = reduced.rejects_table.read(output).await?;
-    let rejects = FileRef::of(keys::rejects(version), &table);
-    output.put(&rejects.key, table).await?;
-    let features = link_features(output, version, &groups, plan.settings.materialize_features).await?;
-    keep_extractor(output, &plan, &figures).await?;
     Ok(Manifest {
         format: FORMAT,
         version,
@@ -193,6 +197,12 @@ async fn link_features(
     let file = FileRef::of(keys::symlinks(version), &list);
     output.put(&file.key, list).await?;
     Ok(FeaturesFolder { folder, list: Some(file) })
+}
+
+async fn copy_rejects(output: &dyn Store, reduced: &Reduced) -> Result<FileRef> {
+    let table = reduced.rejects_table.read(output).await?;
+    let rejects = FileRef::of(keys::rejects(reduced.version), &table);
+    output.put(&rejects.key, table).await.map(|()| rejects)
 }
 
 async fn keep_extractor(output: &dyn Store, plan: &Plan, figures: &RunFigures) -> Result<()> {

@@ -246,8 +246,7 @@ pub(super) const REJECTS: &str = "rejects.parquet";
 pub struct Reduced {
     /// Id of the run.
     pub run: RunId,
-    /// Whether the current version is the one that this run would publish, which only the computed shards show. The run
-    /// has then ended.
+    /// Whether the run would publish the current version again, which only the computed shards show. It has then ended.
     #[serde(default)]
     pub up_to_date: bool,
     /// The version number that the run has claimed; the current version if that is up to date.
@@ -385,10 +384,10 @@ pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: ShardId
     same(&featurized.planned, &planned, &key).map(|()| Some(featurized))
 }
 
-/// Reads the record of a group that this run has finished.
+/// Reads the record of a group that this run has finished. Fails with `Dataset.Corrupt` if `merge` has not written it.
 pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> Result<Merged> {
     let key = keys::merge_record(run, group);
-    let merged: Merged = dataset::read_record(output, &key).await?;
+    let merged: Merged = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
@@ -397,7 +396,7 @@ pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> imp
     stream::iter(0..parts)
         .map(move |part| async move {
             let key = keys::projected(run, part);
-            let projected: Projected = dataset::read_record(output, &key).await?;
+            let projected: Projected = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
             same(&(&projected.run, projected.part.part), &(run, part), &key).map(|()| projected)
         })
         .buffered(STORE_CONCURRENCY)

@@ -6,16 +6,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 use rayon::join;
 
 use super::{
     PartWork, Plan, PlannedGroup, Reduced, RunInput, STORE_CONCURRENCY, Stores,
     batch::write_work,
+    damage::noted,
     merge::read_sums,
     plan::is_up_to_date,
     records::{REJECTS, read_merged},
     reuse,
+    sums::KnownGroups,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -40,6 +42,12 @@ use crate::{
 /// then in `runs/<run>/`. Fails with `Input.Vanished` if more than half of the images are gone, and with the `Pca.*` errors
 /// of [`pca::fit`].
 pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
+    let run = input.run.clone();
+    noted(stores.output.as_ref(), &run, reduce_with(stores, input, KnownGroups::default())).await
+}
+
+/// [`reduce`] with the sums of some of the groups.
+pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGroups) -> Result<Reduced> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let run = input.run;
@@ -63,7 +71,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
-    let totals = total(output, &plan, &groups, base).await?;
+    let totals = total(output, &plan, &groups, base, known).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, &groups, base).await?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
@@ -98,7 +106,8 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         timing,
         run: run.clone(),
     };
-    output.put(&Reduced::key(&run), dataset::to_record(&reduced)?).await?;
+    let (lines, record) = (dataset::to_sealed_lines(&work)?, dataset::to_record(&reduced)?);
+    try_join!(output.put(&reduced.work_list, lines), async { output.put(&Reduced::key(&run), record).await })?;
     Ok(reduced)
 }
 
@@ -317,41 +326,56 @@ async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject
     Err(error)
 }
 
-/// The sums over all groups. From the sums of the base version, if fewer groups differ than there are. Sums are exact, so
-/// both ways give the same bits.
+/// The sums over all groups. From the sums of the base version, if fewer files are read then. Sums are exact, so both ways
+/// give the same bits.
 async fn total(
     output: &dyn Store,
     plan: &Plan,
     groups: &[GroupEntry],
     base: Option<&Manifest>,
+    known: KnownGroups,
 ) -> Result<TotalMoments> {
     let columns = plan.extractor.columns;
     let base = base.filter(|base| base.extractor.id == plan.extractor.id && base.released.is_none());
+    let unknown: Vec<_> = groups.iter().filter(|group| !known.groups.contains(&group.id)).collect();
     if let Some(base) = base {
-        let (old, new) = (ids(&base.groups), ids(groups));
-        let added: Vec<_> = groups.iter().filter(|group| !old.contains(&group.id)).collect();
+        let (old, new) = (ids(base.groups.iter()), ids(groups.iter()));
+        let added: Vec<_> = unknown.iter().copied().filter(|group| !old.contains(&group.id)).collect();
         let dropped: Vec<_> = base.groups.iter().filter(|group| !new.contains(&group.id)).collect();
-        if 1 + added.len() + dropped.len() < groups.len() {
-            match from_base(output, base, &added, &dropped).await {
+        // The base has the rows of a group that was made again because it was damaged.
+        let usable = !known.groups.iter().any(|group| old.contains(group));
+        if usable && 1 + added.len() + dropped.len() < unknown.len() {
+            match from_base(output, base, &added, &dropped, known.sums.as_ref()).await {
                 Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
                 totals => return totals,
             }
         }
     }
-    sum_of_groups(output, groups, columns).await
+    let mut totals = known.sums.unwrap_or_else(|| TotalMoments::zero(columns));
+    add_groups(output, &mut totals, unknown.into_iter()).await?;
+    Ok(totals)
 }
 
 /// The sums over groups. Fails with `Dataset.Corrupt`.
 pub(crate) async fn sum_of_groups(output: &dyn Store, groups: &[GroupEntry], columns: usize) -> Result<TotalMoments> {
     let mut totals = TotalMoments::zero(columns);
-    for sums in groups.iter().filter_map(GroupEntry::sums) {
-        totals.add(&read_sums(output, &sums, columns).await?)?;
-    }
+    add_groups(output, &mut totals, groups.iter()).await?;
     Ok(totals)
 }
 
-fn ids(groups: &[GroupEntry]) -> HashSet<&GroupId> {
-    groups.iter().map(|group| &group.id).collect()
+async fn add_groups<'a>(
+    output: &dyn Store,
+    totals: &mut TotalMoments,
+    groups: impl Iterator<Item = &'a GroupEntry>,
+) -> Result<()> {
+    for sums in groups.filter_map(GroupEntry::sums) {
+        totals.add(&read_sums(output, &sums, totals.columns()).await?)?;
+    }
+    Ok(())
+}
+
+fn ids<'a>(groups: impl Iterator<Item = &'a GroupEntry>) -> HashSet<&'a GroupId> {
+    groups.map(|group| &group.id).collect()
 }
 
 async fn from_base(
@@ -359,12 +383,14 @@ async fn from_base(
     base: &Manifest,
     added: &[&GroupEntry],
     dropped: &[&GroupEntry],
+    known: Option<&TotalMoments>,
 ) -> Result<TotalMoments> {
     let columns = base.extractor.columns;
     let mut totals = read_sums(output, &base.moments.file, columns).await?;
-    for sums in added.iter().filter_map(|group| group.sums()) {
-        totals.add(&read_sums(output, &sums, columns).await?)?;
+    if let Some(sums) = known {
+        totals.add(sums)?;
     }
+    add_groups(output, &mut totals, added.iter().copied()).await?;
     for sums in dropped.iter().filter_map(|group| group.sums()) {
         totals.subtract(&read_sums(output, &sums, columns).await?)?;
     }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -165,5 +165,28 @@ impl Gate for Counts {
     }
     fn read(&self) {
         self.read.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps the keys of all calls.
+pub(crate) type Noting = Gated<Notes>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    keys: Mutex<Vec<String>>,
+}
+
+impl Notes {
+    /// The number of calls for a key.
+    pub(crate) fn calls(&self, key: &str) -> usize {
+        self.keys.lock().unwrap().iter().filter(|called| *called == key).count()
+    }
+}
+
+#[async_trait]
+impl Gate for Notes {
+    async fn before(&self, key: &str) -> Result<()> {
+        self.keys.lock().unwrap().push(key.to_owned());
+        Ok(())
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of the keys: what is built is what the registry knows, and what is parsed.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -54,6 +56,8 @@ fn keys() -> Vec<(String, FileKind)> {
         (run(&id, "reduced.json"), registry::RUN_REDUCED),
         (projected(&id, 0), registry::RUN_PROJECTED),
         (csv_part(&id, 0), registry::RUN_CSV),
+        (damaged(&id, &features(&shard_id)).unwrap(), registry::RUN_DAMAGED_SHARD),
+        (damaged(&id, &sums(&group_id)).unwrap(), registry::RUN_DAMAGED_GROUP),
         (run(&id, "rejects.parquet"), registry::RUN_REJECTS),
         (kept_manifest(&id), registry::RUN_MANIFEST),
         (run(&id, "report.html"), registry::RUN_REPORT),
@@ -106,6 +110,12 @@ proptest! {
         prop_assert_eq!(parse_part(v, &plain), Some((None, number)));
         prop_assert_eq!(parse_started(&mark), Some("r-1"));
         prop_assert_eq!(parse_ticket(&ticket(number)), Some(number));
+        let (of_shard, of_group) = (features(&text.as_str().into()), sums(&text.as_str().into()));
+        for file in [&of_shard, &of_group] {
+            let note = damaged(&a_run(), file).unwrap();
+            prop_assert!(note.starts_with(&damage_folder(&a_run())));
+            prop_assert_eq!(parse_damaged(&note), record_of(file));
+        }
     }
 }
 
@@ -119,4 +129,6 @@ fn keys_of_other_files_are_not_parsed() {
     assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
     assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);
     assert_eq!(parse_started("runs/r/plan.json"), None);
+    assert_eq!(parse_damaged("runs/r/plan.json"), None);
+    assert_eq!(damaged(&a_run(), "basis/ab.parquet"), None);
 }

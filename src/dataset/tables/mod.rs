@@ -17,7 +17,7 @@ mod writing;
 
 pub use basis::{read_basis, write_basis};
 pub(crate) use features::etags;
-pub use features::{FeatureRows, read_features, write_features};
+pub use features::{FeatureRows, LabelledFeatures, read_features, read_labelled_features, write_features};
 pub(crate) use members::{ArchiveRef, Container, read_container, write_container};
 use reading::{Table, corrupt};
 pub use scores::{LabelColumn, ScoreRows, read_rejects, read_scores, write_rejects, write_scores};

@@ -38,9 +38,14 @@ fn rows() -> FeatureRows {
     }
 }
 
-/// Writes the rows and reads them.
+/// Writes the rows and reads them, in both ways.
 fn again(rows: FeatureRows, extractor: &ExtractorInfo) -> Result<FeatureRows> {
-    read_features(write_features(rows, "x", Compression::Snappy).unwrap(), extractor, "k")
+    let file = write_features(rows, "x", Compression::Snappy).unwrap();
+    let (read, labelled) = (read_features(file.clone(), extractor, "k"), read_labelled_features(file, extractor, "k"));
+    let message = |error: &crate::Error| error.to_string();
+    let full = read.as_ref().err().map(message).filter(|error| !error.contains("content hash"));
+    assert_eq!(labelled.as_ref().err().map(message), full);
+    read
 }
 
 fn total(features: &Array2<f32>) -> TotalMoments {
@@ -55,6 +60,9 @@ fn each_table_is_read_as_written() {
     for compression in [Compression::Snappy, Compression::Zstd] {
         let file = write_features(rows.clone(), "x", compression).unwrap();
         assert_eq!(read_features(file.clone(), &extractor, "k").unwrap(), rows);
+        let FeatureRows { paths, labels, features, .. } = rows.clone();
+        let labelled = LabelledFeatures { paths, labels, features };
+        assert_eq!(read_labelled_features(file.clone(), &extractor, "k").unwrap(), labelled);
         assert_eq!(features::read_etags(file.clone(), "k").unwrap()[1], ("Äpfel/1.jpg".to_owned(), "b".to_owned()));
         assert!(read_features(file.slice(..file.len() / 2), &extractor, "k").is_err());
         let scores =
