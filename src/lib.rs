@@ -68,6 +68,7 @@
 //! | [`image`] | from bytes to pixels: decoding, resizing, reasons for rejects |
 //! | [`model`] | from pixels to features: extractors, and the threads that run them |
 //! | [`pca`] | exact sums, eigenproblem, basis |
+//! | [`classify`] | sums per class, linear discriminant analysis, cross-validation, prediction |
 //! | [`dataset`] | everything on disk: manifests, keys, tables, shard plan, settings, commit protocol |
 //! | [`cost`] | prices, estimate, simulation, receipt |
 //! | [`aws`] | an execution's input, the runs that uploads start, Step Functions |
@@ -83,6 +84,7 @@
 //! embedded model and fits a PCA.
 
 pub mod aws;
+pub mod classify;
 pub mod cost;
 pub mod dataset;
 #[cfg(feature = "cli")]
