@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use ndarray::{Array2, Axis};
-use pomona::classify::{self, ClassSums, Priors, TallyRow, fold_of};
+use pomona::classify::{self, ClassSums, Priors, Summer, TallyRow, fold_of};
 use rayon::prelude::*;
 
 const PER_UNIT: f64 = (1u64 << 20) as f64;
@@ -42,11 +42,11 @@ fn measure(rows: usize, columns: usize, classes: usize) -> serde_json::Value {
 
     let started = Instant::now();
     let group = |chunks: &[usize]| {
-        let mut sums = ClassSums::zero(columns);
+        let mut sums = Summer::new(columns, PER_UNIT);
         for first in chunks {
-            sums.add_rows(view(first), &labels[part(first)], &folds[part(first)], PER_UNIT).unwrap();
+            sums.add_rows(view(first), &labels[part(first)], &folds[part(first)]).unwrap();
         }
-        sums
+        sums.finish().unwrap()
     };
     let parts: Vec<ClassSums> = chunks.par_chunks(chunks.len().div_ceil(2)).map(group).collect();
     let mut sums = ClassSums::zero(columns);

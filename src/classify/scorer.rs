@@ -8,14 +8,14 @@ const PANEL: usize = 8 * ROWS;
 
 /// Rows of weights, packed for the kernel.
 #[derive(Debug)]
-pub(super) struct Scorer {
+pub(crate) struct Scorer {
     loadings: Loadings,
     outputs: usize,
 }
 
 impl Scorer {
     /// Packs matrices of weights, `[outputs, columns]` each, one below the other.
-    pub(super) fn new<'a>(weights: impl Iterator<Item = ArrayView2<'a, f64>>) -> Self {
+    pub(crate) fn new<'a>(weights: impl Iterator<Item = ArrayView2<'a, f64>>) -> Self {
         let (mut all, mut outputs, mut columns) = (Vec::new(), 0, 0);
         for matrix in weights {
             outputs += matrix.nrows();
@@ -27,7 +27,7 @@ impl Scorer {
 
     /// Calls `take` with the number of each selected row and its products, `[outputs]`, each summed in `f64` in the order of
     /// the columns.
-    pub(super) fn each(&self, features: ArrayView2<'_, f32>, rows: &[usize], mut take: impl FnMut(usize, &[f64])) {
+    pub(crate) fn each(&self, features: ArrayView2<'_, f32>, rows: &[usize], mut take: impl FnMut(usize, &[f64])) {
         let mut products = vec![0.0; PANEL.min(rows.len().next_multiple_of(ROWS)) * self.outputs];
         for rows in rows.chunks(PANEL) {
             let panel: Vec<Vec<[f64; ROWS]>> = rows

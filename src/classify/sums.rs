@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::ArrayView2;
 
 use super::FOLDS;
 use crate::{
     Error, ErrorKind, Result,
-    pca::moments::{MAX_SHARD_ROWS, ShardMoments, TotalMoments},
+    pca::moments::{BLOCK_ROWS, MAX_SHARD_ROWS, ShardMoments, TotalMoments},
 };
 
 /// Number of images of a class and the sums of their features, in quanta.
@@ -33,6 +33,107 @@ pub struct FoldSums {
 pub struct ClassSums {
     columns: usize,
     folds: Vec<FoldSums>,
+}
+
+/// Adds up rows that come in any order. Rows of a fold wait until there are enough of them for a fast product.
+#[derive(Debug)]
+pub struct Summer {
+    columns: usize,
+    per_unit: f64,
+    folds: Vec<OpenFold>,
+}
+
+#[derive(Debug)]
+struct OpenFold {
+    classes: BTreeMap<String, ClassSum>,
+    /// Of rows that add up in 64 bits.
+    part: ShardMoments,
+    /// Of the rows before.
+    whole: Option<TotalMoments>,
+    /// Features of the rows that wait.
+    waiting: Vec<f32>,
+}
+
+/// Rows that are multiplied at a time.
+const TOGETHER: usize = 4 * BLOCK_ROWS;
+
+impl Summer {
+    /// Sums of no rows, of features that are multiples of 1 / `per_unit`.
+    pub fn new(columns: usize, per_unit: f64) -> Self {
+        let fold = || OpenFold {
+            classes: BTreeMap::new(),
+            part: ShardMoments::zero(columns),
+            whole: None,
+            waiting: Vec::new(),
+        };
+        Summer { columns, per_unit, folds: std::iter::repeat_with(fold).take(FOLDS).collect() }
+    }
+
+    /// Adds rows of features `[rows, columns]` with their labels and folds. Rows without a label are left out.
+    ///
+    /// Fails with `Internal.Bug` if the lengths differ, and as [`ShardMoments::from_features`] does.
+    pub fn add_rows<L: AsRef<str>>(
+        &mut self,
+        features: ArrayView2<'_, f32>,
+        labels: &[Option<L>],
+        folds: &[u8],
+    ) -> Result<()> {
+        let bug = |what: &'static str| Error::new(ErrorKind::InternalBug, what);
+        if (labels.len(), folds.len(), self.columns) != (features.nrows(), features.nrows(), features.ncols()) {
+            return Err(bug("labels, folds and features have different lengths"));
+        }
+        let columns = self.columns;
+        for ((row, label), fold) in features.outer_iter().zip(labels).zip(folds) {
+            let Some(label) = label.as_ref().map(AsRef::as_ref) else { continue };
+            let fold = self.folds.get_mut(usize::from(*fold)).ok_or_else(|| bug("there is no such fold"))?;
+            if !fold.classes.contains_key(label) {
+                fold.classes.insert(label.to_owned(), ClassSum { rows: 0, sums: vec![0; columns] });
+            }
+            if let Some(class) = fold.classes.get_mut(label) {
+                class.rows += 1;
+                for (sum, value) in class.sums.iter_mut().zip(row) {
+                    *sum += (f64::from(*value) * self.per_unit) as i128;
+                }
+            }
+            fold.waiting.extend(row);
+            if fold.waiting.len() >= TOGETHER * columns {
+                fold.flush(columns, self.per_unit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of all rows. Fails as [`Summer::add_rows`] does.
+    pub fn finish(mut self) -> Result<ClassSums> {
+        let folds = self.folds.iter_mut().map(|fold| {
+            fold.flush(self.columns, self.per_unit)?;
+            let mut moments = fold.whole.take().unwrap_or_else(|| TotalMoments::zero(self.columns));
+            moments.add(&fold.part)?;
+            Ok(FoldSums { classes: std::mem::take(&mut fold.classes), moments })
+        });
+        let folds = folds.collect::<Result<_>>()?;
+        Ok(ClassSums { columns: self.columns, folds })
+    }
+}
+
+impl OpenFold {
+    /// Multiplies the rows that wait.
+    fn flush(&mut self, columns: usize, per_unit: f64) -> Result<()> {
+        let rows = self.waiting.len() / columns.max(1);
+        let bug = |e| Error::new(ErrorKind::InternalBug, "rows have features of different lengths").source(e);
+        if self.part.rows() + rows as u64 > MAX_SHARD_ROWS as u64 {
+            let whole = self.whole.get_or_insert_with(|| TotalMoments::zero(columns));
+            whole.add(&self.part)?;
+            self.part = ShardMoments::zero(columns);
+        }
+        if rows > 0 {
+            let waiting = ArrayView2::from_shape((rows, columns), &self.waiting).map_err(bug)?;
+            // Checks that the values are multiples of the quantum.
+            self.part.add_features(waiting, per_unit)?;
+            self.waiting.clear();
+        }
+        Ok(())
+    }
 }
 
 impl ClassSum {
@@ -113,45 +214,16 @@ impl ClassSums {
         counts
     }
 
-    /// Adds rows of features `[rows, columns]`, each a multiple of 1 / `per_unit`, with their labels and folds. Rows without
-    /// a label are left out.
-    ///
-    /// Fails with `Internal.Bug` as [`ShardMoments::from_features`], and if the lengths differ.
-    pub fn add_rows<L: AsRef<str>>(
-        &mut self,
+    /// The sums of rows of features `[rows, columns]`: see [`Summer::add_rows`].
+    pub fn from_rows<L: AsRef<str>>(
         features: ArrayView2<'_, f32>,
         labels: &[Option<L>],
         folds: &[u8],
         per_unit: f64,
-    ) -> Result<()> {
-        let bug = |what: &'static str| Error::new(ErrorKind::InternalBug, what);
-        if (labels.len(), folds.len(), self.columns) != (features.nrows(), features.nrows(), features.ncols()) {
-            return Err(bug("labels, folds and features have different lengths"));
-        }
-        for (number, fold) in self.folds.iter_mut().enumerate() {
-            let of_fold: Vec<usize> =
-                (0..labels.len()).filter(|row| usize::from(folds[*row]) == number && labels[*row].is_some()).collect();
-            for rows in of_fold.chunks(MAX_SHARD_ROWS) {
-                let mut part = Array2::zeros((rows.len(), self.columns));
-                for (mut to, row) in part.outer_iter_mut().zip(rows) {
-                    to.assign(&features.row(*row));
-                }
-                // Checks that the values are multiples of the quantum.
-                fold.moments.add(&ShardMoments::from_features(part.view(), per_unit)?)?;
-            }
-            for row in of_fold {
-                let Some(label) = labels[row].as_ref().map(AsRef::as_ref) else { continue };
-                if !fold.classes.contains_key(label) {
-                    fold.classes.insert(label.to_owned(), ClassSum { rows: 0, sums: vec![0; self.columns] });
-                }
-                let Some(class) = fold.classes.get_mut(label) else { continue };
-                class.rows += 1;
-                for (sum, value) in class.sums.iter_mut().zip(features.row(row)) {
-                    *sum += (f64::from(*value) * per_unit) as i128;
-                }
-            }
-        }
-        Ok(())
+    ) -> Result<Self> {
+        let mut summer = Summer::new(features.ncols(), per_unit);
+        summer.add_rows(features, labels, folds)?;
+        summer.finish()
     }
 
     /// Adds the sums of other images. Fails with `Dataset.Corrupt` if the columns differ or a sum exceeds 128 bits.

@@ -19,9 +19,7 @@ struct Images {
 
 impl Images {
     fn sums(&self) -> ClassSums {
-        let mut sums = ClassSums::zero(self.features.ncols());
-        sums.add_rows(self.features.view(), &self.labels, &self.folds, PER_UNIT).unwrap();
-        sums
+        ClassSums::from_rows(self.features.view(), &self.labels, &self.folds, PER_UNIT).unwrap()
     }
 
     fn rows(&self) -> Vec<TallyRow<'_>> {
@@ -98,9 +96,8 @@ fn weights_and_decision_values_are_scikit_learns() {
         let values = case.quanta.concat().iter().map(|units| (*units as f64 / PER_UNIT) as f32).collect();
         let features = Array2::from_shape_vec((case.labels.len(), columns), values).unwrap();
         let labels: Vec<_> = case.labels.iter().map(Some).collect();
-        let mut sums = ClassSums::zero(columns);
         let folds: Vec<u8> = (0..labels.len()).map(|i| (i % FOLDS) as u8).collect();
-        sums.add_rows(features.view(), &labels, &folds, PER_UNIT).unwrap();
+        let sums = ClassSums::from_rows(features.view(), &labels, &folds, PER_UNIT).unwrap();
         let candidates = fit(&sums, PER_UNIT, Priors::Counts).unwrap().unwrap();
         for (fit, ours) in case.fits.iter().zip(&candidates.all.discriminants) {
             assert!(SHRINKAGES.contains(&fit.shrinkage));
@@ -224,6 +221,29 @@ proptest! {
         prop_assert_eq!(bits(&again.choose(&shuffled)), expected);
         prop_assert!(ClassSums::zero(9).subtract(&whole).is_err());
     }
+}
+
+/// Rows that wait, and rows beyond the size of a product.
+#[test]
+fn sums_of_many_rows_are_those_of_each_class() {
+    let rows = 3_000;
+    let features = Array2::from_shape_fn((rows, 3), |(row, column)| ((row * 7 + column * 13) % 64) as f32 / 8.0);
+    let labels: Vec<_> = (0..rows).map(|row| (row % 5 > 0).then(|| ["a", "b"][row % 2])).collect();
+    let folds: Vec<u8> = (0..rows).map(|row| u8::from(row % 9 == 0)).collect();
+    let sums = ClassSums::from_rows(features.view(), &labels, &folds, PER_UNIT).unwrap();
+    let units = |row: usize, column: usize| (f64::from(features[[row, column]]) * PER_UNIT) as i128;
+    for (number, fold) in sums.folds().iter().enumerate() {
+        let of_fold = || (0..rows).filter(move |row| row % 5 > 0 && usize::from(row % 9 == 0) == number);
+        let product: i128 = of_fold().map(|row| units(row, 0) * units(row, 2)).sum();
+        assert_eq!(fold.moments.products()[2], product);
+        for label in ["a", "b"] {
+            let of_class = || of_fold().filter(|row| labels[*row] == Some(label));
+            assert_eq!(fold.classes.get(label).map_or(0, |class| class.rows), of_class().count() as u64);
+            let sum: i128 = of_class().map(|row| units(row, 1)).sum();
+            assert_eq!(fold.classes.get(label).map_or(0, |class| class.sums[1]), sum);
+        }
+    }
+    assert_eq!(sums.rows(), 2_400);
 }
 
 #[test]

@@ -6,13 +6,16 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord, commit, from_json,
-    get_file, keys,
+    Classification, GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord,
+    blocking::run_blocking,
+    commit, from_json, get_file, keys,
     record::{Checksum, FileRef, damaged, from_record, get_checked},
     released::ReleasedShard,
+    tables::{self, PredictionRow},
 };
 use crate::{
     Error, Result,
+    classify::Classifier,
     ids::{GroupId, ShardId},
     store::Store,
 };
@@ -127,7 +130,13 @@ fn released_parts(version: &Manifest) -> Vec<Part> {
     let Some(released) = &version.released else { return Vec::new() };
     let shards = released.shards.iter().filter(|shard| shard.rows > 0).zip(0..);
     let mut parts: Vec<Part> = shards
-        .map(|(shard, part)| Part { part, shard: shard.id.clone(), rows: shard.rows, scores: Vec::new() })
+        .map(|(shard, part)| Part {
+            part,
+            shard: shard.id.clone(),
+            rows: shard.rows,
+            scores: Vec::new(),
+            predictions: None,
+        })
         .collect();
     for key in &released.parts {
         let part =
@@ -163,15 +172,45 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         files.push(FileRef { key: keys::group(&group.id), checksum: Some(group.record.clone()) });
         files.extend(group.sums());
     }
+    files.extend(of_classifier(version)?);
     if version.released.is_none() {
         files.push(bare(keys::extractor(&version.extractor.id)));
     }
     files.extend(features(version, &shards));
-    files.extend(parts.into_iter().flat_map(|part| part.scores));
+    files.extend(parts.into_iter().flat_map(|part| part.scores.into_iter().chain(part.predictions.map(|p| p.file))));
     // With one group, its sums are the total.
     files.sort_by(|a, b| a.key.cmp(&b.key));
     files.dedup_by(|a, b| a.key == b.key);
     Ok(files)
+}
+
+/// The predictions of a version, in key order; empty without a classifier. Fails with `Dataset.Corrupt`.
+pub async fn predictions(output: &dyn Store, version: &Manifest) -> Result<Vec<PredictionRow>> {
+    let files = parts(output, version).await?.into_iter().filter_map(|part| part.predictions).map(|part| part.file);
+    let reads = files.map(|file| async move {
+        let body = file.read(output).await?;
+        run_blocking(move || tables::read_predictions(body, &file.key)).await
+    });
+    let reads: Vec<_> = reads.collect();
+    let read: Vec<Vec<PredictionRow>> = stream::iter(reads).buffered(CONCURRENCY).try_collect().await?;
+    Ok(read.into_iter().flatten().collect())
+}
+
+/// The classifier of a version; None without one. Fails with `Dataset.Corrupt`.
+pub async fn classifier(output: &dyn Store, version: &Manifest) -> Result<Option<Classifier>> {
+    let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) else { return Ok(None) };
+    let (file, columns) = (summary.file.clone(), version.extractor.columns);
+    let body = file.read(output).await?;
+    run_blocking(move || tables::read_classifier(body, columns, &file.key).map(Some)).await
+}
+
+/// The classifier of a version and the sums of classes that it was fitted to, as far as they are kept.
+pub(crate) fn of_classifier(version: &Manifest) -> Result<Vec<FileRef>> {
+    let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) else { return Ok(Vec::new()) };
+    let rules = summary.rules.id()?;
+    let sums = version.groups.iter().zip(&summary.sums).filter_map(|(group, sums)| Some((group, sums.clone()?)));
+    let sums = sums.map(|(group, sums)| FileRef { key: keys::classes(&group.id, &rules), checksum: Some(sums) });
+    Ok(sums.chain([summary.file.clone()]).collect())
 }
 
 /// The files in the folder of a version's features.

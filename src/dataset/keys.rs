@@ -6,7 +6,7 @@ use std::{fmt::Display, sync::LazyLock};
 use sha2::{Digest, Sha256};
 
 use super::registry::{self, FileKind, KINDS};
-use crate::ids::{BasisId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
+use crate::ids::{BasisId, ClassifierId, ExtractorId, GroupId, MomentsId, RulesId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,10 @@ pub const GROUPS: &str = "groups/";
 pub const MOMENTS: &str = "moments/";
 /// Fitted bases.
 pub const BASES: &str = "basis/";
+/// Classifiers.
+pub const CLASSIFIERS: &str = "classifier/";
+/// Parts of the table of predictions.
+pub const PREDICTIONS: &str = "predictions/";
 /// Records of extractors.
 pub const EXTRACTORS: &str = "extractors/";
 /// Lists of the parts of the scores.
@@ -125,7 +129,8 @@ pub fn parse_shard(key: &str) -> Option<ShardId> {
 /// Key of the record of the shard or group that a file belongs to. None for other files.
 pub(crate) fn record_of(key: &str) -> Option<String> {
     let of_shard = [&registry::FEATURES, &registry::SHARD].into_iter().find_map(|kind| only(kind, key));
-    let of_group = || [&registry::SUMS, &registry::GROUP].into_iter().find_map(|kind| only(kind, key));
+    let of_group =
+        || [&registry::SUMS, &registry::GROUP, &registry::CLASSES].into_iter().find_map(|kind| only(kind, key));
     of_shard.map(|id| shard(&id.into())).or_else(|| of_group().map(|id| group(&id.into())))
 }
 
@@ -152,6 +157,37 @@ pub fn parse_group(key: &str) -> Option<GroupId> {
 /// Key of the exact sums of a group of shards.
 pub fn sums(group: &GroupId) -> String {
     build(&registry::SUMS, [group])
+}
+
+/// Key of the sums of a group per class and fold.
+pub fn classes(group: &GroupId, rules: &RulesId) -> String {
+    build(&registry::CLASSES, [group, rules])
+}
+
+/// Parses a key of [`classes`]. None for other keys.
+pub fn parse_classes(key: &str) -> Option<GroupId> {
+    only(&registry::CLASSES, key).map(GroupId::from)
+}
+
+/// Key of a classifier.
+pub fn classifier(id: &ClassifierId) -> String {
+    build(&registry::CLASSIFIER, [id])
+}
+
+/// Folder of a version's predictions, with `/` at its end.
+pub fn predictions_folder(version: Version) -> String {
+    format!("{PREDICTIONS}v={version}/")
+}
+
+/// Key of a part of a version's predictions.
+pub fn predictions(version: Version, part: u64) -> String {
+    build(&registry::PREDICTIONS, [&version, &part])
+}
+
+/// The number in a key of [`predictions`]. None for other keys, also those of other versions.
+pub fn parse_predictions(version: Version, key: &str) -> Option<u64> {
+    let values = registry::PREDICTIONS.parse(key)?;
+    (values.first()?.parse() == Ok(version.0)).then_some(values.get(1)?.parse().ok()?)
 }
 
 /// Key of total moments.
@@ -347,6 +383,9 @@ mod tests {
             (group(&group_id), registry::GROUP),
             (totals(&"f0".into()), registry::TOTALS),
             (basis(&"b1".into()), registry::BASIS),
+            (classes(&group_id, &"ef".into()), registry::CLASSES),
+            (classifier(&"ab".into()), registry::CLASSIFIER),
+            (predictions(v, 1), registry::PREDICTIONS),
             (extractor(&"e2".into()), registry::EXTRACTOR),
             (part_list(v, 0), registry::PART_LIST),
             (part(v, None, 0), registry::PART),
@@ -395,8 +434,23 @@ mod tests {
     #[test]
     fn the_folders_are_those_of_the_registry() {
         let named = [
-            VERSIONS, SHARDS, PARTIALS, GROUPS, MOMENTS, BASES, EXTRACTORS, SCORES, PCA, FEATURES, CSV, REJECTS, RUNS,
-            INBOX, TICKETS,
+            VERSIONS,
+            SHARDS,
+            PARTIALS,
+            GROUPS,
+            MOMENTS,
+            BASES,
+            CLASSIFIERS,
+            PREDICTIONS,
+            EXTRACTORS,
+            SCORES,
+            PCA,
+            FEATURES,
+            CSV,
+            REJECTS,
+            RUNS,
+            INBOX,
+            TICKETS,
         ];
         assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
         let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
@@ -430,6 +484,9 @@ mod tests {
         assert_eq!(parse_version("versions/00000001.json.tmp"), None);
         assert_eq!(parse_shard("shards/ab/features.parquet"), None);
         assert_eq!(parse_group("groups/ab/sums.parquet"), None);
+        assert_eq!(parse_classes("groups/ab/classes-1f.parquet"), Some("ab".into()));
+        assert_eq!(parse_predictions(Version(1), "predictions/v=00000001/part-00002.parquet"), Some(2));
+        assert_eq!(parse_predictions(Version(2), "predictions/v=00000001/part-00002.parquet"), None);
         assert_eq!(parse_part(Version(1), "pca/v=00000001/_SUCCESS"), None);
         assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
         assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);

@@ -18,6 +18,7 @@
 //! ```
 
 pub(crate) mod blocking;
+pub mod classification;
 pub mod commit;
 pub mod contents;
 mod holder;
@@ -33,17 +34,19 @@ pub mod settings;
 pub mod shard;
 pub mod tables;
 pub mod timing;
+pub mod training;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use classification::{Classification, ClassifierSummary, SplitCount};
 pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;
 pub(crate) use manifest::add_labels;
 pub use manifest::{
     BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,
-    RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
+    PredictedPart, RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
 };
 pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
 pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, to_sealed_lines};

@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Result,
+    classify::Priors,
     dataset::{
         shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE, DEFAULT_SHARD_SIZE_ON_AWS},
         tables::Compression,
+        training::{Training, TrainingRules},
     },
     pca::{ComponentSelection, Scaling},
 };
@@ -42,6 +44,20 @@ pub struct Settings {
     /// Whether `features/v=.../` in a bucket has copies of the tables of features instead of a list of them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub materialize_features: bool,
+    /// Whether labels are learned. True by default; there is a classifier if there are two labels.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub classifier: bool,
+    /// What is known of the classes. None for that of the current version; without one, their counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priors: Option<Priors>,
+    /// A regular expression: images in whose keys it captures the same text are in the same fold of the cross-validation.
+    /// None for that of the current version, an empty one for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fold_pattern: Option<String>,
+    /// A pattern of keys, such as `orchard-7/**`, that the classifier does not learn. None for that of the current version,
+    /// an empty one for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout: Option<String>,
 }
 
 /// Settings of a single run. With the defaults, the result depends only on the images and the [`Settings`].
@@ -113,6 +129,10 @@ impl Default for Settings {
             group_size: None,
             compression: None,
             materialize_features: false,
+            classifier: true,
+            priors: None,
+            fold_pattern: None,
+            holdout: None,
         }
     }
 }
@@ -127,6 +147,7 @@ impl Settings {
                 Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
             );
         }
+        Training::new(&self.training_rules())?;
         Boundaries::new(self.shard_size())?;
         Boundaries::of_groups(self.group_size()).map(drop)
     }
@@ -135,12 +156,30 @@ impl Settings {
     #[must_use]
     pub fn resolved(&self, current: Option<&Settings>, on_aws: bool) -> Settings {
         let default = if on_aws { DEFAULT_SHARD_SIZE_ON_AWS } else { DEFAULT_SHARD_SIZE };
+        let pattern = |of: fn(&Settings) -> &Option<String>| {
+            of(self).as_ref().or(current.and_then(|current| of(current).as_ref())).filter(|p| !p.is_empty()).cloned()
+        };
         Settings {
             shard_size: self.shard_size.or(current.and_then(|current| current.shard_size)).or(Some(default)),
             group_size: self.group_size.or(current.and_then(|current| current.group_size)),
             compression: self.compression.or(current.and_then(|current| current.compression)),
+            // The counts are what a data set without this setting has.
+            priors: self.priors.or(current.and_then(|current| current.priors)).filter(|p| *p != Priors::Counts),
+            fold_pattern: pattern(|settings| &settings.fold_pattern),
+            holdout: pattern(|settings| &settings.holdout),
             ..self.clone()
         }
+    }
+
+    /// The priors of the classifier.
+    pub fn priors(&self) -> Priors {
+        self.priors.unwrap_or_default()
+    }
+
+    /// How the classifier is trained.
+    pub fn training_rules(&self) -> TrainingRules {
+        let given = |pattern: &Option<String>| pattern.clone().filter(|pattern| !pattern.is_empty());
+        TrainingRules { fold_pattern: given(&self.fold_pattern), holdout: given(&self.holdout) }
     }
 
     /// The target number of objects per shard; if it is omitted, the default for one machine.
@@ -237,6 +276,21 @@ mod tests {
         assert_eq!(sizes(Settings::default().resolved(Some(&current), true)), (Some(64), Some(Compression::Zstd)));
         let given = Settings { shard_size: Some(128), ..Settings::default() };
         assert_eq!(given.resolved(Some(&current), true).shard_size, Some(128));
+    }
+
+    #[test]
+    fn the_classifier_is_on_and_its_omitted_settings_are_those_of_the_current_version() {
+        assert!(Settings::default().classifier);
+        let settings = |json: &str| serde_json::from_str::<Settings>(json).unwrap();
+        let current = settings(r#"{"priors": "equal", "holdout": "a/*", "fold_pattern": "b"}"#);
+        let kept = Settings::default().resolved(Some(&current), false);
+        assert_eq!((kept.priors(), kept.training_rules()), (Priors::Equal, current.training_rules()));
+        let reset =
+            settings(r#"{"priors": "counts", "holdout": "", "fold_pattern": ""}"#).resolved(Some(&current), false);
+        let fresh = Settings { shard_size: reset.shard_size, ..Settings::default() };
+        assert_eq!(reset, fresh);
+        assert!(settings(r#"{"fold_pattern": "("}"#).check().is_err());
+        assert!(!settings(r#"{"classifier": false}"#).classifier);
     }
 
     #[test]

@@ -71,11 +71,16 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Option<K
             entry
         }
     };
+    let classes = match &work.classes {
+        Some(classes) => super::classes::finish(output, &work.extractor, classes, &record, work.base.as_ref()).await?,
+        None => None,
+    };
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
         run: work.run.clone(),
         group: work.group,
         entry,
+        classes,
         computed: made.clone().map(|made| made.shard.clone()).collect(),
         base_is_unknown: made.clone().any(|made| made.base_is_unknown),
         figures: figures(made, &shards),

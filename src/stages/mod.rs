@@ -9,12 +9,14 @@
 //! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `shards-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
 //! | [`featurize()`] | lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
 //! | [`merge()`] | lines of `shards-*.jsonl`, the features of a group of shards | `groups/<id>/`, `merged/<group>.json` |
-//! | [`reduce()`] | `plan.json`, `merged/`, the groups | the basis, `reduced.json`, `project.jsonl` |
-//! | [`project()`] | the basis, the features of one shard | a part of `pca/v=.../`, `projected/<part>.json` |
+//! | [`reduce()`] | `plan.json`, `merged/`, the groups, all features | the basis, the classifier, `reduced.json`, `project.jsonl` |
+//! | [`project()`] | basis, classifier, the features of one shard | a part of `pca/v=.../` and of `predictions/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/`, the groups | the tables of the version, the manifest |
 //!
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
+mod classes;
+mod classify;
 mod earlier;
 mod featurize;
 mod listing;
@@ -29,6 +31,12 @@ mod reuse;
 
 use std::sync::Arc;
 
+pub use classes::ClassWork;
+pub use classify::PredictWork;
+pub(crate) use classify::{
+    Group as ClassGroup, Write as WriteSums, encode as encode_classifier, fit as fit_classifier, predict,
+    sums_of_shards,
+};
 pub use featurize::featurize;
 pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
 pub use merge::merge;

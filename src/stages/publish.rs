@@ -15,8 +15,10 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures, contents, inbox,
-        keys, lease,
+        self, Classification, ClassifierSummary, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs,
+        PartList, RunFigures, SplitCount,
+        classification::add_splits,
+        contents, inbox, keys, lease,
         record::{Hasher, damaged},
         timing::now,
     },
@@ -67,7 +69,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(M
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
+    let Parts { scores, milliseconds, csv, splits } = parts(output, run, &reduced, &groups).await?;
     figures.project_ms += milliseconds;
     let csv_parts = csv.iter().map(|part| part.key.clone()).collect();
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
@@ -93,6 +95,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(M
         labels: reduced.labels,
         basis: reduced.basis,
         moments: reduced.moments,
+        classifier: reduced.classifier.map(|classifier| with_splits(classifier, splits)),
         outputs: Outputs { features: Some(features), scores, csv, rejects },
         groups: reduced.groups,
         figures,
@@ -111,6 +114,15 @@ struct Parts {
     milliseconds: u64,
     /// Their rows as CSV.
     csv: Vec<FileRef>,
+    /// Their predictions, by split.
+    splits: Vec<SplitCount>,
+}
+
+fn with_splits(classifier: Classification, splits: Vec<SplitCount>) -> Classification {
+    match classifier {
+        Classification::Fitted(summary) => Classification::Fitted(Box::new(ClassifierSummary { splits, ..*summary })),
+        none => none,
+    }
 }
 
 /// Writes the lists of parts.
@@ -129,6 +141,7 @@ async fn parts(output: &dyn Store, run: &RunId, reduced: &Reduced, groups: &[Gro
             }
             parts.milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
             parts.csv.extend(part.csv);
+            add_splits(&mut parts.splits, part.part.predictions.as_ref().map_or(&[], |part| part.splits.as_slice()));
             list.parts.push(part.part);
         }
         let (key, file) = (keys::part_list(reduced.version, number), dataset::to_record(&list)?);

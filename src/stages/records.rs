@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::STORE_CONCURRENCY;
+use super::{ClassWork, PredictWork, STORE_CONCURRENCY};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, Checksum, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part, RunFigures, keys,
+        self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
+        RunFigures, keys,
         settings::{Mode, Settings},
         tables::Compression,
         timing::Timing,
@@ -259,6 +260,9 @@ pub struct MergeWork {
     pub extractor: ExtractorInfo,
     /// How the tables of its shards are compressed, a part of their ids.
     pub compression: Compression,
+    /// The sums of classes. None if no classifier is fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassWork>,
 }
 
 /// A finished group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
@@ -270,6 +274,9 @@ pub struct Merged {
     pub group: u64,
     /// The group as a manifest has it. Its id differs from the planned one if an object could not be read.
     pub entry: GroupEntry,
+    /// Its sums of classes, if they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Checksum>,
     /// Its shards that this run has computed.
     pub computed: Vec<ShardId>,
     /// Work on these shards, and images that they add to the base version or change.
@@ -302,6 +309,9 @@ pub struct Reduced {
     pub basis: BasisSummary,
     /// The total moments.
     pub moments: Moments,
+    /// The classifier, or why there is none.
+    #[serde(default)]
+    pub classifier: Option<Classification>,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
     /// Parts that were not copied from the base version.
@@ -362,6 +372,9 @@ pub struct PartWork {
     /// Whether that CSV is safe in a spreadsheet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub csv_for_spreadsheets: bool,
+    /// What predictions need. None without a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predict: Option<PredictWork>,
 }
 
 /// A written part: answer of `project`, and `runs/<run>/projected/<part>.json`.

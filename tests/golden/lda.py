@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 PER_UNIT = 1 << 20
-SHRINKAGES = [0.02, 0.1, 0.2, 0.3, 0.5, 0.7]
+SHRINKAGES = [0.03, 0.1, 0.2, 0.4, 0.6]
 
 
 def data_set(rng, counts, columns, constant):

@@ -1,0 +1,134 @@
+//! The classifier of a version, as its manifest has it.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Checksum, record::FileRef, training::TrainingRules};
+use crate::{
+    classify::{Classifier, NoClassifier, Priors},
+    ids::{ClassifierId, short_hex},
+};
+
+/// The classifier of a version, or why there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Classification {
+    /// There is one.
+    Fitted(Box<ClassifierSummary>),
+    /// There is none.
+    None {
+        /// Why.
+        reason: NoClassifier,
+    },
+}
+
+impl Classification {
+    /// The classifier, if there is one.
+    pub fn fitted(&self) -> Option<&ClassifierSummary> {
+        match self {
+            Classification::Fitted(summary) => Some(summary),
+            Classification::None { .. } => None,
+        }
+    }
+}
+
+/// A classifier without its weights, which are in its file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierSummary {
+    /// A hash of the file.
+    pub id: ClassifierId,
+    /// The file.
+    #[serde(flatten)]
+    pub file: FileRef,
+    /// How training images and folds were chosen.
+    pub rules: TrainingRules,
+    /// The priors.
+    pub priors: Priors,
+    /// Number of classes.
+    pub classes: u64,
+    /// Training images.
+    pub images: u64,
+    /// Those among them whose label is the most probable class, by the model without their fold.
+    pub correct: u64,
+    /// Training images that the pattern of the folds matches. None without a pattern.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grouped: Option<u64>,
+    /// The chosen shrinkage.
+    pub shrinkage: f64,
+    /// The temperature of the probabilities.
+    pub temperature: f64,
+    /// The mean log loss of the training images out of fold.
+    pub log_loss: f64,
+    /// Sums of each group that were kept, in the order of the groups: `groups/<id>/classes-<rules>.parquet`.
+    pub sums: Vec<Option<Checksum>>,
+    /// Predictions of the version by split. Empty until it is published.
+    #[serde(default)]
+    pub splits: Vec<SplitCount>,
+}
+
+/// Predictions of the images of a split that have a label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitCount {
+    /// The split; None for images without one.
+    pub split: Option<String>,
+    /// Number of images.
+    pub images: u64,
+    /// Those whose label was predicted.
+    pub correct: u64,
+    /// Those whose label is suspect.
+    pub suspects: u64,
+}
+
+/// Adds counts by split to `to`, which is sorted by split, with images without a split first.
+pub(crate) fn add_splits(to: &mut Vec<SplitCount>, from: &[SplitCount]) {
+    for count in from {
+        match to.binary_search_by(|c| c.split.cmp(&count.split)) {
+            Ok(at) => {
+                to[at].images += count.images;
+                to[at].correct += count.correct;
+                to[at].suspects += count.suspects;
+            }
+            Err(at) => to.insert(at, count.clone()),
+        }
+    }
+}
+
+/// The id of a classifier: a hash of its numbers and of what they were made from, as far as the file has it.
+pub(crate) fn classifier_id(extractor: &str, rules: &TrainingRules, classifier: &Classifier) -> ClassifierId {
+    let mut sha = Sha256::new();
+    text(&mut sha, "classifier 1");
+    text(&mut sha, extractor);
+    for rule in [&rules.fold_pattern, &rules.holdout] {
+        text(&mut sha, rule.as_deref().unwrap_or_default());
+    }
+    text(
+        &mut sha,
+        match classifier.priors {
+            Priors::Counts => "counts",
+            Priors::Equal => "equal",
+        },
+    );
+    for class in &classifier.classes {
+        text(&mut sha, &class.label);
+        sha.update(class.images.to_le_bytes());
+    }
+    let models = std::iter::once(&classifier.model).chain(classifier.without.iter().flatten());
+    let numbers = models.flat_map(|model| model.weights.iter().chain(&model.bias)).chain(&classifier.means).copied();
+    let results = [classifier.shrinkage, classifier.temperature, classifier.log_loss, classifier.familiar];
+    for number in numbers.chain(results) {
+        sha.update(number.to_le_bytes());
+    }
+    for fold in &classifier.folds {
+        sha.update(fold.images.to_le_bytes());
+        sha.update(fold.correct.to_le_bytes());
+    }
+    for correct in &classifier.correct {
+        sha.update(correct.to_le_bytes());
+    }
+    short_hex(&sha.finalize()).into()
+}
+
+fn text(sha: &mut Sha256, text: &str) {
+    sha.update((text.len() as u64).to_le_bytes());
+    sha.update(text);
+}
