@@ -63,7 +63,7 @@ pub struct Evaluation {
     pub accuracy: f64,
     /// The 95 % confidence interval of the accuracy (Wilson 1927), for images that are independent of each other.
     pub interval: [f64; 2],
-    /// The mean of precision, recall and F1 over the classes that have images.
+    /// The mean F1 of the classes that have images.
     pub macro_f1: f64,
     /// The mean difference of probability and accuracy over the bins, weighted by images (expected calibration error).
     pub calibration_error: f64,
@@ -75,38 +75,48 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<u64>>,
 }
 
-impl Evaluation {
-    /// Evaluates predictions.
-    pub fn new<'a>(images: impl IntoIterator<Item = Judged<'a>>) -> Self {
-        let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        let mut bins = [(0u64, 0.0f64, 0u64); BINS];
-        for Judged { label, predicted, probability } in images {
-            *counts.entry((label, predicted)).or_default() += 1;
-            let bin = ((probability * BINS as f64) as usize).min(BINS - 1);
-            bins[bin].0 += 1;
-            bins[bin].1 += probability;
-            bins[bin].2 += u64::from(label == predicted);
+/// Counts of predictions, of which an [`Evaluation`] is made.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// By label and prediction.
+    pairs: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Images, sums of probabilities and correct images of each bin.
+    bins: [(u64, f64, u64); BINS],
+}
+
+impl Counts {
+    /// Adds an image.
+    pub fn add(&mut self, Judged { label, predicted, probability }: Judged<'_>) {
+        if !self.pairs.contains_key(label) {
+            self.pairs.insert(label.to_owned(), BTreeMap::new());
         }
-        let mut numbers: BTreeMap<&str, usize> = counts.keys().flat_map(|(a, b)| [(*a, 0), (*b, 0)]).collect();
+        if let Some(of_label) = self.pairs.get_mut(label) {
+            match of_label.get_mut(predicted) {
+                Some(count) => *count += 1,
+                None => drop(of_label.insert(predicted.to_owned(), 1)),
+            }
+        }
+        let bin = &mut self.bins[((probability * BINS as f64) as usize).min(BINS - 1)];
+        bin.0 += 1;
+        bin.1 += probability;
+        bin.2 += u64::from(label == predicted);
+    }
+
+    /// The evaluation of all images.
+    pub fn finish(&self) -> Evaluation {
+        let names = self.pairs.iter().flat_map(|(label, of)| of.keys().chain([label]));
+        let mut numbers: BTreeMap<&str, usize> = names.map(|name| (name.as_str(), 0)).collect();
         numbers.values_mut().zip(0..).for_each(|(number, i)| *number = i);
         let mut confusion = vec![vec![0; numbers.len()]; numbers.len()];
-        for ((label, predicted), count) in &counts {
-            confusion[numbers[label]][numbers[predicted]] = *count;
+        for (label, of_label) in &self.pairs {
+            for (predicted, count) in of_label {
+                confusion[numbers[label.as_str()]][numbers[predicted.as_str()]] = *count;
+            }
         }
         let classes: Vec<ClassResult> = numbers.iter().map(|(label, i)| of_class(label, *i, &confusion)).collect();
-        let images: u64 = counts.values().sum();
+        let images: u64 = classes.iter().map(|class| class.images).sum();
         let correct: u64 = classes.iter().map(|class| class.correct).sum();
-        let share = |part: u64, all: u64| if all == 0 { 0.0 } else { part as f64 / all as f64 };
-        let calibration: Vec<CalibrationBin> = bins
-            .iter()
-            .enumerate()
-            .map(|(i, (images, sum, correct))| CalibrationBin {
-                from: i as f64 / BINS as f64,
-                images: *images,
-                probability: if *images == 0 { 0.0 } else { sum / *images as f64 },
-                accuracy: share(*correct, *images),
-            })
-            .collect();
+        let calibration = self.calibration();
         let off = |bin: &CalibrationBin| bin.images as f64 * (bin.probability - bin.accuracy).abs();
         let with_images = classes.iter().filter(|class| class.images > 0);
         Evaluation {
@@ -121,19 +131,34 @@ impl Evaluation {
             confusion,
         }
     }
+
+    fn calibration(&self) -> Vec<CalibrationBin> {
+        let bins = self.bins.iter().enumerate();
+        bins.map(|(i, (images, sum, correct))| CalibrationBin {
+            from: i as f64 / BINS as f64,
+            images: *images,
+            probability: if *images == 0 { 0.0 } else { sum / *images as f64 },
+            accuracy: share(*correct, *images),
+        })
+        .collect()
+    }
+}
+
+fn share(part: u64, all: u64) -> f64 {
+    if all == 0 { 0.0 } else { part as f64 / all as f64 }
 }
 
 fn of_class(label: &str, i: usize, confusion: &[Vec<u64>]) -> ClassResult {
     let (images, correct) = (confusion[i].iter().sum(), confusion[i][i]);
     let predicted: u64 = confusion.iter().map(|row| row[i]).sum();
-    let share = |all: u64| (all > 0).then(|| correct as f64 / all as f64);
+    let of = |all: u64| (all > 0).then(|| share(correct, all));
     ClassResult {
         label: label.to_owned(),
         images,
         predicted,
         correct,
-        precision: share(predicted),
-        recall: share(images),
+        precision: of(predicted),
+        recall: of(images),
         f1: 2.0 * correct as f64 / (images + predicted).max(1) as f64,
     }
 }
@@ -162,7 +187,9 @@ mod tests {
     fn results_of_classes_are_those_of_the_confusion_matrix() {
         let mut images = vec![judged("a", "a", 0.95); 6];
         images.extend([judged("a", "b", 0.55), judged("a", "b", 0.65), judged("b", "b", 1.0), judged("c", "a", 0.55)]);
-        let found = Evaluation::new(images);
+        let mut counts = Counts::default();
+        images.into_iter().for_each(|image| counts.add(image));
+        let found = counts.finish();
         assert_eq!((found.images, found.correct, found.accuracy), (10, 7, 0.7));
         assert_eq!(found.confusion, [[6, 2, 0], [0, 1, 0], [1, 0, 0]]);
         let a = &found.classes[0];
@@ -188,6 +215,6 @@ mod tests {
             let [a, b] = wilson(correct, images);
             assert!((a - low).abs() < 2e-6 && (b - high).abs() < 2e-6, "{correct}/{images}: {a} {b}");
         }
-        assert_eq!(Evaluation::new([]).interval, [0.0, 1.0]);
+        assert_eq!(Counts::default().finish().interval, [0.0, 1.0]);
     }
 }

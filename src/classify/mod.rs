@@ -42,7 +42,7 @@ mod tally;
 mod tests;
 
 pub use candidates::{Accuracy, Candidates, Class, Classifier, Discriminant, Prediction, Ranked};
-pub use evaluation::{CalibrationBin, ClassResult, Evaluation, Judged};
+pub use evaluation::{CalibrationBin, ClassResult, Counts, Evaluation, Judged};
 pub use fit::fit;
 pub use folds::{FOLDS, fold_of};
 pub use posterior::TEMPERATURES;

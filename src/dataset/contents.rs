@@ -1,8 +1,8 @@
 //! What a version consists of: its groups, shards, parts and files, of both formats.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, pin::pin};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,6 +22,8 @@ use crate::{
 
 /// Concurrent reads of records.
 const CONCURRENCY: usize = 16;
+/// Tables of predictions in memory at a time.
+const TABLES: usize = 3;
 
 /// Reads the record of a group that a manifest names. Fails with `Dataset.Corrupt`.
 pub async fn group(output: &dyn Store, entry: &GroupEntry) -> Result<GroupRecord> {
@@ -184,16 +186,30 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
     Ok(files)
 }
 
-/// The predictions of a version, in key order; empty without a classifier. Fails with `Dataset.Corrupt`.
-pub async fn predictions(output: &dyn Store, version: &Manifest) -> Result<Vec<PredictionRow>> {
+/// The predictions of a version, in key order, part by part; none without a classifier. Fails with `Dataset.Corrupt`.
+pub async fn predictions<'a>(
+    output: &'a dyn Store,
+    version: &Manifest,
+) -> Result<impl Stream<Item = Result<Vec<PredictionRow>>> + use<'a>> {
     let files = parts(output, version).await?.into_iter().filter_map(|part| part.predictions).map(|part| part.file);
-    let reads = files.map(|file| async move {
+    let reads = files.map(move |file| async move {
         let body = file.read(output).await?;
         run_blocking(move || tables::read_predictions(body, &file.key)).await
     });
-    let reads: Vec<_> = reads.collect();
-    let read: Vec<Vec<PredictionRow>> = stream::iter(reads).buffered(CONCURRENCY).try_collect().await?;
-    Ok(read.into_iter().flatten().collect())
+    Ok(stream::iter(reads.collect::<Vec<_>>()).buffered(TABLES))
+}
+
+/// The `count` most suspect rows of a version: those with the smallest probability of their label. Equal ones by key.
+pub async fn suspects(output: &dyn Store, version: &Manifest, count: usize) -> Result<Vec<PredictionRow>> {
+    let mut suspects: Vec<PredictionRow> = Vec::new();
+    let mut parts = pin!(predictions(output, version).await?);
+    let probability = |row: &PredictionRow| row.label_probability.unwrap_or(1.0);
+    while let Some(rows) = parts.try_next().await? {
+        suspects.extend(rows.into_iter().filter(|row| row.suspect));
+        suspects.sort_by(|a, b| probability(a).total_cmp(&probability(b)).then(a.path.cmp(&b.path)));
+        suspects.truncate(count);
+    }
+    Ok(suspects)
 }
 
 /// The classifier of a version; None without one. Fails with `Dataset.Corrupt`.

@@ -1,12 +1,15 @@
 //! The evaluation of the predictions of a version.
 
+use std::pin::pin;
+
+use futures::TryStreamExt;
 use serde::Serialize;
 
-use super::predict::classifier;
+use super::predict::fitted;
 use crate::{
     Error, ErrorKind, Result,
-    classify::{Evaluation, Judged},
-    dataset::{Manifest, contents, tables::PredictionRow, training::TRAIN},
+    classify::{Counts, Evaluation, Judged},
+    dataset::{Manifest, contents, training::TRAIN},
     store::Store,
 };
 
@@ -26,9 +29,9 @@ pub struct SplitEvaluation {
     pub numbers: Evaluation,
 }
 
-/// The split of a row, as [`evaluate`] names it.
-fn split_of(row: &PredictionRow) -> &str {
-    row.split.as_deref().unwrap_or(TRAIN)
+/// A split, as [`evaluate`] names it.
+fn split_of(split: Option<&str>) -> &str {
+    split.unwrap_or(TRAIN)
 }
 
 /// Evaluates the predictions of a split. None for the one that says most: `test`, or else another that was not trained on,
@@ -36,14 +39,30 @@ fn split_of(row: &PredictionRow) -> &str {
 ///
 /// Fails with `Classifier.Missing`; and with `Input.Invalid`, which lists the splits, if no image with a label has the split.
 pub async fn evaluate(output: &dyn Store, version: &Manifest, split: Option<&str>) -> Result<SplitEvaluation> {
-    classifier(output, version).await?;
-    let rows = contents::predictions(output, version).await?;
-    evaluate_rows(version, &rows, split)
+    let split = chosen(version, split)?;
+    let mut counts = Counts::default();
+    let mut parts = pin!(contents::predictions(output, version).await?);
+    while let Some(rows) = parts.try_next().await? {
+        for row in rows.iter().filter(|row| split_of(row.split.as_deref()) == split) {
+            if let Some(label) = &row.label {
+                counts.add(Judged { label, predicted: &row.predicted, probability: row.probability });
+            }
+        }
+    }
+    let held_out = split != TRAIN;
+    Ok(SplitEvaluation {
+        version: version.version.0,
+        optimistic: !held_out && version.settings.training_rules().fold_pattern.is_none(),
+        split,
+        held_out,
+        numbers: counts.finish(),
+    })
 }
 
-/// [`evaluate`], given the predictions.
-pub fn evaluate_rows(version: &Manifest, rows: &[PredictionRow], split: Option<&str>) -> Result<SplitEvaluation> {
-    let mut splits: Vec<&str> = rows.iter().filter(|row| row.label.is_some()).map(split_of).collect();
+/// The split that was asked for, or the one that says most.
+fn chosen(version: &Manifest, split: Option<&str>) -> Result<String> {
+    let summary = fitted(version)?;
+    let mut splits: Vec<&str> = summary.splits.iter().map(|count| split_of(count.split.as_deref())).collect();
     splits.sort_unstable();
     splits.dedup();
     let best = || {
@@ -51,21 +70,9 @@ pub fn evaluate_rows(version: &Manifest, rows: &[PredictionRow], split: Option<&
         held_out.copied().unwrap_or(TRAIN)
     };
     let split = split.unwrap_or_else(best);
-    if !splits.contains(&split) {
-        let message = "no image with a label has this split";
-        let known = splits.join(", ");
-        return Err(Error::new(ErrorKind::InputInvalid, message).context("split", split).context("splits", known));
+    if splits.contains(&split) {
+        return Ok(split.to_owned());
     }
-    let judged = rows.iter().filter(|row| split_of(row) == split).filter_map(|row| {
-        let label = row.label.as_deref()?;
-        Some(Judged { label, predicted: &row.predicted, probability: row.probability })
-    });
-    let held_out = split != TRAIN;
-    Ok(SplitEvaluation {
-        version: version.version.0,
-        split: split.to_owned(),
-        held_out,
-        optimistic: !held_out && version.settings.training_rules().fold_pattern.is_none(),
-        numbers: Evaluation::new(judged),
-    })
+    let (message, known) = ("no image with a label has this split", splits.join(", "));
+    Err(Error::new(ErrorKind::InputInvalid, message).context("split", split).context("splits", known))
 }

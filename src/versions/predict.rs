@@ -11,7 +11,7 @@ use crate::{
     Error, ErrorKind, Result,
     classify::Classifier,
     dataset::{
-        self, Classification, Manifest,
+        self, Classification, ClassifierSummary, Manifest,
         blocking::run_blocking,
         contents,
         tables::{self, PredictionRow},
@@ -69,10 +69,10 @@ pub struct Predictor {
     classifier: Arc<Classifier>,
 }
 
-/// The classifier of a version. Fails with `Classifier.Missing` if it has none.
-pub async fn classifier(output: &dyn Store, version: &Manifest) -> Result<Classifier> {
-    if let Some(classifier) = contents::classifier(output, version).await? {
-        return Ok(classifier);
+/// The summary of a version's classifier. Fails with `Classifier.Missing` if it has none.
+pub fn fitted(version: &Manifest) -> Result<&ClassifierSummary> {
+    if let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) {
+        return Ok(summary);
     }
     let why = match &version.classifier {
         Some(Classification::None { reason }) => reason.text(),
@@ -85,7 +85,10 @@ pub async fn classifier(output: &dyn Store, version: &Manifest) -> Result<Classi
 impl Predictor {
     /// Opens the classifier of a version. Fails with `Classifier.Missing`.
     pub async fn open(output: Arc<dyn Store>, version: Manifest) -> Result<Self> {
-        let classifier = Arc::new(classifier(output.as_ref(), &version).await?);
+        fitted(&version)?;
+        let classifier = contents::classifier(output.as_ref(), &version).await?;
+        let missing = || Error::new(ErrorKind::ClassifierMissing, "the version has no classifier");
+        let classifier = Arc::new(classifier.ok_or_else(missing)?);
         Ok(Predictor { output, version, classifier })
     }
 
@@ -174,23 +177,12 @@ pub struct Suspect {
     pub nearest_of_predicted: Vec<Neighbour>,
 }
 
-/// The suspects among predictions, the most suspect first: those with the smallest probability of their label.
-pub fn ranked(rows: Vec<PredictionRow>) -> Vec<PredictionRow> {
-    let mut suspects: Vec<PredictionRow> = rows.into_iter().filter(|row| row.suspect).collect();
-    let probability = |row: &PredictionRow| row.label_probability.unwrap_or(1.0);
-    suspects.sort_by(|a, b| {
-        let by_label = probability(a).total_cmp(&probability(b));
-        by_label.then(b.probability.total_cmp(&a.probability)).then(a.path.cmp(&b.path))
-    });
-    suspects
-}
-
 /// The suspects of a version, the most suspect first, with `near` images of both classes for the first `detailed` ones.
 ///
 /// Fails with `Classifier.Missing`, and with `Dataset.Corrupt`.
 pub async fn suspects(output: &dyn Store, version: &Manifest, detailed: usize, near: usize) -> Result<Vec<Suspect>> {
-    classifier(output, version).await?;
-    let rows = ranked(contents::predictions(output, version).await?);
+    fitted(version)?;
+    let rows = contents::suspects(output, version, usize::MAX).await?;
     let first = &rows[..detailed.min(rows.len())];
     let features = features_of(output, version, first).await?;
     let queries = first.iter().flat_map(|row| {
