@@ -132,6 +132,12 @@ bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, 
 bench-incremental: build .venv/bench/ready ## Time a run for one new image among 10,000
 	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
 
+DATA ?=
+.PHONY: bench-classifier
+bench-classifier: build .venv/tables/ready ## Compare the classifier with scikit-learn; DATA='FOLDER...' adds folders of images
+	$(CARGO) build --release --workspace --example classifier_time
+	.venv/tables/bin/python bench/classifier.py --pomona $(POMONA) --example target/release/examples/classifier_time --data $(DATA)
+
 .PHONY: bench-scaling
 bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
 	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
@@ -185,11 +191,12 @@ model: .venv/model/ready ## Make the embedded ONNX file, byte for byte
 	.venv/model/bin/python models/export.py models/mobilenetv2_1.00_224.onnx
 
 .PHONY: golden
-golden: build .venv/golden/ready ## Make the golden files: Pillow, TensorFlow, texts of the CLI
+golden: build .venv/golden/ready .venv/tables/ready ## Make the golden files: Pillow, TensorFlow, scikit-learn, texts of the CLI
 	.venv/golden/bin/python tests/golden/pillow_pixels.py tests/golden/pillow
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
+	.venv/tables/bin/python tests/golden/lda.py tests/golden/lda.json
 	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli
 
 # Versions that are in a list stay there as long as they fit; UPGRADE=1 takes the newest of all indirect dependencies.

@@ -22,7 +22,7 @@ class Learned:
         summary = output.manifest["classifier"]
         file = pq.ParquetFile(output.folder / summary["key"])
         self.summary, self.table = summary, file.read().to_pandas()
-        self.results = json.loads(file.schema_arrow.metadata[b"pomona.results"])
+        self.results = json.loads(file.metadata.metadata[b"pomona.results"])
         folder = output.folder / f"predictions/v={output.manifest['version']:08}"
         self.predictions = pd.read_parquet(folder).sort_values("path", ignore_index=True)
         features = output.features().sort_values("path", ignore_index=True)
