@@ -232,8 +232,8 @@ async fn a_data_set_without_two_labels_says_why_it_has_no_classifier() {
         }
         let output = made(&input, &engine, &settings()).await;
         assert_eq!(current(&output).await.classifier, Some(Classification::None { reason }));
-        assert!(list_all(output.as_ref(), keys::CLASSIFIERS).await.unwrap().is_empty());
-        assert!(list_all(output.as_ref(), keys::PREDICTIONS).await.unwrap().is_empty());
+        assert!(list_all(output.as_ref(), keys::CLASSIFIER).await.unwrap().is_empty());
+        assert!(list_all(output.as_ref(), keys::PREDICTED).await.unwrap().is_empty());
         let found = check(output.as_ref(), Depth::Numbers, Judge::default(), &Silent).await.unwrap();
         assert!(found.problems.is_empty(), "{:?}", found.problems);
     }

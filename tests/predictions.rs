@@ -41,7 +41,7 @@ fn with_model(command: &str, output: &Path) -> Command {
 }
 
 #[test]
-fn photos_are_predicted_wrong_labels_are_found_and_the_result_is_evaluated() {
+fn photos_are_predicted_and_broken_and_foreign_ones_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output, photos) = (dir.path().join("images"), dir.path().join("results"), dir.path().join("photos"));
     data_set(&images);
@@ -77,7 +77,14 @@ fn photos_are_predicted_wrong_labels_are_found_and_the_result_is_evaluated() {
     let stdin = Stdio::from(fs::File::open(&file).unwrap());
     let piped = json(with_model("predict", &output).arg("-").stdin(stdin));
     assert_eq!((&piped[0]["path"], &piped[0]["probability"]), (&"-".into(), &red["probability"]));
+}
 
+#[test]
+fn wrong_labels_are_found_and_the_result_is_evaluated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    data_set(&images);
+    let summary = json(&mut run(&images, &output, &[]));
     let suspects = json(pomona().args(["list", "suspects"]).arg(&output));
     let first = &suspects[0];
     assert_eq!(

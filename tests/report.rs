@@ -107,6 +107,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
         images: IMAGES as u64,
         rejects: rejects.len() as u64,
         ignored: Some(0),
+        labels_unused: None,
         labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
         basis: BasisSummary {
             id: "b".into(),

@@ -29,6 +29,8 @@ pub struct Request {
     pub settings: Settings,
     /// What the run lists and whether it fits a new basis; defaults for fields that are missing.
     pub mode: Mode,
+    /// Location of a file of labels, `s3://BUCKET/KEY`; the field `labels`.
+    pub labels: Option<String>,
     /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
     pub decoding: Decoding,
 }
@@ -43,6 +45,8 @@ impl Request {
         let Value::Object(mut fields) = value else {
             return Err(Error::new(ErrorKind::InputInvalid, EXAMPLE));
         };
+        fields.retain(|name, value| name != "labels" || !value.is_null());
+        let has_labels = fields.contains_key("labels");
         let mut location = |name: &'static str| match fields.remove(name) {
             Some(Value::String(location)) if location.starts_with("s3://") => Ok(location),
             Some(other) => Err(Error::new(
@@ -53,6 +57,7 @@ impl Request {
             None => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} is missing; {EXAMPLE}"))),
         };
         let (input, output) = (location("input")?, location("output")?);
+        let labels = if has_labels { Some(location("labels")?) } else { None };
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
         };
@@ -62,7 +67,7 @@ impl Request {
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
         let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(wrong)?;
         settings.check()?;
-        Ok(Request { input, output, settings, mode, decoding })
+        Ok(Request { input, output, settings, mode, labels, decoding })
     }
 }
 

@@ -53,7 +53,12 @@ impl<'a> Runner<'a> {
     pub(crate) async fn run(&self, started: Instant, stop: &CancellationToken) -> Result<()> {
         let bars = Bars::new();
         let result = &self.options.result;
-        let input = PlanInput { settings: result.settings(), mode: result.mode(), ..PlanInput::new(run_id()?) };
+        let input = PlanInput {
+            settings: result.settings(),
+            mode: result.mode(),
+            labels: result.labelling.labels.clone(),
+            ..PlanInput::new(run_id()?)
+        };
         let outcome = pipeline::run(&self.stores, &self.workers, &input, &bars, stop).await;
         bars.clear();
         let mut summary = outcome?;

@@ -87,6 +87,21 @@ impl Files {
     }
 }
 
+/// What is odd about the labels, if anything.
+fn labelling(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    if let Some(unused) = manifest.labels_unused.filter(|unused| *unused > 0) {
+        let lines = format::counted(unused, "image");
+        text.push_str(&format!("The file of labels names {lines} that the input does not have\n"));
+    }
+    let settings = &manifest.settings;
+    let asked = settings.label_depth.is_some() || settings.label_pattern.is_some() || settings.labels.is_some();
+    if asked && manifest.images > 0 && manifest.labels.iter().all(|count| count.label.is_none()) {
+        text.push_str("No image has a label: the label options match none of the paths\n");
+    }
+    text
+}
+
 impl<'a> Finished<'a> {
     pub(crate) fn json(&self) -> Json<'a> {
         let Finished { summary, reported, output, seconds } = *self;
@@ -140,7 +155,12 @@ impl<'a> Finished<'a> {
             return text;
         }
         let files = Files::new(manifest, self.reported, self.output);
-        let sections = [headline + &figures(manifest), self.timings(), places(manifest, &files), self.readers(&files)];
+        let sections = [
+            headline + &labelling(manifest) + &figures(manifest),
+            self.timings(),
+            places(manifest, &files),
+            self.readers(&files),
+        ];
         sections.join("\n")
     }
 

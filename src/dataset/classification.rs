@@ -79,6 +79,16 @@ pub struct SplitCount {
     pub suspects: u64,
 }
 
+/// The predictions for the rows of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictedPart {
+    /// The file.
+    #[serde(flatten)]
+    pub file: FileRef,
+    /// Its rows that have a label, by split.
+    pub splits: Vec<SplitCount>,
+}
+
 /// Adds counts by split to `to`, which is sorted by split, with images without a split first.
 pub(crate) fn add_splits(to: &mut Vec<SplitCount>, from: &[SplitCount]) {
     for count in from {

@@ -161,6 +161,8 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         bare(keys::success(version.version)),
     ];
     files.extend(version.outputs.csv.clone());
+    let labels = version.settings.labels.clone();
+    files.extend(labels.map(|file| FileRef { key: keys::labels(&file), checksum: Some(file) }));
     files.extend(version.outputs.scores.iter().cloned());
     let parts = parts(output, version).await?;
     for shard in &shards {

@@ -1,12 +1,22 @@
 //! The keys of an output, relative to it. All keys are built and parsed in this file, by the table of the
 //! [`registry`].
 
+mod fitted;
+
 use std::{fmt::Display, sync::LazyLock};
 
 use sha2::{Digest, Sha256};
 
-use super::registry::{self, FileKind, KINDS};
-use crate::ids::{BasisId, ClassifierId, ExtractorId, GroupId, MomentsId, RulesId, RunId, ShardId, Version, short_hex};
+use super::{
+    Checksum,
+    registry::{self, FileKind, KINDS},
+};
+pub use fitted::{
+    basis, classes, classifier, parse_classes, parse_predictions, parse_totals, predictions, predictions_folder, sums,
+    totals,
+};
+
+use crate::ids::{ExtractorId, GroupId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +53,11 @@ pub const MOMENTS: &str = "moments/";
 /// Fitted bases.
 pub const BASES: &str = "basis/";
 /// Classifiers.
-pub const CLASSIFIERS: &str = "classifier/";
+pub const CLASSIFIER: &str = "classifier/";
 /// Parts of the table of predictions.
-pub const PREDICTIONS: &str = "predictions/";
+pub const PREDICTED: &str = "predictions/";
+/// Files of labels that runs were given.
+pub const LABELS: &str = "labels/";
 /// Records of extractors.
 pub const EXTRACTORS: &str = "extractors/";
 /// Lists of the parts of the scores.
@@ -116,6 +128,11 @@ pub fn moments(shard: &ShardId) -> String {
     build(&registry::MOMENTS, [shard])
 }
 
+/// Key of a file of labels.
+pub fn labels(file: &Checksum) -> String {
+    build(&registry::LABELS, [&file.sha256])
+}
+
 /// Key of the record of a shard. It is written last, so a shard with a record is complete.
 pub fn shard(shard: &ShardId) -> String {
     build(&registry::SHARD, [shard])
@@ -152,57 +169,6 @@ pub fn group(group: &GroupId) -> String {
 /// Parses a key of [`group`]. None for other keys.
 pub fn parse_group(key: &str) -> Option<GroupId> {
     only(&registry::GROUP, key).map(GroupId::from)
-}
-
-/// Key of the exact sums of a group of shards.
-pub fn sums(group: &GroupId) -> String {
-    build(&registry::SUMS, [group])
-}
-
-/// Key of the sums of a group per class and fold.
-pub fn classes(group: &GroupId, rules: &RulesId) -> String {
-    build(&registry::CLASSES, [group, rules])
-}
-
-/// Parses a key of [`classes`]. None for other keys.
-pub fn parse_classes(key: &str) -> Option<GroupId> {
-    only(&registry::CLASSES, key).map(GroupId::from)
-}
-
-/// Key of a classifier.
-pub fn classifier(id: &ClassifierId) -> String {
-    build(&registry::CLASSIFIER, [id])
-}
-
-/// Folder of a version's predictions, with `/` at its end.
-pub fn predictions_folder(version: Version) -> String {
-    format!("{PREDICTIONS}v={version}/")
-}
-
-/// Key of a part of a version's predictions.
-pub fn predictions(version: Version, part: u64) -> String {
-    build(&registry::PREDICTIONS, [&version, &part])
-}
-
-/// The number in a key of [`predictions`]. None for other keys, also those of other versions.
-pub fn parse_predictions(version: Version, key: &str) -> Option<u64> {
-    let values = registry::PREDICTIONS.parse(key)?;
-    (values.first()?.parse() == Ok(version.0)).then_some(values.get(1)?.parse().ok()?)
-}
-
-/// Key of total moments.
-pub fn totals(id: &MomentsId) -> String {
-    build(&registry::TOTALS, [id])
-}
-
-/// Parses a key of [`totals`]. None for other keys.
-pub fn parse_totals(key: &str) -> Option<MomentsId> {
-    only(&registry::TOTALS, key).map(MomentsId::from)
-}
-
-/// Key of a basis.
-pub fn basis(id: &BasisId) -> String {
-    build(&registry::BASIS, [id])
 }
 
 /// Key of the record of an extractor.
@@ -386,6 +352,7 @@ mod tests {
             (classes(&group_id, &"ef".into()), registry::CLASSES),
             (classifier(&"ab".into()), registry::CLASSIFIER),
             (predictions(v, 1), registry::PREDICTIONS),
+            (labels(&Checksum::of(b"")), registry::LABELS),
             (extractor(&"e2".into()), registry::EXTRACTOR),
             (part_list(v, 0), registry::PART_LIST),
             (part(v, None, 0), registry::PART),
@@ -434,23 +401,8 @@ mod tests {
     #[test]
     fn the_folders_are_those_of_the_registry() {
         let named = [
-            VERSIONS,
-            SHARDS,
-            PARTIALS,
-            GROUPS,
-            MOMENTS,
-            BASES,
-            CLASSIFIERS,
-            PREDICTIONS,
-            EXTRACTORS,
-            SCORES,
-            PCA,
-            FEATURES,
-            CSV,
-            REJECTS,
-            RUNS,
-            INBOX,
-            TICKETS,
+            VERSIONS, SHARDS, PARTIALS, GROUPS, MOMENTS, BASES, CLASSIFIER, PREDICTED, LABELS, EXTRACTORS, SCORES, PCA,
+            FEATURES, CSV, REJECTS, RUNS, INBOX, TICKETS,
         ];
         assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
         let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    classification::{Classification, SplitCount},
+    classification::{Classification, PredictedPart},
     keys,
     record::{Checksum, FileRef},
     released::Released,
@@ -201,16 +201,6 @@ pub struct Part {
     pub predictions: Option<PredictedPart>,
 }
 
-/// The predictions for the rows of a shard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PredictedPart {
-    /// The file.
-    #[serde(flatten)]
-    pub file: FileRef,
-    /// Its rows that have a label, by split.
-    pub splits: Vec<SplitCount>,
-}
-
 /// The PCA of a version without its vectors, which are in the basis file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BasisSummary {
@@ -320,6 +310,10 @@ pub struct Manifest {
     pub rejects: u64,
     /// Number of ignored objects: hidden files and folder markers. None if only changed shards were listed.
     pub ignored: Option<u64>,
+    /// Number of images that the file of labels names and that were not in the input. None without such a file, and if only
+    /// changed shards were listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_unused: Option<u64>,
     /// Numbers of images with features by label.
     pub labels: Vec<LabelCount>,
     /// The PCA.

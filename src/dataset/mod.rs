@@ -24,6 +24,7 @@ pub mod contents;
 mod holder;
 pub mod inbox;
 pub mod keys;
+pub mod labelling;
 pub mod lease;
 pub mod manifest;
 pub mod partition;
@@ -39,14 +40,14 @@ pub mod training;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use classification::{Classification, ClassifierSummary, SplitCount};
+pub use classification::{Classification, ClassifierSummary, PredictedPart, SplitCount};
 pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;
 pub(crate) use manifest::add_labels;
 pub use manifest::{
     BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,
-    PredictedPart, RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
+    RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
 };
 pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
 pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, to_sealed_lines};

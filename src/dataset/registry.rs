@@ -270,6 +270,8 @@ kinds! {
     /// Predictions for the images of a shard.
     PREDICTIONS = "predictions", "predictions/v={version}/part-{part}.parquet", by "project", from "part-list",
         holds [paths], ShardsAndClassifier, SWEPT;
+    /// What a run was told of the labels of images.
+    LABELS = "labels", "labels/{id}.csv", by "plan", from "version", holds [paths], Nothing, SWEPT;
     /// The record of an extractor: all that decides the bits of the features.
     EXTRACTOR = "extractor", "extractors/{id}.json", by "publish", from "version", holds [], Manifest, SWEPT;
     /// The list of the parts of a group.

@@ -6,6 +6,8 @@ use crate::{
     Error, ErrorKind, Result,
     classify::Priors,
     dataset::{
+        Checksum,
+        labelling::{LabelRules, Labelling},
         shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE, DEFAULT_SHARD_SIZE_ON_AWS},
         tables::Compression,
         training::{Training, TrainingRules},
@@ -58,6 +60,20 @@ pub struct Settings {
     /// an empty one for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holdout: Option<String>,
+    /// Which folder of an image's key is its label: 0 is the innermost, 1 the one that holds it. Without any of the three
+    /// settings of labels, they are those of the current version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_depth: Option<u32>,
+    /// A regular expression with a group `label`; what it captures in the key is the label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_pattern: Option<String>,
+    /// The file of labels in the output. In the input of an execution, `labels` is the location to read it from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Checksum>,
+    /// A regular expression with a group `split`. None for that of the current version, an empty one for none: then a
+    /// folder with a name such as `train` or `Test` is the split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_pattern: Option<String>,
 }
 
 /// Settings of a single run. With the defaults, the result depends only on the images and the [`Settings`].
@@ -133,6 +149,10 @@ impl Default for Settings {
             priors: None,
             fold_pattern: None,
             holdout: None,
+            label_depth: None,
+            label_pattern: None,
+            labels: None,
+            split_pattern: None,
         }
     }
 }
@@ -148,6 +168,11 @@ impl Settings {
             );
         }
         Training::new(&self.training_rules())?;
+        if self.label_depth.is_some() && self.label_pattern.is_some() {
+            let message = "a label is either a folder (label_depth) or what a pattern captures (label_pattern)";
+            return Err(Error::new(ErrorKind::InputInvalid, message));
+        }
+        Labelling::new(&self.label_rules())?;
         Boundaries::new(self.shard_size())?;
         Boundaries::of_groups(self.group_size()).map(drop)
     }
@@ -159,7 +184,15 @@ impl Settings {
         let pattern = |of: fn(&Settings) -> &Option<String>| {
             of(self).as_ref().or(current.and_then(|current| of(current).as_ref())).filter(|p| !p.is_empty()).cloned()
         };
+        let labelled = self.label_depth.is_some() || self.label_pattern.is_some() || self.labels.is_some();
+        let of_labels = if labelled { self } else { current.unwrap_or(self) };
+        let split_pattern = self.split_pattern.as_ref().or(current.and_then(|current| current.split_pattern.as_ref()));
         Settings {
+            // The innermost folder is what a data set without this setting has.
+            label_depth: of_labels.label_depth.filter(|depth| *depth > 0),
+            label_pattern: of_labels.label_pattern.clone(),
+            labels: of_labels.labels.clone(),
+            split_pattern: split_pattern.filter(|pattern| !pattern.is_empty()).cloned(),
             shard_size: self.shard_size.or(current.and_then(|current| current.shard_size)).or(Some(default)),
             group_size: self.group_size.or(current.and_then(|current| current.group_size)),
             compression: self.compression.or(current.and_then(|current| current.compression)),
@@ -180,6 +213,15 @@ impl Settings {
     pub fn training_rules(&self) -> TrainingRules {
         let given = |pattern: &Option<String>| pattern.clone().filter(|pattern| !pattern.is_empty());
         TrainingRules { fold_pattern: given(&self.fold_pattern), holdout: given(&self.holdout) }
+    }
+
+    /// How labels and splits follow from keys.
+    pub fn label_rules(&self) -> LabelRules {
+        LabelRules {
+            label_depth: self.label_depth.unwrap_or(0),
+            label_pattern: self.label_pattern.clone(),
+            split_pattern: self.split_pattern.clone().filter(|pattern| !pattern.is_empty()),
+        }
     }
 
     /// The target number of objects per shard; if it is omitted, the default for one machine.
@@ -291,6 +333,20 @@ mod tests {
         assert_eq!(reset, fresh);
         assert!(settings(r#"{"fold_pattern": "("}"#).check().is_err());
         assert!(!settings(r#"{"classifier": false}"#).classifier);
+    }
+
+    #[test]
+    fn omitted_labels_are_those_of_the_current_version_and_each_can_be_taken_back() {
+        let settings = |json: &str| serde_json::from_str::<Settings>(json).unwrap();
+        let file = r#"{"labels": {"sha256": "ab", "bytes": 3}, "split_pattern": "(?<split>.)"}"#;
+        let (current, default) = (settings(file), Settings::default());
+        assert_eq!(default.resolved(Some(&current), false).labels, current.labels);
+        assert_eq!(default.resolved(Some(&current), false).split_pattern, current.split_pattern);
+        let by_folder = settings(r#"{"label_depth": 0, "split_pattern": ""}"#).resolved(Some(&current), false);
+        assert_eq!((by_folder.label_depth, by_folder.labels, by_folder.split_pattern), (None, None, None));
+        assert_eq!(settings(r#"{"label_depth": 2}"#).resolved(Some(&current), false).label_depth, Some(2));
+        assert!(settings(r#"{"label_depth": 2, "label_pattern": "(?<label>.)"}"#).check().is_err());
+        assert!(settings(r#"{"label_pattern": "."}"#).check().is_err());
     }
 
     #[test]

@@ -6,9 +6,14 @@
 //! sizes ends its shard in any case. These keys are fixed points: a change before one of them leaves the shards after it
 //! as they are. Groups of shards are cut in the same way, by the last keys of their shards.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
-use super::{partition::label_of, tables::Compression};
+use super::{
+    labelling::{Labelling, Labels},
+    tables::Compression,
+};
 use crate::{
     Error, ErrorKind, Result,
     ids::{ExtractorId, GroupId, ShardId, short_hex},
@@ -46,12 +51,11 @@ impl ShardHasher {
     }
 
     /// Adds the next object, in key order.
-    pub fn push(&mut self, key: &str, etag: &str) {
+    pub fn push(&mut self, key: &str, etag: &str, labels: Labels<'_>) {
         self.text(key);
         self.text(etag);
-        self.option(label_of(key));
-        // No object has a split yet.
-        self.option(None);
+        self.option(labels.label);
+        self.option(labels.split);
     }
 
     fn text(&mut self, text: &str) {
@@ -150,6 +154,7 @@ impl Boundaries {
 pub struct Sharder {
     boundaries: Boundaries,
     hasher: ShardHasher,
+    labelling: Arc<Labelling>,
     objects: Vec<Object>,
 }
 
@@ -164,8 +169,8 @@ pub struct Cut {
 
 impl Sharder {
     /// A plan for shards with ids of this hasher, which is new.
-    pub fn new(boundaries: Boundaries, hasher: ShardHasher) -> Self {
-        Sharder { boundaries, hasher, objects: Vec::new() }
+    pub fn new(boundaries: Boundaries, hasher: ShardHasher, labelling: Arc<Labelling>) -> Self {
+        Sharder { boundaries, hasher, labelling, objects: Vec::new() }
     }
 
     /// Adds the next object, in key order. Returns a shard if this object ends it.
@@ -183,7 +188,7 @@ impl Sharder {
         let objects = std::mem::take(&mut self.objects);
         let mut hasher = self.hasher.clone();
         for object in &objects {
-            hasher.push(&object.key, object.etag.as_str());
+            hasher.push(&object.key, object.etag.as_str(), self.labelling.of(&object.key));
         }
         Some(Cut { id: hasher.finish(), objects })
     }
@@ -196,6 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dataset::labelling::LabelRules;
 
     fn object(key: String) -> Object {
         Object { key, etag: "1".into(), size: 1, modified: 0 }
@@ -205,8 +211,12 @@ mod tests {
         ShardHasher::new(&"x".into(), Compression::Snappy)
     }
 
+    fn by_folder() -> Arc<Labelling> {
+        Arc::new(Labelling::new(&LabelRules::default()).unwrap())
+    }
+
     fn cut(keys: impl IntoIterator<Item = String>, target: u32) -> Vec<Cut> {
-        let mut sharder = Sharder::new(Boundaries::new(target).unwrap(), hasher());
+        let mut sharder = Sharder::new(Boundaries::new(target).unwrap(), hasher(), by_folder());
         let mut shards: Vec<_> = keys.into_iter().filter_map(|key| sharder.push(object(key))).collect();
         shards.extend(sharder.finish());
         shards
@@ -265,7 +275,7 @@ mod tests {
     #[test]
     fn an_etag_changes_the_id_of_its_shard_only() {
         let before = cut(keys(5_000), 128);
-        let mut sharder = Sharder::new(Boundaries::new(128).unwrap(), hasher());
+        let mut sharder = Sharder::new(Boundaries::new(128).unwrap(), hasher(), by_folder());
         let mut after = Vec::new();
         for (i, key) in keys(5_000).enumerate() {
             let mut object = object(key);

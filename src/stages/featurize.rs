@@ -4,7 +4,7 @@
 //! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When the run is stopped, it writes the rows so
 //! far to `partials/<shard>.parquet` and `.json`, which the next run copies from.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -23,7 +23,7 @@ use crate::{
         self, Checksum, LabelCount, RejectedObject, ShardRecord,
         blocking::run_blocking,
         keys,
-        partition::label_of,
+        labelling::Labelling,
         record::sha256,
         shard::ShardHasher,
         tables::{self, Compression, FeatureRows},
@@ -89,17 +89,19 @@ pub(crate) async fn featurize_and_sum(
 ) -> Result<(Featurized, Option<ShardMoments>)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let ShardWork { run, shard: planned, objects: range, sources, decoding, compression, group: _ } = work;
+    let ShardWork { run, shard: planned, objects: range, sources, labels, decoding, compression, group: _ } = work;
     if decoding != workers.extractor().info().decoding {
         return Err(
             Error::new(ErrorKind::InternalBug, "the shard is planned for another decoding").context("shard", planned)
         );
     }
-    let objects: Vec<Object> = range.read(output).await?;
+    let (objects, labelling) = range.read_objects(output, &labels).await?;
     let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor().info()).await?;
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
-    let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, compression, monitor, stop };
+    let labelling = Arc::new(labelling);
+    let maker =
+        RowMaker { input: stores.input.as_ref(), workers, labelling, earlier, memory, compression, monitor, stop };
     let rows = maker.rows(&objects).await?;
     let base_is_unknown = maker.earlier.base_is_unknown;
     if rows.objects < objects.len() {
@@ -149,6 +151,7 @@ struct ShardRows {
     rejects: Vec<RejectedObject>,
     compression: Compression,
     hasher: ShardHasher,
+    labelling: Arc<Labelling>,
     /// Objects so far, rejects included.
     objects: usize,
     /// Objects among them that the store did not deliver.
@@ -157,7 +160,12 @@ struct ShardRows {
 }
 
 impl ShardRows {
-    fn with_capacity(extractor: &ExtractorInfo, compression: Compression, rows: usize) -> Self {
+    fn with_capacity(
+        extractor: &ExtractorInfo,
+        labelling: Arc<Labelling>,
+        compression: Compression,
+        rows: usize,
+    ) -> Self {
         // The features are most of a shard's memory; a vector that grows by doubling would hold them twice.
         let mut features = Vec::new();
         features.reserve_exact(rows * extractor.columns);
@@ -167,6 +175,7 @@ impl ShardRows {
             rejects: Vec::new(),
             compression,
             hasher: ShardHasher::new(&extractor.id, compression),
+            labelling,
             objects: 0,
             unavailable: 0,
             counts: Counts::default(),
@@ -198,12 +207,13 @@ impl ShardRows {
                 return self.push_reject(object, Reject::new(Reason::Unreadable, error));
             }
         };
-        self.hasher.push(&object.key, object.etag.as_str());
+        let labels = self.labelling.of(&object.key);
+        self.hasher.push(&object.key, object.etag.as_str(), labels);
         self.counts.added += u64::from(etag_in_base.is_none());
         self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
         self.table.paths.push(object.key.clone());
-        self.table.labels.push(label_of(&object.key).map(str::to_owned));
-        self.table.splits.push(None);
+        self.table.labels.push(labels.label.map(str::to_owned));
+        self.table.splits.push(labels.split.map(str::to_owned));
         self.table.modified.push(object.modified);
         self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
         self.table.etags.push(object.etag.as_str().to_owned());
@@ -213,11 +223,9 @@ impl ShardRows {
 
     /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
     fn push_reject(&mut self, object: &Object, reject: Reject) {
-        if reject.reason.may_pass() {
-            self.hasher.push(&object.key, &reject.reason.placeholder());
-        } else {
-            self.hasher.push(&object.key, object.etag.as_str());
-        }
+        let placeholder = reject.reason.may_pass().then(|| reject.reason.placeholder());
+        let etag = placeholder.as_deref().unwrap_or(object.etag.as_str());
+        self.hasher.push(&object.key, etag, self.labelling.of(&object.key));
         self.rejects.push(RejectedObject { path: object.key.clone(), reject });
     }
 }
@@ -225,6 +233,7 @@ impl ShardRows {
 struct RowMaker<'a> {
     input: &'a dyn Store,
     workers: &'a WorkerPool,
+    labelling: Arc<Labelling>,
     earlier: EarlierRows,
     /// Bounds the bytes of files that are read and wait for a worker.
     memory: Semaphore,
@@ -236,7 +245,12 @@ struct RowMaker<'a> {
 impl RowMaker<'_> {
     /// The rows of the objects, in their order; after a stop, only the first of them.
     async fn rows(&self, objects: &[Object]) -> Result<ShardRows> {
-        let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), self.compression, objects.len());
+        let mut rows = ShardRows::with_capacity(
+            self.workers.extractor().info(),
+            self.labelling.clone(),
+            self.compression,
+            objects.len(),
+        );
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
         let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
         let mut outage = None;

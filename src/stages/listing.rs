@@ -3,7 +3,7 @@
 //! Reads the keys of the input: all of them, or only the shards that contain changed keys. Passes each shard to the
 //! [`Planner`].
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::TryStreamExt;
 
@@ -15,7 +15,7 @@ use crate::{
     Result,
     dataset::{
         ShardEntry,
-        partition::{check_label, label_of},
+        labelling::{Labelling, check_folder},
         settings::Settings,
         shard::{Boundaries, ShardHasher, Sharder},
     },
@@ -29,10 +29,12 @@ pub(super) struct Listing<'a> {
     boundaries: Boundaries,
     partition_by_label: bool,
     hasher: ShardHasher,
+    labelling: Arc<Labelling>,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
     objects: u64,
     ignored: u64,
+    named: u64,
 }
 
 impl<'a> Listing<'a> {
@@ -40,19 +42,21 @@ impl<'a> Listing<'a> {
         input: &'a dyn Store,
         settings: &Settings,
         extractor: &ExtractorId,
+        labelling: Arc<Labelling>,
         monitor: &'a dyn Monitor,
         stop: &'a CancellationToken,
     ) -> Result<Self> {
         let boundaries = Boundaries::new(settings.shard_size())?;
         let hasher = ShardHasher::new(extractor, settings.compression());
         let partition_by_label = settings.partition_by_label;
-        Ok(Listing { input, boundaries, partition_by_label, hasher, monitor, stop, objects: 0, ignored: 0 })
+        let (objects, ignored, named) = (0, 0, 0);
+        Ok(Listing { input, boundaries, partition_by_label, hasher, labelling, monitor, stop, objects, ignored, named })
     }
 
     /// Lists all keys of the input.
     pub(super) async fn all(mut self, planner: &mut Planner<'_>) -> Result<Listed> {
         self.list(planner, None, |_| false).await?;
-        Ok(Listed { objects: self.objects, ignored: Some(self.ignored) })
+        Ok(Listed { objects: self.objects, ignored: Some(self.ignored), named: Some(self.named) })
     }
 
     /// Lists the shards that `keys` belong to; takes the other shards from `shards`, those of the base version.
@@ -82,7 +86,7 @@ impl<'a> Listing<'a> {
             next = ended.and_then(|last| ends_like(&last)).map_or(shards.len(), |shard| shard + 1);
         }
         self.reuse(planner, &shards[next..]).await?;
-        Ok(Listed { objects: self.objects, ignored: None })
+        Ok(Listed { objects: self.objects, ignored: None, named: None })
     }
 
     async fn reuse(&mut self, planner: &mut Planner<'_>, shards: &[ShardEntry]) -> Result<()> {
@@ -102,7 +106,7 @@ impl<'a> Listing<'a> {
         after: Option<&str>,
         may_end: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
-        let mut sharder = Sharder::new(self.boundaries, self.hasher.clone());
+        let mut sharder = Sharder::new(self.boundaries, self.hasher.clone(), self.labelling.clone());
         let mut pages = store::ascending(self.input, "", after);
         // A file system or a network that hangs does not hold up a stop.
         while let Some(Some(page)) = self.stop.run_until_cancelled(pages.try_next()).await.transpose()? {
@@ -113,9 +117,10 @@ impl<'a> Listing<'a> {
                     continue;
                 }
                 self.objects += 1;
+                self.named += u64::from(self.labelling.given(&object.key).is_some());
                 // Before any image is read: the name of its folder is known now, and is used last.
                 if self.partition_by_label {
-                    check_label(label_of(&object.key))?;
+                    check_folder(self.labelling.of(&object.key))?;
                 }
                 let Some(cut) = sharder.push(object) else { continue };
                 let last = cut.objects.last().map(|object| object.key.clone()).unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::{
         self, Checksum, FileRef, GroupEntry, GroupRecord, RejectedObject, RunFigures, ShardEntry, ShardRecord,
         blocking::run_blocking,
         contents, keys,
+        labelling::Labelling,
         shard::{ShardHasher, group_id},
         tables,
         timing::Timer,
@@ -135,7 +136,7 @@ async fn read_shard(output: &dyn Store, work: &MergeWork, planned: &PlannedShard
         Some(objects) => match featurized(output, &work.run, planned.id.clone()).await? {
             Some(made) => Some(made),
             None => {
-                let record = record_of_failed(work, &objects.read::<Object>(output).await?);
+                let record = record_of_failed(work, objects.read_objects(output, &work.labels).await?);
                 return Ok(Shard { record, file: None, made: None });
             }
         },
@@ -147,12 +148,12 @@ async fn read_shard(output: &dyn Store, work: &MergeWork, planned: &PlannedShard
 
 /// The record of a shard that failed within the tolerance of the map: all of its objects are rejects. Its id differs from
 /// that of the planned shard, so the next run computes the shard again.
-fn record_of_failed(work: &MergeWork, objects: &[Object]) -> ShardRecord {
+fn record_of_failed(work: &MergeWork, (objects, labelling): (Vec<Object>, Labelling)) -> ShardRecord {
     let reason = Reason::Unreadable;
     let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
     let mut hasher = ShardHasher::new(&work.extractor.id, work.compression);
-    for object in objects {
-        hasher.push(&object.key, &reason.placeholder());
+    for object in &objects {
+        hasher.push(&object.key, &reason.placeholder(), labelling.of(&object.key));
     }
     let path = |object: Option<&Object>| object.map(|o| o.key.clone()).unwrap_or_default();
     ShardRecord {

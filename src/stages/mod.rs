@@ -19,6 +19,7 @@ mod classes;
 mod classify;
 mod earlier;
 mod featurize;
+mod lines;
 mod listing;
 mod merge;
 mod plan;

@@ -3,7 +3,7 @@
 //! Reads the listing of the input, the current version, the inbox, and which shards and groups exist. Writes
 //! `runs/<run>/plan.json`, `objects-*.jsonl`, `shards-*.jsonl` and the work lists `featurize.jsonl` and `merge.jsonl`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -22,7 +22,9 @@ use crate::{
     dataset::{
         self, FORMAT, Manifest, ShardEntry, contents,
         inbox::{self, Inbox},
-        keys, lease,
+        keys,
+        labelling::{self, Labelling},
+        lease,
         manifest::basis_id,
         settings::{ListingScope, Mode, Refit, Settings},
         timing::Timer,
@@ -75,6 +77,7 @@ impl Planning<'_> {
         let output = self.stores.output.as_ref();
         let base = dataset::current(output).await?;
         let on_aws = self.input.execution.is_some();
+        self.read_labels().await?;
         self.input.settings = self.input.settings.resolved(base.as_ref().map(|base| &base.settings), on_aws);
         if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
             check_same(base, self.extractor, &self.input.settings, self.input.mode)?;
@@ -98,8 +101,9 @@ impl Planning<'_> {
         let base_is_unknown = comparable.is_some() && known.is_none();
         let comparable = comparable.zip(known.as_ref());
         let comparable = comparable.map(|(manifest, (shards, group_of))| Base { manifest, shards, group_of });
-        let mut planner = Planner::new(output, &self.input, finished, self.extractor, comparable)?;
-        planner.listed = self.list(&mut planner, &inbox, monitor, stop).await?;
+        let labelling = Arc::new(Labelling::open(output, &self.input.settings).await?);
+        let mut planner = Planner::new(output, &self.input, finished, self.extractor, comparable, labelling.clone())?;
+        planner.listed = self.list(&mut planner, labelling, &inbox, monitor, stop).await?;
         let before = base.as_ref().map_or(0, Manifest::objects);
         // Only a lower bound. The stage reduce knows the number; this is known before any inference.
         self.input.mode.check_vanished(before.saturating_sub(planner.listed.objects), before)?;
@@ -107,23 +111,34 @@ impl Planning<'_> {
         self.write(planner, base.as_ref(), base_is_unknown, inbox, identity).await
     }
 
+    /// Stores the file of labels in the output, and names it in the settings.
+    async fn read_labels(&mut self) -> Result<()> {
+        let Some(location) = &self.input.labels else { return Ok(()) };
+        let file = store::read_file(location, labelling::MAX_LABELS_BYTES).await?;
+        let given = labelling::read(&file, location, &self.stores.input.place())?;
+        self.input.settings.labels = Some(labelling::store(self.stores.output.as_ref(), &given).await?);
+        self.input.settings.check()
+    }
+
     /// Lists the input, or the part of it that has changed.
     async fn list(
         &self,
         planner: &mut Planner<'_>,
+        labelling: Arc<Labelling>,
         inbox: &Inbox,
         monitor: &dyn Monitor,
         stop: &CancellationToken,
     ) -> Result<Listed> {
         let PlanInput { settings, mode, .. } = &self.input;
         let input = self.stores.input.as_ref();
-        let listing = Listing::new(input, settings, &self.extractor.id, monitor, stop)?;
+        let listing = Listing::new(input, settings, &self.extractor.id, labelling, monitor, stop)?;
         // Shards of format 1 have other ids.
         let same_cuts = planner.base.filter(|base| {
             let (old, new) = (&base.manifest.settings, settings);
             let ids = (old.shard_size(), old.compression()) == (new.shard_size(), new.compression());
             // Labels of a base without partition folders can be too long for them, so all are listed.
-            base.manifest.format == FORMAT && ids && (old.partition_by_label || !new.partition_by_label)
+            let labels = (old.label_rules(), &old.labels) == (new.label_rules(), &new.labels);
+            base.manifest.format == FORMAT && ids && labels && (old.partition_by_label || !new.partition_by_label)
         });
         let only_changed = mode.listing == ListingScope::Changed && inbox.is_complete;
         let listed = match same_cuts.filter(|_| only_changed) {
@@ -166,6 +181,11 @@ impl Planning<'_> {
             base_is_unknown,
             objects: listed.objects,
             ignored: listed.ignored,
+            labels_unused: settings
+                .labels
+                .as_ref()
+                .and(listed.named)
+                .map(|named| planner.labels().saturating_sub(named)),
             keep_basis: mode.refit == Refit::Never
                 && comparable.is_some_and(|base| same_fit(&base.manifest.settings, settings)),
             notices: inbox.notices,

@@ -3,17 +3,22 @@
 //! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute, and `shards-*.jsonl`, the shards of all
 //! groups.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     ClassWork,
     classify::kept_sums,
+    lines::ObjectLine,
     records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
 };
 use crate::{
     Result,
     dataset::{
         self, Checksum, GroupRef, Manifest, ShardEntry, keys,
+        labelling::Labelling,
         manifest::shards_between,
         settings::{Refit, Settings},
         shard::{Boundaries, Cut, group_id},
@@ -34,6 +39,8 @@ pub(super) struct Listed {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// Images that the file of labels names; `None` if only a part of the input was listed.
+    pub named: Option<u64>,
 }
 
 /// The shards and groups of an output that are finished.
@@ -103,6 +110,7 @@ pub(super) struct Planner<'a> {
     settings: &'a Settings,
     /// How the classifier is trained, if one is fitted.
     classes: Option<TrainingRules>,
+    labelling: Arc<Labelling>,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
     objects: Segments,
@@ -123,6 +131,7 @@ impl<'a> Planner<'a> {
         finished: Finished,
         extractor: &'a ExtractorInfo,
         base: Option<Base<'a>>,
+        labelling: Arc<Labelling>,
     ) -> Result<Self> {
         // A classifier that is kept needs no sums.
         let fitted = input.settings.classifier && input.mode.refit == Refit::Always;
@@ -135,6 +144,7 @@ impl<'a> Planner<'a> {
             extractor,
             settings: &input.settings,
             classes,
+            labelling,
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
             objects: Segments::new(keys::objects),
@@ -154,6 +164,11 @@ impl<'a> Planner<'a> {
         self.finished.shards.contains(shard) && !self.again.contains(&keys::shard(shard))
     }
 
+    /// Number of images that the file of labels names.
+    pub(super) fn labels(&self) -> u64 {
+        self.labelling.named() as u64
+    }
+
     /// Adds a finished shard of the base version.
     pub(super) async fn add_ready(&mut self, shard: &ShardEntry) -> Result<()> {
         let planned = PlannedShard { id: shard.id.clone(), objects: None };
@@ -168,7 +183,7 @@ impl<'a> Planner<'a> {
             return self.push(PlannedShard { id: cut.id, objects: None }, count, &last).await;
         }
         let sources = self.sources(&first.key, &last);
-        let objects = self.objects.push(self.run, &cut.objects)?;
+        let objects = self.objects.push(self.run, &ObjectLine::of(cut.objects, &self.labelling))?;
         self.objects_to_featurize += count;
         self.work.push(ShardWork {
             run: self.run.clone(),
@@ -176,6 +191,7 @@ impl<'a> Planner<'a> {
             group: self.groups.len() as u64,
             objects: objects.clone(),
             sources,
+            labels: self.settings.label_rules(),
             decoding: self.extractor.decoding,
             compression: self.settings.compression(),
         });
@@ -214,6 +230,7 @@ impl<'a> Planner<'a> {
                     base: nearest.and_then(|nearest| kept_sums(base?.manifest, nearest, &rules)),
                     rules,
                 }),
+                labels: self.settings.label_rules(),
             });
         }
         self.groups.push(PlannedGroup { id, ready, shards: shards.len() as u64, list });

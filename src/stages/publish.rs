@@ -92,6 +92,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(M
         images: reduced.images,
         rejects: reduced.rejects,
         ignored: plan.ignored,
+        labels_unused: plan.labels_unused,
         labels: reduced.labels,
         basis: reduced.basis,
         moments: reduced.moments,

@@ -1,18 +1,20 @@
 //! The records that stages exchange: inputs, answers, lines of work lists, and the files below `runs/<run>/`.
 //!
-//! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
+//! All of them are JSON. Field names are a contract between the stages of a run, and with the state machine.
 
 use std::collections::BTreeSet;
 
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use super::lines::LineRange;
 use super::{ClassWork, PredictWork, STORE_CONCURRENCY};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
         RunFigures, keys,
+        labelling::LabelRules,
         settings::{Mode, Settings},
         tables::Compression,
         timing::Timing,
@@ -41,12 +43,16 @@ pub struct PlanInput {
     /// damaged.
     #[serde(default)]
     pub again: BTreeSet<String>,
+    /// Location of a CSV file with columns `path`, `label` and perhaps `split`: a path or `s3://bucket/key`.
+    #[serde(default)]
+    pub labels: Option<String>,
 }
 
 impl PlanInput {
     /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
-        PlanInput { run, settings: Settings::default(), mode: Mode::default(), execution: None, again: BTreeSet::new() }
+        let (settings, mode) = (Settings::default(), Mode::default());
+        PlanInput { run, settings, mode, execution: None, again: BTreeSet::new(), labels: None }
     }
 }
 
@@ -73,31 +79,6 @@ pub struct Planned {
     pub groups: u64,
     /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each.
     pub merge_work_list: String,
-}
-
-/// Some lines of a JSONL file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LineRange {
-    /// Key of the file.
-    pub key: String,
-    /// Offset of the first line, in bytes.
-    pub offset: u64,
-    /// Length of the lines, in bytes.
-    pub length: u64,
-    /// SHA-256 of the lines, in hexadecimal. A list that is written by hand needs none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub sha256: String,
-}
-
-impl LineRange {
-    /// Reads the lines. Fails with `Dataset.Corrupt` if they are not those that were written.
-    pub(super) async fn read<T: DeserializeOwned>(&self, output: &dyn Store) -> Result<Vec<T>> {
-        let text = output.get_range(&self.key, self.offset..self.offset + self.length).await?;
-        if !self.sha256.is_empty() {
-            Checksum { sha256: self.sha256.clone(), bytes: self.length }.check(&text, &self.key)?;
-        }
-        dataset::from_json_lines(&text, &self.key)
-    }
 }
 
 /// A shard of the planned data set.
@@ -157,6 +138,10 @@ pub struct Plan {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// Images that the file of labels names and that are not in the input; `None` without such a file, and if only a part
+    /// of the input was listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_unused: Option<u64>,
     /// Whether the run keeps the basis of the base version.
     pub keep_basis: bool,
     /// Keys of the notices that were in the inbox; the run deletes them after publishing.
@@ -210,6 +195,9 @@ pub struct ShardWork {
     pub objects: LineRange,
     /// Shards of the base version whose rows can be copied.
     pub sources: Vec<ShardId>,
+    /// How labels and splits follow from keys. What a file of labels says is in the lines of the objects.
+    #[serde(default, skip_serializing_if = "LabelRules::is_default")]
+    pub labels: LabelRules,
     /// How the extractor decodes JPEGs.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
@@ -263,6 +251,9 @@ pub struct MergeWork {
     /// The sums of classes. None if no classifier is fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassWork>,
+    /// How labels and splits follow from keys, a part of the ids too.
+    #[serde(default, skip_serializing_if = "LabelRules::is_default")]
+    pub labels: LabelRules,
 }
 
 /// A finished group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
@@ -275,7 +266,6 @@ pub struct Merged {
     /// The group as a manifest has it. Its id differs from the planned one if an object could not be read.
     pub entry: GroupEntry,
     /// Its sums of classes, if they are kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Checksum>,
     /// Its shards that this run has computed.
     pub computed: Vec<ShardId>,
@@ -310,7 +300,6 @@ pub struct Reduced {
     /// The total moments.
     pub moments: Moments,
     /// The classifier, or why there is none.
-    #[serde(default)]
     pub classifier: Option<Classification>,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,

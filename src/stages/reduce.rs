@@ -43,10 +43,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let output = stores.output.as_ref();
     let run = input.run;
     let plan = Plan::read(output, &run).await?;
-    let base = match plan.base {
-        Some(version) => Some(dataset::version(output, Some(version.0)).await?),
-        None => None,
-    };
+    let base = base_of(output, &plan).await?;
     let base = base.as_ref();
     let gathered = gather(output, &plan, base).await?;
     let rejects_table = keep_rejects(output, &plan, &gathered.rejects).await?;
@@ -70,9 +67,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let version = dataset::claim(output, &run).await?;
     let work = parts(&plan, &shards, version, &basis, &classifier);
     let parts = work.len() as u64;
-    let same_predictions =
-        |base: &Manifest| PredictWork::of(base.classifier.as_ref()) == PredictWork::of(Some(&classifier));
-    let work = match base.filter(|base| base.basis.id == basis.id && same_predictions(base)) {
+    let work = match base.filter(|base| has_same_parts(base, &basis, &classifier)) {
         Some(base) => reuse::copy_parts(output, &plan, base, work).await?,
         None => work,
     };
@@ -100,6 +95,18 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     };
     output.put(&Reduced::key(&run), dataset::to_record(&reduced)?).await?;
     Ok(reduced)
+}
+
+async fn base_of(output: &dyn Store, plan: &Plan) -> Result<Option<Manifest>> {
+    match plan.base {
+        Some(version) => dataset::version(output, Some(version.0)).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether the scores and predictions of a shard are those that it has in the base version.
+fn has_same_parts(base: &Manifest, basis: &BasisSummary, classifier: &Classification) -> bool {
+    base.basis.id == basis.id && PredictWork::of(base.classifier.as_ref()) == PredictWork::of(Some(classifier))
 }
 
 /// Whether the run would publish the base version again. A group that was made again can have other bytes than that of an

@@ -37,7 +37,7 @@ mod memory;
 mod s3;
 
 pub use folder::FolderStore;
-pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of};
+pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use memory::MemoryStore;
 #[cfg(feature = "aws")]
 pub use s3::{S3Store, client as s3_client, environment as aws_environment};

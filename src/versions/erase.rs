@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, contents, inbox, keys, lease::Judge, settings::Mode},
+    dataset::{self, contents, inbox, keys, labelling, lease::Judge, settings::Mode},
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -90,7 +90,13 @@ pub async fn erase(
         return would_erase(output, erased, current.version, &before, judge).await;
     }
 
-    let input = PlanInput { settings: current.settings, mode, ..PlanInput::new(run) };
+    let mut settings = current.settings;
+    if let Some(file) = &settings.labels
+        && let Some(kept) = labelling::without(output, file, &erased).await?
+    {
+        settings.labels = Some(kept);
+    }
+    let input = PlanInput { settings, mode, ..PlanInput::new(run) };
     let summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
     // Another run may have published in the meantime: what was written since then is searched too.
     let mut found = wanted.search(output, &before.read, watcher).await?;

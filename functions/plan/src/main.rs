@@ -42,12 +42,12 @@ impl Measured for Answer {
 }
 
 async fn handle(event: Event) -> Result<Answer> {
-    let Request { input, output, settings, mode, decoding } = Request::parse(event.request)?;
+    let Request { input, output, settings, mode, labels, decoding } = Request::parse(event.request)?;
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
     let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
     let info = pomona::model::embedded_info(FeatureRange::default(), decoding);
     let stores = Stores::open(&input, &output).await?;
-    let plan = PlanInput { settings, mode, execution: event.execution, ..PlanInput::new(run) };
+    let plan = PlanInput { settings, mode, labels, execution: event.execution, ..PlanInput::new(run) };
     let planned = stages::plan(&stores, &info, plan, &Silent, &CancellationToken::default()).await?;
     let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
     tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");

@@ -93,6 +93,8 @@ pub(crate) struct ResultOptions {
     #[arg(long)]
     pub rebuild: bool,
     #[command(flatten)]
+    pub labelling: LabelOptions,
+    #[command(flatten)]
     pub learning: LearningOptions,
     #[command(flatten)]
     pub input: InputOptions,
@@ -132,6 +134,26 @@ impl PriorsArg {
             PriorsArg::Equal => Priors::Equal,
         }
     }
+}
+
+/// What the images show. Without options, labels and splits are made as in the last version.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Labels and splits")]
+pub(crate) struct LabelOptions {
+    /// Which folder is the label: 0 is the one that holds the image, 1 the one above [default: 0]
+    #[arg(long, value_name = "N", conflicts_with = "label_pattern", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub label_depth: Option<u32>,
+    /// What this regular expression captures in the path is the label: '(?<label>[a-z]+)_[0-9]+[.]jpg$'
+    #[arg(long, value_name = "REGEX")]
+    pub label_pattern: Option<String>,
+    /// CSV file with columns path and label, and perhaps split; a path or s3://bucket/key. Other images keep the label of
+    /// their folder or pattern
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<String>,
+    /// What this regular expression captures is the split: '/(?<split>a|b)/' [default: folders such as train, Test,
+    /// validation]
+    #[arg(long, value_name = "REGEX")]
+    pub split_pattern: Option<String>,
 }
 
 /// What has happened to the input since the last version.
@@ -256,6 +278,10 @@ impl ResultOptions {
             priors: self.learning.priors.map(PriorsArg::priors),
             fold_pattern: self.learning.fold_pattern.clone(),
             holdout: self.learning.holdout.clone(),
+            label_depth: self.labelling.label_depth,
+            label_pattern: self.labelling.label_pattern.clone(),
+            labels: None,
+            split_pattern: self.labelling.split_pattern.clone(),
         }
     }
 }

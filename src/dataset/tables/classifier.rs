@@ -91,66 +91,97 @@ fn means(classifier: &Classifier, rows: usize) -> Result<ArrayRef> {
     Ok(Arc::new(lists.map_err(bug)?))
 }
 
+/// The rows of a table, as columns.
+struct Rows {
+    folds: Vec<Option<i32>>,
+    labels: Vec<String>,
+    images: Vec<Option<i64>>,
+    bias: Vec<f64>,
+    weights: Array2<f64>,
+    means: Array2<f64>,
+}
+
+impl Rows {
+    fn read(table: &Table<'_>, columns: usize) -> Result<Self> {
+        let (mut folds, mut images) = (Vec::new(), Vec::new());
+        table.each("fold", |column| {
+            folds.extend(column.as_primitive_opt::<Int32Type>()?.iter());
+            Some(())
+        })?;
+        table.each("images", |column| {
+            images.extend(column.as_primitive_opt::<Int64Type>()?.iter());
+            Some(())
+        })?;
+        let (labels, bias) = (table.present_strings("label")?, table.numbers::<Float64Type>("bias")?);
+        let (weights, means) = (matrix(table, "weights", columns)?, matrix(table, "mean", columns)?);
+        let rows = Rows { folds, labels, images, bias, weights, means };
+        let (count, lengths) = (rows.labels.len(), [rows.folds.len(), rows.images.len(), rows.bias.len()]);
+        if lengths != [count; 3] || rows.weights.nrows() != count || rows.means.nrows() != rows.of_all() {
+            return Err(corrupt(table.key).context("rows", count));
+        }
+        Ok(rows)
+    }
+
+    /// Number of rows of the model of all images, which come first.
+    fn of_all(&self) -> usize {
+        self.folds.iter().take_while(|fold| fold.is_none()).count()
+    }
+
+    /// The classes, which are sorted. None if they are not.
+    fn classes(&self) -> Option<Vec<Class>> {
+        let rows = self.labels.iter().zip(&self.images).take(self.of_all());
+        let class = |(label, images): (&String, &Option<i64>)| {
+            Some(Class { label: label.clone(), images: u64::try_from((*images)?).ok()? })
+        };
+        let classes: Option<Vec<Class>> = rows.map(class).collect();
+        classes.filter(|classes| classes.windows(2).all(|pair| pair[0].label < pair[1].label))
+    }
+
+    /// The model without a fold, or of all images. The outer None if its classes are not sorted or not known.
+    fn model(&self, fold: Option<i32>, classes: &[Class]) -> Option<Option<Discriminant>> {
+        let rows: Vec<usize> = (0..self.labels.len()).filter(|row| self.folds[*row] == fold).collect();
+        let number = |row: &usize| classes.binary_search_by(|class| class.label.cmp(&self.labels[*row])).ok();
+        let numbers: Vec<usize> = rows.iter().map(number).collect::<Option<_>>()?;
+        if numbers.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return None;
+        }
+        let (weights, bias) = (self.weights.select(Axis(0), &rows), rows.iter().map(|row| self.bias[*row]).collect());
+        Some((!rows.is_empty()).then_some(Discriminant { classes: numbers, weights, bias }))
+    }
+}
+
+/// The lists of a column that are not null.
+fn matrix(table: &Table<'_>, name: &'static str, columns: usize) -> Result<Array2<f64>> {
+    let (mut values, mut rows): (Vec<f64>, usize) = (Vec::new(), 0);
+    table.each(name, |column| {
+        for list in column.as_list_opt::<i32>()?.iter().flatten() {
+            let numbers = list.as_primitive_opt::<Float64Type>().filter(|v| v.null_count() == 0)?;
+            values.extend(Some(numbers.values()).filter(|values| values.len() == columns)?);
+            rows += 1;
+        }
+        Some(())
+    })?;
+    Array2::from_shape_vec((rows, columns), values).map_err(|e| corrupt(table.key).source(e))
+}
+
 /// Decodes a table of [`write_classifier`] for `columns` features.
 pub fn read_classifier(file: Bytes, columns: usize, key: &str) -> Result<Classifier> {
     let table = Table::read(file, key)?;
-    let wrong = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
-    let results: Results = serde_json::from_str(table.footer(RESULTS)?).map_err(|e| wrong(&e))?;
-    let labels = table.present_strings("label")?;
-    let bias = table.numbers::<Float64Type>("bias")?;
-    let (mut folds, mut images) = (Vec::new(), Vec::new());
-    table.each("fold", |column| {
-        folds.extend(column.as_primitive_opt::<Int32Type>()?.iter());
-        Some(())
-    })?;
-    table.each("images", |column| {
-        images.extend(column.as_primitive_opt::<Int64Type>()?.iter());
-        Some(())
-    })?;
-    // Rows that are null have no numbers.
-    let matrix = |name| -> Result<Array2<f64>> {
-        let (mut values, mut rows): (Vec<f64>, usize) = (Vec::new(), 0);
-        table.each(name, |column| {
-            let lists = column.as_list_opt::<i32>()?;
-            for list in lists.iter().flatten() {
-                let numbers = list.as_primitive_opt::<Float64Type>().filter(|v| v.null_count() == 0)?;
-                values.extend(Some(numbers.values()).filter(|values| values.len() == columns)?);
-                rows += 1;
-            }
-            Some(())
-        })?;
-        Array2::from_shape_vec((rows, columns), values).map_err(|e| wrong(&e))
-    };
-    let (weights, means) = (matrix("weights")?, matrix("mean")?);
-    let of_all = folds.iter().take_while(|fold| fold.is_none()).count();
-    if (weights.nrows(), means.nrows(), bias.len(), folds.len(), images.len())
-        != (labels.len(), of_all, labels.len(), labels.len(), labels.len())
-    {
-        return Err(corrupt(key).context("rows", labels.len()));
+    let results: Results = serde_json::from_str(table.footer(RESULTS)?).map_err(|e| corrupt(key).source(e))?;
+    let rows = Rows::read(&table, columns)?;
+    let unknown = || corrupt(key).context("column", "label");
+    let classes = rows.classes().ok_or_else(unknown)?;
+    let models = (0..FOLDS as i32).map(|fold| rows.model(Some(fold), &classes));
+    let without: Vec<Option<Discriminant>> = models.collect::<Option<_>>().ok_or_else(unknown)?;
+    let model = rows.model(None, &classes).flatten().ok_or_else(unknown)?;
+    if results.folds.len() != FOLDS || results.shrinkages.len() != SHRINKAGES.len() {
+        return Err(corrupt(key).context("missing in the footer", RESULTS));
     }
-    let classes: Option<Vec<Class>> = labels[..of_all]
-        .iter()
-        .zip(&images)
-        .map(|(label, images)| Some(Class { label: label.clone(), images: u64::try_from((*images)?).ok()? }))
-        .collect();
-    let classes = classes.filter(|classes| classes.windows(2).all(|pair| pair[0].label < pair[1].label));
-    let classes = classes.ok_or_else(|| corrupt(key).context("column", "label"))?;
-    let model = |fold: Option<i32>| -> Result<Option<Discriminant>> {
-        let rows: Vec<usize> = (0..labels.len()).filter(|row| folds[*row] == fold).collect();
-        let numbers = rows.iter().map(|row| classes.binary_search_by(|class| class.label.cmp(&labels[*row])).ok());
-        let numbers = numbers.collect::<Option<Vec<_>>>().filter(|n| n.windows(2).all(|pair| pair[0] < pair[1]));
-        let of_model = numbers.ok_or_else(|| corrupt(key).context("column", "label"))?;
-        let (weights, bias) = (weights.select(Axis(0), &rows), rows.iter().map(|row| bias[*row]).collect());
-        Ok((!rows.is_empty()).then_some(Discriminant { classes: of_model, weights, bias }))
-    };
-    let without = (0..FOLDS as i32).map(|fold| model(Some(fold))).collect::<Result<_>>()?;
-    let all = model(None)?.filter(|_| results.folds.len() == FOLDS && results.shrinkages.len() == SHRINKAGES.len());
-    let correct: Vec<u64> = results.shrinkages.iter().map(|(_, correct)| *correct).collect();
     let folds: Vec<Accuracy> =
         results.folds.iter().map(|(images, correct)| Accuracy { images: *images, correct: *correct }).collect();
     let sum = |of: fn(&Accuracy) -> u64| folds.iter().map(of).fold(0u64, u64::saturating_add);
     Ok(Classifier {
-        means,
+        means: rows.means,
         classes,
         priors: results.priors,
         shrinkage: results.shrinkage,
@@ -158,9 +189,9 @@ pub fn read_classifier(file: Bytes, columns: usize, key: &str) -> Result<Classif
         log_loss: results.log_loss,
         accuracy: Accuracy { images: sum(|fold| fold.images), correct: sum(|fold| fold.correct) },
         folds: folds.clone(),
-        correct,
+        correct: results.shrinkages.iter().map(|(_, correct)| *correct).collect(),
         familiar: results.familiar_distance,
-        model: all.ok_or_else(|| corrupt(key).context("rows", labels.len()))?,
+        model,
         without,
     })
 }

@@ -72,6 +72,9 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     for file in contents::of_classifier(manifest).unwrap_or_default() {
         survey.name_file(version, &file);
     }
+    if let Some(file) = &manifest.settings.labels {
+        survey.name(version, keys::labels(file), Some(file.clone()), false);
+    }
     survey.name(version, keys::success(version), None, false);
     survey.name(version, keys::extractor(&manifest.extractor.id), None, false);
     for group in &manifest.groups {

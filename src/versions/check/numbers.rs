@@ -11,6 +11,7 @@ use crate::{
         Checksum, Classification, FileRef, GroupEntry, GroupRecord, Manifest, Part, ShardEntry,
         blocking::run_blocking,
         keys,
+        labelling::Labels,
         manifest::{basis_id, moments_id},
         shard::ShardHasher,
         tables::{self, Compression, FeatureRows},
@@ -137,7 +138,10 @@ fn compare(survey: &mut Survey, shard: &Shard, rows: &FeatureRows) {
         return;
     }
     let mut hasher = ShardHasher::new(&shard.extractor.id, shard.compression);
-    rows.paths.iter().zip(&rows.etags).for_each(|(path, etag)| hasher.push(path, etag));
+    for (i, (path, etag)) in rows.paths.iter().zip(&rows.etags).enumerate() {
+        let [label, split] = [&rows.labels, &rows.splits].map(|column| column.get(i).and_then(Option::as_deref));
+        hasher.push(path, etag, Labels { label, split });
+    }
     if hasher.finish() != entry.id || first != Some(&entry.first) || last != Some(&entry.last) {
         wrong("its paths and etags do not have the hash that is its id");
     }

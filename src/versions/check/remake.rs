@@ -155,6 +155,7 @@ async fn group(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
                 extractor: plan.extractor.clone(),
                 compression: plan.settings.compression(),
                 classes: None,
+                labels: plan.settings.label_rules(),
             };
             let files = remake_group(output, &work).await?;
             Ok(if is_sums { files.sums } else { Some(files.record) })
