@@ -31,6 +31,10 @@ def fold(path):
     return int.from_bytes(hashlib.sha256(b"fold 1\0" + path.encode()).digest()[:8], "big") % 5
 
 
+# All images are trained on, also those in folders such as Test.
+ALL = ["--split-pattern", "(?<split>^$)", "--max-reject-percent", 10]
+
+
 def pomona(program, *args):
     done = subprocess.run([program, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -44,7 +48,7 @@ def table(output, name):
 
 def accuracy(program, images, output):
     """Accuracy out of fold: Pomona, and scikit-learn's logistic regression with the better of two penalties."""
-    summary = json.loads(pomona(program, "run", images, output, "--json", "--max-reject-percent", 10))
+    summary = json.loads(pomona(program, "run", images, output, "--json", *ALL))
     features = table(output, "features")
     x, y = np.stack(features["features"]).astype(np.float64), features["label"].to_numpy()
     folds = np.array([fold(path) for path in features["path"]])
@@ -73,7 +77,7 @@ def planted(program, images, work, seeds):
         for path in chosen.sample(files, few):
             to = chosen.choice([folder for folder in folders if folder.name != path.parent.name]) / f"planted-{path.parent.name}-{path.name}"
             moved.append((path, path.rename(to)))
-        pomona(program, "run", data, output, "--max-reject-percent", 10)
+        pomona(program, "run", data, output, *ALL)
         suspects = json.loads(pomona(program, "list", "suspects", output, "--json", "-n", 0))
         first = {suspect["path"] for suspect in suspects[:top]}
         shares.append(sum(str(to.relative_to(data)) in first for _, to in moved) / few)

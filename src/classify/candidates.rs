@@ -190,6 +190,11 @@ impl Classifier {
         self.means.ncols()
     }
 
+    /// The number of the class with this label.
+    pub fn number(&self, label: &str) -> Option<usize> {
+        number(&self.classes, label)
+    }
+
     /// What the model of all training images says about features `[images, columns]`.
     ///
     /// # Panics

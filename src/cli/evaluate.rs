@@ -46,8 +46,15 @@ fn headline(found: &SplitEvaluation) -> String {
              different folds (--fold-pattern keeps them together)"
         }
     };
+    let unknown = match found.of_unknown_classes {
+        0 => String::new(),
+        images => {
+            let images = format::counted(images, "image");
+            format!("  {images} of them with a label that the classifier has not learned; they count as wrong\n")
+        }
+    };
     format!(
-        "Version {}, split {}: {how}\n  accuracy {} ({} of {}), 95 % interval {low} to {high}, macro F1 {:.3}\n",
+        "Version {}, split {}: {how}\n  accuracy {} ({} of {}), 95 % interval {low} to {high}, macro F1 {:.3}\n{unknown}",
         found.version,
         format::escape_invisible(&found.split),
         format::percent(numbers.accuracy),

@@ -30,7 +30,7 @@ struct Requests {
 }
 
 /// Requests of plan, of reduce, and of publish with the report, that a run of any size makes.
-const ONCE: Requests = Requests { puts: 12 + 7 + 10, gets: 3 + 1 + 9 };
+const ONCE: Requests = Requests { puts: 12 + 8 + 10, gets: 3 + 1 + 9 };
 /// Most parts whose scores the report reads.
 const PARTS_OF_REPORT: u64 = 32;
 
@@ -62,12 +62,13 @@ pub fn requests(run: &Counts) -> Usage {
         // The states of the machine, and one per child of a map.
         transitions: 12 + made + groups + parts,
         // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
-        // parts; per part: scores and a record.
-        puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 2 * parts + ONCE.puts,
+        // parts; per part: scores, predictions and a record. Large groups have sums of classes too.
+        puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 3 * parts + ONCE.puts,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, features,
-        // its record twice, and the scores of some for the report.
-        gets: inferred + 5 * made + shards + 8 * groups + 4 * parts + parts.min(PARTS_OF_REPORT) + ONCE.gets,
+        // its record, and features for the sums of classes and for the cross-validation; per group: lines of the list of
+        // shards, sums, records (5), a list of parts; per part: basis, classifier, features, its record twice, predictions
+        // for the report, and the scores of some.
+        gets: inferred + 5 * made + 3 * shards + 8 * groups + 6 * parts + parts.min(PARTS_OF_REPORT) + ONCE.gets,
         stored_bytes: (images as f64 * STORED_PER_IMAGE + (groups + 2) as f64 * GROUP_SUMS) as u64,
     }
 }

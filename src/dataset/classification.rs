@@ -1,9 +1,15 @@
 //! The classifier of a version, as its manifest has it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checksum, record::FileRef, training::TrainingRules};
+use super::{
+    Checksum,
+    record::FileRef,
+    training::{TRAIN, TrainingRules},
+};
 use crate::{
     classify::{Classifier, NoClassifier, Priors},
     ids::{ClassifierId, short_hex},
@@ -73,10 +79,45 @@ pub struct SplitCount {
     pub split: Option<String>,
     /// Number of images.
     pub images: u64,
+    /// Those whose label is a class of the classifier. The others cannot be right.
+    pub known: u64,
     /// Those whose label was predicted.
     pub correct: u64,
     /// Those whose label is suspect.
     pub suspects: u64,
+}
+
+impl ClassifierSummary {
+    /// Labelled images of a split; [`TRAIN`] is that of images without one too.
+    pub fn split(&self, name: &str) -> SplitCount {
+        let mut total = SplitCount { split: Some(name.to_owned()), images: 0, known: 0, correct: 0, suspects: 0 };
+        let of_split = self.splits.iter().filter(|count| count.split.as_deref().unwrap_or(TRAIN) == name);
+        of_split.for_each(|count| total.add(count));
+        total
+    }
+
+    /// The names of the splits that have labelled images, sorted.
+    pub fn split_names(&self) -> BTreeSet<&str> {
+        self.splits.iter().map(|count| count.split.as_deref().unwrap_or(TRAIN)).collect()
+    }
+
+    /// The split that says most about the classifier: `test`, or else another that was not trained on, if it has images of
+    /// known classes; or else the training images, out of fold.
+    pub fn telling_split(&self) -> &str {
+        let names = self.split_names();
+        let tells = |name: &&&str| **name != TRAIN && self.split(name).known > 0;
+        let test = names.iter().filter(tells).find(|name| **name == "test");
+        test.or_else(|| names.iter().find(tells)).copied().unwrap_or(TRAIN)
+    }
+}
+
+impl SplitCount {
+    fn add(&mut self, other: &SplitCount) {
+        self.images += other.images;
+        self.known += other.known;
+        self.correct += other.correct;
+        self.suspects += other.suspects;
+    }
 }
 
 /// The predictions for the rows of a shard.
@@ -93,11 +134,7 @@ pub struct PredictedPart {
 pub(crate) fn add_splits(to: &mut Vec<SplitCount>, from: &[SplitCount]) {
     for count in from {
         match to.binary_search_by(|c| c.split.cmp(&count.split)) {
-            Ok(at) => {
-                to[at].images += count.images;
-                to[at].correct += count.correct;
-                to[at].suspects += count.suspects;
-            }
+            Ok(at) => to[at].add(count),
             Err(at) => to.insert(at, count.clone()),
         }
     }

@@ -205,13 +205,18 @@ pub async fn predictions<'a>(
 pub async fn suspects(output: &dyn Store, version: &Manifest, count: usize) -> Result<Vec<PredictionRow>> {
     let mut suspects: Vec<PredictionRow> = Vec::new();
     let mut parts = pin!(predictions(output, version).await?);
-    let probability = |row: &PredictionRow| row.label_probability.unwrap_or(1.0);
     while let Some(rows) = parts.try_next().await? {
-        suspects.extend(rows.into_iter().filter(|row| row.suspect));
-        suspects.sort_by(|a, b| probability(a).total_cmp(&probability(b)).then(a.path.cmp(&b.path)));
-        suspects.truncate(count);
+        keep_suspects(&mut suspects, rows, count);
     }
     Ok(suspects)
+}
+
+/// Adds the suspects of some rows to the `count` most suspect ones, which are sorted.
+pub(crate) fn keep_suspects(to: &mut Vec<PredictionRow>, rows: Vec<PredictionRow>, count: usize) {
+    let probability = |row: &PredictionRow| row.label_probability.unwrap_or(1.0);
+    to.extend(rows.into_iter().filter(|row| row.suspect));
+    to.sort_by(|a, b| probability(a).total_cmp(&probability(b)).then(a.path.cmp(&b.path)));
+    to.truncate(count);
 }
 
 /// The classifier of a version; None without one. Fails with `Dataset.Corrupt`.

@@ -311,6 +311,7 @@ fn predictions(
             let count = SplitCount {
                 split: row.split.clone(),
                 images: 1,
+                known: u64::from(classifier.number(label).is_some()),
                 correct: u64::from(*label == row.predicted),
                 suspects: u64::from(row.suspect),
             };

@@ -9,7 +9,7 @@ use super::predict::fitted;
 use crate::{
     Error, ErrorKind, Result,
     classify::{Counts, Evaluation, Judged},
-    dataset::{Manifest, contents, training::TRAIN},
+    dataset::{ClassifierSummary, Manifest, contents, training::TRAIN},
     store::Store,
 };
 
@@ -24,6 +24,8 @@ pub struct SplitEvaluation {
     pub held_out: bool,
     /// Whether the accuracy may be too high: neighbouring views of one object can be in different folds.
     pub optimistic: bool,
+    /// Images whose label the classifier has not learned. They count as wrong.
+    pub of_unknown_classes: u64,
     /// The numbers.
     #[serde(flatten)]
     pub numbers: Evaluation,
@@ -34,12 +36,12 @@ fn split_of(split: Option<&str>) -> &str {
     split.unwrap_or(TRAIN)
 }
 
-/// Evaluates the predictions of a split. None for the one that says most: `test`, or else another that was not trained on,
-/// or else the training images, out of fold.
+/// Evaluates the predictions of a split. None for the [one that says most](ClassifierSummary::telling_split).
 ///
 /// Fails with `Classifier.Missing`; and with `Input.Invalid`, which lists the splits, if no image with a label has the split.
 pub async fn evaluate(output: &dyn Store, version: &Manifest, split: Option<&str>) -> Result<SplitEvaluation> {
-    let split = chosen(version, split)?;
+    let summary = fitted(version)?;
+    let split = chosen(summary, split)?;
     let mut counts = Counts::default();
     let mut parts = pin!(contents::predictions(output, version).await?);
     while let Some(rows) = parts.try_next().await? {
@@ -49,9 +51,10 @@ pub async fn evaluate(output: &dyn Store, version: &Manifest, split: Option<&str
             }
         }
     }
-    let held_out = split != TRAIN;
+    let (held_out, count) = (split != TRAIN, summary.split(&split));
     Ok(SplitEvaluation {
         version: version.version.0,
+        of_unknown_classes: count.images - count.known.min(count.images),
         optimistic: !held_out && version.settings.training_rules().fold_pattern.is_none(),
         split,
         held_out,
@@ -60,19 +63,11 @@ pub async fn evaluate(output: &dyn Store, version: &Manifest, split: Option<&str
 }
 
 /// The split that was asked for, or the one that says most.
-fn chosen(version: &Manifest, split: Option<&str>) -> Result<String> {
-    let summary = fitted(version)?;
-    let mut splits: Vec<&str> = summary.splits.iter().map(|count| split_of(count.split.as_deref())).collect();
-    splits.sort_unstable();
-    splits.dedup();
-    let best = || {
-        let held_out = splits.iter().find(|split| **split == "test").or_else(|| splits.iter().find(|s| **s != TRAIN));
-        held_out.copied().unwrap_or(TRAIN)
-    };
-    let split = split.unwrap_or_else(best);
-    if splits.contains(&split) {
+fn chosen(summary: &ClassifierSummary, split: Option<&str>) -> Result<String> {
+    let (split, names) = (split.unwrap_or_else(|| summary.telling_split()), summary.split_names());
+    if names.contains(split) {
         return Ok(split.to_owned());
     }
-    let (message, known) = ("no image with a label has this split", splits.join(", "));
+    let (message, known) = ("no image with a label has this split", names.into_iter().collect::<Vec<_>>().join(", "));
     Err(Error::new(ErrorKind::InputInvalid, message).context("split", split).context("splits", known))
 }

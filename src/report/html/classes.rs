@@ -54,6 +54,10 @@ fn headline(learned: &Learned) -> Markup {
             } @else {
                 "These are the images of the split " bdi { (shown(&learned.split)) } ", which were not trained on. "
             }
+            @if learned.of_unknown_classes > 0 {
+                (counted(learned.of_unknown_classes, "image")) " of them have a label that the classifier has not learned; they "
+                "count as wrong. "
+            }
             "Linear discriminant analysis, shrinkage " (learned.shrinkage) ", " (counted(learned.images, "training image")) "."
         }
     }
