@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use common::*;
 use pomona::{
-    classify::{Classifier, FOLDS, NoClassifier, Priors, fold_of},
+    classify::{Classifier, FOLDS, MAX_CLASSES, NoClassifier, Priors, fold_of},
     dataset::{
         self, Classification, ClassifierSummary, Manifest, contents, keys,
         lease::Judge,
@@ -237,6 +237,16 @@ async fn a_data_set_without_two_labels_says_why_it_has_no_classifier() {
         let found = check(output.as_ref(), Depth::Numbers, Judge::default(), &Silent).await.unwrap();
         assert!(found.problems.is_empty(), "{:?}", found.problems);
     }
+    let input = Arc::new(MemoryStore::new());
+    for i in 0..=MAX_CLASSES as u64 {
+        input.put(&format!("{i}/1.png"), png(i)).await.unwrap();
+    }
+    input.put("0/2.png", png(5_000)).await.unwrap();
+    let output = made(&input, &engine, &Settings { group_size: None, ..settings() }).await;
+    let reason = NoClassifier::TooManyLabels;
+    assert_eq!(current(&output).await.classifier, Some(Classification::None { reason }));
+    assert!(list_all(output.as_ref(), "groups/").await.unwrap().iter().all(|object| !object.key.contains("classes")));
+
     let stores = Stores { input: images(0..9).await, output: Arc::new(MemoryStore::new()) };
     let bad = Settings { holdout: Some("a/***".into()), ..settings() };
     assert!(run(&stores, &engine, &bad, "a").await.unwrap_err().to_string().contains("a/***"));

@@ -58,6 +58,10 @@ pub const SUSPECT_BELOW: f64 = 0.05;
 /// The share of the training images whose distance from the nearest class is not called foreign.
 pub const FAMILIAR_SHARE: f64 = 0.999;
 
+/// Most labels of a data set with a classifier. Its models and their sums take memory for each of them: about 700 MB for this
+/// number and 1,280 columns.
+pub const MAX_CLASSES: usize = 1_024;
+
 /// What is known of the classes before an image is seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,6 +83,8 @@ pub enum NoClassifier {
     NoLabels,
     /// All training images have the same label.
     OneLabel,
+    /// There are more than [`MAX_CLASSES`] labels.
+    TooManyLabels,
     /// The images of each class are alike, or each class has one image: the covariance within classes is zero. Or a fold
     /// leaves no image.
     NoVariance,
@@ -91,6 +97,7 @@ impl NoClassifier {
             NoClassifier::Off => "it is turned off (--no-classifier)",
             NoClassifier::NoLabels => "no training image has a label",
             NoClassifier::OneLabel => "all training images have the same label",
+            NoClassifier::TooManyLabels => "the images have more than 1,024 labels",
             NoClassifier::NoVariance => {
                 "it needs two images that differ in some class, in each part of the cross-validation"
             }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ErrorKind, Result,
-    classify::{ClassSums, FOLDS, Summer},
+    classify::{ClassSums, FOLDS, MAX_CLASSES, Summer},
     dataset::{
         Checksum, FileRef, GroupRecord, GroupRef, ShardEntry,
         blocking::run_blocking,
@@ -179,8 +179,9 @@ pub(super) async fn finish(
     record: &GroupRecord,
     base: Option<&GroupRef>,
 ) -> Result<Option<Checksum>> {
-    // Labels and splits can only make them fewer.
-    if !are_kept(record.rows, extractor.columns) {
+    // Labels and splits can only make the images fewer. With too many labels, there is no classifier.
+    let labels = record.labels.iter().filter(|count| count.label.is_some()).count();
+    if !are_kept(record.rows, extractor.columns) || labels > MAX_CLASSES {
         return Ok(None);
     }
     let base = BaseClasses::read(output, base, work).await?;

@@ -3,7 +3,7 @@
 //! Reads the sums of classes of all groups, and then all features once: each training image is scored by the models that
 //! have not seen its fold. Writes `classifier/<id>.parquet`, and sums of classes that `merge` has not written.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,7 +12,7 @@ pub(crate) use super::classes::of_shards as sums_of_shards;
 use super::{Plan, classes};
 use crate::{
     ErrorKind, Result,
-    classify::{self, Candidates, ClassSums, Classifier, NoClassifier, SUSPECT_BELOW, Tally, TallyRow},
+    classify::{self, Candidates, ClassSums, Classifier, MAX_CLASSES, NoClassifier, SUSPECT_BELOW, Tally, TallyRow},
     dataset::{
         Checksum, Classification, ClassifierSummary, FileRef, GroupEntry, GroupRecord, Manifest, PredictedPart,
         ShardEntry, SplitCount,
@@ -51,6 +51,10 @@ pub(super) async fn classify(
     let settings = &plan.settings;
     if !settings.classifier {
         return Ok(Classification::None { reason: NoClassifier::Off });
+    }
+    let labels = records.iter().flat_map(|record| &record.labels).filter_map(|count| count.label.as_ref());
+    if labels.collect::<BTreeSet<_>>().len() > MAX_CLASSES {
+        return Ok(Classification::None { reason: NoClassifier::TooManyLabels });
     }
     let known = base.filter(|base| base.extractor.id == plan.extractor.id).and_then(|base| of_version(base, settings));
     let kept = |(entry, merged): (&GroupEntry, &Option<Checksum>)| {
