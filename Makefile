@@ -148,6 +148,11 @@ bench-incremental: build .venv/bench/ready ## Time a run for one new image among
 bench-publishing: ## Measure the memory of a run that publishes a million rows
 	$(CARGO) build --release --workspace --example publish_rows
 	python3 bench/publishing.py --example target/release/examples/publish_rows
+DATA ?=
+.PHONY: bench-classifier
+bench-classifier: build .venv/tables/ready ## Compare the classifier with scikit-learn; DATA='FOLDER...' adds folders of images
+	$(CARGO) build --release --workspace --example classifier_time
+	.venv/tables/bin/python bench/classifier.py --pomona $(POMONA) --example target/release/examples/classifier_time --data $(DATA)
 
 .PHONY: bench-scaling
 bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
@@ -215,11 +220,12 @@ model: .venv/model/ready ## Make the embedded ONNX file, byte for byte
 	.venv/model/bin/python models/export.py models/mobilenetv2_1.00_224.onnx
 
 .PHONY: golden
-golden: build .venv/golden/ready ## Make the golden files: Pillow, TensorFlow, texts of the CLI
+golden: build .venv/golden/ready .venv/tables/ready ## Make the golden files: Pillow, TensorFlow, scikit-learn, texts of the CLI
 	.venv/golden/bin/python tests/golden/pillow_pixels.py tests/golden/pillow
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
+	.venv/tables/bin/python tests/golden/lda.py tests/golden/lda.json
 	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli
 
 # Versions that are in a list stay there as long as they fit; UPGRADE=1 takes the newest of all indirect dependencies.

@@ -1,4 +1,5 @@
-//! Identifiers: runs, versions, shards, groups, lists of members, extractors, bases, moments, and the etags of objects.
+//! Identifiers: runs, versions, shards, groups, lists of members, extractors, bases, classifiers, moments, and the etags of
+//! objects.
 //!
 //! They are types instead of strings, and every room may import them, so that no two rooms import each other for an id.
 //! In JSON, each is a plain string or number.
@@ -59,6 +60,10 @@ text_id! {
     BasisId;
     /// Identifies total moments: 128 bits of SHA-256, in hexadecimal, of row count, sums and sums of products.
     MomentsId;
+    /// Identifies a classifier: 128 bits of SHA-256, in hexadecimal, of all that its file has.
+    ClassifierId;
+    /// Identifies the rules by which training images and folds are chosen: 128 bits of SHA-256, in hexadecimal.
+    RulesId;
     /// Identifies the content of an object. It changes when the object is replaced.
     ///
     /// In a bucket, the entity tag of S3. In a folder, modification time (nanoseconds) and size.

@@ -68,6 +68,7 @@
 //! | [`image`] | from bytes to pixels: decoding, resizing, reasons for rejects |
 //! | [`model`] | from pixels to features: extractors, and the threads that run them |
 //! | [`pca`] | exact sums, eigenproblem, basis |
+//! | [`classify`] | sums per class, linear discriminant analysis, cross-validation, prediction |
 //! | [`dataset`] | everything on disk: manifests, keys, tables, shard plan, settings, commit protocol |
 //! | [`archive`] | tar, zip and Parquet files whose members are objects of the input |
 //! | [`inventory`] | the keys of an input from files instead of listings |
@@ -86,6 +87,7 @@
 
 pub mod archive;
 pub mod aws;
+pub mod classify;
 pub mod cost;
 pub mod dataset;
 #[cfg(feature = "cli")]

@@ -8,13 +8,14 @@ use std::{
 };
 
 /// A room imports only rooms before it in this list.
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "error",
     "ids",
     "store",
     "image",
     "model",
     "pca",
+    "classify",
     "dataset",
     "archive",
     "inventory",

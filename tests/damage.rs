@@ -37,7 +37,7 @@ use pomona::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::from_slice;
 
-const IMAGES: u64 = 90;
+const IMAGES: u64 = 290;
 /// Files of each kind that are damaged.
 const FILES: usize = 2;
 /// The image that is erased, and the one that comes before the run.
@@ -45,7 +45,7 @@ const ERASED: u64 = 31;
 const NEW: u64 = 500;
 
 fn settings() -> Settings {
-    Settings { shard_size: Some(8), group_size: Some(24), csv: true, ..Settings::default() }
+    Settings { shard_size: Some(32), group_size: Some(160), csv: true, ..Settings::default() }
 }
 
 /// An output, and what is true of it.

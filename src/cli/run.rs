@@ -5,7 +5,7 @@ use std::{io::Read, path::Path, sync::Arc, time::Instant};
 use pomona::{
     Error, ErrorKind, Result,
     ids::RunId,
-    model::{Extractor, MAX_MODEL_BYTES, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, FeatureRange, MAX_MODEL_BYTES, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
 };
@@ -107,22 +107,38 @@ pub(crate) fn workers(options: &EngineOptions) -> Result<WorkerPool> {
     WorkerPool::new(Arc::new(extractor), threads(options))
 }
 
+/// The workers for features like those of a data set, without progress.
+pub(crate) fn workers_for(
+    model: Option<&Path>,
+    engine: EngineArg,
+    threads: Option<u16>,
+    like: &ExtractorInfo,
+) -> Result<WorkerPool> {
+    let extractor = load(model, engine, like.feature_range)?.with_decoding(like.decoding);
+    let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    WorkerPool::new(Arc::new(extractor), threads)
+}
+
 fn extractor(options: &EngineOptions) -> Result<Extractor> {
-    let runtime = match options.engine {
+    load(options.model.as_deref(), options.engine, options.feature_range)
+}
+
+fn load(model: Option<&Path>, engine: EngineArg, feature_range: FeatureRange) -> Result<Extractor> {
+    let runtime = match engine {
         EngineArg::Auto => Runtime::Auto,
         EngineArg::Tract => Runtime::Tract,
     };
-    let Some(path) = &options.model else {
+    let Some(path) = model else {
         return match runtime {
-            Runtime::Auto => Extractor::embedded(options.feature_range),
-            Runtime::Tract => Extractor::embedded_on_tract(options.feature_range),
+            Runtime::Auto => Extractor::embedded(feature_range),
+            Runtime::Tract => Extractor::embedded_on_tract(feature_range),
         };
     };
     let onnx = read_model(path).map_err(|e| {
         Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", path.display()).source(e)
     })?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    Extractor::from_onnx(onnx.into(), &name, options.feature_range, runtime)
+    Extractor::from_onnx(onnx.into(), &name, feature_range, runtime)
 }
 
 /// Reads a file, and at most one byte more than a model may have.

@@ -1,6 +1,8 @@
 //! The keys of an output, relative to it. All keys are built and parsed in this file, by the table of the
 //! [`registry`].
 
+mod fitted;
+
 use std::{fmt::Display, sync::LazyLock};
 
 use sha2::{Digest, Sha256};
@@ -9,7 +11,12 @@ use super::{
     Checksum,
     registry::{self, FileKind, KINDS},
 };
-use crate::ids::{BasisId, ContainerId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
+pub use fitted::{
+    basis, classes, classifier, parse_classes, parse_predictions, parse_totals, predictions, predictions_folder, sums,
+    totals,
+};
+
+use crate::ids::{ContainerId, ExtractorId, GroupId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +54,10 @@ pub const GROUPS: &str = "groups/";
 pub const MOMENTS: &str = "moments/";
 /// Fitted bases.
 pub const BASES: &str = "basis/";
+/// Classifiers.
+pub const CLASSIFIER: &str = "classifier/";
+/// Parts of the table of predictions.
+pub const PREDICTED: &str = "predictions/";
 /// Files of labels that runs were given.
 pub const LABELS: &str = "labels/";
 /// Records of extractors.
@@ -137,7 +148,8 @@ pub fn parse_shard(key: &str) -> Option<ShardId> {
 /// Key of the record of the shard or group that a file belongs to. None for other files.
 pub(crate) fn record_of(key: &str) -> Option<String> {
     let of_shard = [&registry::FEATURES, &registry::SHARD].into_iter().find_map(|kind| only(kind, key));
-    let of_group = || [&registry::SUMS, &registry::GROUP].into_iter().find_map(|kind| only(kind, key));
+    let of_group =
+        || [&registry::SUMS, &registry::GROUP, &registry::CLASSES].into_iter().find_map(|kind| only(kind, key));
     of_shard.map(|id| shard(&id.into())).or_else(|| of_group().map(|id| group(&id.into())))
 }
 
@@ -169,26 +181,6 @@ pub fn group(group: &GroupId) -> String {
 /// Parses a key of [`group`]. None for other keys.
 pub fn parse_group(key: &str) -> Option<GroupId> {
     only(&registry::GROUP, key).map(GroupId::from)
-}
-
-/// Key of the exact sums of a group of shards.
-pub fn sums(group: &GroupId) -> String {
-    build(&registry::SUMS, [group])
-}
-
-/// Key of total moments.
-pub fn totals(id: &MomentsId) -> String {
-    build(&registry::TOTALS, [id])
-}
-
-/// Parses a key of [`totals`]. None for other keys.
-pub fn parse_totals(key: &str) -> Option<MomentsId> {
-    only(&registry::TOTALS, key).map(MomentsId::from)
-}
-
-/// Key of a basis.
-pub fn basis(id: &BasisId) -> String {
-    build(&registry::BASIS, [id])
 }
 
 /// Key of the record of an extractor.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
+    classification::{Classification, PredictedPart},
     keys,
     record::{Checksum, FileRef},
     released::Released,
@@ -195,6 +196,9 @@ pub struct Part {
     pub rows: u64,
     /// Its files of scores; one for each label, if the table is partitioned.
     pub scores: Vec<FileRef>,
+    /// Its predictions. None without a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<PredictedPart>,
 }
 
 /// The PCA of a version without its vectors, which are in the basis file.
@@ -316,6 +320,9 @@ pub struct Manifest {
     pub basis: BasisSummary,
     /// The total sums: `moments/<id>.parquet`, or the sums of the only group.
     pub moments: Moments,
+    /// The classifier. None for versions of releases without classifiers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<Classification>,
     /// The tables for readers.
     pub outputs: Outputs,
     /// All groups of shards, in key order.

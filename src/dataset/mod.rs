@@ -18,6 +18,7 @@
 //! ```
 
 pub(crate) mod blocking;
+pub mod classification;
 pub mod commit;
 pub mod contents;
 mod holder;
@@ -34,10 +35,12 @@ pub mod settings;
 pub mod shard;
 pub mod tables;
 pub mod timing;
+pub mod training;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use classification::{Classification, ClassifierSummary, PredictedPart, SplitCount};
 pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;

@@ -53,6 +53,8 @@ pub enum Remake {
     Sums,
     /// Features of shards and the basis.
     ShardsAndBasis,
+    /// Features of shards and the classifier.
+    ShardsAndClassifier,
     /// The parts of the scores.
     Scores,
     /// The manifest of a version.
@@ -78,6 +80,7 @@ impl Remake {
             Remake::Groups => "groups",
             Remake::Sums => "sums",
             Remake::ShardsAndBasis => "shards, basis",
+            Remake::ShardsAndClassifier => "shards, classifier",
             Remake::Scores => "scores",
             Remake::Manifest => "the manifest",
             Remake::Copy => "the copy in `runs/`",
@@ -267,6 +270,13 @@ kinds! {
     TOTALS = "totals", "moments/{id}.parquet", by "reduce", from "version", holds [], Groups, SWEPT;
     /// A fitted basis.
     BASIS = "basis", "basis/{id}.parquet", by "reduce", from "version", holds [], Sums, SWEPT;
+    /// The sums of a group per class and fold, of a group that is large enough.
+    CLASSES = "classes", "groups/{id}/classes-{name}.parquet", by "merge", from "version", holds [vectors], Shards, SWEPT;
+    /// A classifier.
+    CLASSIFIER = "classifier", "classifier/{id}.parquet", by "reduce", from "version", holds [vectors], Shards, SWEPT;
+    /// Predictions for the images of a shard.
+    PREDICTIONS = "predictions", "predictions/v={version}/part-{part}.parquet", by "project", from "part-list",
+        holds [paths], ShardsAndClassifier, SWEPT;
     /// What a run was told of the labels of images.
     LABELS = "labels", "labels/{id}.csv", by "plan", from "version", holds [paths], Nothing, SWEPT;
     /// The record of an extractor: all that decides the bits of the features.

@@ -54,9 +54,14 @@ pub(crate) async fn merge_with(
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
     let record = record(&work, &shards);
+    let own = record.clone();
     let (entry, file, sums) = match finished(output, &record).await? {
         Some(entry) => (entry, None, None),
         None => finish(output, &work, record, &known).await?,
+    };
+    let classes = match &work.classes {
+        Some(classes) => super::classes::finish(output, &work.extractor, classes, &own, work.base.as_ref()).await?,
+        None => None,
     };
     let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
@@ -64,6 +69,7 @@ pub(crate) async fn merge_with(
         run: work.run.clone(),
         group: work.group,
         entry,
+        classes,
         computed: made.clone().map(|made| made.shard.clone()).collect(),
         base_is_unknown: made.clone().any(|made| made.base_is_unknown),
         figures: figures(made, &shards),

@@ -9,14 +9,16 @@
 //! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `shards-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
 //! | [`featurize()`] | lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
 //! | [`merge()`] | lines of `shards-*.jsonl`, the features of a group of shards | `groups/<id>/`, `merged/<group>.json` |
-//! | [`reduce()`] | `plan.json`, `merged/`, the groups | the basis, `reduced.json`, `project.jsonl` |
-//! | [`project()`] | the basis, the features of one shard | a part of `pca/v=.../`, `projected/<part>.json` |
+//! | [`reduce()`] | `plan.json`, `merged/`, the groups, all features | the basis, the classifier, `reduced.json`, `project.jsonl` |
+//! | [`project()`] | basis, classifier, the features of one shard | a part of `pca/v=.../` and of `predictions/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/`, the groups | the tables of the version, the manifest |
 //!
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
 mod batch;
 mod bisect;
+mod classes;
+mod classify;
 mod cut;
 mod damage;
 mod earlier;
@@ -43,6 +45,12 @@ mod upload;
 use std::sync::Arc;
 
 pub use batch::{Batch, Line, PartsDone, ShardsDone, featurize_batch, project_batch};
+pub use classes::ClassWork;
+pub use classify::PredictWork;
+pub(crate) use classify::{
+    Group as ClassGroup, Write as WriteSums, encode as encode_classifier, fit as fit_classifier, predict,
+    sums_of_shards,
+};
 pub(crate) use damage::damaged_record;
 pub use featurize::featurize;
 pub(crate) use featurize::featurize_and_sum;

@@ -415,6 +415,8 @@ pub(super) fn is_up_to_date<'a>(
     base.format == FORMAT
         && base.extractor == plan.extractor
         && base.settings == plan.settings
+        // A version of a release without classifiers gets one.
+        && base.classifier.is_some()
         // An input that has moved is recorded by a new version.
         && (recorded || !plan.mode.input_moved)
         && base.groups.len() == groups.len()

@@ -11,6 +11,8 @@ use futures::try_join;
 use jiff::Timestamp;
 
 use super::{
+    ClassWork,
+    classify::kept_sums,
     cut::ListedShard,
     records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
     upload::WorkList,
@@ -20,8 +22,9 @@ use crate::{
     dataset::{
         self, Checksum, GroupRef, Manifest, ShardEntry, keys,
         manifest::shards_between,
-        settings::Settings,
+        settings::{Refit, Settings},
         shard::{Boundaries, group_id},
+        training::TrainingRules,
     },
     ids::{GroupId, RunId, ShardId},
     model::ExtractorInfo,
@@ -109,6 +112,8 @@ pub(super) struct Planner<'a> {
     finished: Finished,
     extractor: &'a ExtractorInfo,
     settings: &'a Settings,
+    /// How the classifier is trained, if one is fitted.
+    classes: Option<TrainingRules>,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
     lists: Segments,
@@ -132,12 +137,16 @@ impl<'a> Planner<'a> {
         extractor: &'a ExtractorInfo,
         base: Option<Base<'a>>,
     ) -> Result<Self> {
+        // A classifier that is kept needs no sums.
+        let fitted = input.settings.classifier && input.mode.refit == Refit::Always;
+        let classes = fitted.then(|| input.settings.training_rules());
         Ok(Planner {
             output,
             run: &input.run,
             finished,
             extractor,
             settings: &input.settings,
+            classes,
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
             lists: Segments::new(keys::shard_list),
@@ -212,13 +221,18 @@ impl<'a> Planner<'a> {
         self.lists.flush(self.output, self.run, SEGMENT_BYTES).await?;
         let ready = !again && self.finished.groups.contains(&id);
         if !ready {
+            let (base, nearest) = (self.base, self.nearest(&shards));
             self.merges.push(MergeWork {
                 run: self.run.clone(),
                 group: self.groups.len() as u64,
                 shards: list.clone(),
-                base: self.nearest(&shards),
+                base: nearest.and_then(|nearest| base?.manifest.groups.get(nearest).map(GroupRef::of)),
                 extractor: self.extractor.clone(),
                 compression: self.settings.compression(),
+                classes: self.classes.clone().map(|rules| ClassWork {
+                    base: nearest.and_then(|nearest| kept_sums(base?.manifest, nearest, &rules)),
+                    rules,
+                }),
                 labels: self.settings.label_rules(),
             });
         }
@@ -226,15 +240,15 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// The group of the base version that has most of these shards.
-    fn nearest(&self, shards: &[PlannedShard]) -> Option<GroupRef> {
+    /// The number of the group of the base version that has most of these shards.
+    fn nearest(&self, shards: &[PlannedShard]) -> Option<usize> {
         let base = self.base?;
         let mut common: HashMap<usize, usize> = HashMap::new();
         for group in shards.iter().filter_map(|shard| base.group_of.get(&shard.id)) {
             *common.entry(*group).or_default() += 1;
         }
         let (group, _) = common.into_iter().max_by_key(|(group, count)| (*count, usize::MAX - group))?;
-        base.manifest.groups.get(group).map(GroupRef::of)
+        Some(group)
     }
 
     /// Shards of the base version whose key range overlaps `first..=last`.

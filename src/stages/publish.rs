@@ -16,7 +16,9 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures, VersionState,
+        self, Classification, ClassifierSummary, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs,
+        PartList, RunFigures, SplitCount, VersionState,
+        classification::add_splits,
         contents, inbox, keys, lease,
         record::{Hasher, damaged},
         timing::now,
@@ -106,7 +108,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let (Parts { scores, milliseconds, csv }, features, rejects, ()) = try_join!(
+    let (Parts { scores, milliseconds, csv, splits }, features, rejects, ()) = try_join!(
         parts(output, run, &reduced, &groups),
         link_features(output, version, &groups, plan.settings.materialize_features),
         copy_rejects(output, &reduced),
@@ -132,6 +134,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         labels: reduced.labels,
         basis: reduced.basis,
         moments: reduced.moments,
+        classifier: reduced.classifier.map(|classifier| with_splits(classifier, splits)),
         outputs: Outputs { features: Some(features), scores, csv, rejects },
         groups: reduced.groups,
         figures,
@@ -149,6 +152,15 @@ struct Parts {
     milliseconds: u64,
     /// Their rows as CSV.
     csv: Vec<FileRef>,
+    /// Their predictions, by split.
+    splits: Vec<SplitCount>,
+}
+
+fn with_splits(classifier: Classification, splits: Vec<SplitCount>) -> Classification {
+    match classifier {
+        Classification::Fitted(summary) => Classification::Fitted(Box::new(ClassifierSummary { splits, ..*summary })),
+        none => none,
+    }
 }
 
 /// Writes the lists of parts.
@@ -167,6 +179,7 @@ async fn parts(output: &dyn Store, run: &RunId, reduced: &Reduced, groups: &[Gro
             }
             parts.milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
             parts.csv.extend(part.csv);
+            add_splits(&mut parts.splits, part.part.predictions.as_ref().map_or(&[], |part| part.splits.as_slice()));
             list.parts.push(part.part);
         }
         let (key, file) = (keys::part_list(reduced.version, number), dataset::to_record(&list)?);

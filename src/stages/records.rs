@@ -1,11 +1,11 @@
 //! The records that stages exchange: inputs, answers, lines of work lists, and the files below `runs/<run>/`.
 //!
-//! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
+//! All of them are JSON. Field names are a contract between the stages of a run, and with the state machine.
 
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::STORE_CONCURRENCY;
+use super::{ClassWork, PredictWork, STORE_CONCURRENCY};
 pub use super::{
     input::{PlanInput, RunInput},
     lines::LineRange,
@@ -13,7 +13,8 @@ pub use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part, RunFigures, keys,
+        self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
+        RunFigures, keys,
         labelling::LabelRules,
         settings::{Mode, Settings},
         tables::Compression,
@@ -214,6 +215,9 @@ pub struct MergeWork {
     pub extractor: ExtractorInfo,
     /// How the tables of its shards are compressed, a part of their ids.
     pub compression: Compression,
+    /// The sums of classes. None if no classifier is fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassWork>,
     /// How labels and splits follow from keys, a part of the ids too.
     #[serde(default, skip_serializing_if = "LabelRules::is_default")]
     pub labels: LabelRules,
@@ -228,6 +232,8 @@ pub struct Merged {
     pub group: u64,
     /// The group as a manifest has it. Its id differs from the planned one if an object could not be read.
     pub entry: GroupEntry,
+    /// Its sums of classes, if they are kept.
+    pub classes: Option<Checksum>,
     /// Its shards that this run has computed.
     pub computed: Vec<ShardId>,
     /// Work on these shards, and images that they add to the base version or change.
@@ -259,6 +265,8 @@ pub struct Reduced {
     pub basis: BasisSummary,
     /// The total moments.
     pub moments: Moments,
+    /// The classifier, or why there is none.
+    pub classifier: Option<Classification>,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
     /// Parts that were not copied from the base version.
@@ -322,6 +330,9 @@ pub struct PartWork {
     /// Whether that CSV is safe in a spreadsheet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub csv_for_spreadsheets: bool,
+    /// What predictions need. None without a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predict: Option<PredictWork>,
 }
 
 /// A written part: answer of `project`, and `runs/<run>/projected/<part>.json`.

@@ -144,9 +144,10 @@ def shards_of(manifest, read):
 
 
 def parts_of(manifest, read):
-    """Keys of the scores of a version, from the lists of their parts."""
+    """Keys of the scores and predictions of a version, from the lists of their parts."""
     lists = [json.loads(read(scores["key"])) for scores in manifest["outputs"]["scores"]]
-    return [file["key"] for each in lists for part in each["parts"] for file in part["scores"]]
+    parts = [part for each in lists for part in each["parts"]]
+    return [file["key"] for part in parts for file in [*part["scores"], *filter(None, [part.get("predictions")])]]
 
 
 def sums_of(manifest, read):
@@ -156,7 +157,7 @@ def sums_of(manifest, read):
 
 
 def tables_of(manifest, read):
-    """A digest of features, sums, basis and scores, without etags and times."""
+    """A digest of features, sums, basis, classifier, scores and predictions, without etags and times."""
     digest = hashlib.sha256()
     for shard in shards_of(manifest, read):
         if shard["rows"]:
@@ -165,6 +166,8 @@ def tables_of(manifest, read):
             digest.update(repr(rows).encode())
     digest.update(sums_of(manifest, read).tobytes())
     digest.update(read(manifest["basis"]["key"]))
+    if manifest["classifier"]["state"] == "fitted":
+        digest.update(read(manifest["classifier"]["key"]))
     for part in parts_of(manifest, read):
         digest.update(read(part))
     if manifest["outputs"]["csv"]:

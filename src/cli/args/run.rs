@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pomona::{
+    classify::Priors,
     dataset::{
         settings::{Mode, Refit, Settings},
         tables::Compression,
@@ -99,7 +100,45 @@ pub(crate) struct ResultOptions {
     #[command(flatten)]
     pub labelling: LabelOptions,
     #[command(flatten)]
+    pub learning: LearningOptions,
+    #[command(flatten)]
     pub input: InputOptions,
+}
+
+/// How labels are learned. Without options, as in the last version.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Classifier options")]
+pub(crate) struct LearningOptions {
+    /// Make no classifier and no predictions
+    #[arg(long)]
+    pub no_classifier: bool,
+    /// Do not learn images whose path matches this pattern, such as 'orchard-7/**'; '' for none
+    #[arg(long, value_name = "GLOB")]
+    pub holdout: Option<String>,
+    /// Keep images in whose path this captures the same text in one fold of the cross-validation, such as views of one
+    /// object: '(tree[0-9]+)_view'; '' for none
+    #[arg(long, value_name = "REGEX")]
+    pub fold_pattern: Option<String>,
+    /// How frequent the classes are before an image is seen [default: counts]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub priors: Option<PriorsArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PriorsArg {
+    /// As frequent as among the training images
+    Counts,
+    /// Equally frequent
+    Equal,
+}
+
+impl PriorsArg {
+    fn priors(self) -> Priors {
+        match self {
+            PriorsArg::Counts => Priors::Counts,
+            PriorsArg::Equal => Priors::Equal,
+        }
+    }
 }
 
 /// What the images show. Without options, labels and splits are made as in the last version.
@@ -240,6 +279,10 @@ impl ResultOptions {
             group_size: None,
             compression: self.compression.map(CompressionArg::compression),
             materialize_features: self.materialize_features,
+            classifier: !self.learning.no_classifier,
+            priors: self.learning.priors.map(PriorsArg::priors),
+            fold_pattern: self.learning.fold_pattern.clone(),
+            holdout: self.learning.holdout.clone(),
             label_depth: self.labelling.label_depth,
             label_pattern: self.labelling.label_pattern.clone(),
             labels: None,

@@ -27,6 +27,9 @@ fn keys() -> Vec<(String, FileKind)> {
         (group(&group_id), registry::GROUP),
         (totals(&"f0".into()), registry::TOTALS),
         (basis(&"b1".into()), registry::BASIS),
+        (classes(&group_id, &"ef".into()), registry::CLASSES),
+        (classifier(&"ab".into()), registry::CLASSIFIER),
+        (predictions(v, 1), registry::PREDICTIONS),
         (labels(&Checksum::of(b"")), registry::LABELS),
         (extractor(&"e2".into()), registry::EXTRACTOR),
         (part_list(v, 0), registry::PART_LIST),
@@ -84,8 +87,8 @@ fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
 #[test]
 fn the_folders_are_those_of_the_registry() {
     let named = [
-        VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, LABELS, EXTRACTORS, SCORES, PCA, FEATURES, CSV,
-        REJECTS, RUNS, INBOX, TICKETS,
+        VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, CLASSIFIER, PREDICTED, LABELS, EXTRACTORS,
+        SCORES, PCA, FEATURES, CSV, REJECTS, RUNS, INBOX, TICKETS,
     ];
     assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
     let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
@@ -125,6 +128,9 @@ fn keys_of_other_files_are_not_parsed() {
     assert_eq!(parse_version("versions/00000001.json.tmp"), None);
     assert_eq!(parse_shard("shards/ab/features.parquet"), None);
     assert_eq!(parse_group("groups/ab/sums.parquet"), None);
+    assert_eq!(parse_classes("groups/ab/classes-1f.parquet"), Some("ab".into()));
+    assert_eq!(parse_predictions(Version(1), "predictions/v=00000001/part-00002.parquet"), Some(2));
+    assert_eq!(parse_predictions(Version(2), "predictions/v=00000001/part-00002.parquet"), None);
     assert_eq!(parse_part(Version(1), "pca/v=00000001/_SUCCESS"), None);
     assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
     assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);

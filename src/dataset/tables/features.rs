@@ -115,17 +115,28 @@ pub struct LabelledFeatures {
     pub paths: Vec<String>,
     /// Labels of the images.
     pub labels: Vec<Option<String>>,
+    /// Splits of the images; None for all in tables of format 1.
+    pub splits: Vec<Option<String>>,
     /// `[rows, columns]`: features, multiples of the quantum.
     pub features: Array2<f32>,
 }
 
+impl LabelledFeatures {
+    /// The rows, without the other columns.
+    pub(crate) fn into_rows(self) -> FeatureRows {
+        let LabelledFeatures { paths, labels, splits, features } = self;
+        FeatureRows { paths, labels, splits, features, ..FeatureRows::default() }
+    }
+}
+
 /// [`read_features`], which decodes and checks only these columns.
 pub fn read_labelled_features(file: Bytes, extractor: &ExtractorInfo, key: &str) -> Result<LabelledFeatures> {
-    let table = Table::read_columns(file, key, &["path", "label", "features"])?;
+    let table = Table::read_columns(file, key, &["path", "label", "split", "features"])?;
     let (paths, labels) = (table.present_strings("path")?, table.strings("label")?);
     let features = table.matrix("features", extractor.columns)?;
     check(&paths, &features, extractor, key)?;
-    Ok(LabelledFeatures { paths, labels, features })
+    let splits = table.strings_if_any("split")?;
+    Ok(LabelledFeatures { paths, labels, splits, features })
 }
 
 /// The first row with a feature that is out of range or not a multiple of the quantum.

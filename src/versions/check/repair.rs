@@ -26,7 +26,7 @@ use crate::{
 const ROUNDS: u32 = 6;
 
 /// The order of repairs: what others are made from comes first.
-const ORDER: [FileKind; 19] = [
+const ORDER: [FileKind; 22] = [
     registry::VERSION,
     registry::RUN_MANIFEST,
     registry::CLAIM,
@@ -36,9 +36,12 @@ const ORDER: [FileKind; 19] = [
     registry::SUMS,
     registry::TOTALS,
     registry::BASIS,
+    registry::CLASSES,
+    registry::CLASSIFIER,
     registry::EXTRACTOR,
     registry::PART,
     registry::LABEL_PART,
+    registry::PREDICTIONS,
     registry::PART_LIST,
     registry::REJECTS,
     registry::RUN_REJECTS,
