@@ -42,7 +42,7 @@ struct Generated {
 impl Generated {
     fn object(i: u64) -> Object {
         let key = format!("Training/Apple Golden {:03}/photo-{i:09}_100.png", i / FOLDER);
-        Object { key, etag: format!("{i:032x}").into(), size: 4_000, modified: i as i64 }
+        Object { key, etag: format!("{i:032x}").into(), size: 4_000, modified: i as i64, packed: None }
     }
 
     fn nothing<T>(key: &str) -> Result<T> {

@@ -24,10 +24,12 @@ use aws_sdk_s3::{
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Object, Store, outside, requests::RequestCounter};
+use super::{
+    Object, Store, outside,
+    requests::{RequestCounter, copy_source, decoded},
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
@@ -274,19 +276,6 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
 /// The region of the bucket, if the response names it.
 fn region_of_bucket<E>(error: &SdkError<E>) -> Option<String> {
     error.raw_response()?.headers().get("x-amz-bucket-region").map(str::to_owned)
-}
-
-/// What a copy request names as its source. S3 decodes it.
-fn copy_source(bucket: &str, full: &str) -> String {
-    /// All but what an URL may have without a meaning, and the `/` between folders.
-    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-    format!("{bucket}/{}", utf8_percent_encode(full, ENCODED))
-}
-
-/// Decodes a key of a listing with `encoding-type=url`, which keeps control characters out of the XML.
-fn decoded(key: &str) -> String {
-    // S3 writes a space as `+`, and a plus as `%2B`.
-    percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 #[async_trait]
