@@ -5,6 +5,7 @@
 
 import json
 import pathlib
+import statistics
 
 import matplotlib
 
@@ -23,6 +24,35 @@ def newest(kind, wanted=lambda run: True):
         if wanted(run):
             return file.stem, run
     return None, None
+
+
+def classifier():
+    """Accuracy, planted labels and times of the classifier."""
+    text = []
+    stem, run = newest("classifier", lambda run: "accuracy" in run and "planted" in run)
+    if run:
+        rows = []
+        for name, found in run["accuracy"].items():
+            planted = run["planted"].get(name)
+            peers = [share for peer, share in found.items() if peer.startswith("logistic")]
+            rows.append([name, f"{found['images']:,}", str(found["labels"]), f"{found['pomona']:.3f}", f"{max(peers):.3f}", f"{planted['mean']:.0%}" if planted else ""])
+        text += ["## The classifier\n",
+                 f"Accuracy out of fold on the same features and folds; of 1 % planted wrong labels, the share among the 2 % most suspect, on average over "
+                 f"20 seeds. `make bench-classifier`, run `{stem}`.\n",
+                 table(["data", "images", "labels", "Pomona", "logistic regression, better C", "planted labels found"], rows)]
+    stem, run = newest("classifier", lambda run: "time" in run)
+    if run:
+        median = lambda classes, name: statistics.median(row[name] for lines in run["time"] for row in lines if row["classes"] == classes)
+        counts = [row["classes"] for row in run["time"][0]]
+        rows = [[str(classes), *(f"{median(classes, name):.2f}" for name in ("sums", "fit", "tally", "predict")),
+                 f"{sum(median(classes, name) for name in ('fit', 'tally', 'predict')):.2f}"] for classes in counts]
+        text += [f"Seconds for {run['time'][0][0]['rows']:,} made-up images, medians of {len(run['time'])} rounds: exact sums from features, all models, scores out of "
+                 f"fold of {run['time'][0][0]['shrinkages']} shrinkages, predictions. Run `{stem}`.\n",
+                 table(["classes", "sums", "fit", "cross-validation", "predictions", "together, from cached sums"], rows)]
+        if "peers" in run:
+            each = "; ".join(f"{peer['classes']} classes: {peer['lda_one_fit']:.1f} s" for peer in run["peers"])
+            text.append(f"One fit of scikit-learn's LDA with one shrinkage, without cross-validation, and its predictions: {each}.\n")
+    return text
 
 
 def several_spark_rounds():
@@ -92,6 +122,7 @@ def main():
                 (("with a new fit", run["summary"]["refit"]), ("with `--refit never`", run["summary"]["kept"]))]
         text += ["## One more image\n", f"Added to a data set of {run['first']['images']:,}; its first run took {run['first']['seconds']:.0f} s. `make bench-incremental`, run `{stem}`.\n",
                  table(["", "seconds", "times faster than the first run"], rows)]
+    text += classifier()
     stem, run = newest("scaling")
     if run:
         rows = [[f"{row['images']:,}", str(row["threads"]), f"{row['seconds']:.1f}", f"{row['images'] / row['seconds']:.0f}", str(row["peak_mb"])] for row in run["runs"]]

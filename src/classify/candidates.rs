@@ -219,22 +219,25 @@ impl Classifier {
     ) -> Vec<Prediction> {
         assert_eq!(features.dim(), (images.len(), self.columns()), "features of another model, or of other images");
         let mut answers: Vec<Option<Prediction>> = vec![None; images.len()];
-        let fold = |row: usize| is_training(row).then_some(usize::from(images[row].fold));
-        let models = self.without.iter().enumerate().map(|(fold, model)| (Some(fold), model.as_ref()));
-        for (of, model) in std::iter::once((None, Some(&self.model))).chain(models) {
+        // A fold that had no images has no model, and needs none: the model of all images has not seen it either.
+        let fold = |row: usize| {
+            let fold = usize::from(images[row].fold);
+            (is_training(row) && self.without.get(fold).is_some_and(Option::is_some)).then_some(fold)
+        };
+        let without = self.without.iter().enumerate();
+        let without = without.filter_map(|(fold, model)| model.as_ref().map(|model| (Some(fold), model)));
+        for (of, model) in std::iter::once((None, &self.model)).chain(without) {
             let rows: Vec<usize> = (0..images.len()).filter(|row| fold(*row) == of).collect();
-            let Some(model) = model.filter(|_| !rows.is_empty()) else { continue };
+            if rows.is_empty() {
+                continue;
+            }
             Scorer::new([model.weights.view()].into_iter()).each(features, &rows, |row, products| {
                 let own = images[row].label.and_then(|label| number(&self.classes, label));
                 answers[row] = Some(self.answer(model, products, own));
             });
         }
-        // Each row has a fold with a model or none; an image that is in no sums would be the only exception.
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| self.unknown())).collect()
-    }
-
-    fn unknown(&self) -> Prediction {
-        Prediction { first: Ranked { class: 0, probability: 0.0 }, second: None, label: None }
+        // Each row belongs to one model.
+        answers.into_iter().flatten().collect()
     }
 
     fn answer(&self, model: &Discriminant, products: &[f64], own: Option<usize>) -> Prediction {

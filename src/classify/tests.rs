@@ -290,6 +290,19 @@ fn probabilities_are_calibrated_and_equal_priors_move_the_bias_only() {
 }
 
 #[test]
+fn an_image_of_a_fold_that_was_empty_is_predicted_by_the_model_of_all() {
+    let mut rng = fastrand::Rng::with_seed(8);
+    let mut images = images(&mut rng, &[0, 20, 20], 6);
+    images.folds.iter_mut().for_each(|fold| *fold %= 4);
+    let candidates = fit(&images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
+    let classifier = candidates.choose(&candidates.tally(images.features.view(), &images.rows()));
+    assert!(classifier.without[4].is_none() && classifier.without[3].is_some());
+    let later = vec![TallyRow { fold: 4, label: None }; images.labels.len()];
+    let answers = classifier.answers(images.features.view(), &later, |_| true);
+    assert_eq!(answers, classifier.predict(images.features.view()));
+}
+
+#[test]
 fn a_fold_is_a_fact_about_the_key_and_folds_are_of_equal_size() {
     let mut counts = [0; FOLDS];
     for i in 0..5_000 {

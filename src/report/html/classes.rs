@@ -13,6 +13,8 @@ use crate::{
 
 /// Classes in the confusion matrix.
 const MATRIX: usize = 150;
+/// Most cells that are drawn.
+const CELLS: usize = 4_000;
 /// Classes in the table of the hardest.
 const HARDEST: usize = 12;
 
@@ -110,13 +112,15 @@ fn matrix(found: &Evaluation) -> Markup {
     let (cell, margin) = sizes(picked.len(), longest);
     let side = margin + cell * picked.len() + 2;
     let letters = cell.min(13);
+    let least = least(found, &picked);
     html! {
         p {
             "Rows are labels, columns are predictions. A cell is the darker, the larger its share of the row; red cells are "
             "mistakes. Move the pointer over a cell for its numbers. "
             @if picked.len() < found.classes.len() {
-                "The " (picked.len()) " hardest of " (count(found.classes.len() as u64)) " classes."
+                "The " (picked.len()) " hardest of " (count(found.classes.len() as u64)) " classes. "
             }
+            @if least > 1 { "Cells with fewer than " (count(least)) " images are left out." }
         }
         div .wide {
             svg .matrix width=(side) height=(side) viewBox=(format!("0 0 {side} {side}")) role="img" aria-label="Confusion matrix"
@@ -124,13 +128,21 @@ fn matrix(found: &Evaluation) -> Markup {
                 @for (row, i) in picked.iter().enumerate() {
                     (name(&found.classes[*i].label, margin, row * cell + cell / 2))
                     @for (column, j) in picked.iter().enumerate() {
-                        @if found.confusion[*i][*j] > 0 { (entry(found, (*i, *j), [margin + column * cell, margin + row * cell], cell)) }
+                        @if found.confusion[*i][*j] >= least { (entry(found, (*i, *j), [margin + column * cell, margin + row * cell], cell)) }
                     }
                 }
                 rect .frame x=(margin) y=(margin) width=(cell * picked.len()) height=(cell * picked.len()) {}
             }
         }
     }
+}
+
+/// The smallest number of images of a cell that is drawn, so that there are at most [`CELLS`].
+fn least(found: &Evaluation, picked: &[usize]) -> u64 {
+    let cells = picked.iter().flat_map(|i| picked.iter().map(|j| found.confusion[*i][*j]));
+    let mut images: Vec<u64> = cells.filter(|images| *images > 0).collect();
+    images.sort_unstable_by(|a, b| b.cmp(a));
+    images.get(CELLS).map_or(1, |images| images + 1)
 }
 
 /// The name of a class beside its row and above its column.
