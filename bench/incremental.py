@@ -3,7 +3,7 @@
     make bench-incremental          (or: incremental.py --pomona PATH --images 10000 --rounds 5)
 
 Each round adds one picture and runs again. The program's summary must say that it inferred exactly one image. With
---against, another build of the program runs in turn with it, on an output of its own. Raw runs go to bench/runs/.
+--before, an earlier build of the program runs in turn with it, on an output of its own. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -32,9 +32,9 @@ def main():
     parser.add_argument("--pomona", type=pathlib.Path, required=True)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--against", type=pathlib.Path, help="another build of the program")
+    parser.add_argument("--before", type=pathlib.Path, help="an earlier build of the program, run in the same rounds")
     args = parser.parse_args()
-    programs = {"this": args.pomona.resolve()} | ({"other": args.against.resolve()} if args.against else {})
+    programs = {"this": args.pomona.resolve()} | ({"before": args.before.resolve()} if args.before else {})
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         images = write_images(programs["this"], work / "data", args.images + args.rounds * 2)
@@ -60,15 +60,16 @@ def main():
         seconds = {name: statistics.median(r["seconds"] for r in rows[kind]) for name, rows in rounds.items()}
         summary[kind] = {"seconds": seconds["this"], "times_faster": round(first["this"]["seconds"] / seconds["this"], 1)}
         print(f"{kind}: {seconds['this']:.2f} s, {summary[kind]['times_faster']:.0f} times faster than the first run")
-        if args.against:
-            pairs = zip(rounds["this"][kind], rounds["other"][kind])
-            ratio = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
-            summary[kind] |= {"seconds_of_other": seconds["other"], "ratio": round(ratio, 3)}
-            print(f"{kind}: {ratio:.2f} times the seconds of the other program, {seconds['other']:.2f} s")
+        if args.before:
+            pairs = zip(rounds["this"][kind], rounds["before"][kind])
+            ratio = statistics.median(now["seconds"] / then["seconds"] for now, then in pairs)
+            summary[kind] |= {"seconds_before": seconds["before"], "ratio": round(ratio, 3)}
+            print(f"{kind}: {ratio:.2f} times the seconds of the earlier build, {seconds['before']:.2f} s")
     fields = {"first": first["this"], "rounds": rounds["this"], "summary": summary}
-    if args.against:
-        fields["other"] = {"first": first["other"], "rounds": rounds["other"]}
-    record.write("incremental", f"bench/incremental.py --images {args.images} --rounds {args.rounds}", **fields)
+    if args.before:
+        fields["before"] = {"first": first["before"], "rounds": rounds["before"]}
+    name = "incremental-before-after" if args.before else "incremental"
+    record.write(name, f"bench/incremental.py --images {args.images} --rounds {args.rounds}", **fields)
 
 
 if __name__ == "__main__":

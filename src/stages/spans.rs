@@ -9,6 +9,8 @@ use crate::store::Object;
 const WORTH_DIVIDING: f64 = 2.0;
 /// Pages until a range that could not be divided is tried again.
 pub(super) const PAGES_OF_REST: u64 = 4;
+/// Bytes that a key may have without being among the longest.
+const USUAL: usize = 200;
 /// More objects than any bucket has.
 const MANY: f64 = 1e15;
 
@@ -184,6 +186,11 @@ impl Guess {
 
     /// A key behind `at`, and before `end`. None if there is none.
     pub(super) fn next(&mut self, at: &str, end: Option<&str>) -> Option<String> {
+        // A key has at most 1,024 bytes, and so has a text to look behind.
+        self.any(at, end).filter(|key| key.len() <= at.len().max(USUAL))
+    }
+
+    fn any(&mut self, at: &str, end: Option<&str>) -> Option<String> {
         if matches!(self, Guess::Beyond) {
             let least = end.map_or(0, |end| shared(at, end));
             *self = Guess::Prefix { key: at.to_owned(), least, most: at.len(), tried: 0 };
