@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::{Checksum, get_checked, keys, partition::check_label, settings::Settings};
 use crate::{
     Error, ErrorKind, Result,
-    store::{Object, Store, members::folders},
+    store::{
+        Object, Store,
+        members::{folders, halves},
+    },
 };
 
 /// Largest file of labels, bytes.
@@ -184,7 +187,7 @@ fn split_of(folder: &str) -> Option<&'static str> {
 
 /// The split that the name of an archive says: `test.tar!1.jpg`, `train-00000-of-00004.parquet!0.jpg`.
 fn split_of_archive(key: &str) -> Option<&'static str> {
-    let (archive, _) = key.split_once('!')?;
+    let (archive, _) = halves(key)?;
     let name = archive.rsplit('/').next()?;
     let stem = name.split(['.', '-']).next()?;
     split_of(stem)
@@ -313,6 +316,7 @@ mod tests {
             ("test.tar!a/1.jpg", Some("test")),
             ("test/fruit.tar!a/1.jpg", Some("test")),
             ("fruit.tar!a/1.jpg", None),
+            ("train!x.jpg", None),
         ] {
             assert_eq!(labelling.of(key).split, split, "{key}");
         }

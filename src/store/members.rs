@@ -185,7 +185,7 @@ pub(crate) fn member_name(name: &str) -> Option<String> {
 
 /// The key of the archive and the name of the member in the key of a member, both as they are in the key. None for keys of
 /// other objects.
-fn halves(key: &str) -> Option<(&str, &str)> {
+pub(crate) fn halves(key: &str) -> Option<(&str, &str)> {
     let mut from = 0;
     loop {
         let run = next_run(key, from)?;
