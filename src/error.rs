@@ -339,8 +339,10 @@ mod tests {
                 assert_eq!(row[2], kind.advice(), "{kind}");
             }
         }
-        // The last two rows are errors of Lambda and Step Functions.
+        // The last rows are errors of Lambda and Step Functions.
         let others: Vec<&str> = rows[ErrorKind::ALL.len()..].iter().map(|row| row[0]).collect();
-        assert_eq!(others, ["States.ExceedToleratedFailureThreshold", "Sandbox.Timedout`, `Runtime.ExitError"]);
+        let named = "States.ExceedToleratedFailureThreshold, Runtime.ExitError, Sandbox.Timedout`, `States.Timeout, \
+                     Lambda.TooManyRequestsException";
+        assert_eq!(others.join(", "), named);
     }
 }

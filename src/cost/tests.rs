@@ -62,8 +62,9 @@ fn endless() -> Retrier {
 /// A new account may run 10 functions at a time. The first release had MaxConcurrency 100, and gave up after five retries.
 #[test]
 fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
-    // 23 shards.
-    let work = Workload::new(23 * 256);
+    // 23 shards of 22 seconds.
+    let work = Workload { shard_size: 1_024, ..Workload::new(22_688) };
+    assert_eq!(work.shards(), 23);
     let failed = |deployment: Deployment, retrier: Retrier| {
         let schedule = Schedule::new(&work, &deployment, prices().map_children_per_second);
         let run = |seed| simulate::run_with(&schedule, &deployment, &prices(), retrier, seed);
@@ -73,7 +74,7 @@ fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
     let wide = Deployment { concurrency: 100, ..new_account };
     let before = Retrier { retries: 5, first: 2.0, longest: 60.0 };
     let share = failed(wide, before) as f64 / 500.0;
-    assert!(share > 0.2, "{share} of the runs fail with five retries");
+    assert!(share > 0.5, "{share} of the runs fail with five retries");
     assert_eq!(failed(wide, Retrier::default()), 0);
     assert_eq!(failed(new_account, Retrier::default()), 0);
     let schedule = Schedule::new(&work, &wide, prices().map_children_per_second);
