@@ -111,7 +111,7 @@ async fn rows_of_packed_images_are_those_of_loose_ones() {
         ("fruit.tar", packs::tar(&files)),
         ("stored.zip", packs::zip(&files, Method::Stored)),
         ("deflated.zip", packs::zip(&files, Method::Deflated)),
-        ("train.parquet", packs::parquet(&files, 50)),
+        ("table.parquet", packs::parquet(&files, 50)),
     ] {
         let packed_folder = tempfile::tempdir().unwrap();
         fs::write(packed_folder.path().join(name), &archive).unwrap();

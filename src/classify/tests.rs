@@ -84,7 +84,7 @@ fn relative(ours: &[f64], theirs: &[f64]) -> f64 {
 
 fn decisions(model: &Discriminant, features: &Array2<f32>) -> Array2<f64> {
     let products = features.mapv(f64::from).dot(&model.weights.t());
-    products + &ndarray::aview1(&model.bias)
+    products + ndarray::aview1(&model.bias)
 }
 
 #[test]

@@ -2,15 +2,13 @@
 
 use serde::Serialize;
 
-use super::schedule::{Deployment, MB_PER_PROCESSOR, PLAN_MB, REDUCE_MB, Schedule, Workload};
+use super::schedule::{Deployment, MB_PER_PROCESSOR, REDUCE_MB, Schedule, Workload};
 
 /// Longest time of a Lambda, seconds.
 const LAMBDA_SECONDS: f64 = 900.0;
 /// GET requests a second of one prefix.
 const PREFIX_READS: f64 = 5_500.0;
 const MIB: f64 = 1_048_576.0;
-/// Memory of a shard in the stages plan and reduce: its entry, its work, and its line of the work list.
-const BYTES_PER_SHARD: f64 = 1_000.0;
 const BYTES_PER_PART: f64 = 2_500.0;
 /// Most items of a Distributed Map.
 const MAP_ITEMS: f64 = 100e6;
@@ -66,11 +64,6 @@ pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> V
         Limit {
             what: "reduce holds the work list of all parts in memory",
             images: (REDUCE_MB * 0.9 * MIB / BYTES_PER_PART * f64::from(work.shard_size)) as u64,
-            remedy: "raise shard_size",
-        },
-        Limit {
-            what: "plan holds the work list of all shards in memory",
-            images: (PLAN_MB * 0.9 * MIB / BYTES_PER_SHARD * f64::from(work.shard_size)) as u64,
             remedy: "raise shard_size",
         },
         Limit {

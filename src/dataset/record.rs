@@ -193,6 +193,9 @@ fn open_line<T: Serialize>(line: &T) -> Result<Vec<u8>> {
 
 /// Decodes lines of [`to_sealed_lines`]. Fails with `Dataset.Corrupt`, which names the key.
 pub(crate) fn from_sealed_lines<T: DeserializeOwned + Serialize>(text: &[u8], key: &str) -> Result<Vec<T>> {
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        return Err(damaged("this work list ends in the middle of a line", key));
+    }
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let open = |line: &[u8]| match is_sealed(line, LINE) {
         Some(true) => super::from_json::<Sealed<T>>(line, key).map(|line| line.0),

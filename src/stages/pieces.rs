@@ -157,7 +157,9 @@ impl<'a> Joiner<'a> {
     fn send(&self, shards: Vec<ListedShard>) {
         for shard in shards {
             // The receiver has gone only if it has failed, and its error is the one to report.
-            let _ = self.shards.as_ref().map(|receiver| receiver.send(shard));
+            if let Some(receiver) = &self.shards {
+                let _ = receiver.send(shard);
+            }
         }
     }
 

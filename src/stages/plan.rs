@@ -133,17 +133,7 @@ struct Planning<'a> {
 impl Planning<'_> {
     async fn plan(mut self, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<PlanStep> {
         let output = self.stores.output.as_ref();
-        let rounds = match self.limits {
-            Some(_) => Rounds::read(output, &self.input.run).await?,
-            None => None,
-        };
-        let base = match &rounds {
-            None => dataset::current(output).await?,
-            Some(rounds) => match rounds.base {
-                Some(version) => Some(dataset::version(output, Some(version.0)).await?),
-                None => None,
-            },
-        };
+        let (rounds, base) = self.begun(output).await?;
         let on_aws = self.input.execution.is_some();
         match &rounds {
             // The settings are those with which the listing began.
@@ -193,6 +183,22 @@ impl Planning<'_> {
         self.input.mode.check_vanished(before.saturating_sub(planner.listed.objects), before)?;
         planner.finish().await?;
         self.write(planner, base.as_ref(), base_is_unknown, inbox, identity).await.map(PlanStep::Planned)
+    }
+
+    /// What functions have listed for this run, and the version that was current when they began or is now.
+    async fn begun(&self, output: &dyn Store) -> Result<(Option<Rounds>, Option<Manifest>)> {
+        let rounds = match self.limits {
+            Some(_) => Rounds::read(output, &self.input.run).await?,
+            None => None,
+        };
+        let base = match &rounds {
+            None => dataset::current(output).await?,
+            Some(rounds) => match rounds.base {
+                Some(version) => Some(dataset::version(output, Some(version.0)).await?),
+                None => None,
+            },
+        };
+        Ok((rounds, base))
     }
 
     /// Stores the file of labels in the output, and names it in the settings.

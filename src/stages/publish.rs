@@ -43,11 +43,11 @@ async fn publish_run(output: &dyn Store, run: &RunId) -> Result<Published> {
     let reduced = Reduced::read(output, run).await?;
     let rest = Rest { output, run, parts: reduced.parts, has_csv: plan.settings.writes_csv() };
     let notices = plan.notices.clone();
-    if let Some(manifest) = published_by(output, &run, reduced.version).await? {
+    if let Some(manifest) = published_by(output, run, reduced.version).await? {
         // An earlier call was killed after its commit, or its answer was lost.
         return rest.finish(&manifest, &notices).await;
     }
-    lease::expect_mark(output, &run).await?;
+    lease::expect_mark(output, run).await?;
     let manifest = manifest(output, plan, reduced).await?;
     match dataset::commit(output, manifest.clone()).await {
         Ok(()) => rest.finish(&manifest, &notices).await,

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream, try_join};
+use futures::{StreamExt, TryStreamExt, stream};
 use rayon::join;
 
 use super::{
@@ -58,7 +58,6 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
     let gathered = gather(output, &plan, base).await?;
     let rejects_table = keep_rejects(output, &plan, &gathered.rejects).await?;
     let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } = gathered;
-
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = groups.iter().map(|group| group.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
@@ -106,8 +105,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         timing,
         run: run.clone(),
     };
-    let (lines, record) = (dataset::to_sealed_lines(&work)?, dataset::to_record(&reduced)?);
-    try_join!(output.put(&reduced.work_list, lines), async { output.put(&Reduced::key(&run), record).await })?;
+    output.put(&Reduced::key(&run), dataset::to_record(&reduced)?).await?;
     Ok(reduced)
 }
 

@@ -150,7 +150,7 @@ impl State {
             return Look::Late;
         }
         let until = victim.range.until.as_deref();
-        if !page.first().is_some_and(|first| until.is_none_or(|until| first.key.as_str() <= until)) {
+        if page.first().is_none_or(|first| until.is_some_and(|until| first.key.as_str() > until)) {
             victim.range.bound = Some(key.to_owned());
             return Look::Nothing;
         }

@@ -227,7 +227,7 @@ pub fn inventory(data: &[u8]) {
         match runtime.block_on(list_all(&store, "")) {
             Ok(listed) => assert!(listed.iter().all(|object| !object.key.is_empty())),
             Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::InputInvalid | ErrorKind::InputNotFound), "{error}")
+                assert!(matches!(error.kind(), ErrorKind::InputInvalid | ErrorKind::InputNotFound), "{error}");
             }
         }
     }

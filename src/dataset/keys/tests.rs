@@ -13,7 +13,7 @@ fn a_run() -> RunId {
 /// A key of each function, with the kind that it must have.
 fn keys() -> Vec<(String, FileKind)> {
     let (id, shard_id, group_id, v) = (a_run(), ShardId::from("ab"), GroupId::from("cd"), Version(3));
-    vec![
+    let before = vec![
         (crate::dataset::MARKER.to_owned(), registry::MARKER),
         (version(v), registry::VERSION),
         (claim(v), registry::CLAIM),
@@ -40,40 +40,49 @@ fn keys() -> Vec<(String, FileKind)> {
         (symlinks(v), registry::SYMLINKS),
         (csv(v), registry::CSV),
         (rejects(v), registry::REJECTS),
-        (run(&id, "plan.json"), registry::RUN_PLAN),
-        (started(&id), registry::RUN_STARTED),
-        (objects(&id, "0a"), registry::RUN_OBJECTS),
-        (objects(&id, "00000"), registry::RUN_OBJECTS),
-        (run(&id, "listing.json"), registry::RUN_LISTING),
-        (run(&id, "finished.jsonl"), registry::RUN_FINISHED),
-        (ranges(&id, 0), registry::RUN_RANGES),
-        (listed(&id, 0, 0), registry::RUN_LISTED),
-        (pieces(&id, "0a"), registry::RUN_PIECES),
-        (shard_list(&id, 0), registry::RUN_SHARDS),
-        (run(&id, "featurize.jsonl"), registry::RUN_WORK),
-        (batches_of(&run(&id, "featurize.jsonl")), registry::RUN_WORK_BATCHES),
-        (run(&id, "merge.jsonl"), registry::RUN_MERGES),
-        (run(&id, "project.jsonl"), registry::RUN_PROJECTIONS),
-        (batches_of(&run(&id, "project.jsonl")), registry::RUN_PROJECTION_BATCHES),
-        (featurized(&id, &shard_id), registry::RUN_FEATURIZED),
-        (merge_record(&id, 0), registry::RUN_MERGED),
-        (merged(&id, 0), registry::RUN_SUMS),
-        (run(&id, "reduced.json"), registry::RUN_REDUCED),
-        (projected(&id, 0), registry::RUN_PROJECTED),
-        (csv_part(&id, 0), registry::RUN_CSV),
-        (format!("{}/0a1b/SUCCEEDED_0.json", map_results(&id)), registry::RUN_MAP),
-        (damaged(&id, &features(&shard_id)).unwrap(), registry::RUN_DAMAGED_SHARD),
-        (damaged(&id, &sums(&group_id)).unwrap(), registry::RUN_DAMAGED_GROUP),
-        (run(&id, "rejects.parquet"), registry::RUN_REJECTS),
-        (kept_manifest(&id), registry::RUN_MANIFEST),
-        (run(&id, "report.html"), registry::RUN_REPORT),
-        (run(&id, "scree.png"), registry::RUN_SCREE),
-        (run(&id, "scatter.png"), registry::RUN_SCATTER),
-        (run(&id, "receipt.json"), registry::RUN_RECEIPT),
+    ];
+    let after = vec![
         (notice("0a"), registry::NOTICE),
         (ticket(1), registry::TICKET),
         (LOCK.to_owned(), registry::LOCK),
         (broken_lock(b"", 0), registry::BROKEN_LOCK),
+    ];
+    [before, run_keys(&id), after].concat()
+}
+
+/// The keys below `runs/`.
+fn run_keys(id: &RunId) -> Vec<(String, FileKind)> {
+    let (shard_id, group_id) = (ShardId::from("ab"), GroupId::from("cd"));
+    vec![
+        (run(id, "plan.json"), registry::RUN_PLAN),
+        (started(id), registry::RUN_STARTED),
+        (objects(id, "0a"), registry::RUN_OBJECTS),
+        (run(id, "listing.json"), registry::RUN_LISTING),
+        (run(id, "finished.jsonl"), registry::RUN_FINISHED),
+        (ranges(id, 0), registry::RUN_RANGES),
+        (listed(id, 0, 0), registry::RUN_LISTED),
+        (pieces(id, "0a"), registry::RUN_PIECES),
+        (shard_list(id, 0), registry::RUN_SHARDS),
+        (run(id, "featurize.jsonl"), registry::RUN_WORK),
+        (batches_of(&run(id, "featurize.jsonl")), registry::RUN_WORK_BATCHES),
+        (run(id, "merge.jsonl"), registry::RUN_MERGES),
+        (run(id, "project.jsonl"), registry::RUN_PROJECTIONS),
+        (batches_of(&run(id, "project.jsonl")), registry::RUN_PROJECTION_BATCHES),
+        (featurized(id, &shard_id), registry::RUN_FEATURIZED),
+        (merge_record(id, 0), registry::RUN_MERGED),
+        (merged(id, 0), registry::RUN_SUMS),
+        (run(id, "reduced.json"), registry::RUN_REDUCED),
+        (projected(id, 0), registry::RUN_PROJECTED),
+        (csv_part(id, 0), registry::RUN_CSV),
+        (format!("{}/0a1b/SUCCEEDED_0.json", map_results(id)), registry::RUN_MAP),
+        (damaged(id, &features(&shard_id)).unwrap(), registry::RUN_DAMAGED_SHARD),
+        (damaged(id, &sums(&group_id)).unwrap(), registry::RUN_DAMAGED_GROUP),
+        (run(id, "rejects.parquet"), registry::RUN_REJECTS),
+        (kept_manifest(id), registry::RUN_MANIFEST),
+        (run(id, "report.html"), registry::RUN_REPORT),
+        (run(id, "scree.png"), registry::RUN_SCREE),
+        (run(id, "scatter.png"), registry::RUN_SCATTER),
+        (run(id, "receipt.json"), registry::RUN_RECEIPT),
     ]
 }
 
