@@ -105,10 +105,9 @@ test-browser: build .venv/browser/ready ## Open report.html in Chromium
 AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
 
 .PHONY: test-aws
-test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e and test-watch
+test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e
 	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_watch.py
 	$(MAKE) --no-print-directory e2e
-	$(MAKE) --no-print-directory test-watch
 
 .PHONY: lambdas
 lambdas: .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready ## Build the Lambda functions for this machine's processor into .aws-sam/build

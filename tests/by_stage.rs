@@ -188,8 +188,9 @@ async fn the_functions_of_an_execution_do_not_walk_neighbouring_keys() {
     let execution = Execution::new(stores(&input, &output), small_shards());
     let planned = execution.plan("r").await;
     let shards = execution.shards(&planned).await;
-    let places = |shards: &[ShardWork]| shards.iter().map(|work| work.objects.offset).collect::<Vec<_>>();
+    let places = |shards: &[ShardWork]| shards.iter().map(|work| work.group).collect::<Vec<_>>();
     assert!(shards.len() > 8 && !places(&shards).is_sorted(), "{:?}", places(&shards));
+    assert!(shards.iter().map(|work| &work.shard).is_sorted());
     // The same input has the same order.
     let again = Execution::new(stores(&input, &Arc::new(MemoryStore::new())), small_shards());
     let planned = again.plan("r").await;

@@ -157,7 +157,8 @@ fn many_listers_plan_what_one_plans_in_less_time() {
         for listers in [2, 7, 40] {
             let many = plan(shape, objects, listers, &small(), How::InOneProcess);
             assert!(one.files == many.files && one.lists == many.lists, "{shape:?} with {listers} listers");
-            let most = one.seconds / listers as f64 * 1.6 + 8.0;
+            // On the virtual clock: the first divisions of 200 pages take time that more pages would hide.
+            let most = one.seconds / listers as f64 * 1.6 + 10.0;
             assert!(many.seconds < most, "{shape:?} with {listers} listers: {} s of {}", many.seconds, one.seconds);
             assert!(many.requests < one.requests * 3 / 2 + 12 * listers as u64, "{shape:?}: {}", many.requests);
         }

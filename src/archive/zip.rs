@@ -68,7 +68,8 @@ pub(super) async fn read(store: &dyn Store, archive: &Object, index: &mut Index)
             let mut ended: Vec<(Entry, u64)> = entries.into_iter().zip(starts).collect();
             ended.sort_by_key(|(entry, _)| entry.number);
             for (entry, next) in ended.into_iter().filter(|(entry, _)| entry.has_row) {
-                if !index.push(entry.found(next)) {
+                // A directory that lies may name places behind itself.
+                if !index.push(entry.found(next.min(directory.start))) {
                     break;
                 }
             }

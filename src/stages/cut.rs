@@ -107,7 +107,7 @@ impl<'a> Cutter<'a> {
         };
         let Segment { shards, key, lines } = run_blocking(cut).await?;
         if !lines.is_empty() {
-            // The name is a hash of the content, so a lister that is called twice writes the same file, or two.
+            // The name is a hash of the shards, so a lister that is called twice writes the same file, or two.
             self.output.put(&key, lines.into()).await?;
         }
         Ok(shards)
@@ -130,7 +130,7 @@ fn cut(
 ) -> Result<Segment> {
     let mut cuts: Vec<_> = objects.into_iter().filter_map(|object| sharder.push(object)).collect();
     cuts.extend(sharder.finish());
-    let (mut shards, mut lines, mut content) = (Vec::with_capacity(cuts.len()), Vec::new(), Sha256::new());
+    let (mut shards, mut lines, mut ids) = (Vec::with_capacity(cuts.len()), Vec::new(), Sha256::new());
     for cut in cuts {
         let offset = lines.len();
         let key = |object: Option<&Object>| object.map(|object| object.key.clone()).unwrap_or_default();
@@ -142,12 +142,12 @@ fn cut(
             let objects = ObjectLine::of(cut.objects, labelling);
             objects.iter().try_for_each(|object| dataset::push_json_line(&mut lines, object))?;
             let Checksum { sha256, bytes } = Checksum::of(&lines[offset..]);
-            content.update(&sha256);
+            ids.update(cut.id.as_str());
             Some(LineRange { key: String::new(), offset: offset as u64, length: bytes, sha256 })
         };
         shards.push(ListedShard { id: cut.id, count, first, last, named, objects: range });
     }
-    let key = keys::objects(run, &short_hex(&content.finalize()));
+    let key = keys::objects(run, &short_hex(&ids.finalize()));
     for range in shards.iter_mut().filter_map(|shard| shard.objects.as_mut()) {
         range.key.clone_from(&key);
     }
