@@ -4,11 +4,11 @@
 //! so that a plan sees ordinary objects, and its other methods read them. `docs/inputs.md` says what members are called,
 //! where their labels come from, what their etags are, and what is not opened.
 //!
-//! - [`names`] (`store::members`): the keys of members, which never equal that of another object.
-//! - [`tar`], [`zip`], [`table`] (Parquet): the members of an archive, found by ranged reads within limits.
-//! - [`container`]: lists of members, kept in the output, so that an archive is read once for each of its contents.
-//! - [`listing`]: members merged into the listing of the store, in key order.
-//! - [`reads`], [`unpack`]: contents of members. Those that lie near each other are read by one request.
+//! - `names` (`store::members`): the keys of members, which never equal that of another object.
+//! - `tar`, `zip`, `table` (Parquet): the members of an archive, found by ranged reads within limits.
+//! - `container`: lists of members, kept in the output, so that an archive is read once for each of its contents.
+//! - `listing`: members merged into the listing of the store, in key order.
+//! - `reads`, `unpack`: contents of members. Those that lie near each other are read by one request.
 //!
 //! An archive is the work of strangers. It never fails a run: what is wrong with it is a row in the rejects table, for the
 //! archive or for a member.

@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_pattern_that_cannot_work_is_refused() {
-        for (pattern, says) in [("(", "regular expression"), ("[a-z]+", "(?<label>[^/]+)"), ("(?<lable>a)", "label")] {
+        for (pattern, says) in [("(", "regular expression"), ("[a-z]+", "(?<label>[^/]+)"), ("(?<other>a)", "label")] {
             let rules = LabelRules { label_pattern: Some(pattern.to_owned()), ..LabelRules::default() };
             let error = Labelling::new(&rules).unwrap_err();
             assert!(error.is(ErrorKind::InputInvalid) && error.to_string().contains(says), "{error}");

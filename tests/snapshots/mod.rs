@@ -160,9 +160,11 @@ fn mask_ids(line: &str) -> String {
             continue;
         }
         let shape: String = word.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-        let hexadecimal = word.len() >= 16 && word.chars().all(|c| c.is_ascii_hexdigit());
+        let is_hash = |word: &str| word.len() >= 16 && word.chars().all(|c| c.is_ascii_hexdigit());
+        let hexadecimal = is_hash(word);
         masked.push_str(match shape.as_str() {
             _ if hexadecimal => "<id>",
+            _ if word.strip_prefix("objects-").is_some_and(is_hash) => "objects-<id>",
             _ if shape.starts_with("00000000T000000Z-") => "<run>",
             "0000-00-00" | "00:00:00Z" => &shape,
             _ => word,
@@ -206,6 +208,7 @@ fn masks_hide_what_differs_and_nothing_else() {
         ("  total      10.12 s", "  total # s"),
         ("  Cost of the same work on AWS: below $0.001", "  Cost of the same work on AWS: #"),
         ("  basis     r/basis/0123456789abcdef0123456789abcdef.parquet", "  basis     r/basis/<id>.parquet"),
+        ("  runs/r/objects-0123456789abcdef0123456789abcdef.jsonl", "  runs/r/objects-<id>.jsonl"),
         ("  report    r/runs/20261122T044555Z-0a1b2c3d/report.html", "  report    r/runs/<run>/report.html"),
         (
             "  1        2026-11-22 04:45:55Z  560  85.1 %      5.9",
