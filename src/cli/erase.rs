@@ -18,7 +18,7 @@ use pomona::{
 
 use crate::{
     args::{EraseArgs, Format},
-    format,
+    format, open,
     out::out,
     print_json,
     progress::Bars,
@@ -30,8 +30,7 @@ const KEY: usize = 200;
 
 pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     let keys = keys(args.keys, args.from_file)?;
-    let output = store::open(&args.output).await?;
-    dataset::expect_output(output.as_ref()).await?;
+    let output = open::output(&args.output).await?;
     let input = match args.input {
         Some(input) => input,
         None => recorded_input(dataset::version(output.as_ref(), None).await?.input)?,

@@ -3,13 +3,12 @@
 use pomona::{
     Result,
     classify::{ClassResult, Evaluation},
-    dataset, store,
     versions::evaluate::{self, SplitEvaluation},
 };
 
 use crate::{
     args::{EvaluateArgs, Format},
-    format,
+    format, open,
     out::out,
     print_json,
 };
@@ -20,9 +19,7 @@ const LABEL: usize = 40;
 const BAR: f64 = 30.0;
 
 pub(crate) async fn evaluate(args: EvaluateArgs) -> Result<()> {
-    let store = store::open(&args.output).await?;
-    dataset::expect_output(store.as_ref()).await?;
-    let version = dataset::version(store.as_ref(), args.version).await?;
+    let (store, version) = open::version(&args.output, args.version).await?;
     let found = evaluate::evaluate(store.as_ref(), &version, args.split.as_deref()).await?;
     match args.format.format() {
         Format::Json => print_json(&found),

@@ -1,7 +1,7 @@
 //! `pomona list`
 
 use pomona::{
-    Result, dataset, store,
+    Result,
     versions::{
         neighbours::Neighbour,
         predict::{self, Suspect},
@@ -10,7 +10,7 @@ use pomona::{
 
 use crate::{
     args::{Format, ListArgs, ListCommand, SuspectsArgs},
-    format,
+    format, open,
     out::out,
     print_json,
 };
@@ -27,9 +27,7 @@ pub(crate) async fn list(args: ListArgs) -> Result<()> {
 }
 
 async fn suspects(args: SuspectsArgs) -> Result<()> {
-    let store = store::open(&args.output).await?;
-    dataset::expect_output(store.as_ref()).await?;
-    let version = dataset::version(store.as_ref(), args.version).await?;
+    let (store, version) = open::version(&args.output, args.version).await?;
     let found = predict::suspects(store.as_ref(), &version, args.rows, NEAR).await?;
     match args.format.format() {
         Format::Json => print_json(&found),

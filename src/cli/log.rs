@@ -4,13 +4,12 @@ use jiff::Timestamp;
 use pomona::{
     Result,
     dataset::{self, Manifest},
-    store,
 };
 use serde::Serialize;
 
 use crate::{
     args::{Format, LogArgs},
-    format,
+    format, open,
     out::out,
     print_json,
 };
@@ -70,8 +69,7 @@ impl Line {
 }
 
 pub(crate) async fn log(args: LogArgs) -> Result<()> {
-    let store = store::open(&args.output).await?;
-    dataset::expect_output(store.as_ref()).await?;
+    let store = open::output(&args.output).await?;
     let lines: Vec<Line> = dataset::published(store.as_ref()).await?.iter().map(Line::new).collect();
     if args.format.format() == Format::Json {
         return print_json(&lines);

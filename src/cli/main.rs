@@ -13,6 +13,7 @@ mod evaluate;
 mod format;
 mod list;
 mod log;
+mod open;
 mod out;
 mod predict;
 mod progress;

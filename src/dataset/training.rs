@@ -5,7 +5,7 @@ use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::to_json;
+use super::{tables::FeatureRows, to_json};
 use crate::{
     Error, ErrorKind, Result,
     classify::fold_of,
@@ -87,6 +87,12 @@ impl Training {
             split,
             grouped: group.is_some(),
         }
+    }
+
+    /// The roles of the images of a table, in its order.
+    pub fn roles<'a>(&self, rows: &'a FeatureRows) -> Vec<Role<'a>> {
+        let rows = rows.paths.iter().zip(&rows.labels).zip(&rows.splits);
+        rows.map(|((path, label), split)| self.role(path, label.as_deref(), split.as_deref())).collect()
     }
 }
 

@@ -130,7 +130,7 @@ pub(crate) async fn of_shards<'a>(
                 let (body, key, info) = (file.read(output).await?, file.key.clone(), extractor.clone());
                 let training = training.clone();
                 let add = move || {
-                    let rows = tables::read_features(body, &info, &key)?;
+                    let rows = tables::read_labelled_features(body, &info, &key)?.into_rows();
                     add(&mut summer, &training, &rows)?;
                     Ok(summer)
                 };
@@ -152,8 +152,7 @@ pub(crate) async fn of_shards<'a>(
 }
 
 fn add(summer: &mut Summer, training: &Training, rows: &FeatureRows) -> Result<()> {
-    let roles = rows.paths.iter().zip(&rows.labels).zip(&rows.splits);
-    let roles = roles.map(|((path, label), split)| training.role(path, label.as_deref(), split.as_deref()));
+    let roles = training.roles(rows).into_iter();
     let (labels, folds): (Vec<Option<&str>>, Vec<u8>) = roles.map(|role| (role.learns, role.fold)).unzip();
     summer.add_rows(rows.features.view(), &labels, &folds)
 }

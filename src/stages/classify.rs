@@ -199,19 +199,14 @@ async fn tally(
 ) -> Result<(Tally, u64)> {
     let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
     run_blocking(move || {
-        let rows = tables::read_features(body, &extractor, &key)?;
-        let images = images(&rows, &training);
+        let rows = tables::read_labelled_features(body, &extractor, &key)?.into_rows();
+        let images = training.roles(&rows);
         let learned = images.iter().map(|image| TallyRow { label: image.learns, fold: image.fold });
         let tally = candidates.tally(rows.features.view(), &learned.collect::<Vec<_>>());
         let grouped = images.iter().filter(|image| image.learns.is_some() && image.grouped).count();
         Ok((tally, grouped as u64))
     })
     .await
-}
-
-fn images<'a>(rows: &'a FeatureRows, training: &Training) -> Vec<crate::dataset::training::Role<'a>> {
-    let rows = rows.paths.iter().zip(&rows.labels).zip(&rows.splits);
-    rows.map(|((path, label), split)| training.role(path, label.as_deref(), split.as_deref())).collect()
 }
 
 /// An encoded classifier.
@@ -292,7 +287,7 @@ fn predictions(
     training: &Training,
     rows: &FeatureRows,
 ) -> (Vec<PredictionRow>, Vec<SplitCount>) {
-    let roles = images(rows, training);
+    let roles = training.roles(rows);
     let asked =
         rows.labels.iter().zip(&roles).map(|(label, role)| TallyRow { label: label.as_deref(), fold: role.fold });
     let asked: Vec<TallyRow<'_>> = asked.collect();

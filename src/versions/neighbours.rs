@@ -101,8 +101,8 @@ async fn in_table(
 ) -> Result<Vec<Vec<Neighbour>>> {
     let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
     run_blocking(move || {
-        let table = tables::read_features(body, &extractor, &key)?;
-        let rows: Vec<usize> = (0..table.len()).collect();
+        let table = tables::read_labelled_features(body, &extractor, &key)?;
+        let rows: Vec<usize> = (0..table.paths.len()).collect();
         let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); search.queries.len()];
         search.scorer.each(table.features.view(), &rows, |row, products| {
             let (path, label) = (&table.paths[row], table.labels[row].as_deref());

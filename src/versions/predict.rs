@@ -222,7 +222,7 @@ async fn features_of(
             async move {
                 let (body, extractor) = (file.read(output).await?, version.extractor.clone());
                 run_blocking(move || {
-                    let rows = tables::read_features(body, &extractor, &file.key)?;
+                    let rows = tables::read_labelled_features(body, &extractor, &file.key)?;
                     let rows = rows.paths.into_iter().zip(rows.features.outer_iter());
                     let found = rows.filter(|(path, _)| wanted.contains(path));
                     Ok(found.map(|(path, row)| (path, row.to_vec())).collect::<Vec<_>>())

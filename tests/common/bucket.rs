@@ -21,7 +21,10 @@ use pomona::{
 };
 use sha2::{Digest, Sha256};
 
-use super::clock::Clock;
+use super::{
+    clock::Clock,
+    inputs::{Input, Listed},
+};
 
 /// How the keys of a bucket are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +80,8 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new(shape: Shape, objects: u64, listers: usize, clock: &Clock) -> Self {
-        Bucket { shape, objects, listers, latency: 100, clock: clock.clone(), requests: AtomicU64::new(0) }
+    pub(crate) fn new(shape: Shape, objects: u64, listers: usize, clock: &Clock) -> Input<Self> {
+        Input(Bucket { shape, objects, listers, latency: 100, clock: clock.clone(), requests: AtomicU64::new(0) })
     }
 
     /// The number of keys up to `after`.
@@ -104,8 +107,7 @@ impl Bucket {
     }
 }
 
-#[async_trait]
-impl Store for Bucket {
+impl Listed for Bucket {
     fn location(&self) -> String {
         "s3://a-bucket-with-quite-a-long-name/and/a/prefix".to_owned()
     }
@@ -123,24 +125,6 @@ impl Store for Bucket {
     }
     fn listers(&self) -> usize {
         self.listers
-    }
-    async fn get(&self, _: &str) -> Result<Bytes> {
-        unreachable!("a plan reads no image")
-    }
-    async fn get_listed(&self, _: &Object) -> Result<Bytes> {
-        unreachable!("a plan reads no image")
-    }
-    async fn get_range(&self, _: &str, _: Range<u64>) -> Result<Bytes> {
-        unreachable!("a plan reads no image")
-    }
-    async fn put_stream(&self, _: &str, _: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        unreachable!("the input is never written")
-    }
-    async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<bool> {
-        unreachable!("the input is never written")
-    }
-    async fn delete(&self, _: &str) -> Result<()> {
-        unreachable!("the input is never written")
     }
 }
 

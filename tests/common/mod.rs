@@ -3,6 +3,7 @@
 
 pub(crate) mod bucket;
 pub(crate) mod clock;
+pub(crate) mod inputs;
 pub(crate) mod moving;
 pub(crate) mod program;
 pub(crate) mod stores;

@@ -1,8 +1,7 @@
 //! An input that changes while it is listed, in small pages.
 
-use std::{ops::Range, sync::Mutex};
+use std::sync::Mutex;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
     StreamExt, TryStreamExt,
@@ -13,7 +12,7 @@ use pomona::{
     store::{MemoryStore, Object, Store},
 };
 
-use super::clock::Clock;
+use super::{clock::Clock, inputs::Listed};
 
 /// A store in memory with pages of `page` objects. Each takes some time, in which keys of `volatile` come and go.
 #[derive(Debug)]
@@ -47,8 +46,7 @@ impl Moving {
     }
 }
 
-#[async_trait]
-impl Store for Moving {
+impl Listed for Moving {
     fn location(&self) -> String {
         "moving".to_owned()
     }
@@ -67,22 +65,7 @@ impl Store for Moving {
     fn listers(&self) -> usize {
         self.listers
     }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key).await
-    }
-    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
-        self.inner.get_listed(object).await
-    }
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(key, range).await
-    }
-    async fn put_stream(&self, _: &str, _: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        unreachable!("the input is never written")
-    }
-    async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<bool> {
-        unreachable!("the input is never written")
-    }
-    async fn delete(&self, _: &str) -> Result<()> {
-        unreachable!("the input is never written")
+    fn objects(&self) -> &MemoryStore {
+        &self.inner
     }
 }
