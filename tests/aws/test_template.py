@@ -336,6 +336,11 @@ def test_no_statement_allows_everything_and_unnamed_resources_are_those_that_hav
         ["states:StartExecution"], ["states:DescribeExecution", "states:StopExecution", "states:RedriveExecution"]]
 
 
+def reads_images(by_sid):
+    """Whether a role reads objects of the image bucket: images, or the lists of members of archives."""
+    return bool({"ReadImages", "ReadPictures", "ReadArchives"} & set(by_sid))
+
+
 def test_every_role_learns_that_an_object_is_missing():
     """S3 API reference, "GetObject": without s3:ListBucket, S3 answers 403 instead of 404 for a missing object. The condition
     on s3:prefix must hold for requests that have none, which is what IfExists means (IAM user guide, "Condition operators").
@@ -346,8 +351,7 @@ def test_every_role_learns_that_an_object_is_missing():
         assert listing["Action"] == ["s3:ListBucket"] and listing["Resource"] == {"GetAtt": "ResultsArn.Value"}
         (operator,) = listing["Condition"]
         assert operator == "StringLikeIfExists" and set(listing["Condition"][operator]) == {"s3:prefix"}
-        reads_images = {"ReadImages", "ReadPictures"} & set(by_sid)
-        assert bool(reads_images) == (name in ("Featurize", "Publish"))
+        assert reads_images(by_sid) == (name in ("Plan", "Featurize", "Publish"))
 
 
 def test_customer_managed_keys_are_granted_where_they_are_used():
@@ -358,9 +362,8 @@ def test_customer_managed_keys_are_granted_where_they_are_used():
         by_sid = {s["Sid"]: s for s in statements(role)}
         assert by_sid["ResultsKey"]["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
         assert by_sid["ResultsKey"]["Resource"] == {"Ref": "ResultsKmsKeyArn"} and '"If": ["HasResultsKey"' in text
-        reads_images = role in ("FeaturizeRole", "PublishRole")
-        assert ("ReadKey" in by_sid) == reads_images
-        if reads_images:
+        assert ("ReadKey" in by_sid) == reads_images(by_sid)
+        if reads_images(by_sid):
             assert by_sid["ReadKey"]["Action"] == ["kms:Decrypt"] and by_sid["ReadKey"]["Resource"] == {"Ref": "ImageKmsKeyArn"}
 
 
