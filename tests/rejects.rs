@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 mod common;
+#[path = "common/packs.rs"]
+mod packs;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -138,6 +140,16 @@ async fn the_next_run_reads_an_unreadable_object_again() {
         assert_eq!(figures.inferred, 1);
         assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_s3_has_archived_says_so() {
+    let (input, output) = (images(0..20).await, Arc::new(MemoryStore::new()));
+    input.put("a.tar", packs::tar(&[("1.png".to_owned(), png(1), 0)])).await.unwrap();
+    let refuses = Refuses { key: "a.tar".to_owned(), kind: ErrorKind::StoreArchived };
+    let stores = Stores::new(Arc::new(Refusing { inner: input, gate: refuses }), output.clone());
+    run(&stores, &engine("tiny", 1), &small_shards(), "a").await.unwrap();
+    assert_eq!(rejects(output.as_ref()).await, [("a.tar".to_owned(), "archived".to_owned())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,8 +88,7 @@ fn unusable(archive: &Object, problem: Problem) -> Vec<Object> {
 }
 
 fn unreadable(error: &Error) -> Problem {
-    let reason = if error.is(ErrorKind::StoreDenied) { Reason::NoPermission } else { Reason::Unreadable };
-    Problem::new(reason, error.to_string())
+    Problem::new(Reason::of(error.kind()), error.to_string())
 }
 
 /// The archive of a list, as a key of the listing, and when the list was made; None if the file is damaged.

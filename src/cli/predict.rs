@@ -5,7 +5,7 @@ use std::{io::Read, path::Path, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pomona::{
-    Error, ErrorKind, Result, dataset,
+    Error, ErrorKind, Result,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::WorkerPool,
     store::{self, Object, Store},
@@ -14,7 +14,7 @@ use pomona::{
 
 use crate::{
     args::{AnswerFormat, PredictArgs},
-    format,
+    format, open,
     out::out,
     run,
 };
@@ -38,9 +38,7 @@ enum Source {
 }
 
 pub(crate) async fn predict(args: PredictArgs) -> Result<()> {
-    let output = store::open(&args.output).await?;
-    dataset::expect_output(output.as_ref()).await?;
-    let version = dataset::version(output.as_ref(), args.version).await?;
+    let (output, version) = open::version(&args.output, args.version).await?;
     let info = version.extractor.clone();
     // Both take milliseconds, and neither needs the other.
     let opened = Predictor::open(output, version);
@@ -91,33 +89,43 @@ async fn photo(workers: &WorkerPool, source: Source) -> Result<Photo> {
     let (name, file) = match source {
         Source::Input => ("-".to_owned(), limited(std::io::stdin().lock())),
         Source::File(path) => {
-            let opened = std::fs::File::open(&path);
-            (path, opened.and_then(|file| limited(file).map_err(std::io::Error::other)).map_err(|e| e.to_string()))
+            let file = std::fs::File::open(&path).map_err(unreadable).and_then(limited);
+            (path, file)
         }
         Source::Object(store, object) => {
             let name = object.key.clone();
+            if object.size > MAX_FILE_BYTES {
+                return Ok((name, Err(too_large())));
+            }
             match store.get_listed(&object).await {
                 Ok(file) => (name, Ok(file)),
                 Err(e) if e.kind().retryable() => return Err(e),
-                Err(e) => (name, Err(e.to_string())),
+                Err(e) => (name, Err(Reject::new(Reason::of(e.kind()), e))),
             }
         }
     };
     let features = match file {
-        Ok(file) if file.len() as u64 > MAX_FILE_BYTES => {
-            Err(Reject::new(Reason::TooLarge, format!("at most {MAX_FILE_BYTES} bytes are taken")))
-        }
+        Ok(file) if file.len() as u64 > MAX_FILE_BYTES => Err(too_large()),
         Ok(file) => workers.features(file).await?,
-        Err(detail) => Err(Reject::new(Reason::Unreadable, detail)),
+        Err(reject) => Err(reject),
     };
     Ok((name, features))
 }
 
+fn too_large() -> Reject {
+    Reject::new(Reason::TooLarge, format!("at most {MAX_FILE_BYTES} bytes are taken"))
+}
+
 /// The content of a file, and at most one byte more than a photo may have.
-fn limited(from: impl Read) -> std::result::Result<Bytes, String> {
+fn limited(from: impl Read) -> std::result::Result<Bytes, Reject> {
     let mut file = Vec::new();
-    from.take(MAX_FILE_BYTES + 1).read_to_end(&mut file).map_err(|e| e.to_string())?;
+    from.take(MAX_FILE_BYTES + 1).read_to_end(&mut file).map_err(unreadable)?;
     Ok(file.into())
+}
+
+fn unreadable(error: std::io::Error) -> Reject {
+    let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+    Reject::new(if denied { Reason::NoPermission } else { Reason::Unreadable }, error)
 }
 
 /// Prints answers one by one.

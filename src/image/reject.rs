@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ErrorKind;
+
 /// Why an image has no features. The names are stable; the rejects table contains them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,6 +64,15 @@ impl Reason {
             Reason::Unreadable => "unreadable",
             Reason::NotFinite => "not_finite",
             Reason::OutOfRange => "out_of_range",
+        }
+    }
+
+    /// Why an object has no features if reading it fails with this error, and a retry does not mend that.
+    pub fn of(error: ErrorKind) -> Reason {
+        match error {
+            ErrorKind::StoreDenied => Reason::NoPermission,
+            ErrorKind::StoreArchived => Reason::Archived,
+            _ => Reason::Unreadable,
         }
     }
 

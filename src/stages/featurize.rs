@@ -336,7 +336,7 @@ impl RowMaker<'_> {
             Ok(Ok(file)) => file,
             Ok(Err(reject)) => return Ok(Row::Rejected(reject)),
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
-            Err(e) => return Ok(Row::Rejected(Reject::new(reason_of(e.kind()), e))),
+            Err(e) => return Ok(Row::Rejected(Reject::new(Reason::of(e.kind()), e))),
         };
         let content = sha256(&file);
         if let Some(earlier) = earlier {
@@ -346,15 +346,6 @@ impl RowMaker<'_> {
             Ok(features) => Row::Inferred(features, content),
             Err(reject) => Row::Rejected(reject),
         })
-    }
-}
-
-/// Why an object cannot be read, after an error that a retry does not mend.
-fn reason_of(kind: ErrorKind) -> Reason {
-    match kind {
-        ErrorKind::StoreDenied => Reason::NoPermission,
-        ErrorKind::StoreArchived => Reason::Archived,
-        _ => Reason::Unreadable,
     }
 }
 
