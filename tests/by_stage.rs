@@ -21,11 +21,11 @@ use pomona::{
         settings::{Mode, Settings},
         timing::Timer,
     },
-    model::WorkerPool,
+    model::{Decoding, WorkerPool},
     report::{self, ReportInput},
     stages::{
-        self, Batch, CancellationToken, MergeWork, PartWork, PlanInput, Planned, Published, RunInput, ShardWork,
-        Silent, Stores,
+        self, Batch, CancellationToken, LineRange, MergeWork, PartWork, PlanInput, Planned, Published, RunInput,
+        ShardWork, Silent, Stores,
     },
     store::{MemoryStore, Store, list_all},
     versions::vacuum::{self, Action, Policy},
@@ -202,6 +202,25 @@ async fn the_functions_of_an_execution_do_not_walk_neighbouring_keys() {
     let order = order(&here.settings, Mode::default(), "r");
     let planned = stages::plan(&here.stores, info, order, &Silent, &CancellationToken::default()).await.unwrap();
     assert!(places(&here.shards(&planned).await).is_sorted());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_of_a_batch_that_fails_does_not_cost_the_others() {
+    let (input, output) = (images(0..100).await, Arc::new(MemoryStore::new()));
+    let execution = Execution::new(stores(&input, &output), small_shards());
+    let planned = execution.plan("r").await;
+    let (shards, list) = (execution.shards(&planned).await, planned.work_list);
+    // The list of the objects of the first shard is gone.
+    let (lost, size) = (&shards[0].objects.key, output.get(&list).await.unwrap().len() as u64);
+    let same_list = shards.iter().filter(|work| work.objects.key == *lost).count() as u64;
+    output.delete(lost).await.unwrap();
+    let lines = LineRange { key: list, offset: 0, length: size, sha256: String::new() };
+    let batch = Batch { run: run_id("r"), lines, count: shards.len() as u64, decoding: Decoding::Full };
+    let stop = CancellationToken::default();
+    let failed = stages::featurize_batch(&execution.stores, &execution.engine, &batch, &Silent, &stop).await;
+    assert!(failed.unwrap_err().is(ErrorKind::StoreNotFound));
+    let done = finished_shards(output.as_ref()).await.len() as u64;
+    assert!(same_list < planned.shards && done == planned.shards - same_list, "{done} of {}", planned.shards);
 }
 
 /// All executions have ended.

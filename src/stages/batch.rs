@@ -124,7 +124,8 @@ fn batches(run: &RunId, key: &str, ends: &[u64], (size, decoding): (u64, Decodin
 
 /// Computes the shards of a batch, one after the other: see [`featurize()`].
 ///
-/// A call that was interrupted is continued by the next one: shards that are finished are left out.
+/// A call that was interrupted is continued by the next one: shards that are finished are left out. A shard that fails does
+/// not cost the others; the call fails with its error after them.
 pub async fn featurize_batch(
     stores: &Stores,
     workers: &WorkerPool,
@@ -133,21 +134,28 @@ pub async fn featurize_batch(
     stop: &CancellationToken,
 ) -> Result<ShardsDone> {
     let output = stores.output.as_ref();
-    let mut done = ShardsDone::default();
+    let (mut done, mut failed) = (ShardsDone::default(), None);
     for work in batch.work::<ShardWork>(output).await? {
         check(stop)?;
         if featurized(output, &work.run, work.shard.clone()).await?.is_some() {
             continue;
         }
         let Featurized { rows, rejects, inferred, copied, .. } =
-            featurize(stores, workers, work, monitor, stop).await?;
+            match featurize(stores, workers, work, monitor, stop).await {
+                Ok(shard) => shard,
+                Err(e) if stop.is_cancelled() => return Err(e),
+                Err(e) => {
+                    failed.get_or_insert(e);
+                    continue;
+                }
+            };
         done.shards += 1;
         done.rows += rows;
         done.rejects += rejects;
         done.inferred += inferred;
         done.copied += copied;
     }
-    Ok(done)
+    failed.map_or(Ok(done), Err)
 }
 
 /// Projects the parts of a batch: see [`project()`].
