@@ -159,6 +159,8 @@ async fn an_inventory_of_each_kind_lists_what_there_is() {
     assert!(list(&at("own.csv")).await.unwrap() == expected, "CSV");
     fs::write(at("own.csv.gz"), gzip(&fs::read_to_string(at("own.csv")).unwrap())).unwrap();
     assert!(list(&at("own.csv.gz")).await.unwrap() == expected, "compressed CSV");
+    fs::copy(at("own.csv.gz"), at("OWN.CSV.GZ")).unwrap();
+    assert!(list(&at("OWN.CSV.GZ")).await.unwrap() == expected, "compressed CSV, named in capitals");
 
     let lines = |part: &[Object]| gzip(&part.iter().map(|object| csv_line(object, true, false)).collect::<String>());
     let files: Vec<_> = all.chunks(4_000).enumerate().map(|(i, part)| (format!("{i}.csv.gz"), lines(part))).collect();

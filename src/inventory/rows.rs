@@ -172,7 +172,7 @@ fn time(text: &str) -> std::result::Result<i64, String> {
 /// Reads a CSV file.
 pub(super) fn csv(file: &RangeFile, name: &str, form: &Form, sorter: &mut Sorter) -> Result<()> {
     let body = BufReader::with_capacity(64 << 10, file.read_from(0));
-    if name.ends_with(".gz") {
+    if name.to_ascii_lowercase().ends_with(".gz") {
         // A file may consist of several parts.
         csv_from(MultiGzDecoder::new(body), name, form, sorter)
     } else {
