@@ -111,6 +111,25 @@ fn wrong_labels_are_found_and_the_result_is_evaluated() {
 }
 
 #[test]
+fn training_images_with_and_without_a_folder_for_them_are_one_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    data_set(&images);
+    data_set(&images.join("Training"));
+    json(&mut run(&images, &output, &[]));
+    let evaluated = json(pomona().arg("evaluate").arg(&output));
+    assert_eq!((&evaluated["split"], &evaluated["images"]), (&"train".into(), &182.into()));
+    let shown = success(finish(pomona().arg("show").arg(&output)));
+    assert_eq!(shown.matches("training, out of fold").count(), 1, "{shown}");
+    assert!(shown.contains("182"), "{shown}");
+    fs::remove_file(images.join("blue/wrong.png")).unwrap();
+    json(&mut run(&images, &output, &[]));
+    let compared = success(finish(pomona().args(["diff"]).arg(&output).args(["1", "2"])));
+    let accuracy = format!("{:.1} %", evaluated["accuracy"].as_f64().unwrap() * 100.0);
+    assert!(compared.contains(&accuracy), "{accuracy} is not in {compared}");
+}
+
+#[test]
 fn a_test_split_is_evaluated_unless_its_classes_are_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pomona::{
     Result,
-    dataset::{self, BasisSummary, Classification, Manifest, training::TRAIN},
-    store,
+    dataset::{self, BasisSummary, Classification, Manifest},
     versions::diff::{self, Diff},
 };
 use serde::Serialize;
 
 use crate::{
     args::{DiffArgs, Format},
-    format,
+    format, open,
     out::out,
     print_json,
 };
@@ -33,8 +32,7 @@ struct Json<'a> {
 }
 
 pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
-    let store = store::open(&args.output).await?;
-    dataset::expect_output(store.as_ref()).await?;
+    let store = open::output(&args.output).await?;
     let from = dataset::version(store.as_ref(), Some(args.from)).await?;
     let to = dataset::version(store.as_ref(), Some(args.to)).await?;
     let diff = diff::diff(store.as_ref(), &from, &to).await?;
@@ -74,8 +72,9 @@ fn images(diff: &Diff, [from, to]: [&Manifest; 2], limit: usize) -> String {
 
 fn accuracy(manifest: &Manifest) -> BTreeMap<&str, f64> {
     let summary = manifest.classifier.as_ref().and_then(Classification::fitted);
-    let splits = summary.into_iter().flat_map(|summary| &summary.splits);
-    splits.map(|s| (s.split.as_deref().unwrap_or(TRAIN), s.correct as f64 / s.images.max(1) as f64)).collect()
+    let splits =
+        summary.into_iter().flat_map(|summary| summary.split_names().into_iter().map(move |name| (name, summary)));
+    splits.map(|(name, summary)| (name, summary.split(name).accuracy())).collect()
 }
 
 fn predictions(changed: &[String], versions: [&Manifest; 2], limit: usize) -> String {

@@ -8,7 +8,7 @@ use pomona::{
 
 use crate::{
     args::{Format, ShowArgs},
-    format,
+    format, open,
     out::out,
 };
 
@@ -18,9 +18,7 @@ const BAR: f64 = 40.0;
 const SCORES: usize = 5;
 
 pub(crate) async fn show(args: ShowArgs) -> Result<()> {
-    let store = store::open(&args.output).await?;
-    dataset::expect_output(store.as_ref()).await?;
-    let shown = dataset::version(store.as_ref(), args.version).await?;
+    let (store, shown) = open::version(&args.output, args.version).await?;
     if args.format.format() == Format::Json {
         return out(&String::from_utf8_lossy(&dataset::to_json(&shown)?));
     }
@@ -94,12 +92,10 @@ fn classifier(manifest: &Manifest) -> String {
         Some(Classification::Fitted(summary)) => summary,
     };
     let mut rows = vec![format::row(["", "images", "accuracy", "suspects"])];
-    for split in &summary.splits {
-        let name = match split.split.as_deref() {
-            None | Some(TRAIN) => "training, out of fold".to_owned(),
-            Some(split) => format::shorten(split, 40),
-        };
-        let accuracy = format::percent(split.correct as f64 / split.images.max(1) as f64);
+    for name in summary.split_names() {
+        let split = summary.split(name);
+        let name = if name == TRAIN { "training, out of fold".to_owned() } else { format::shorten(name, 40) };
+        let accuracy = format::percent(split.accuracy());
         rows.push(vec![name, format::count(split.images), accuracy, format::count(split.suspects)]);
     }
     let mut head = format!("{} classes, shrinkage {}", format::count(summary.classes), summary.shrinkage);

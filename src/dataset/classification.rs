@@ -112,6 +112,11 @@ impl ClassifierSummary {
 }
 
 impl SplitCount {
+    /// The share whose label was predicted.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.images.max(1) as f64
+    }
+
     fn add(&mut self, other: &SplitCount) {
         self.images += other.images;
         self.known += other.known;
