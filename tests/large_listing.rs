@@ -14,6 +14,7 @@ use std::{
 use common::{
     bucket::{Bucket, Digests, Shape},
     clock::Clock,
+    inputs::Input,
     order,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -45,7 +46,7 @@ fn keys() -> Vec<u64> {
 
 struct Place {
     clock: Clock,
-    input: Arc<Bucket>,
+    input: Arc<Input<Bucket>>,
     output: Arc<Digests>,
     stores: Stores,
 }

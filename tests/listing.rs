@@ -13,6 +13,7 @@ use bytes::Bytes;
 use common::{
     bucket::{Bucket, Digests, Shape},
     clock::Clock,
+    inputs::Input,
     moving::Moving,
     order,
 };
@@ -201,6 +202,58 @@ fn key() -> impl Strategy<Value = String> {
     ]
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_option_that_was_taken_back_stays_so_in_later_rounds() {
+    let input = common::images(0..200).await;
+    let of_base =
+        Settings { label_depth: Some(1), split_pattern: Some("(?<split>p)".to_owned()), ..common::small_shards() };
+    let back = Settings { label_depth: Some(0), split_pattern: Some(String::new()), ..common::small_shards() };
+    let limits = Limits { here: 20, each: 20, most: 60, listers: 4 };
+    let mut planned = Vec::new();
+    for how in [How::InOneProcess, How::InRounds(limits)] {
+        let output = Arc::new(MemoryStore::new());
+        let stores = Stores { input: input.clone(), output: output.clone() };
+        common::run(&stores, &common::engine("tiny", 1), &of_base, "base").await.unwrap();
+        let order = order(&back, Mode { rebuild: true, ..Mode::default() }, "many");
+        let (made, functions) = make_plan(&stores, order, how).await.unwrap();
+        assert_eq!(functions > 0, matches!(how, How::InRounds(_)));
+        let plan: serde_json::Value =
+            serde_json::from_slice(&output.get("runs/many/plan.json").await.unwrap()).unwrap();
+        planned.push((plan["settings"].clone(), work_list::<ShardWork>(output.as_ref(), &made.work_list).await));
+    }
+    assert!(planned[0] == planned[1], "{} {}", planned[0].0, planned[1].0);
+}
+
+#[test]
+fn a_call_that_was_killed_before_its_last_write_is_repeated() {
+    let clock = Clock::default();
+    let input = Input(Moving {
+        inner: MemoryStore::new(),
+        page: 7,
+        listers: 2,
+        volatile: Vec::new(),
+        clock: clock.clone(),
+        random: Mutex::new(fastrand::Rng::with_seed(1)),
+    });
+    let planned = clock.run(async {
+        for i in 0..200 {
+            input.inner.put(&common::key(i), Bytes::new()).await.unwrap();
+        }
+        let output = Arc::new(MemoryStore::new());
+        let stores = Stores { input: Arc::new(input), output: output.clone() };
+        let (info, stop, order) = (info(), CancellationToken::default(), order(&small(), Mode::default(), "many"));
+        let limits = |here| Limits { here, each: 20, most: 60, listers: 4 };
+        let first = stages::plan_step(&stores, &info, order.clone(), limits(20), &Silent, &stop).await.unwrap();
+        assert!(matches!(first, PlanStep::List(_)));
+        output.delete("runs/many/listing.json").await.unwrap();
+        // The second call is faster, and lists more before it stops.
+        let again = stages::plan_step(&stores, &info, order.clone(), limits(120), &Silent, &stop).await.unwrap();
+        assert!(matches!(again, PlanStep::List(_)));
+        make_plan(&stores, order, How::InRounds(limits(120))).await.map(|(planned, _)| planned.objects)
+    });
+    assert_eq!(planned.unwrap(), 200);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
@@ -218,14 +271,14 @@ proptest! {
         let settings = Settings { shard_size: Some(shard_size), group_size: Some(shard_size * 4), ..Settings::default() };
         let visible = |key: &&String| !key.ends_with('/') && !key.split('/').any(|part| part.starts_with('.'));
         let volatile: Vec<String> = volatile.difference(&stable).cloned().collect();
-        let input = Moving {
+        let input = Input(Moving {
             inner: MemoryStore::new(),
             page,
             listers,
             volatile: volatile.clone(),
             clock: clock.clone(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
-        };
+        });
         let (stores, found, ids) = clock.run(async {
             for key in &stable {
                 input.inner.put(key, Bytes::new()).await.unwrap();

@@ -16,8 +16,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use common::{
+    inputs::{Input, Listed},
     stores::{Gate, Gated},
     *,
 };
@@ -136,8 +136,7 @@ struct Paged {
     turns: Turns,
 }
 
-#[async_trait]
-impl Store for Paged {
+impl Listed for Paged {
     fn location(&self) -> String {
         self.inner.location()
     }
@@ -155,23 +154,8 @@ impl Store for Paged {
     fn listers(&self) -> usize {
         4
     }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key).await
-    }
-    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
-        self.inner.get_listed(object).await
-    }
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(key, range).await
-    }
-    async fn put_stream(&self, _: &str, _: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        unreachable!("the input is never written")
-    }
-    async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<bool> {
-        unreachable!("the input is never written")
-    }
-    async fn delete(&self, _: &str) -> Result<()> {
-        unreachable!("the input is never written")
+    fn objects(&self) -> &MemoryStore {
+        &self.inner
     }
 }
 
@@ -231,7 +215,7 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, listers: b
     let mut racers: Vec<Racer<'_>> = Vec::new();
     for racer in 0..runs {
         let (input, output, outcomes) = (input.clone(), gated(), &outcomes);
-        let many: Arc<dyn Store> = Arc::new(Paged { inner: input.clone(), turns: turns.clone() });
+        let many: Arc<dyn Store> = Arc::new(Input(Paged { inner: input.clone(), turns: turns.clone() }));
         let stores = Stores { input: if listers { many } else { input.clone() }, output };
         let refit = if (seed + racer).is_multiple_of(4) { Refit::Never } else { Refit::Always };
         let mode = Mode { refit, ..Mode::default() };

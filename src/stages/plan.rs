@@ -138,9 +138,11 @@ impl Planning<'_> {
         match &rounds {
             // The settings are those with which the listing began.
             Some(rounds) => self.input.settings = rounds.settings.clone(),
-            None => self.read_labels().await?,
+            None => {
+                self.read_labels().await?;
+                self.input.settings = self.input.settings.resolved(base.as_ref().map(|base| &base.settings), on_aws);
+            }
         }
-        self.input.settings = self.input.settings.resolved(base.as_ref().map(|base| &base.settings), on_aws);
         if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
             check_same(base, self.extractor, &self.input.settings, self.input.mode)?;
         }

@@ -127,13 +127,14 @@ impl Rounds {
         Ok(read.into_iter().collect())
     }
 
-    /// Deletes the files of the rounds of a run that has nothing to do.
+    /// Deletes the files of the rounds of a run that has nothing to do. The record goes first: without it, the run lists
+    /// again.
     pub(super) async fn delete(output: &dyn Store, run: &RunId) -> Result<()> {
+        output.delete(&Rounds::key(run)).await?;
         let folder = keys::run(run, "listed/");
         let pieces = store::list_all(output, &folder).await?.into_iter().map(|object| object.key);
         let rounds = store::list_all(output, &keys::run(run, "list-")).await?.into_iter().map(|object| object.key);
-        let files: Vec<String> =
-            pieces.chain(rounds).chain([keys::run(run, "finished.jsonl"), Rounds::key(run)]).collect();
+        let files: Vec<String> = pieces.chain(rounds).chain([keys::run(run, "finished.jsonl")]).collect();
         let deletes: Vec<_> = files.iter().map(|key| output.delete(key)).collect();
         stream::iter(deletes).buffer_unordered(STORE_CONCURRENCY).try_collect().await
     }
@@ -174,8 +175,9 @@ impl Listing<'_> {
             began: timing().began,
             milliseconds: 0,
         };
-        keep(self.output, (self.run, 0, 0), joiner.take(), Vec::new(), 0).await?;
-        self.next(&mut rounds, left, timing).await
+        // An earlier call that did not reach its last write has perhaps kept another record of this round.
+        let done = keep(self.output, (self.run, 0, 0), joiner.take(), left, 0).await?;
+        self.next(&mut rounds, done.left, timing).await
     }
 
     /// Goes on after a round of listers.
