@@ -231,11 +231,11 @@ impl Attempt<'_> {
 
     async fn project(&mut self, reduced: &Reduced) -> Result<()> {
         let Attempt { stores, workers, stop, clock } = self;
-        let watcher = clock.watcher;
+        let (watcher, models) = (clock.watcher, stages::Models::default());
         let parts = stream::iter(read_work_list(stores.output.as_ref(), &reduced.work_list).await?)
             .map(|part| async {
                 check(stop)?;
-                let projected = stages::project(stores, part).await?;
+                let projected = stages::project_with(stores, part, &models).await?;
                 watcher.part_done();
                 Ok(projected)
             })

@@ -180,7 +180,7 @@ pub(super) async fn finish(
 ) -> Result<Option<Checksum>> {
     // Labels and splits can only make the images fewer. With too many labels, there is no classifier.
     let labels = record.labels.iter().filter(|count| count.label.is_some()).count();
-    if !are_kept(record.rows, extractor.columns) || labels > MAX_CLASSES {
+    if !are_kept(record.rows, extractor.columns) || labels == 0 || labels > MAX_CLASSES {
         return Ok(None);
     }
     let base = BaseClasses::read(output, base, work).await?;

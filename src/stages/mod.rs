@@ -60,7 +60,7 @@ pub use merge::merge;
 pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
 pub use plan::{PlanStep, plan, plan_step};
 pub use project::project;
-pub(crate) use project::{Files as PartFiles, csv_header, files as part_files};
+pub(crate) use project::{Files as PartFiles, Models, csv_header, files as part_files, project_with};
 pub use publish::publish;
 pub use records::{
     Featurized, LineRange, MergeWork, Merged, PartWork, Plan, PlanInput, Planned, PlannedGroup, PlannedShard,
