@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 pub(crate) use super::classes::of_shards as sums_of_shards;
-use super::{Plan, classes};
+use super::{KnownClasses, Plan, classes};
 use crate::{
     ErrorKind, Result,
     classify::{self, Candidates, ClassSums, Classifier, MAX_CLASSES, NoClassifier, SUSPECT_BELOW, Tally, TallyRow},
@@ -45,14 +45,14 @@ impl Group<'_> {
 }
 
 /// The classifier of a run, fitted or that of the base version. `merged` has the sums of classes that `merge` has kept in
-/// this run, in the order of the groups.
+/// this run, in the order of the groups; `known` has sums that are in memory.
 pub(super) async fn classify(
     output: &dyn Store,
     plan: &Plan,
     base: Option<&Manifest>,
     groups: &[GroupEntry],
-    records: &[GroupRecord],
-    merged: &[Option<Checksum>],
+    (records, merged): (&[GroupRecord], &[Option<Checksum>]),
+    known: KnownClasses,
 ) -> Result<Classification> {
     let settings = &plan.settings;
     if !settings.classifier {
@@ -76,7 +76,7 @@ pub(super) async fn classify(
     }
     let groups = groups.iter().zip(records).zip(kept).map(|((entry, record), kept)| Group { entry, record, kept });
     let groups: Vec<Group<'_>> = groups.collect();
-    let fitted = fit(output, &plan.extractor, settings, &groups, Write::Missing).await?;
+    let fitted = fit(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
     let Fitted { classifier, grouped, sums } = match fitted {
         Ok(fitted) => fitted,
         Err(reason) => return Ok(Classification::None { reason }),
@@ -117,18 +117,23 @@ pub(crate) struct Fitted {
     pub(crate) sums: Vec<Option<Checksum>>,
 }
 
-/// Fits a classifier to groups. Fails with `Dataset.Corrupt` if a file is damaged.
+/// Fits a classifier to groups, given the sums of some of them. Fails with `Dataset.Corrupt` if a file is damaged.
 pub(crate) async fn fit(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     settings: &Settings,
     groups: &[Group<'_>],
+    known: KnownClasses,
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
     let rules = settings.training_rules();
-    let mut total = ClassSums::zero(extractor.columns);
+    let mut total = known.sums.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let mut kept = Vec::with_capacity(groups.len());
     for group in groups {
+        if known.groups.contains(&group.entry.id) {
+            kept.push(group.kept.clone());
+            continue;
+        }
         let (sums, checksum) = sums_of(output, extractor, &rules, group, write).await?;
         total.add(&sums)?;
         kept.push(checksum);
