@@ -185,19 +185,17 @@ pub(crate) async fn of_shards<'a>(
                 };
                 summer = run_blocking(add).await?;
             }
-            run_blocking(move || summer.finish()).await
+            Ok(summer)
         }
     });
     let halves: Vec<_> = halves.collect();
-    let mut halves = stream::iter(halves).buffer_unordered(READ_AT_A_TIME);
-    let mut total: Option<ClassSums> = None;
-    while let Some(sums) = halves.try_next().await? {
-        match &mut total {
-            Some(total) => total.add(&sums)?,
-            None => total = Some(sums),
-        }
-    }
-    Ok(total.unwrap_or_else(|| ClassSums::zero(extractor.columns)))
+    let mut halves: Vec<Summer> = stream::iter(halves).buffer_unordered(READ_AT_A_TIME).try_collect().await?;
+    let Some(mut summer) = halves.pop() else { return Ok(ClassSums::zero(extractor.columns)) };
+    run_blocking(move || {
+        halves.into_iter().try_for_each(|half| summer.append(half))?;
+        summer.finish()
+    })
+    .await
 }
 
 /// Adds those rows of a table that `counts` says.

@@ -127,7 +127,7 @@ pub(crate) async fn fit(
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
     let rules = settings.training_rules();
-    let mut total = known.sums.unwrap_or_else(|| ClassSums::zero(extractor.columns));
+    let mut total = known.sums;
     let mut kept = Vec::with_capacity(groups.len());
     for group in groups {
         if known.groups.contains(&group.entry.id) {
@@ -135,9 +135,13 @@ pub(crate) async fn fit(
             continue;
         }
         let (sums, checksum) = sums_of(output, extractor, &rules, group, write).await?;
-        total.add(&sums)?;
+        match &mut total {
+            Some(total) => total.add(&sums)?,
+            None => total = Some(sums),
+        }
         kept.push(checksum);
     }
+    let total = total.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let (priors, per_unit) = (settings.priors(), extractor.feature_range.per_unit());
     let candidates = match run_blocking(move || classify::fit(&total, per_unit, priors)).await? {
         Ok(candidates) => Arc::new(candidates),
