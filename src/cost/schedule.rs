@@ -252,7 +252,7 @@ impl Classes<'_> {
         self.group_rows > CLASS_SUMS_FROM
     }
 
-    /// Seconds to sum the images of a group by class.
+    /// Seconds to sum the images of a group, all together or by class: features are read meanwhile.
     fn sum(&self) -> f64 {
         self.group_rows * (FEATURES / S3_BANDWIDTH).max(time::SUM_IMAGE / self.processors)
     }
@@ -332,7 +332,7 @@ impl Schedule {
             featurize: batched(of_featurize, rows * model.max(network) + 6.0 * time::REQUEST),
             merge: map(
                 groups,
-                group_rows * (FEATURES / S3_BANDWIDTH + time::SUM_IMAGE)
+                of_classes.sum()
                     + records(2.0 * group_shards)
                     + GROUP_SUMS / S3_BANDWIDTH
                     + of_classes.merge()
