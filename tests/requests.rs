@@ -67,7 +67,14 @@ impl Store for Counted {
         // S3 answers the first request whatever it finds, and each page is another one.
         self.put();
         let pages = self.inner.list(prefix, after).enumerate();
-        pages.inspect(|(number, _)| if *number > 0 { self.put() }).map(|(_, page)| page).boxed()
+        pages
+            .inspect(|(number, _)| {
+                if *number > 0 {
+                    self.put()
+                }
+            })
+            .map(|(_, page)| page)
+            .boxed()
     }
     async fn get(&self, key: &str) -> Result<Bytes> {
         self.get().get(key).await

@@ -97,7 +97,13 @@ pub fn requests(run: &Counts) -> Usage {
         // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
         // parts; per part: scores, predictions and a record. Large groups have sums of classes too.
         // Per round and lister: two records and a list of shards; two files of the map.
-        puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 3 * parts + ONCE.puts + 4 * lines.rounds + 3 * lines.list,
+        puts: images.div_ceil(1_000)
+            + 3 * made
+            + 4 * groups
+            + 3 * parts
+            + ONCE.puts
+            + 4 * lines.rounds
+            + 3 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
         // its record, and features for the sums of classes and for the cross-validation; per group: lines of the list of
         // shards, sums, records (5), a list of parts; per part: basis, classifier, features, its record twice, predictions

@@ -220,7 +220,13 @@ impl Listing {
         let plan_shards = work.shards() as f64 * time::PLAN_SHARD;
         let here = of_keys(images.min(LISTED));
         if images <= LISTED {
-            return Listing { plan: here + plan_shards, longest_plan: here + plan_shards, rounds: 0.0, listers: 0.0, lister: 0.0 };
+            return Listing {
+                plan: here + plan_shards,
+                longest_plan: here + plan_shards,
+                rounds: 0.0,
+                listers: 0.0,
+                lister: 0.0,
+            };
         }
         let left = images - LISTED;
         let rounds = (left / (LISTERS_OF_ROUND * MOST_LISTED)).ceil();

@@ -92,12 +92,7 @@ impl Default for Retrier {
 }
 
 /// The share of `runs` simulated runs that fail.
-pub fn failure_probability(
-    work: (&Schedule, &Shards),
-    deployment: &Deployment,
-    prices: &Prices,
-    runs: u64,
-) -> f64 {
+pub fn failure_probability(work: (&Schedule, &Shards), deployment: &Deployment, prices: &Prices, runs: u64) -> f64 {
     let failed = (0..runs).filter(|seed| run(work, deployment, prices, *seed).fails).count();
     failed as f64 / runs.max(1) as f64
 }

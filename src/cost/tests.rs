@@ -102,7 +102,7 @@ fn every_line_of_the_bill_has_a_price_and_a_source_and_they_add_up() {
 }
 
 fn simulate_tail(schedule: &Schedule) -> f64 {
-    0.3 * (schedule.featurize.seconds + schedule.merge.seconds + schedule.project.seconds)
+    0.45 * (schedule.featurize.seconds + schedule.merge.seconds + schedule.project.seconds)
 }
 
 #[test]
