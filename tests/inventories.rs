@@ -250,7 +250,7 @@ fn run_in(folder: &Path, images: &Path, manifest: &str) -> std::process::Output 
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pomona"));
     let output = tempfile::tempdir().unwrap();
     command.current_dir(folder).arg("run").arg(images).arg(output.path().join("out"));
-    command.args(["--inventory", manifest, "--no-open", "--model"]).arg(fs::canonicalize(model_path("tiny")).unwrap());
+    command.args(["--inventory", manifest, "--model"]).arg(fs::canonicalize(model_path("tiny")).unwrap());
     command.output().unwrap()
 }
 
