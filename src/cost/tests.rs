@@ -129,6 +129,22 @@ fn the_first_user_pays_cents() {
     assert!(estimate.seconds < estimate.emr.seconds / 10.0);
 }
 
+/// From the first request to the last, with new functions and the shards that the plan cuts. A classifier of 131 labels
+/// takes longer: its sums, its fit and a second look at all features.
+#[test]
+fn the_first_user_with_a_hundred_functions_waits_less_than_twenty_seconds() {
+    let deployment = Deployment { concurrency: 100, ..Deployment::default() };
+    for (labels, most_seconds, most_dollars) in [(0, 20.0, 0.035), (131, 29.0, 0.0355)] {
+        let work = Workload { labels, ..Workload::new(22_688) };
+        let estimate = estimate(work, deployment, prices()).unwrap();
+        let (schedule, shards) = (Schedule::new(&work, &deployment, 100.0), Shards::new(&work));
+        let seconds = (0..20).map(|seed| simulate::run((&schedule, &shards), &deployment, &prices(), seed).seconds);
+        let seconds = seconds.fold(0.0, f64::max);
+        println!("{labels} labels: {seconds:.1} s, ${:.4}", estimate.dollars.total);
+        assert!(seconds < most_seconds && estimate.dollars.total < most_dollars, "{seconds} {:?}", estimate.dollars);
+    }
+}
+
 /// What AWS does not raise decides into how many outputs a run is split; what it raises only takes time.
 #[test]
 fn a_billion_images_have_a_plan_at_every_quota() {
