@@ -168,7 +168,7 @@ scale: build scale-keys lambdas ## Plan 100 million keys; run 1,000,000 tiny ima
 
 .PHONY: scale-keys
 scale-keys: ## Plan buckets of KEYS=10000000,100000000 keys with one and with many listers, on a virtual clock
-	POMONA_KEYS=$(KEYS) $(CARGO) test --release --workspace --test large_listing -- --nocapture
+	python3 bench/scale.py --keys $(KEYS)
 
 # The first seed is printed; SEED=N tries the same ones again, and POMONA_SEEDS=N..M (see tests/races.rs) a single one.
 SEED := $(or $(SEED),$(shell date +%s))

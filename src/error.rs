@@ -113,7 +113,7 @@ kinds! {
         "Add `--upgrade` (`\"upgrade\": true`) to compute all features again, or use the release that made the version. Old versions stay readable.";
     /// A vacuum is in progress, or a run that excludes one.
     DatasetBusy = "Dataset.Busy", retry: true,
-        "Try again when the other run or vacuum has finished, usually within minutes. After a crash, a run blocks for 72 hours, a vacuum for 30 minutes.";
+        "Try again when the other run or vacuum has finished, usually within minutes. One that has died does not block. Where nobody can tell whether it lives, as on another machine, the message says when it began: a run blocks for 72 hours, a vacuum for 30 minutes, or until `pomona vacuum --break-lock`.";
     /// A file that Pomona wrote is missing or cannot be decoded.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
         "`pomona check OUTPUT` lists what is damaged, and `pomona check OUTPUT --repair` makes it again where that is possible. Otherwise restore the file from a backup.";

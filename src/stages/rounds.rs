@@ -43,7 +43,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { here: 1_000_000, each: 1_000_000, most: 3_000_000, listers: 100 }
+        Limits::of(1_000_000)
+    }
+}
+
+impl Limits {
+    /// About this number of objects for each function.
+    pub fn of(objects: u64) -> Self {
+        Limits { here: objects, each: objects, most: objects.saturating_mul(3), listers: 100 }
     }
 }
 

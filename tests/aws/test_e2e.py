@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.parse
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pyarrow.fs
@@ -252,6 +253,69 @@ def test_a_run_on_aws_gives_the_bits_of_a_run_on_a_folder(stack, demo):
     again = stack.wait(stack.start(source, "same", csv=True))
     assert again["status"] == "SUCCEEDED" and json.loads(again["output"])["up_to_date"] is True
     assert stack.manifest("same")["version"] == 1
+
+
+def put_hidden(stack, prefix, folders, each):
+    """Uploads hidden objects, which a listing reads and a run leaves out: a page of a listing has 1,000 keys."""
+    bucket, base = stack.images.removeprefix("s3://").split("/", 1)
+    keys = [f"{base}{prefix}/{folder}/.cache/{number:05}" for folder in folders for number in range(each)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: stack.s3.put_object(Bucket=bucket, Key=key, Body=b"-"), keys))
+
+
+def test_a_bucket_that_functions_list_in_rounds_gives_the_bits_of_one_listing(stack, tmp_path):
+    stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
+    images = tmp_path / "images"
+    folders = sorted(path.name for path in images.iterdir())
+    # In the last folder, which no page of the function plan reaches.
+    with tarfile.open(images / folders[-1] / "more.tar", "w") as archive:
+        for path in sorted((images / folders[0]).iterdir()):
+            archive.add(path, arcname=path.name)
+    stack.aws.pomona("run", images, tmp_path / "results", "--shard-size", 16)
+    source = stack.upload(images, "listed")
+    put_hidden(stack, "listed", folders, 400)
+
+    settings = {"shard_size": 16, "objects_per_lister": 500}
+    execution = stack.wait(stack.start(source, "listed", **settings))
+    assert execution["status"] == "SUCCEEDED", stack.explain(execution)
+    records = [key for key in stack.keys("listed") if "/listed/" in key and key.endswith(".json")]
+    rounds = {int(key.rsplit("/", 1)[1].split("-")[0]) for key in records}
+    # Round 0 is that of the function plan.
+    assert len(rounds) >= 2 and len(records) >= 4, records
+    local = json.loads((tmp_path / "results/versions/00000001.json").read_text())
+    in_folder = tables_of(local, lambda key: (tmp_path / "results" / key).read_bytes())
+    assert tables_of(stack.manifest("listed"), lambda key: stack.read("listed", key)) == in_folder
+
+    # With nothing to do, the run leaves no lists.
+    again = stack.wait(stack.start(source, "listed", **settings))
+    assert again["status"] == "SUCCEEDED" and json.loads(again["output"])["up_to_date"] is True, stack.explain(again)
+    left = [key.split("/", 2)[2] for key in stack.keys("listed") if key.startswith(f"runs/{again['name']}/")]
+    assert not left, left
+
+
+def test_the_sample_events_of_a_listing_are_a_run_by_hand(stack, tmp_path):
+    for bucket in ("pomona-images", "pomona-results"):
+        stack.s3.create_bucket(Bucket=bucket)
+    stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
+    for path in (tmp_path / "images").rglob("*.jpg"):
+        stack.s3.put_object(Bucket="pomona-images", Key=f"images/{path.relative_to(tmp_path / 'images')}", Body=path.read_bytes())
+    functions = [f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"]]
+
+    def call(name, event):
+        function = next(f for f in functions if f"-{name.title()}Function" in f)
+        body = (ROOT / f"functions/{name}/events/{event}.json").read_bytes()
+        answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
+        payload = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, f"{name}: {payload}"
+        return payload
+
+    planned = call("plan", "listed")
+    assert planned["listers"] == 1 and "objects" not in planned, planned
+    line = json.loads(stack.s3.get_object(Bucket="pomona-results", Key=planned["list_key"])["Body"].read())
+    sample = json.loads((ROOT / "functions/list/events/ranges.json").read_text())["work"]
+    assert sample == without_checksums(line), json.dumps(without_checksums(line))
+    assert call("list", "ranges") == {"run": "listed", "objects": 0, "ranges_left": 0}
+    assert (done := call("plan", "listed"))["listers"] == 0 and done["objects"] == 56
 
 
 def test_functions_killed_in_mid_work_are_tried_again(stack, demo):
@@ -773,9 +837,10 @@ def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
         *(("Featurize", f"s3:{what}Object", "partials/*") for what in ("Get", "Put", "Delete")),  # no function runs out of time
         *(("Vacuum", f"s3:{what}Object", "broken-*-vacuum.json") for what in ("Get", "Put", "Delete")),  # no vacuum has died
         # Without it, S3 answers 403 instead of 404 for what is missing: a partial, a damaged file, the record of a failed shard.
-        *((name, "s3:ListBucket", "") for name in ("Featurize", "Project", "Publish")),
+        *((name, "s3:ListBucket", "") for name in ("List", "Featurize", "Project", "Publish")),
         ("Reduce", "s3:DeleteObject", "runs/*/started.json"),  # no object stays unreadable
         ("Reduce", "s3:DeleteObject", "inbox/*"),  # the same
+        ("List", "s3:GetObject", "labels/*"),  # no run with a file of labels is large
         ("Vacuum", "s3:DeleteObject", "csv/*"),  # no version removed here has a CSV
         ("Vacuum", "s3:DeleteObject", "moments/*"),  # no version removed here has several groups
         ("Vacuum", "s3:DeleteObject", "extractors/*"),  # all versions have the same extractor
