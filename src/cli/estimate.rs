@@ -114,7 +114,8 @@ fn text(estimate: &Estimate, simulation: Option<&Simulation>) -> String {
         format::duration(emr.seconds),
         format::dollars(emr.dollars)
     );
-    let stages = estimate.seconds_by_stage.iter();
+    // Without listers, their map is not called.
+    let stages = estimate.seconds_by_stage.iter().filter(|(_, seconds)| *seconds > 0.0);
     let mut rows: Vec<_> = stages.map(|(stage, seconds)| format::row([stage, &format::duration(*seconds)])).collect();
     let mut failures = String::new();
     if let Some(Simulation { one, runs, failure_probability }) = simulation {

@@ -273,7 +273,7 @@ def test_a_bucket_that_functions_list_in_rounds_gives_the_bits_of_one_listing(st
             archive.add(path, arcname=path.name)
     stack.aws.pomona("run", images, tmp_path / "results", "--shard-size", 16)
     source = stack.upload(images, "listed")
-    put_hidden(stack, "listed", folders, 400)
+    put_hidden(stack, "listed", folders, 220)
 
     settings = {"shard_size": 16, "objects_per_lister": 500}
     execution = stack.wait(stack.start(source, "listed", **settings))
