@@ -131,16 +131,24 @@ class Roles:
             for index, statement in enumerate(found if isinstance(found, list) else [found]):
                 yield policy, index, statement
 
-    def unneeded(self, role, asks):
-        """The statements of a role without which it could still do all that it was seen to do."""
-        asks = sorted(asks, key=repr)
-        found = []
+    def parts(self, role):
+        """Yields (sid, part, policies) for all that may be left out of a role's policies: each statement (part None), and each
+        action or resource of a statement that has several. `policies` are the role's without it."""
         for policy, index, statement in self.statements(role):
+            sid = statement.get("Sid", f"{policy}[{index}]")
             if statement["Effect"] == "Deny":
                 continue
-            if not self.denied(role, self.without(role, policy, index), asks):
-                found.append(statement.get("Sid", f"{policy}[{index}]"))
-        return found
+            yield sid, None, self.without(role, policy, index)
+            for element in ("Action", "Resource"):
+                values = statement.get(element)
+                for value in values if isinstance(values, list) and len(values) > 1 else []:
+                    rest = {**statement, element: [v for v in values if v != value]}
+                    yield sid, value, self.without(role, policy, index, rest)
+
+    def needed(self, role, asks):
+        """A dictionary (sid, part) -> whether the role could not do without it all that it was seen to do."""
+        asks = sorted((ask for ask in asks if self.decide(role, ask) == "Allowed"), key=repr)
+        return {(sid, part): bool(self.denied(role, policies, asks)) for sid, part, policies in self.parts(role)}
 
     def without(self, role, policy, index, replacement=None):
         """The policies of a role with one statement removed, or replaced."""

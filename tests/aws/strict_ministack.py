@@ -281,6 +281,14 @@ def find_retrier(original, retriers, error, counts):
 def invoke_resource(original, resource, data):
     if too_big(data):
         raise Error("States.DataLimitExceeded", "The input of the task is longer than 262144 bytes")
+    if resource == "arn:aws:states:::events:putEvents":
+        # "Add EventBridge events with Step Functions".
+        buses = {entry.get("EventBusName", "default").rpartition("/")[2] for entry in data["Entries"]}
+        sources = sorted({entry["Source"] for entry in data["Entries"]})
+        asks = [("events:PutEvents", f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/{bus}", {"events:source": sources}) for bus in buses]
+        refuse("EventBridge.AccessDeniedException", ask(running.get()[1], *asks))
+    elif not resource.startswith("arn:aws:states:::lambda:invoke"):
+        raise Error("States.Runtime", f"tests/aws/strict_ministack.py does not know the permissions of {resource}")
     result = original(resource, data)
     if too_big(result):
         raise Error("States.DataLimitExceeded", "The output of the task is longer than 262144 bytes")
@@ -290,12 +298,13 @@ def invoke_resource(original, resource, data):
 @instead_of(stepfunctions, "_call_lambda")
 def call_lambda(original, func_ref, event):
     _func, config, name = lambda_svc._get_func_record_for_ref(func_ref)
-    arn = (config or {}).get("FunctionArn", func_ref)
+    arn = func_ref if func_ref.startswith("arn:") else (config or {}).get("FunctionArn", func_ref)
     refuse("Lambda.AWSLambdaException", ask(running.get()[1], ("lambda:InvokeFunction", arn)))
     try:
         return original(func_ref, event)
     except Error as error:
         if error.error == "Lambda.Unknown" and "TooManyRequestsException" in error.cause:
+            post("throttled", {"error": "TooManyRequestsException"})
             raise Error("Lambda.TooManyRequestsException", f"Rate Exceeded: {name}") from None
         raise
 

@@ -1,10 +1,11 @@
-"""End-to-end tests on a local AWS: `sam build`, `sam deploy` of the unchanged template, uploads, executions, faults.
+"""End-to-end tests on a strict local AWS: `sam build`, `sam deploy` of the unchanged template, uploads, executions, faults.
 
-The functions run in their own processes and reach S3 through a proxy that injects faults.
+The functions run in their own processes, at most ten at a time, as in a new account. They reach AWS through a proxy that decides
+on their permissions and injects faults (strict_proxy.py). A request that is refused fails the test, also if the code copes.
 """
 
+import collections
 import contextlib
-import fnmatch
 import hashlib
 import io
 import json
@@ -14,22 +15,25 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
-import urllib.parse
 import zipfile
 
 import pandas as pd
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
-from fault_proxy import FaultProxy
-from local_aws import ARCHITECTURE, REGION, ROOT, LocalAws
-from test_template import STAGES, TEMPLATE, statements
+from local_aws import ARCHITECTURE, POMONA, REGION, ROOT, LocalAws
+from strict_proxy import StrictProxy
 
 STACK = "pomona-e2e"
 # With shards of about 40 images, a few hundred images make a map with several items.
 SHARD_SIZE = 40
+# What a new account may run at the same time ("Lambda quotas").
+CONCURRENCY = 10
+# How often the run of 23 shards is repeated; `make e2e-new-account` sets it.
+RUNS = int(os.environ.get("POMONA_RUNS", "1"))
 
 
 class Stack:
@@ -49,6 +53,7 @@ class Stack:
         outputs = {o["OutputKey"]: o["OutputValue"] for o in outputs}
         self.images, self.results, self.arn = outputs["Images"], outputs["Results"], outputs["Pipeline"]
         self.queue, self.dead_letters = outputs["UploadQueue"], outputs["UploadDeadLetters"]
+        self.proxy.learn(self.aws)
 
     def upload(self, folder, prefix):
         """Uploads the files of a folder below images/<prefix>/; returns the location."""
@@ -110,9 +115,8 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack():
     assert (ROOT / ".aws-sam/build/template.yaml").exists(), "the functions are not built: run `make lambdas`"
-    proxy = FaultProxy()
-    with LocalAws(endpoint_for_functions=proxy.endpoint) as aws:
-        proxy.target = aws.port
+    proxy = StrictProxy()
+    with LocalAws(proxy, CONCURRENCY) as aws:
         stack = Stack(aws, proxy)
         stack.deploy()
         yield stack
@@ -122,10 +126,13 @@ def stack():
 
 @pytest.fixture(autouse=True)
 def no_faults(stack):
-    stack.proxy.rule = lambda method, path: None
-    stack.proxy.faults = 0
+    proxy = stack.proxy
+    proxy.faults = 0
+    proxy.refused.clear()
     yield
-    stack.proxy.rule = lambda method, path: None
+    proxy.rule = lambda method, path: None
+    proxy.conflicts, proxy.deadline, proxy.copies = 0.0, lambda function: None, lambda: 1
+    assert not proxy.refused, f"roles do not allow what was tried: {proxy.refused}"
 
 
 @pytest.fixture(scope="module")
@@ -187,17 +194,18 @@ def test_packages_are_small(stack):
 
 
 def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
-    """Calls each function with the event in its folder, as `cargo lambda invoke --data-file` does."""
-    for bucket in ("pomona-images", "pomona-results"):
-        stack.s3.create_bucket(Bucket=bucket)
+    """Calls each function with the event in its folder, as `cargo lambda invoke --data-file` does, but with the stack's buckets."""
+    images, results = (place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results))
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
-    for path in (tmp_path / "images").rglob("*.jpg"):
-        stack.s3.put_object(Bucket="pomona-images", Key=f"images/{path.relative_to(tmp_path / 'images')}", Body=path.read_bytes())
+    keys = {f"images/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
+    for key, path in keys.items():
+        stack.s3.put_object(Bucket=images, Key=key, Body=path.read_bytes())
     functions = {f["FunctionName"]: f for f in stack.aws.client("lambda").list_functions()["Functions"]}
 
     def call(name, event):
         function = next(f for f in functions if f"-{name.title()}Function" in f)
-        body = (ROOT / f"functions/{name}/events/{event}.json").read_bytes()
+        body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
+        body = body.replace("s3://pomona-images/", f"s3://{images}/").replace("s3://pomona-results/", f"s3://{results}/")
         answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
         payload = json.loads(answer["Payload"].read())
         assert "FunctionError" not in answer, f"{name}: {payload}"
@@ -205,7 +213,7 @@ def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
 
     def check_sample(event, work_list):
         """Compares an event with the only line of a work list."""
-        line = stack.s3.get_object(Bucket="pomona-results", Key=f"pomona/first/runs/sample/{work_list}")["Body"].read()
+        line = stack.s3.get_object(Bucket=results, Key=f"pomona/first/runs/sample/{work_list}")["Body"].read()
         sample = json.loads((ROOT / f"functions/{event}.json").read_text())["work"]
         assert sample == without_checksums(json.loads(line)), f"{event}.json is not the planned work"
 
@@ -221,8 +229,10 @@ def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
     assert call("publish", "run")["version"] == 1
     assert call("plan", "first")["up_to_date"] is True
     assert call("vacuum", "weekly")["kept"] == [1]
-    shown = stack.aws.pomona("show", "s3://pomona-results/pomona/first/").stdout
+    shown = stack.aws.pomona("show", f"s3://{results}/pomona/first/").stdout
     assert "56" in shown
+    for key in keys:
+        stack.s3.delete_object(Bucket=images, Key=key)
 
 
 def test_a_run_on_aws_gives_the_bits_of_a_run_on_a_folder(stack, demo):
@@ -286,10 +296,10 @@ def test_a_throttled_and_failing_s3_changes_nothing(stack, demo):
         return "throttle" if drawn < 0.02 else "fail" if drawn < 0.04 else "cut" if drawn < 0.05 else "cut half"
 
     read = lambda key: stack.read("shaky", key)  # noqa: E731
-    stack.proxy.rule = rule
+    stack.proxy.rule, stack.proxy.conflicts = rule, 0.2
     stack.run(demo[1], "shaky", csv=True, group_size=64)
     assert stack.proxy.faults >= 10
-    stack.proxy.rule = lambda method, path: None
+    stack.proxy.rule, stack.proxy.conflicts = lambda method, path: None, 0.0
     same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
     manifest = stack.manifest("shaky")
     assert tables_of(manifest, read) == same
@@ -411,6 +421,83 @@ def test_two_executions_at_once_end_in_one_right_state(stack, demo):
     assert tables_of(newest, lambda key: stack.read("race", key)) == alone
 
 
+def test_a_run_of_23_shards_in_an_account_with_ten_functions(stack, demo, tmp_path):
+    """All shards are started at once, so 13 calls are throttled at first."""
+    files = sorted((demo[0] / "images").rglob("*.jpg"), key=lambda path: str(path.relative_to(demo[0] / "images")))[:152]
+    for path in files:
+        target = tmp_path / path.relative_to(demo[0] / "images")
+        target.parent.mkdir(exist_ok=True)
+        os.link(path, target)
+    source, before = stack.upload(tmp_path, "ten"), stack.proxy.throttled["TooManyRequestsException"]
+    for round in range(RUNS):
+        output = stack.run(source, f"ten-{round}", shard_size=10)
+        assert output["images"] == 152
+        manifest = stack.manifest(f"ten-{round}")
+        assert len(shards_of(manifest, lambda key: stack.read(f"ten-{round}", key))) == 23
+    assert stack.proxy.throttled["TooManyRequestsException"] - before >= 13
+
+
+def test_a_function_killed_at_its_deadline_is_called_again(stack, demo):
+    calls = collections.Counter()
+    lock = threading.Lock()
+
+    def deadline(function):
+        with lock:
+            calls[function] += 1
+            return 0.3 if "-FeaturizeFunction" in function and calls[function] <= 2 else None
+
+    stack.proxy.deadline = deadline
+    arn = stack.start(demo[1], "deadline", csv=True)
+    execution = stack.wait(arn)
+    assert execution["status"] == "SUCCEEDED", stack.explain(execution)
+    assert {"Sandbox.Timedout", "Run.Interrupted"} & errors_of_children(stack, arn)
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest("deadline"), lambda key: stack.read("deadline", key)) == same
+
+
+def errors_of_children(stack, arn):
+    """Names of all errors in the attempts of the children of an execution's maps."""
+    errors = set()
+    for run in stack.sfn.list_map_runs(executionArn=arn)["mapRuns"]:
+        for child in stack.sfn.list_executions(mapRunArn=run["mapRunArn"], maxResults=1000)["executions"]:
+            events = stack.sfn.get_execution_history(executionArn=child["executionArn"])["events"]
+            errors |= {event["taskFailedEventDetails"]["error"] for event in events if event["type"] == "TaskFailed"}
+    return errors
+
+
+def test_a_redriven_execution_finishes_with_the_bytes_of_an_undisturbed_one(stack, demo):
+    """A shard and later the report of a run cannot be written; each time, the fault is lifted and the execution redriven."""
+    poisoned = []
+
+    def shard(method, path):
+        # S3 refuses one shard with an error that is not retried.
+        if method == "PUT" and "/shards/" in path and path.split("?")[0].endswith("features.parquet"):
+            poisoned.append(path.split("/shards/")[1].split("/")[0])
+            return "refuse" if poisoned[-1] == poisoned[0] else None
+        return None
+
+    stack.proxy.rule = shard
+    failed = stack.wait(stack.start(demo[1], "redriven", csv=True))
+    assert failed["status"] == "FAILED" and failed["error"] == "States.ExceedToleratedFailureThreshold", stack.explain(failed)
+    stack.proxy.rule = lambda method, path: "refuse" if method == "PUT" and "/versions/" in path else None
+    sent = len(stack.proxy.sent)
+    stack.sfn.redrive_execution(executionArn=failed["executionArn"])
+    failed = stack.wait(failed["executionArn"])
+    assert failed["status"] == "FAILED" and failed["error"] == "Store.Failed", stack.explain(failed)
+    # Of the shards, only the one that failed is computed again.
+    again = {path.split("/shards/")[1].split("/")[0] for function, method, path in stack.proxy.sent[sent:]
+             if method == "PUT" and "-FeaturizeFunction" in function and "/shards/" in path}
+    assert again == {poisoned[0]}
+    stack.proxy.rule = lambda method, path: None
+    stack.sfn.redrive_execution(executionArn=failed["executionArn"])
+    done = stack.wait(failed["executionArn"])
+    assert done["status"] == "SUCCEEDED" and done["redriveCount"] == 2, stack.explain(done)
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest("redriven"), lambda key: stack.read("redriven", key)) == same
+    assert json.loads(done["output"])["rejects"] == 0
+    assert stack.run(demo[1], "redriven", csv=True)["up_to_date"] is True
+
+
 def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     poisoned = []
 
@@ -441,12 +528,12 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
 
 
 def test_start_and_status_tell_how_a_run_goes(stack, demo):
-    pomona = lambda *args: stack.aws.pomona(*args, check=False)  # noqa: E731
-    before = len(stack.proxy.sent)
+    pomona = lambda *args: stack.aws.pomona(*args, check=False, AWS_ENDPOINT_URL=stack.proxy.endpoint)  # noqa: E731
+    before, throttled = len(stack.proxy.sent), stack.proxy.throttled["ThrottlingException"]
     followed = pomona("start", STACK, demo[1], f"{stack.results}cli/", "--shard-size", SHARD_SIZE, "--csv", "--follow", "--json")
     assert followed.returncode == 0, followed.stderr
     status = json.loads(followed.stdout)
-    requests = stack.proxy.sent[before:]
+    requests = [request for request in stack.proxy.sent[before:] if "Function" in request[0]]
     assert status["status"] == "SUCCEEDED" and status["output"]["images"] == 168
     maps = {each["stage"]: each for each in status["maps"]}
     assert set(maps) == {"Featurize", "Merge", "Project"} and not status["failures"]
@@ -469,6 +556,8 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
     assert lines["merge"]["invocations"] == 1 and lines["merge"]["memory_mb"] == 3008
     assert receipt["at"] == {"place": "lambda", "region": "us-east-1"} and receipt["dollars"]["total"] > 0
 
+    # Following stays within the quota of DescribeMapRun, of which the CLI has no more than anybody else in the account.
+    assert stack.proxy.throttled["ThrottlingException"] == throttled
     shown = pomona("status", STACK).stdout
     assert f"{shards} of {shards}" in shown and "console.aws.amazon.com" in shown and "SUCCEEDED" in shown
 
@@ -502,7 +591,7 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
 @pytest.fixture(scope="module")
 def live(stack):
     """The stack with `RunOnUpload`, on its own prefix."""
-    stack.deploy(RunOnUpload="true", CheckWeekly="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
+    stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
     # The visibility timeout of the template is minutes, which is too long for a test.
     stack.sqs = stack.aws.client("sqs")
     stack.sqs.set_queue_attributes(QueueUrl=stack.queue, Attributes={"VisibilityTimeout": "1"})
@@ -546,7 +635,9 @@ def event(stack, key, kind="Object Created"):
 
 
 def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
-    stack = live
+    """Events come up to three times, each copy at its own time, so not in order."""
+    stack, chance = live, random.Random(3)
+    stack.proxy.copies = lambda: chance.randint(1, 3)
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 8)
     files = sorted((tmp_path / "images").rglob("*.jpg"))
     bucket, prefix = stack.images.removeprefix("s3://").split("/", 1)
@@ -609,8 +700,8 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     assert stack.manifest("uploads") == before
     tables_of(before, lambda key: stack.read("uploads", key))
 
-    # With a check afterwards: it fails if a file is damaged. All calls so far have to do without the role's permission for it.
-    stack.before_check = set(stack.proxy.calls)
+    # With a check afterwards: it fails if a file is damaged. All calls so far had to do without the role's permission for it.
+    stack.deploy(CheckWeekly="true", RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
     call = lambda: stack.aws.client("lambda").invoke(FunctionName=function, Payload=json.dumps(request | {"check": True}))  # noqa: E731
     sound = call()
     assert "FunctionError" not in sound, sound["Payload"].read()
@@ -623,72 +714,38 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=body)
 
 
-def policies(template):
-    """Yields (function, action, resource pattern) for every S3 statement of every role of a function."""
-    for name, resource in template["Resources"].items():
-        if resource["Type"] != "AWS::IAM::Role" or name == "PipelineRole":
-            continue
-        for statement in statements(name):
-            resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-            for action in statement["Action"]:
-                if action.startswith("s3:"):
-                    yield from ((name.removesuffix("Role"), action, json.dumps(r)) for r in resources)
+def test_the_smoke_test_for_a_real_account_passes_here(stack):
+    """`make smoke-aws` with 56 pictures. Shards are written slowly, so that there is time to stop an execution in its map."""
+    stack.proxy.rule = lambda method, path: time.sleep(1) if method == "PUT" and "/redriven-smoke" in path and "features" in path else None
+    environment = stack.aws.environment() | {"AWS_ENDPOINT_URL": stack.proxy.endpoint, "POMONA": str(POMONA)}
+    command = [sys.executable, pathlib.Path(__file__).with_name("smoke.py"), STACK, "--images", "56", "--shard-size", "8"]
+    refused = subprocess.run(command, env=environment, input="no\n", capture_output=True, text=True)
+    assert refused.returncode == 1 and "nothing was done" in refused.stderr and "$" in refused.stdout, refused.stderr
+    done = subprocess.run([*command, "--yes"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "All checks passed" in done.stdout, done.stdout + done.stderr
+    for place in (stack.images, stack.results):
+        bucket, prefix = place.removeprefix("s3://").split("/", 1)
+        assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}smoke-").get("Versions")
+        assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}redriven-smoke-").get("Versions")
 
 
-def action_of(method, query):
-    if method == "GET":
-        return "s3:ListBucket" if "list-type" in query else "s3:GetObject"
-    if method == "DELETE":
-        return "s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject"
-    return {"HEAD": "s3:GetObject", "COPY": "s3:GetObject", "PUT": "s3:PutObject", "POST": "s3:PutObject"}[method]
+def rare():
+    """Parts of statements that these tests do not need, and what needs them: (role, statement, part of the resource or action)."""
+    return {}
 
 
-def test_roles_allow_what_the_functions_were_seen_to_do_and_no_more(stack):
-    granted = set(policies(TEMPLATE))
-    images = {"demo": "images/", "live": "live/"}
-    # The sample events use other buckets.
-    buckets = [place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results)]
-    used = set()
-    for function, method, path in stack.proxy.calls:
-        name = next(n for n in [*STAGES, "Trigger", "Vacuum"] if f"-{n}Function" in function)
-        place, _, query = path.partition("?")
-        bucket, _, key = urllib.parse.unquote(place).removeprefix("/").partition("/")
-        if bucket not in buckets:
-            continue
-        action = action_of(method, urllib.parse.parse_qs(query, keep_blank_values=True))
-        matching = set()
-        for grant in granted:
-            owner, allowed, pattern = grant
-            if owner != name or allowed != action:
-                continue
-            if "${ResultPrefix}*\"" in pattern and (function, method, path) in stack.before_check:
-                continue
-            of_images = "ImageBucket" in pattern
-            if of_images != (bucket == stack.images.removeprefix("s3://").split("/")[0]):
-                continue
-            if action == "s3:ListBucket":
-                matching.add(grant)
-                continue
-            prefixes = images.values() if of_images else ["pomona/"]
-            ends = "*" if of_images else re.search(r"\$\{ResultPrefix\}(.*?)\"", pattern).group(1)
-            if any(fnmatch.fnmatchcase(key, prefix + ends) for prefix in prefixes):
-                matching.add(grant)
-        assert matching, f"{name} did {action} on {bucket}/{key}, which its role does not allow"
-        used |= matching
-    # Grants that these tests do not use, and why they are needed.
-    rare = {
-        ("Publish", "s3:AbortMultipartUpload", "csv/*"),  # a multipart upload that fails
-        # Without it, S3 answers 403 instead of 404 for what is missing: a partial, a damaged file, the record of a failed shard.
-        *((name, "s3:ListBucket", "") for name in ("Featurize", "Project", "Publish")),
-        ("Reduce", "s3:DeleteObject", "runs/*/started.json"),  # no object stays unreadable
-        ("Reduce", "s3:DeleteObject", "inbox/*"),  # the same
-        ("Vacuum", "s3:DeleteObject", "csv/*"),  # no version removed here has a CSV
-        ("Vacuum", "s3:DeleteObject", "moments/*"),  # no version removed here has several groups
-        ("Vacuum", "s3:DeleteObject", "extractors/*"),  # all versions have the same extractor
-        ("Vacuum", "s3:DeleteObject", "partials/*"),  # only runs stopped by Ctrl-C leave them
-        ("Vacuum", "s3:GetObject", "runs/*/started.json"),  # no run is active
-        ("Vacuum", "s3:GetObject", "vacuum.json"),  # no other vacuum is active
-    }
-    ends_of = lambda pattern: (re.search(r'ResultPrefix\}\*(.*?)"', pattern) or ["", ""])[1]  # noqa: E731
-    never = {grant for grant in granted - used if (grant[0], grant[1], ends_of(grant[2])) not in rare}
-    assert not never, f"roles allow what no function was seen to do: {sorted(never)}"
+def test_every_statement_of_every_role_is_needed(stack):
+    """Replays all that was asked, with each statement, and each action and resource of one, removed in turn."""
+    logical = lambda role: re.search(r"-(\w+)Role-", role).group(1)  # noqa: E731
+    needed = {}
+    for roles, asked in stack.proxy.generations:
+        for role in (role for role in roles.policies if f"/{STACK}-" in role):
+            for (sid, part), is_needed in roles.needed(role, asked.get(role, ())).items():
+                key = (logical(role), sid, part and part.rpartition("pomona/")[2])
+                needed[key] = needed.get(key, False) or is_needed
+    roles = {role for role, _, _ in needed}
+    assert roles == {"Plan", "Featurize", "Reduce", "Project", "Publish", "Trigger", "Vacuum", "Pipeline"}, roles
+    statements = sorted(f"{role}: {sid}" for (role, sid, part), is_needed in needed.items() if part is None and not is_needed)
+    assert not statements, f"statements that nothing needs: {statements}"
+    parts = {key for key, is_needed in needed.items() if key[2] is not None and not is_needed}
+    assert parts == rare(), f"never needed: {sorted(parts - rare())}; needed: {sorted(rare() - parts)}"

@@ -618,12 +618,19 @@ def test_events_reach_a_queue_by_its_policy_and_more_than_once(account):
 
 def test_a_statement_that_nothing_needs_is_named(account):
     role = account.role("generous", ("s3:GetObject", f"{ARN}/a/*"), ("s3:PutObject", f"{ARN}/b/*"), ("s3:GetObject", f"{ARN}/a/1"))
+    unneeded = lambda asks: [sid for (sid, part), needed in account.proxy.roles.needed(role, asks).items() if not needed]  # noqa: E731
     asks = {Ask.of("s3:GetObject", f"{ARN}/a/1"), Ask.of("s3:GetObject", f"{ARN}/a/2")}
-    assert account.proxy.roles.unneeded(role, asks) == ["S1", "S2"]
-    assert account.proxy.roles.unneeded(role, asks | {Ask.of("s3:PutObject", f"{ARN}/b/1")}) == ["S2"]
+    assert unneeded(asks) == ["S1", "S2"]
+    assert unneeded(asks | {Ask.of("s3:PutObject", f"{ARN}/b/1")}) == ["S2"]
+    # What is refused needs nothing.
+    assert unneeded(asks | {Ask.of("s3:PutObject", f"{ARN}/c/1")}) == ["S1", "S2"]
     s3 = account.client(role)
     s3.put_object(Bucket=BUCKET, Key="b/1", Body=b"")
-    assert account.proxy.roles.unneeded(role, account.proxy.asked[role]) == ["S0", "S2"]
+    assert unneeded(account.proxy.asked[role]) == ["S0", "S2"]
+    role = account.role("broad", (["s3:GetObject", "s3:PutObject"], [f"{ARN}/a/*", f"{ARN}/b/*"]))
+    needed = account.proxy.roles.needed(role, asks)
+    assert needed == {("S0", None): True, ("S0", "s3:GetObject"): True, ("S0", "s3:PutObject"): False,
+                      ("S0", f"{ARN}/a/*"): True, ("S0", f"{ARN}/b/*"): False}
 
 
 def test_the_proxy_passes_everything_else_on_unchanged(account):
