@@ -588,6 +588,21 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
     assert wrong.returncode == 2 and "s3://BUCKET" in wrong.stderr
 
 
+def test_the_smoke_test_for_a_real_account_passes_here(stack):
+    """`make smoke-aws` with 56 pictures. Shards are written slowly, so that there is time to stop an execution in its map."""
+    stack.proxy.rule = lambda method, path: time.sleep(1) if method == "PUT" and "/redriven-smoke" in path and "features" in path else None
+    environment = stack.aws.environment() | {"AWS_ENDPOINT_URL": stack.proxy.endpoint, "POMONA": str(POMONA)}
+    command = [sys.executable, pathlib.Path(__file__).with_name("smoke.py"), STACK, "--images", "56", "--shard-size", "8"]
+    refused = subprocess.run(command, env=environment, input="no\n", capture_output=True, text=True)
+    assert refused.returncode == 1 and "nothing was done" in refused.stderr and "$" in refused.stdout, refused.stderr
+    done = subprocess.run([*command, "--yes"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "All checks passed" in done.stdout, done.stdout + done.stderr
+    for place in (stack.images, stack.results):
+        bucket, prefix = place.removeprefix("s3://").split("/", 1)
+        assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}smoke-").get("Versions")
+        assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}redriven-smoke-").get("Versions")
+
+
 @pytest.fixture(scope="module")
 def live(stack):
     """The stack with `RunOnUpload`, on its own prefix."""
@@ -712,21 +727,6 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     damaged = call()
     assert "FunctionError" in damaged and json.loads(damaged["Payload"].read())["errorType"] == "Dataset.Corrupt"
     stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=body)
-
-
-def test_the_smoke_test_for_a_real_account_passes_here(stack):
-    """`make smoke-aws` with 56 pictures. Shards are written slowly, so that there is time to stop an execution in its map."""
-    stack.proxy.rule = lambda method, path: time.sleep(1) if method == "PUT" and "/redriven-smoke" in path and "features" in path else None
-    environment = stack.aws.environment() | {"AWS_ENDPOINT_URL": stack.proxy.endpoint, "POMONA": str(POMONA)}
-    command = [sys.executable, pathlib.Path(__file__).with_name("smoke.py"), STACK, "--images", "56", "--shard-size", "8"]
-    refused = subprocess.run(command, env=environment, input="no\n", capture_output=True, text=True)
-    assert refused.returncode == 1 and "nothing was done" in refused.stderr and "$" in refused.stdout, refused.stderr
-    done = subprocess.run([*command, "--yes"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "All checks passed" in done.stdout, done.stdout + done.stderr
-    for place in (stack.images, stack.results):
-        bucket, prefix = place.removeprefix("s3://").split("/", 1)
-        assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}smoke-").get("Versions")
-        assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}redriven-smoke-").get("Versions")
 
 
 def rare():
