@@ -6,12 +6,13 @@ const { createInterface } = require('node:readline')
 
 const { runSimulation } = createRequire(process.argv[2] + '/')('@cloud-copilot/iam-simulate')
 
-async function answer({ principal, account, policies, resourcePolicy, asks }) {
+async function answer({ principal, account, policies, boundary, resourcePolicy, asks }) {
   const results = []
   for (const { action, resource, context } of asks) {
     const simulation = {
       request: { principal, action, resource: { resource, accountId: account }, contextVariables: context },
       identityPolicies: policies,
+      permissionBoundaryPolicies: boundary ? [{ name: 'boundary', policy: boundary }] : undefined,
       serviceControlPolicies: [],
       resourceControlPolicies: [],
       resourcePolicy: resourcePolicy ?? undefined

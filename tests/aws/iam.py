@@ -46,10 +46,10 @@ class Evaluator:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.lock = threading.Lock()
 
-    def decide(self, principal, policies, asks, resource_policy=None):
-        """A decision per ask. `policies` is a list of (name, document)."""
+    def decide(self, principal, policies, asks, resource_policy=None, boundary=None):
+        """A decision per ask. `policies` is a list of (name, document), `boundary` the document of a permissions boundary."""
         question = {
-            "principal": principal, "account": ACCOUNT, "resourcePolicy": resource_policy,
+            "principal": principal, "account": ACCOUNT, "resourcePolicy": resource_policy, "boundary": boundary,
             "policies": [{"name": name, "policy": document} for name, document in policies],
             "asks": [{"action": a.action, "resource": a.resource, "context": keys(principal, a)} for a in asks],
         }
@@ -84,29 +84,34 @@ class Roles:
 
     def __init__(self, evaluator, client):
         self.evaluator, self.client = evaluator, client
-        self.policies, self.bucket_policies, self.known = {}, {}, {}
-        self.keys = {}
+        self.policies, self.boundaries, self.bucket_policies = {}, {}, {}
+        self.keys, self.known = {}, {}
 
     def load(self):
         """Reads all roles; to be called after each deployment."""
         iam = self.client("iam")
-        policies = {}
+        policies, boundaries = {}, {}
+
+        def managed(arn):
+            version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+            return iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+
         for role in (r for page in iam.get_paginator("list_roles").paginate() for r in page["Roles"]):
             name, found = role["RoleName"], []
             for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
                 found.append((policy, iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]))
             for attached in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
-                version = iam.get_policy(PolicyArn=attached["PolicyArn"])["Policy"]["DefaultVersionId"]
-                version = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId=version)["PolicyVersion"]
-                found.append((attached["PolicyName"], version["Document"]))
+                found.append((attached["PolicyName"], managed(attached["PolicyArn"])))
             policies[role["Arn"]] = found
+            if boundary := iam.get_role(RoleName=name)["Role"].get("PermissionsBoundary"):
+                boundaries[role["Arn"]] = managed(boundary["PermissionsBoundaryArn"])
         s3, buckets = self.client("s3"), {}
         for bucket in s3.list_buckets()["Buckets"]:
             try:
                 buckets[bucket["Name"]] = json.loads(s3.get_bucket_policy(Bucket=bucket["Name"])["Policy"])
             except s3.exceptions.ClientError:
                 buckets[bucket["Name"]] = None
-        self.policies, self.bucket_policies, self.known = policies, buckets, {}
+        self.policies, self.boundaries, self.bucket_policies, self.known = policies, boundaries, buckets, {}
         self.keys = {access_key(arn): arn for arn in policies}
 
     def resource_policy(self, ask):
@@ -120,8 +125,8 @@ class Roles:
         policy = resource_policy or self.resource_policy(ask)
         key = (role, ask, json.dumps(resource_policy))
         if key not in self.known:
-            principal = session(role)
-            self.known[key] = self.evaluator.decide(principal, self.policies.get(role, []), [ask], policy)[0]
+            policies, boundary = self.policies.get(role, []), self.boundaries.get(role)
+            self.known[key] = self.evaluator.decide(session(role), policies, [ask], policy, boundary)[0]
         return self.known[key]
 
     def statements(self, role):
@@ -169,7 +174,7 @@ class Roles:
             by_policy.setdefault(json.dumps(self.resource_policy(ask)), []).append(ask)
         found = []
         for policy, group in by_policy.items():
-            results = self.evaluator.decide(session(role), policies, group, json.loads(policy))
+            results = self.evaluator.decide(session(role), policies, group, json.loads(policy), self.boundaries.get(role))
             found += [ask for ask, result in zip(group, results, strict=True) if result != "Allowed"]
         return found
 

@@ -6,6 +6,7 @@ Each test also has the case that is allowed, so that a proxy that refuses everyt
 import contextlib
 import io
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +15,7 @@ import zipfile
 import botocore.exceptions
 import pytest
 from iam import ACCOUNT, Ask, access_key
-from local_aws import REGION, LocalAws
+from local_aws import REGION, ROOT, LocalAws
 from strict_proxy import StrictProxy
 
 BUCKET = "strict"
@@ -209,6 +210,20 @@ def test_managed_policies_count_and_a_deny_wins(account):
     account.client(role).get_object(Bucket=BUCKET, Key="a/1")
     with refused("AccessDenied"):
         account.client(role).get_object(Bucket=BUCKET, Key="secret/1")
+
+
+def test_a_permissions_boundary_limits_a_role(account):
+    document = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": f"{ARN}/a/*"}]}
+    policy = account.iam.create_policy(PolicyName="boundary", PolicyDocument=json.dumps(document))["Policy"]["Arn"]
+    role = account.role("bounded", ("s3:GetObject", f"{ARN}/*"))
+    for key in ("a/1", "b/1"):
+        account.put(key)
+        account.client(role).get_object(Bucket=BUCKET, Key=key)
+    account.iam.put_role_permissions_boundary(RoleName="bounded", PermissionsBoundary=policy)
+    account.proxy.learn(account.aws)
+    account.client(role).get_object(Bucket=BUCKET, Key="a/1")
+    with refused("AccessDenied"):
+        account.client(role).get_object(Bucket=BUCKET, Key="b/1")
 
 
 @pytest.mark.parametrize("more, code", [
@@ -644,3 +659,18 @@ def test_the_proxy_passes_everything_else_on_unchanged(account):
     assert s3.head_object(Bucket=BUCKET, Key="plain/ä b")["ContentLength"] == len(body)
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{account.proxy.endpoint}/{BUCKET}/plain/1")
+
+
+def test_the_table_of_the_documentation_names_tests_that_exist():
+    table = (ROOT / "docs/aws-fidelity.md").read_text()
+    found = {path.name: set(re.findall(r"^def (test_\w+)", path.read_text(), re.M)) for path in (ROOT / "tests/aws").glob("test_*.py")}
+    for file, name in re.findall(r"`(?:(test_\w+\.py)::)?(test_\w+)`", table):
+        assert name in found[file or "test_strict.py"], f"{file or 'test_strict.py'} has no {name}"
+    for file in re.findall(r"(?:tests/aws/)?(test_\w+\.py)", table):
+        assert file in found, file
+    named = set(re.findall(r"test_\w+(?!\.py)\b", table))
+    missing = {name for name in found["test_strict.py"] if name not in named} - {
+        # About the tools, not about AWS.
+        "test_a_policy_that_is_changed_counts_from_the_next_deployment", "test_a_statement_that_nothing_needs_is_named",
+        "test_the_proxy_passes_everything_else_on_unchanged", "test_the_table_of_the_documentation_names_tests_that_exist"}
+    assert not missing, f"docs/aws-fidelity.md does not have {missing}"
