@@ -99,9 +99,10 @@ test-browser: build .venv/browser/ready ## Open report.html in Chromium
 AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
 
 .PHONY: test-aws
-test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e
-	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py
+test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e and test-watch
+	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_watch.py
 	$(MAKE) --no-print-directory e2e
+	$(MAKE) --no-print-directory test-watch
 
 .PHONY: lambdas
 lambdas: .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready ## Build the Lambda functions for this machine's processor into .aws-sam/build
@@ -121,6 +122,10 @@ IMAGES ?= 22688
 smoke-aws: build .venv/ministack/ready ## Test the deployed STACK=... on a real account; prints the cost and asks first
 	@[ -n '$(STACK)' ] || { echo 'Which stack? make smoke-aws STACK=...'; exit 2; }
 	POMONA=$(abspath $(POMONA)) .venv/ministack/bin/python tests/aws/smoke.py $(STACK) --images $(IMAGES) $(SMOKE)
+
+.PHONY: test-watch
+test-watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## Call each function under `make watch`, edit one, call it again
+	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_watch.py
 
 .PHONY: watch
 watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## Serve the functions with `cargo lambda watch` and a local S3

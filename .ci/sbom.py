@@ -2,8 +2,7 @@
 
     make sbom        (or: sbom.py CARGO_CYCLONEDX FOLDER)
 
-cargo-cyclonedx writes one file for each crate of the workspace, beside its Cargo.toml. The archive with the Lambda functions
-holds several programs, so their files become one.
+cargo-cyclonedx writes one file for each crate of the workspace, beside its Cargo.toml. The Lambda functions are one program.
 """
 
 import json
@@ -40,21 +39,6 @@ def boms(tool, members, target, *features):
     return found
 
 
-def merged(name, version, parts):
-    """One SBOM of an archive that holds all of these programs."""
-    programs = [part["metadata"]["component"] for part in parts]
-    components = {c["bom-ref"]: c for c in programs + [c for part in parts for c in part["components"]]}
-    depends = {d["ref"]: d for part in parts for d in part["dependencies"]}
-    depends[name] = {"ref": name, "dependsOn": sorted(p["bom-ref"] for p in programs)}
-    archive = {"type": "application", "bom-ref": name, "name": name, "version": version}
-    return {
-        **parts[0],
-        "metadata": {**parts[0]["metadata"], "component": archive},
-        "components": [components[ref] for ref in sorted(components)],
-        "dependencies": [depends[ref] for ref in sorted(depends)],
-    }
-
-
 def check(bom, target, crates):
     """Fails if cargo would build these crates with one that is not in the SBOM."""
     listed = {(c["name"], c["version"]) for c in [bom["metadata"]["component"], *bom["components"]]}
@@ -68,8 +52,6 @@ def check(bom, target, crates):
 def main(tool, folder):
     members = packages()
     version = members["pomona"]["version"]
-    functions = [name for name, p in members.items() if p["manifest_path"].startswith(str(ROOT / "functions"))
-                 and any("bin" in t["kind"] for t in p["targets"])]
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -82,9 +64,8 @@ def main(tool, folder):
         write(f"pomona-{version}-{target}", boms(tool, members, target)["pomona"], target, ["pomona"])
     for architecture, target in LAMBDAS.items():
         # Without the features of the program, which cargo would otherwise count for all crates of the workspace.
-        found = boms(tool, members, target, "--no-default-features")
-        bom = merged("pomona-lambda", version, [found[name] for name in functions])
-        write(f"pomona-lambda-{version}-{architecture}", bom, target, functions)
+        bom = boms(tool, members, target, "--no-default-features")["pomona-lambda"]
+        write(f"pomona-lambda-{version}-{architecture}", bom, target, ["pomona-lambda"])
 
 
 main(*sys.argv[1:])

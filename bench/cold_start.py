@@ -3,7 +3,7 @@ for work (Lambda's init phase, which loads program and model), and from there to
 
     make e2e && .venv/ministack/bin/python bench/cold_start.py
 
-It emulates Lambda's runtime API, from which a function requests its events. Raw runs go to bench/runs/.
+`--handler plan` measures the init phase of another function, and `--bootstrap` another program. It emulates Lambda's runtime API, from which a function requests its events. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -21,10 +22,10 @@ sys.path.insert(0, str(ROOT / "tests/aws"))
 import record  # noqa: E402
 from local_aws import LocalAws  # noqa: E402
 
-BOOTSTRAP = ROOT / ".aws-sam/build/FeaturizeFunction/bootstrap"
+BOOTSTRAP = ROOT / "target/lambda/lambda/bootstrap"
 
 
-def start(aws, event):
+def start(aws, args, event):
     """Starts the function once; returns milliseconds of init and of the first invocation."""
     times, done = {}, threading.Event()
 
@@ -60,20 +61,23 @@ def start(aws, event):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = aws.environment() | {"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}", "AWS_LAMBDA_FUNCTION_NAME": "featurize",
-                               "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"}
+                               "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "_HANDLER": args.handler}
     began = time.perf_counter()
-    process = subprocess.Popen([BOOTSTRAP], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([args.bootstrap], env=env, stdout=subprocess.DEVNULL)
     done.wait(60)
     process.kill()
     process.wait()
     server.shutdown()
-    assert json.loads(times["answer"])["inferred"] == 1, times["answer"]
+    if args.handler == "featurize":
+        assert json.loads(times["answer"])["inferred"] == 1, times["answer"]
     return (times["asked"] - began) * 1e3, (times["answered"] - times["asked"]) * 1e3
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--handler", default="featurize")
+    parser.add_argument("--bootstrap", type=pathlib.Path, default=BOOTSTRAP)
     args = parser.parse_args()
     with LocalAws() as aws:
         s3 = aws.client("s3")
@@ -92,13 +96,15 @@ def main():
             event = {"input": "s3://cold-in/", "output": "s3://cold-out/", "work": {
                 "run": "cold", "shard": f"{i:032x}", "sources": [],
                 "objects": {"key": "runs/cold/objects-00000.jsonl", "offset": 0, "length": len(line)}}}
-            init, first = start(aws, event)
+            init, first = start(aws, args, event)
             inits.append(init)
             firsts.append(first)
     medians = {"init_ms": round(statistics.median(inits), 1), "first_image_ms": round(statistics.median(firsts), 1)}
     print(json.dumps(medians))
-    record.write("cold-start", f"bench/cold_start.py --rounds {args.rounds}", **medians, init_ms_all=[round(x, 1) for x in inits],
-                 first_image_ms_all=[round(x, 1) for x in firsts], bootstrap_bytes=BOOTSTRAP.stat().st_size)
+    program = args.bootstrap.read_bytes()
+    record.write("cold-start", f"bench/cold_start.py --rounds {args.rounds} --handler {args.handler}", **medians,
+                 init_ms_all=[round(x, 1) for x in inits], first_image_ms_all=[round(x, 1) for x in firsts],
+                 bootstrap_bytes=len(program), zip_bytes=len(zlib.compress(program, 6)))
 
 
 if __name__ == "__main__":

@@ -107,8 +107,10 @@ def commands(args, images, work):
         pomona = lambda how: lambda i: [args.pomona, "run", images, work / f"{how}-{i}", "--decode", how, "--json"]  # noqa: E731
         peer = lambda *how: lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}{''.join(how)}", 20, MODEL, *how]  # noqa: E731
         return {"pomona": pomona("full"), "onnxruntime": peer(), "pomona scaled": pomona("scaled"), "onnxruntime draft": peer("draft")}
+    run = lambda program, name: lambda i: [program, "run", images, work / f"{name}-{i}", "-k", args.components, "--json"]  # noqa: E731
     return {
-        "pomona": lambda i: [args.pomona, "run", images, work / f"pomona-{i}", "-k", args.components, "--json"],
+        "pomona": run(args.pomona, "pomona"),
+        **({"before": run(args.before, "before")} if args.before else {}),
         "onnxruntime": lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}", args.components, MODEL],
         "pyspark": lambda i: [python, HERE / "peer_pyspark.py", images, work / f"spark-{i}", args.components],
     }
@@ -129,6 +131,7 @@ def memory_growth(args, work, log):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pomona", type=pathlib.Path, required=True)
+    parser.add_argument("--before", type=pathlib.Path, help="an earlier build of Pomona, run in the same rounds")
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--components", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
@@ -138,6 +141,7 @@ def main():
     parser.add_argument("--no-memory", action="store_true", help="skip the memory runs with 1,000 and 10,000 images")
     args = parser.parse_args()
     args.pomona = args.pomona.resolve()
+    args.before = args.before and args.before.resolve()
 
     runs, growth, scaled = {}, None, None
     with tempfile.TemporaryDirectory() as work, open(pathlib.Path(work) / "log", "w") as log:
@@ -169,7 +173,10 @@ def main():
                          "ratio_to_pomona": round(ratio, 3)}
         print(f"{name:17} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
 
-    record.write("phones" if args.phones else "photos" if args.photos else "compare", " ".join(["bench/compare.py", *sys.argv[3:]]), images=args.images, kind=kind, components=args.components,
+    name = "phones" if args.phones else "photos" if args.photos else "compare"
+    # A run beside an earlier build answers another question than the tables of bench/README.md.
+    name = f"{name}-before-after" if args.before else name
+    record.write(name, " ".join(["bench/compare.py", *sys.argv[3:]]), images=args.images, kind=kind, components=args.components,
                  runs=runs, summary=summary, memory=growth, cosine_of_scaled=scaled)
 
 

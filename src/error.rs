@@ -123,6 +123,9 @@ kinds! {
     /// The store refused access.
     StoreDenied = "Store.Denied", retry: false,
         "Check the file permissions, or the AWS credentials and what they permit for this bucket and prefix.";
+    /// The object is in an archive.
+    StoreArchived = "Store.Archived", retry: false,
+        "Restore the object from its archive storage class (S3 Glacier, or the archive tiers of Intelligent-Tiering), then run again.";
     /// The store throttles requests.
     StoreThrottled = "Store.Throttled", retry: true,
         "Try again later or lower the concurrency.";

@@ -16,7 +16,6 @@ import tempfile
 import zipfile
 
 ROOT = pathlib.Path(__file__).parents[1]
-FUNCTIONS = ["plan", "featurize", "reduce", "project", "publish", "trigger", "vacuum"]
 TARGET = ROOT / "target/arm64"
 SYSROOT = "/usr/aarch64-linux-gnu"
 QEMU = "qemu-aarch64-static"
@@ -25,21 +24,19 @@ TABLES = ["shards", "moments", "basis", "pca", "csv", "rejects"]
 
 
 def build(cargo_lambda):
-    """Builds the functions, their zips, and the program; returns the program."""
+    """Builds the functions, their zip, and the program; returns the program."""
     env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "PATH": f"{cargo_lambda.resolve()}:{os.environ['PATH']}"}
-    packages = [f for name in FUNCTIONS for f in ("-p", f"pomona-{name}", "--bin", name)]
-    command = ["cargo", "lambda", "build", "--release", "--arm64", "-p", "pomona", "--bin", "pomona", *packages]
-    subprocess.run(command, cwd=ROOT, env=env, check=True)
-    for name in FUNCTIONS:
-        bootstrap = TARGET / "lambda" / name / "bootstrap"
-        kind = subprocess.run(["readelf", "-h", bootstrap], capture_output=True, text=True, check=True).stdout
-        assert "AArch64" in kind, f"{bootstrap} is not for arm64"
-        package = TARGET / f"{name}.zip"
-        with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(bootstrap, "bootstrap")
-        size = package.stat().st_size
-        print(f"{name:10} {size / 1e6:5.1f} MB zipped")
-        assert size < 25_000_000, name
+    packages = ["-p", "pomona", "--bin", "pomona", "-p", "pomona-lambda", "--bin", "lambda"]
+    subprocess.run(["cargo", "lambda", "build", "--release", "--arm64", *packages], cwd=ROOT, env=env, check=True)
+    bootstrap = TARGET / "lambda/lambda/bootstrap"
+    kind = subprocess.run(["readelf", "-h", bootstrap], capture_output=True, text=True, check=True).stdout
+    assert "AArch64" in kind, f"{bootstrap} is not for arm64"
+    package = TARGET / "lambda.zip"
+    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bootstrap, "bootstrap")
+    size = package.stat().st_size
+    print(f"functions: {size / 1e6:.1f} MB zipped")
+    assert size < 25_000_000
     # cargo-lambda treats the program as one more function.
     return TARGET / "lambda/pomona/bootstrap"
 

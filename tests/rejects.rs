@@ -123,7 +123,11 @@ async fn too_many_rejects_fail_the_run_and_write_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_run_reads_an_unreadable_object_again() {
-    for (kind, reason) in [(ErrorKind::StoreDenied, "no_permission"), (ErrorKind::StoreNotFound, "unreadable")] {
+    for (kind, reason) in [
+        (ErrorKind::StoreDenied, "no_permission"),
+        (ErrorKind::StoreArchived, "archived"),
+        (ErrorKind::StoreNotFound, "unreadable"),
+    ] {
         let (input, output, engine) = (images(0..40).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
         let refusing = Arc::new(Refusing { inner: input.clone(), gate: Refuses { key: key(7), kind } });
         let refused = Stores { input: refusing, output: output.clone() };

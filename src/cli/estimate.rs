@@ -3,9 +3,10 @@
 use pomona::{
     Result,
     cost::{
+        bill::{self, BillLine},
         estimate::{self, Deployment, Estimate, Schedule, Workload},
         prices::{Architecture, Prices},
-        simulate,
+        simulate::{self, Simulated},
     },
 };
 use serde::Serialize;
@@ -17,8 +18,10 @@ use crate::{
     print_json,
 };
 
-/// Runs with more shards are not simulated: it would take more than a second.
-const MAX_SIMULATED_SHARDS: u64 = 2_000_000;
+/// Larger runs are not simulated: it would take more than a second.
+const MAX_SIMULATED_ITEMS: u64 = 2_000_000;
+/// Simulated runs for the probability that a run fails, at most.
+const MAX_SIMULATED_RUNS: u64 = 200;
 const SEED: u64 = 1;
 
 /// The estimate for programs.
@@ -28,6 +31,34 @@ struct Json<'a> {
     estimate: &'a Estimate,
     simulated_seconds: Option<f64>,
     simulated_throttles: Option<u64>,
+    /// The share of simulated runs that fail because calls are throttled.
+    failure_probability: Option<f64>,
+    /// Their number.
+    simulated_runs: u64,
+}
+
+/// What the simulation says.
+struct Simulation {
+    one: Simulated,
+    runs: u64,
+    failure_probability: f64,
+}
+
+impl Simulation {
+    /// None if the run is too large.
+    fn new(estimate: &Estimate) -> Option<Self> {
+        let (work, deployment, prices) = (&estimate.work, &estimate.deployment, &estimate.prices);
+        let schedule = Schedule::new(work, deployment, prices.map_children_per_second);
+        let items = schedule.featurize.items + schedule.project.items;
+        if items > MAX_SIMULATED_ITEMS {
+            return None;
+        }
+        let one = simulate::run(&schedule, deployment, prices, SEED);
+        // Retries take time to simulate, too.
+        let runs = (MAX_SIMULATED_ITEMS / (items + one.throttled)).clamp(1, MAX_SIMULATED_RUNS);
+        let failure_probability = simulate::failure_probability(&schedule, deployment, prices, runs);
+        Some(Simulation { one, runs, failure_probability })
+    }
 }
 
 pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
@@ -41,61 +72,79 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
         bytes_per_image: args.bytes_per_image,
         ms_per_image: args.ms_per_image,
         shard_size: args.shard_size,
+        csv: args.csv,
+        uploads: args.uploads,
+        image_key: args.image_key,
     };
     let deployment = Deployment {
         memory: args.memory,
         concurrency: args.concurrency,
         account_concurrency: args.account_concurrency,
+        tolerated_percent: args.tolerated_percent,
     };
-    let estimate = estimate::estimate(work, deployment, prices)?;
-    let simulated = (estimate.shards <= MAX_SIMULATED_SHARDS).then(|| {
-        let schedule = Schedule::new(&work, &deployment, estimate.prices.map_children_per_second);
-        simulate::run(&schedule, &deployment, &estimate.prices, SEED)
-    });
+    let mut estimate = estimate::estimate(work, deployment, prices)?;
+    let simulation = Simulation::new(&estimate);
+    if let Some(simulation) = &simulation {
+        estimate.bill = bill::of_run(&estimate.usage, simulation.one.throttled, &estimate.prices);
+    }
     match args.format.format() {
         Format::Json => print_json(&Json {
             estimate: &estimate,
-            simulated_seconds: simulated.map(|run| run.seconds),
-            simulated_throttles: simulated.map(|run| run.throttled),
+            simulated_seconds: simulation.as_ref().map(|simulation| simulation.one.seconds),
+            simulated_throttles: simulation.as_ref().map(|simulation| simulation.one.throttled),
+            failure_probability: simulation.as_ref().map(|simulation| simulation.failure_probability),
+            simulated_runs: simulation.map_or(0, |simulation| simulation.runs),
         }),
-        Format::Text => out(&text(&estimate, simulated.map(|run| run.seconds))),
+        Format::Text => out(&text(&estimate, simulation.as_ref())),
     }
 }
 
-fn text(estimate: &Estimate, simulated_seconds: Option<f64>) -> String {
-    let Estimate { work, dollars, emr, .. } = estimate;
+fn text(estimate: &Estimate, simulation: Option<&Simulation>) -> String {
+    let Estimate { work, emr, .. } = estimate;
+    let dollars = estimate.bill.iter().map(|line| line.dollars).sum();
     let text = format!(
         "{} on AWS: {} and {}\nOn EMR ({} machines, start-up included): {} and {}\n\n",
         format::counted(work.images, "image"),
         format::duration(estimate.seconds),
-        format::dollars(dollars.total),
+        format::dollars(dollars),
         emr.nodes,
         format::duration(emr.seconds),
         format::dollars(emr.dollars)
     );
     let stages = estimate.seconds_by_stage.iter();
     let mut rows: Vec<_> = stages.map(|(stage, seconds)| format::row([stage, &format::duration(*seconds)])).collect();
-    if let Some(seconds) = simulated_seconds {
-        rows.push(format::row(["all, simulated", &format::duration(seconds)]));
+    let mut failures = String::new();
+    if let Some(Simulation { one, runs, failure_probability }) = simulation {
+        rows.push(format::row(["all, simulated", &format::duration(one.seconds)]));
+        failures = format!(
+            "\nOf {}, {:.0} % fail because Lambda throttles calls; {} are throttled and repeated.\n",
+            format::counted(*runs, "simulated run"),
+            failure_probability * 100.0,
+            format::counted(one.throttled, "call"),
+        );
     }
-    text + &format::table(&rows, 1) + "\n" + &bill(estimate) + "\n" + &assumptions(estimate) + "\n" + &limits(estimate)
+    let bills = format!("{}\nIn a month\n{}", bill_of(&estimate.bill), bill_of(&estimate.monthly));
+    format!("{text}{}{failures}\n{bills}\n{}\n{}", format::table(&rows, 1), assumptions(estimate), limits(estimate))
 }
 
-fn bill(estimate: &Estimate) -> String {
-    let Estimate { usage, dollars, .. } = estimate;
-    let requests = format::count(usage.puts + usage.gets);
-    let stored = format!("{} a month", format::dollars(dollars.storage_per_month));
-    let rows = [
-        format::row([
-            "compute",
-            &format!("{} GB-s", format::count(usage.gb_seconds.round() as u64)),
-            &format::dollars(dollars.compute),
-        ]),
-        format::row(["invocations", &format::count(usage.invocations), &format::dollars(dollars.invocations)]),
-        format::row(["transitions", &format::count(usage.transitions), &format::dollars(dollars.transitions)]),
-        format::row(["S3 requests", &requests, &format::dollars(dollars.requests)]),
-        format::row(["storage", &format::bytes(usage.stored_bytes), &stored]),
-    ];
+/// What is billed, its price, and where the price is from. Lines of nothing are left out.
+fn bill_of(lines: &[BillLine]) -> String {
+    let billed = lines.iter().filter(|line| line.quantity > 0.0);
+    let rows: Vec<_> = billed
+        .map(|line| {
+            let quantity = match line.unit {
+                "GB" => format::bytes((line.quantity * 1e9) as u64),
+                "" => format::count(line.quantity.round() as u64),
+                unit => format!("{} {unit}", format::count(line.quantity.round() as u64)),
+            };
+            let per = match line.per {
+                1.0 => String::new(),
+                per => format!(" per {}", format::count(per as u64)),
+            };
+            let price = format!("${}{per}", line.price);
+            format::row([line.what, &quantity, &format::dollars(line.dollars), &price, &line.source])
+        })
+        .collect();
     format::table(&rows, 1)
 }
 

@@ -1,6 +1,10 @@
 //! `pomona status`
 
-use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use aws_sdk_sfn::{
     operation::describe_map_run::DescribeMapRunOutput,
@@ -21,8 +25,10 @@ use crate::{
     print_json,
 };
 
-/// Between two questions: Step Functions answers one DescribeMapRun per second.
+/// Between two questions about an execution.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two calls of DescribeMapRun, of which Step Functions answers one per second and account.
+const BETWEEN_MAP_RUNS: Duration = Duration::from_millis(1_100);
 /// Failed items of a map whose error is read.
 const FAILURES: usize = 20;
 /// Newest events that are searched for the current stage.
@@ -79,7 +85,7 @@ pub(crate) async fn status(args: StatusArgs) -> Result<()> {
     if args.follow {
         return follow(&functions, &execution, args.format.format()).await;
     }
-    show(&read(&functions, &execution).await?, args.format.format())
+    show(&read(&functions, &execution, &mut MapRuns::default()).await?, args.format.format())
 }
 
 /// Shows the progress of an execution until it ends. Fails with `Execution.Failed` when it fails.
@@ -89,9 +95,9 @@ pub(crate) async fn follow(functions: &StepFunctions, execution: &str, format: F
     if let Ok(style) = style {
         bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
     }
-    let mut last = None;
+    let (mut last, mut map_runs) = (None, MapRuns::default());
     loop {
-        let status = read(functions, execution).await?;
+        let status = read(functions, execution, &mut map_runs).await?;
         let stage = status.stage.clone().unwrap_or_else(|| "starting".to_owned());
         if let Some(map) = status.maps.iter().rev().find(|map| map.stage == stage) {
             bar.set_length(map.total);
@@ -122,7 +128,7 @@ pub(crate) async fn follow(functions: &StepFunctions, execution: &str, format: F
     }
 }
 
-async fn read(functions: &StepFunctions, execution: &str) -> Result<Status> {
+async fn read(functions: &StepFunctions, execution: &str, map_runs: &mut MapRuns) -> Result<Status> {
     let client = &functions.client;
     let described = client.describe_execution().execution_arn(execution).send().await;
     let described = described.map_err(|e| executions::failed("states:DescribeExecution", execution, e))?;
@@ -130,7 +136,7 @@ async fn read(functions: &StepFunctions, execution: &str) -> Result<Status> {
     let began = described.start_date().as_secs_f64();
     let ended = described.stop_date().map(|date| date.as_secs_f64());
     let json = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-    let (maps, failures) = maps(functions, execution, now).await?;
+    let (maps, failures) = map_runs.read(functions, execution, now).await?;
     Ok(Status {
         execution: execution.to_owned(),
         console: executions::console(execution),
@@ -156,26 +162,66 @@ async fn stage(functions: &StepFunctions, execution: &str) -> Result<Option<Stri
     Ok(entered.map(|state| state.name()).find(|name| STAGES.contains(name)).map(str::to_owned))
 }
 
-async fn maps(functions: &StepFunctions, execution: &str, now: f64) -> Result<(Vec<MapRun>, BTreeMap<String, u64>)> {
-    let client = &functions.client;
-    let mut pages = client.list_map_runs().execution_arn(execution).into_paginator().items().send();
-    let mut runs = Vec::new();
-    while let Some(run) = pages.next().await {
-        runs.push(run.map_err(|e| executions::failed("states:ListMapRuns", execution, e))?);
+/// What is known about the maps of an execution.
+#[derive(Default)]
+struct MapRuns {
+    /// Maps that have ended, by ARN. They are not asked for again.
+    ended: HashMap<String, (MapRun, BTreeMap<String, u64>)>,
+    asked: Option<Instant>,
+}
+
+impl MapRuns {
+    async fn read(
+        &mut self,
+        functions: &StepFunctions,
+        execution: &str,
+        now: f64,
+    ) -> Result<(Vec<MapRun>, BTreeMap<String, u64>)> {
+        let client = &functions.client;
+        let mut pages = client.list_map_runs().execution_arn(execution).into_paginator().items().send();
+        let mut runs = Vec::new();
+        while let Some(run) = pages.next().await {
+            runs.push(run.map_err(|e| executions::failed("states:ListMapRuns", execution, e))?);
+        }
+        runs.sort_by(|a, b| a.start_date().as_secs_f64().total_cmp(&b.start_date().as_secs_f64()));
+        let (mut maps, mut failures) = (Vec::new(), BTreeMap::new());
+        for run in runs {
+            let Some((map, failed)) = self.one(functions, &run, now).await? else { continue };
+            for (error, count) in failed {
+                *failures.entry(error).or_default() += count;
+            }
+            maps.push(map);
+        }
+        Ok((maps, failures))
     }
-    runs.sort_by(|a, b| a.start_date().as_secs_f64().total_cmp(&b.start_date().as_secs_f64()));
-    let (mut maps, mut failures) = (Vec::new(), BTreeMap::new());
-    for run in runs {
+
+    /// A map and its failures by error. None if Step Functions does not report counts.
+    async fn one(
+        &mut self,
+        functions: &StepFunctions,
+        run: &MapRunListItem,
+        now: f64,
+    ) -> Result<Option<(MapRun, BTreeMap<String, u64>)>> {
         let arn = run.map_run_arn();
-        let described = client.describe_map_run().map_run_arn(arn).send().await;
+        if let Some(known) = self.ended.get(arn) {
+            return Ok(Some(known.clone()));
+        }
+        if let Some(asked) = self.asked {
+            tokio::time::sleep_until((asked + BETWEEN_MAP_RUNS).into()).await;
+        }
+        self.asked = Some(Instant::now());
+        let described = functions.client.describe_map_run().map_run_arn(arn).send().await;
         let described = described.map_err(|e| executions::failed("states:DescribeMapRun", arn, e))?;
-        let Some(map) = MapRun::new(&run, &described, now) else { continue };
+        let Some(map) = MapRun::new(run, &described, now) else { return Ok(None) };
+        let mut failures = BTreeMap::new();
         if map.failed > 0 {
             add_failures(functions, arn, &mut failures).await?;
         }
-        maps.push(map);
+        if described.stop_date().is_some() {
+            self.ended.insert(arn.to_owned(), (map.clone(), failures.clone()));
+        }
+        Ok(Some((map, failures)))
     }
-    Ok((maps, failures))
 }
 
 /// Step Functions reports no number if there was no redrive.

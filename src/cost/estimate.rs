@@ -5,22 +5,20 @@
 
 use serde::Serialize;
 
+use super::{
+    bill::{self, BillLine},
+    limits::limits,
+    prices::{Cost, Emr, Prices, Usage},
+    schedule::{GROUP_SUMS, PLAN_MB, REDUCE_MB, time},
+};
 pub use super::{
     limits::Limit,
     schedule::{BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, Map, Schedule, Workload},
-};
-use super::{
-    limits::limits,
-    prices::{Cost, Emr, Prices, Usage},
-    schedule::{GROUP_SUMS, time},
 };
 use crate::{Error, ErrorKind, Result};
 
 /// Stored bytes per image: features and scores.
 const STORED_PER_IMAGE: f64 = 5_600.0;
-/// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
-const PLAN_MB: f64 = 1_769.0;
-const REDUCE_MB: f64 = 3_008.0;
 
 /// Requests of one kind of work.
 struct Requests {
@@ -29,8 +27,17 @@ struct Requests {
     gets: u64,
 }
 
-/// Requests of plan, of reduce, and of publish with the report, that a run of any size makes.
-const ONCE: Requests = Requests { puts: 12 + 7 + 10, gets: 3 + 1 + 9 };
+/// Requests of plan, of reduce, and of publish with the report, that a run of any size makes; and those of Step Functions,
+/// which reads three work lists and writes three files per map.
+const ONCE: Requests = Requests { puts: 12 + 7 + 10 + 9, gets: 3 + 1 + 12 + 3 };
+/// Bytes that one invocation writes to the log: its metrics, its own lines, and three lines of Lambda.
+const LOG_BYTES: u64 = 3_000;
+/// X-Ray records one request a second, and this share of the others.
+const TRACED: f64 = 0.05;
+/// Bytes of an image in the parts of a CSV, which are deleted after they are joined.
+const CSV_BYTES: f64 = 650.0;
+/// Deliveries, deletions and polls of a message, which has up to ten uploads of a second: at least two requests per upload.
+const QUEUE_REQUESTS: u64 = 2;
 /// Most parts whose scores the report reads.
 const PARTS_OF_REPORT: u64 = 32;
 
@@ -49,18 +56,37 @@ pub struct Counts {
     pub groups: u64,
     /// Projected parts; the others were copied.
     pub parts: u64,
+    /// Lines of the work lists: one per shard, or fewer with several shards each.
+    pub lines: Lines,
+}
+
+/// Lines of the work lists of the maps over shards and parts. Each is an invocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lines {
+    /// Of featurize.
+    pub featurize: u64,
+    /// Of project.
+    pub project: u64,
 }
 
 /// Requests, invocations, transitions and stored bytes of a run. `gb_seconds` is 0.
 ///
 /// `tests/aws/test_e2e.py` compares these numbers with the requests to a local S3.
 pub fn requests(run: &Counts) -> Usage {
-    let Counts { images, inferred, shards, made, groups, parts } = *run;
+    let Counts { images, inferred, shards, made, groups, parts, lines } = *run;
+    let invocations = 3 + lines.featurize + groups + lines.project;
     Usage {
         gb_seconds: 0.0,
-        invocations: 3 + made + groups + parts,
+        invocations,
         // The states of the machine, and one per child of a map.
-        transitions: 12 + made + groups + parts,
+        transitions: 11 + invocations,
+        log_bytes: invocations * LOG_BYTES,
+        traces: (invocations as f64 * TRACED).ceil() as u64,
+        // `VersionPublished`.
+        events: 1,
+        queue_requests: 0,
+        key_requests: 0,
+        noncurrent_bytes: 0,
         // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
         // parts; per part: scores and a record.
         puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 2 * parts + ONCE.puts,
@@ -81,8 +107,17 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
     let billed =
         |map: &Map, mb: f64| (map.items as f64 * map.seconds + environments(map) * time::COLD_START) * mb / 1_024.0;
     let one = |seconds: f64, mb: f64| (seconds + time::COLD_START) * mb / 1_024.0;
-    let shards = work.shards();
-    let groups = schedule.merge.items;
+    let (shards, groups) = (work.shards(), schedule.merge.items);
+    let base = requests(&Counts {
+        images: work.images,
+        inferred: work.images,
+        shards,
+        made: shards,
+        groups,
+        parts: shards,
+        lines: Lines { featurize: schedule.featurize.items, project: schedule.project.items },
+    });
+    let csv_bytes = if work.csv { (work.images as f64 * CSV_BYTES) as u64 } else { 0 };
     Usage {
         gb_seconds: one(schedule.plan, PLAN_MB)
             + billed(&schedule.featurize, f64::from(deployment.memory))
@@ -90,7 +125,15 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
             + one(schedule.reduce, REDUCE_MB)
             + billed(&schedule.project, PLAN_MB)
             + one(schedule.publish, PLAN_MB),
-        ..requests(&Counts { images: work.images, inferred: work.images, shards, made: shards, groups, parts: shards })
+        events: if work.uploads { work.images + base.events } else { base.events },
+        queue_requests: if work.uploads { work.images * QUEUE_REQUESTS } else { 0 },
+        // One request per object. A bucket key of the results bucket needs next to none.
+        key_requests: if work.image_key { work.images } else { 0 },
+        puts: base.puts + if work.csv { shards } else { 0 },
+        gets: base.gets + if work.csv { shards } else { 0 },
+        stored_bytes: base.stored_bytes + csv_bytes,
+        noncurrent_bytes: csv_bytes,
+        ..base
     }
 }
 
@@ -113,6 +156,10 @@ pub struct Estimate {
     pub usage: Usage,
     /// Cost of the usage.
     pub dollars: Cost,
+    /// The same, line by line, and without the retries that only a simulation knows.
+    pub bill: Vec<BillLine>,
+    /// What the data set and the stack cost in a month.
+    pub monthly: Vec<BillLine>,
     /// The same images on EMR.
     pub emr: Emr,
     /// Limits, in the order in which a growing number of images reaches them.
@@ -138,6 +185,8 @@ pub fn estimate(work: Workload, deployment: Deployment, prices: Prices) -> Resul
         seconds: seconds_by_stage.iter().map(|(_, seconds)| seconds).sum(),
         seconds_by_stage,
         dollars: prices.cost(&usage),
+        bill: bill::of_run(&usage, 0, &prices),
+        monthly: bill::of_month(&usage, &prices),
         emr: Emr::new(work.images, &prices),
         limits: limits(&work, &deployment, prices.map_children_per_second),
         usage,

@@ -2,10 +2,16 @@
 
 use serde::Serialize;
 
-use super::schedule::{Deployment, Schedule, Workload};
+use super::schedule::{Deployment, MB_PER_PROCESSOR, PLAN_MB, REDUCE_MB, Schedule, Workload};
 
 /// Longest time of a Lambda, seconds.
 const LAMBDA_SECONDS: f64 = 900.0;
+/// GET requests a second of one prefix.
+const PREFIX_READS: f64 = 5_500.0;
+const MIB: f64 = 1_048_576.0;
+/// Memory of a shard in the stages plan and reduce: its entry, its work, and its line of the work list.
+const BYTES_PER_SHARD: f64 = 1_000.0;
+const BYTES_PER_PART: f64 = 2_500.0;
 /// Most items of a Distributed Map.
 const MAP_ITEMS: f64 = 100e6;
 
@@ -58,16 +64,36 @@ pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> V
             remedy: "raise shard_size",
         },
         Limit {
+            what: "reduce holds the work list of all parts in memory",
+            images: (REDUCE_MB * 0.9 * MIB / BYTES_PER_PART * f64::from(work.shard_size)) as u64,
+            remedy: "raise shard_size",
+        },
+        Limit {
+            what: "plan holds the work list of all shards in memory",
+            images: (PLAN_MB * 0.9 * MIB / BYTES_PER_SHARD * f64::from(work.shard_size)) as u64,
+            remedy: "raise shard_size",
+        },
+        Limit {
             what: "a Distributed Map has at most 100 million items",
             images: (MAP_ITEMS * f64::from(work.shard_size)) as u64,
             remedy: "raise shard_size",
         },
     ];
+    let processors = f64::from(deployment.memory) / MB_PER_PROCESSOR;
+    let reads = 1e3 / work.ms_per_image * processors;
+    let functions = (PREFIX_READS / reads).ceil();
+    if f64::from(deployment.concurrency.min(deployment.account_concurrency)) > functions {
+        limits.push(Limit {
+            what: "the functions read more than 5,500 images a second, which S3 serves from one prefix until it splits it",
+            images: (functions * f64::from(work.shard_size)) as u64,
+            remedy: "nothing; throttled shards go on with the rows that they have. Images in several folders are split sooner",
+        });
+    }
     if Schedule::new(work, deployment, starts).featurize.seconds > LAMBDA_SECONDS {
         limits.push(Limit {
-            what: "one shard takes longer than 15 minutes, after which a Lambda ends",
+            what: "one shard takes longer than 15 minutes, after which a Lambda ends and another one goes on",
             images: work.shard_size.into(),
-            remedy: "lower shard_size or raise FeaturizeMemory",
+            remedy: "lower shard_size or raise FeaturizeMemory; each start costs a second",
         });
     }
     if deployment.concurrency > deployment.account_concurrency {

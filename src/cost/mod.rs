@@ -5,11 +5,14 @@
 //! use pomona::cost::{estimate::{Deployment, Workload, estimate}, prices::{Architecture, Prices}};
 //!
 //! let prices = Prices::new("us-east-1", Architecture::X86_64)?;
-//! let estimate = estimate(Workload::new(22_688), Deployment::default(), prices)?;
+//! let deployment = Deployment { concurrency: 100, ..Deployment::default() };
+//! let estimate = estimate(Workload::new(22_688), deployment, prices)?;
 //! assert!(estimate.dollars.total < 0.05 && estimate.seconds < 90.0);
 //! # Ok::<(), pomona::Error>(())
 //! ```
 
+pub mod batches;
+pub mod bill;
 pub mod estimate;
 mod limits;
 pub mod prices;

@@ -13,7 +13,29 @@ const STAND_IN: &str = "us-east-1";
 #[derive(Debug, Deserialize)]
 struct Table {
     date: String,
+    sources: Sources,
     regions: BTreeMap<String, Row>,
+}
+
+/// Pages of AWS with the prices of each service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// AWS Lambda.
+    pub lambda: String,
+    /// Step Functions.
+    pub states: String,
+    /// Amazon S3.
+    pub s3: String,
+    /// CloudWatch: logs, metrics, alarms, dashboards.
+    pub cloudwatch: String,
+    /// EventBridge.
+    pub events: String,
+    /// Amazon SQS.
+    pub sqs: String,
+    /// AWS KMS.
+    pub kms: String,
+    /// AWS X-Ray.
+    pub xray: String,
 }
 
 /// Prices of one region in dollars.
@@ -28,6 +50,14 @@ struct Row {
     s3_gb_month: Option<f64>,
     emr_node_hour: Option<f64>,
     map_children_per_second: Option<f64>,
+    logs_gb: Option<f64>,
+    metric_month: Option<f64>,
+    alarm_month: Option<f64>,
+    dashboard_month: Option<f64>,
+    events_million: Option<f64>,
+    sqs_million_requests: Option<f64>,
+    kms_ten_thousand_requests: Option<f64>,
+    xray_million_traces: Option<f64>,
 }
 
 /// Processor architecture of the functions.
@@ -72,6 +102,24 @@ pub struct Prices {
     pub gb_month: f64,
     /// An m5.xlarge of an EMR cluster, including EMR's fee, per hour.
     pub emr_node_hour: f64,
+    /// Log ingestion, per 10^9 bytes.
+    pub logs_gb: f64,
+    /// A custom metric that is sent in every hour of a month.
+    pub metric_month: f64,
+    /// An alarm, per month.
+    pub alarm_month: f64,
+    /// A dashboard, per month.
+    pub dashboard_month: f64,
+    /// Events of S3 and of Pomona on EventBridge, per million.
+    pub million_events: f64,
+    /// Requests to SQS, per million.
+    pub million_queue_requests: f64,
+    /// Requests to KMS, per ten thousand.
+    pub ten_thousand_key_requests: f64,
+    /// Recorded traces of X-Ray, per million.
+    pub million_traces: f64,
+    /// Where the prices are from.
+    pub sources: Sources,
     /// Quota, not a price: child executions of a Distributed Map that start per second.
     pub map_children_per_second: f64,
     /// Names of the prices that the table does not have for this region. They are those of us-east-1.
@@ -118,6 +166,15 @@ impl Prices {
             gb_month: price("S3 storage", |row| row.s3_gb_month)?,
             emr_node_hour: price("EMR", |row| row.emr_node_hour)?,
             map_children_per_second: price("map starts", |row| row.map_children_per_second)?,
+            logs_gb: price("logs", |row| row.logs_gb)?,
+            metric_month: price("metrics", |row| row.metric_month)?,
+            alarm_month: price("alarms", |row| row.alarm_month)?,
+            dashboard_month: price("dashboards", |row| row.dashboard_month)?,
+            million_events: price("EventBridge", |row| row.events_million)?,
+            million_queue_requests: price("SQS", |row| row.sqs_million_requests)?,
+            ten_thousand_key_requests: price("KMS", |row| row.kms_ten_thousand_requests)?,
+            million_traces: price("X-Ray", |row| row.xray_million_traces)?,
+            sources: table.sources.clone(),
             date: table.date.clone(),
             region: region.to_owned(),
             architecture,
@@ -133,9 +190,25 @@ impl Prices {
             transitions: usage.transitions as f64 / 1e3 * self.thousand_transitions,
             requests: usage.puts as f64 / 1e3 * self.thousand_puts + usage.gets as f64 / 1e3 * self.thousand_gets,
             total: 0.0,
+            logs: usage.log_bytes as f64 / 1e9 * self.logs_gb,
+            traces: usage.traces as f64 / 1e6 * self.million_traces,
+            events: usage.events as f64 / 1e6 * self.million_events
+                + usage.queue_requests as f64 / 1e6 * self.million_queue_requests,
+            keys: usage.key_requests as f64 / 1e4 * self.ten_thousand_key_requests,
             storage_per_month: usage.stored_bytes as f64 / 1e9 * self.gb_month,
+            noncurrent_per_month: usage.noncurrent_bytes as f64 / 1e9 * self.gb_month,
         };
-        Cost { total: cost.compute + cost.invocations + cost.transitions + cost.requests, ..cost }
+        let parts = [
+            cost.compute,
+            cost.invocations,
+            cost.transitions,
+            cost.requests,
+            cost.logs,
+            cost.traces,
+            cost.events,
+            cost.keys,
+        ];
+        Cost { total: parts.iter().sum(), ..cost }
     }
 }
 
@@ -157,8 +230,20 @@ pub struct Usage {
     pub puts: u64,
     /// GET requests to S3.
     pub gets: u64,
+    /// Bytes of log lines.
+    pub log_bytes: u64,
+    /// Traces that X-Ray records.
+    pub traces: u64,
+    /// Events on EventBridge.
+    pub events: u64,
+    /// Requests to SQS.
+    pub queue_requests: u64,
+    /// Requests to KMS.
+    pub key_requests: u64,
     /// Size of the data set in bytes.
     pub stored_bytes: u64,
+    /// Bytes of deleted and overwritten objects, which the bucket keeps for `RunRetentionDays`.
+    pub noncurrent_bytes: u64,
 }
 
 /// Cost in dollars.
@@ -172,10 +257,20 @@ pub struct Cost {
     pub transitions: f64,
     /// S3 requests.
     pub requests: f64,
-    /// Sum of the four items above.
+    /// Log ingestion.
+    pub logs: f64,
+    /// Traces.
+    pub traces: f64,
+    /// EventBridge and SQS.
+    pub events: f64,
+    /// KMS.
+    pub keys: f64,
+    /// Sum of the items above.
     pub total: f64,
     /// Storing the data set for a month; not part of `total`.
     pub storage_per_month: f64,
+    /// Storing deleted and overwritten objects for a month; not part of `total`.
+    pub noncurrent_per_month: f64,
 }
 
 /// Time and cost of the same images on EMR: a cluster of three m5.xlarge, one of them the primary node, with PySpark and
@@ -213,7 +308,8 @@ mod tests {
     #[test]
     fn a_missing_price_is_borrowed_and_named() {
         let paris = Prices::new("eu-west-3", Architecture::X86_64).unwrap();
-        assert_eq!(paris.borrowed, ["Lambda x86_64", "Step Functions", "EMR"]);
+        let of_watching = ["logs", "metrics", "alarms", "dashboards", "EventBridge", "SQS", "KMS", "X-Ray"];
+        assert_eq!(paris.borrowed, [["Lambda x86_64", "Step Functions", "EMR"].as_slice(), &of_watching].concat());
         assert_eq!(paris.thousand_gets, 0.00042);
         assert!(Prices::new("us-east-1", Architecture::Arm64).unwrap().borrowed.is_empty());
         let error = Prices::new("mars-1", Architecture::Arm64).unwrap_err();
@@ -237,11 +333,18 @@ mod tests {
             transitions: 2_000,
             puts: 1_000,
             gets: 10_000,
+            log_bytes: 3_000_000_000,
+            traces: 100_000,
+            events: 2_000_000,
+            queue_requests: 1_000_000,
+            key_requests: 20_000,
             stored_bytes: 2_000_000_000,
+            noncurrent_bytes: 1_000_000_000,
         };
         let cost = prices.cost(&usage);
-        let expected = 1.000_002 + 0.20 + 0.05 + 0.005 + 0.004;
+        let expected = 1.000_002 + 0.20 + 0.05 + 0.005 + 0.004 + 1.5 + 0.5 + 2.4 + 0.06;
         assert!((cost.total - expected).abs() < 1e-9, "{cost:?}");
         assert!((cost.storage_per_month - 0.046).abs() < 1e-9);
+        assert!((cost.noncurrent_per_month - 0.023).abs() < 1e-9);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     Result,
     cost::{
-        estimate::{self, Counts, Deployment, Workload},
+        estimate::{self, Counts, Deployment, Lines, Workload},
         prices::{Architecture, Cost, Emr, Prices, Usage},
     },
     dataset::{Checksum, Manifest, timing::Timing},
@@ -120,6 +120,7 @@ impl Receipt {
             made: figures.shards_computed,
             groups,
             parts: pieces("project"),
+            lines: Lines { featurize: pieces("featurize"), project: pieces("project") },
         };
         let usage = match at {
             Place::Lambda { .. } => {

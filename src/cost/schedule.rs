@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::batches;
 use crate::dataset::shard::{DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS};
 
 /// Milliseconds per image on one processor of a Lambda: reading, decoding, features and sums.
@@ -35,6 +36,9 @@ pub(super) mod time {
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
 }
+/// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
+pub(super) const PLAN_MB: f64 = 1_769.0;
+pub(super) const REDUCE_MB: f64 = 3_008.0;
 /// Bytes per second that one function reads from S3.
 const S3_BANDWIDTH: f64 = 75e6;
 /// Bytes of the features of an image, and of the sums of a group, for 1,280 features.
@@ -54,6 +58,12 @@ pub struct Workload {
     pub ms_per_image: f64,
     /// Mean number of images per shard.
     pub shard_size: u32,
+    /// Whether the run writes a CSV.
+    pub csv: bool,
+    /// Whether uploads start the run: one event per image.
+    pub uploads: bool,
+    /// Whether the images are encrypted with a customer managed key: one request to KMS per image.
+    pub image_key: bool,
 }
 
 impl Workload {
@@ -64,6 +74,9 @@ impl Workload {
             bytes_per_image: BYTES_PER_IMAGE,
             ms_per_image: MS_PER_IMAGE,
             shard_size: DEFAULT_SHARD_SIZE_ON_AWS,
+            csv: false,
+            uploads: false,
+            image_key: false,
         }
     }
 
@@ -87,11 +100,13 @@ pub struct Deployment {
     pub concurrency: u32,
     /// Lambda concurrency quota of the account in the region.
     pub account_concurrency: u32,
+    /// Percentage of shards that may fail: `ToleratedShardFailurePercent` of the template.
+    pub tolerated_percent: f64,
 }
 
 impl Default for Deployment {
     fn default() -> Self {
-        Deployment { memory: 1_769, concurrency: 100, account_concurrency: 1_000 }
+        Deployment { memory: 1_769, concurrency: 8, account_concurrency: 1_000, tolerated_percent: 1.0 }
     }
 }
 
@@ -129,13 +144,13 @@ impl Map {
 pub struct Schedule {
     /// Seconds of the function `plan`.
     pub plan: f64,
-    /// One item per shard.
+    /// One item per shard, or per batch of shards.
     pub featurize: Map,
     /// One item per group of shards.
     pub merge: Map,
     /// Seconds of the function `reduce`.
     pub reduce: f64,
-    /// One item per shard.
+    /// One item per shard, or per batch of shards.
     pub project: Map,
     /// Seconds of the function `publish`.
     pub publish: f64,
@@ -151,13 +166,20 @@ impl Schedule {
         let groups = work.groups();
         let (group_rows, group_shards) = (images / groups as f64, shards as f64 / groups as f64);
         let map = |items, seconds| Map { items, seconds, concurrency, starts };
+        // A line of a large work list stands for several shards.
+        let batched = |size: u64, seconds: f64| {
+            let own = if size > 1 { time::REQUEST } else { 0.0 };
+            map(shards.div_ceil(size), (shards as f64 / shards.div_ceil(size) as f64) * seconds + own)
+        };
+        let of_featurize = batches::of_featurize(shards, work.shard_size, deployment.concurrency);
+        let of_project = batches::of_project(shards, work.shard_size, deployment.concurrency);
         let records = |n: f64| n / READERS * time::REQUEST;
         // Files are read while the model runs; the slower of the two decides.
         let model = work.ms_per_image / 1e3 / processors;
         let network = work.bytes_per_image as f64 / S3_BANDWIDTH;
         Schedule {
             plan: (images / 1e3).ceil() * time::LIST + images * time::PLAN_OBJECT + 6.0 * time::REQUEST,
-            featurize: map(shards, rows * model.max(network) + 6.0 * time::REQUEST),
+            featurize: batched(of_featurize, rows * model.max(network) + 6.0 * time::REQUEST),
             merge: map(
                 groups,
                 group_rows * (FEATURES / S3_BANDWIDTH + time::SUM_IMAGE)
@@ -169,7 +191,7 @@ impl Schedule {
                 + groups as f64 * GROUP_SUMS / S3_BANDWIDTH
                 + time::EIGEN
                 + 8.0 * time::REQUEST,
-            project: map(shards, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
+            project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
             publish: records(shards as f64) + 8.0 * time::REQUEST,
         }
     }

@@ -15,9 +15,10 @@ use super::{
 /// Execution environments that Lambda starts for one function within [`SCALING_PERIOD`].
 const NEW_ENVIRONMENTS: u32 = 1_000;
 const SCALING_PERIOD: Moment = 10_000_000;
-/// Seconds that a throttled call waits, as in the state machine: doubled up to a limit, with full jitter.
-const FIRST_WAIT: f64 = 2.0;
-const LONGEST_WAIT: f64 = 60.0;
+/// How the state machine repeats a throttled call: a wait in seconds that doubles up to a limit, with full jitter.
+const THROTTLED_RETRIES: u32 = 100;
+const FIRST_WAIT: f64 = 1.0;
+const LONGEST_WAIT: f64 = 30.0;
 /// Items take between 1 - `SPREAD` and 1 + `SPREAD` times their mean, because shards differ in size and functions in
 /// speed.
 const SPREAD: f64 = 0.3;
@@ -33,16 +34,58 @@ pub struct Simulated {
     pub cold: u64,
     /// Billed seconds of the functions of all maps.
     pub billed: f64,
+    /// Items whose calls were throttled after all retries.
+    pub failed: u64,
+    /// Whether the run fails: more items failed than a map tolerates.
+    pub fails: bool,
+}
+
+/// How throttled calls are repeated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retrier {
+    /// Repetitions, at most.
+    pub retries: u32,
+    /// First wait in seconds. The following ones double.
+    pub first: f64,
+    /// Longest wait in seconds.
+    pub longest: f64,
+}
+
+impl Default for Retrier {
+    /// That of the state machine.
+    fn default() -> Self {
+        Retrier { retries: THROTTLED_RETRIES, first: FIRST_WAIT, longest: LONGEST_WAIT }
+    }
+}
+
+/// The share of `runs` simulated runs that fail.
+pub fn failure_probability(schedule: &Schedule, deployment: &Deployment, prices: &Prices, runs: u64) -> f64 {
+    let failed = (0..runs).filter(|seed| run(schedule, deployment, prices, *seed).fails).count();
+    failed as f64 / runs.max(1) as f64
 }
 
 /// Simulates a whole run; the same seed gives the same result. The functions of the run are the only ones of the account.
 pub fn run(schedule: &Schedule, deployment: &Deployment, prices: &Prices, seed: u64) -> Simulated {
+    run_with(schedule, deployment, prices, Retrier::default(), seed)
+}
+
+/// [`run`] with another retrier.
+pub fn run_with(
+    schedule: &Schedule,
+    deployment: &Deployment,
+    prices: &Prices,
+    retrier: Retrier,
+    seed: u64,
+) -> Simulated {
     let mut random = Rng::with_seed(seed);
     let account = deployment.account_concurrency;
     let mut total = Simulated { seconds: Schedule::one(schedule.plan), ..Simulated::default() };
-    for stage in [schedule.featurize, schedule.merge, schedule.project] {
+    let tolerated = deployment.tolerated_percent / 100.0;
+    for (stage, tolerated) in [(schedule.featurize, tolerated), (schedule.merge, 0.0), (schedule.project, 0.0)] {
         let stage = Map { starts: prices.map_children_per_second, concurrency: deployment.concurrency, ..stage };
-        let one = map(&stage, account, &mut random);
+        let one = map(&stage, account, retrier, &mut random);
+        total.failed += one.failed;
+        total.fails |= one.failed as f64 > tolerated * stage.items as f64;
         total.seconds += one.seconds;
         total.throttled += one.throttled;
         total.cold += one.cold;
@@ -53,11 +96,12 @@ pub fn run(schedule: &Schedule, deployment: &Deployment, prices: &Prices, seed: 
 }
 
 /// Simulates one map. `account` is the Lambda concurrency of the account.
-pub fn map(map: &Map, account: u32, random: &mut Rng) -> Simulated {
+pub fn map(map: &Map, account: u32, retrier: Retrier, random: &mut Rng) -> Simulated {
     let events = BinaryHeap::from([Reverse((0, Event::Start))]);
     let environments = Environments { account, running: 0, warm: 0, period: 0, started: 0 };
     let simulation = MapSimulation {
         map,
+        retrier,
         random,
         events,
         environments,
@@ -133,6 +177,7 @@ impl Environments {
 
 struct MapSimulation<'a> {
     map: &'a Map,
+    retrier: Retrier,
     random: &'a mut Rng,
     events: BinaryHeap<Reverse<(Moment, Event)>>,
     environments: Environments,
@@ -174,9 +219,13 @@ impl MapSimulation<'_> {
 
     fn call(&mut self, now: Moment, attempt: u32) {
         let start_up = match self.environments.call(now) {
+            Call::Throttled if attempt > self.retrier.retries => {
+                self.result.failed += 1;
+                return self.place_is_free(now);
+            }
             Call::Throttled => {
                 self.result.throttled += 1;
-                let longest = (FIRST_WAIT * 2f64.powi(attempt.min(20) as i32 - 1)).min(LONGEST_WAIT);
+                let longest = (self.retrier.first * 2f64.powi(attempt.min(20) as i32 - 1)).min(self.retrier.longest);
                 let wait = moment(self.random.f64() * longest).max(1);
                 return self.push(now + wait, Event::Call(attempt + 1));
             }
@@ -193,6 +242,10 @@ impl MapSimulation<'_> {
 
     fn end(&mut self, now: Moment) {
         self.environments.end();
+        self.place_is_free(now);
+    }
+
+    fn place_is_free(&mut self, now: Moment) {
         self.open -= 1;
         self.result.seconds = now as f64 / 1e6;
         if std::mem::take(&mut self.waits_for_place) {

@@ -5,7 +5,7 @@ use super::{
     estimate::estimate,
     prices::{Architecture, Prices},
     schedule::{Deployment, Map, Schedule, Workload, time},
-    simulate,
+    simulate::{self, Retrier},
 };
 use crate::ErrorKind;
 
@@ -46,12 +46,57 @@ proptest! {
     #[test]
     fn a_simulated_map_ends(items in 0u64..3_000, seconds in 0.01f64..30.0, concurrency in 1u32..200, account in 1u32..100) {
         let map = Map { items, seconds, concurrency, starts: 100.0 };
-        let simulated = simulate::map(&map, account, &mut Rng::with_seed(7));
+        let simulated = simulate::map(&map, account, endless(), &mut Rng::with_seed(7));
+        prop_assert_eq!(simulated.failed, 0);
         let work = items as f64 * seconds;
         prop_assert!(simulated.billed >= 0.65 * work && simulated.cold <= items.min(account.into()));
         let places = f64::from(concurrency.min(account));
         prop_assert!(simulated.seconds >= 0.65 * work / places);
     }
+}
+
+fn endless() -> Retrier {
+    Retrier { retries: u32::MAX, ..Retrier::default() }
+}
+
+/// A new account may run 10 functions at a time. The first release had MaxConcurrency 100, and gave up after five retries.
+#[test]
+fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
+    // 23 shards.
+    let work = Workload::new(23 * 256);
+    let failed = |deployment: Deployment, retrier: Retrier| {
+        let schedule = Schedule::new(&work, &deployment, prices().map_children_per_second);
+        let run = |seed| simulate::run_with(&schedule, &deployment, &prices(), retrier, seed);
+        (0..500).filter(|seed| run(*seed).fails).count()
+    };
+    let new_account = Deployment { account_concurrency: 10, ..Deployment::default() };
+    let wide = Deployment { concurrency: 100, ..new_account };
+    let before = Retrier { retries: 5, first: 2.0, longest: 60.0 };
+    let share = failed(wide, before) as f64 / 500.0;
+    assert!(share > 0.2, "{share} of the runs fail with five retries");
+    assert_eq!(failed(wide, Retrier::default()), 0);
+    assert_eq!(failed(new_account, Retrier::default()), 0);
+    let schedule = Schedule::new(&work, &wide, prices().map_children_per_second);
+    assert_eq!(simulate::failure_probability(&schedule, &wide, &prices(), 100), 0.0);
+    // By default, there is no throttling.
+    assert_eq!(simulate::run(&schedule, &new_account, &prices(), 1).throttled, 0);
+}
+
+#[test]
+fn every_line_of_the_bill_has_a_price_and_a_source_and_they_add_up() {
+    let all = Workload { csv: true, uploads: true, image_key: true, ..Workload::new(1_000_000) };
+    let estimate = estimate(all, Deployment::default(), prices()).unwrap();
+    for line in estimate.bill.iter().chain(&estimate.monthly) {
+        assert!(line.price > 0.0 && line.per >= 1.0 && line.source.starts_with("aws.amazon.com/"), "{line:?}");
+        assert!(line.dollars > 0.0 || line.what.starts_with("retries"), "{line:?}");
+    }
+    let total: f64 = estimate.bill.iter().map(|line| line.dollars).sum();
+    assert!((total - estimate.dollars.total).abs() < 1e-9, "{total} and {:?}", estimate.dollars);
+    // A key of one's own costs more than the requests that it belongs to.
+    let dollars = |what: &str| estimate.bill.iter().find(|line| line.what == what).unwrap().dollars;
+    assert!(dollars("key requests") > dollars("S3 GET"));
+    let plain = super::estimate::estimate(Workload::new(1_000_000), Deployment::default(), prices()).unwrap();
+    assert!(plain.dollars.total < estimate.dollars.total - 4.0);
 }
 
 fn simulate_tail(schedule: &Schedule) -> f64 {
@@ -61,9 +106,9 @@ fn simulate_tail(schedule: &Schedule) -> f64 {
 #[test]
 fn a_map_beyond_the_accounts_quota_is_throttled_and_ends() {
     let map = Map { items: 500, seconds: 5.0, concurrency: 100, starts: 100.0 };
-    let free = simulate::map(&map, 1_000, &mut Rng::with_seed(1));
-    let bounded = simulate::map(&map, 10, &mut Rng::with_seed(1));
-    let over = Deployment { account_concurrency: 10, ..Deployment::default() };
+    let free = simulate::map(&map, 1_000, endless(), &mut Rng::with_seed(1));
+    let bounded = simulate::map(&map, 10, endless(), &mut Rng::with_seed(1));
+    let over = Deployment { concurrency: 100, account_concurrency: 10, ..Deployment::default() };
     let limits = estimate(Workload::new(100_000), over, prices()).unwrap().limits;
     assert!(limits[0].what.starts_with("MaxConcurrency") && limits[0].images == 2_560, "{limits:?}");
     assert_eq!(free.throttled, 0);
@@ -73,7 +118,8 @@ fn a_map_beyond_the_accounts_quota_is_throttled_and_ends() {
 
 #[test]
 fn the_first_user_pays_cents() {
-    let estimate = estimate(Workload::new(22_688), Deployment::default(), prices()).unwrap();
+    let deployment = Deployment { concurrency: 100, ..Deployment::default() };
+    let estimate = estimate(Workload::new(22_688), deployment, prices()).unwrap();
     assert_eq!(estimate.shards, 89);
     assert!(estimate.dollars.total < 0.05, "{estimate:?}");
     assert!(estimate.seconds < 90.0, "{estimate:?}");

@@ -241,6 +241,16 @@ pub fn run(run: &RunId, name: &str) -> String {
     format!("{}{name}", run_folder(run))
 }
 
+/// Key of the list of batches of a work list, whose key ends with `.jsonl`.
+pub fn batches_of(work_list: &str) -> String {
+    format!("{}-batches.jsonl", work_list.trim_end_matches(".jsonl"))
+}
+
+/// Prefix for the results of the maps of a run, which Step Functions writes.
+pub fn map_results(id: &RunId) -> String {
+    run(id, "maps")
+}
+
 /// Folder of a run, with `/` at its end.
 pub fn run_folder(run: &RunId) -> String {
     format!("{RUNS}{run}/")

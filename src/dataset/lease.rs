@@ -18,6 +18,7 @@ use super::{
     expect_output,
     holder::{Holder, Mark},
     keys::{self, LOCK},
+    record::damaged,
     to_json,
 };
 use crate::{
@@ -153,6 +154,28 @@ pub(crate) async fn enter(output: &dyn Store, run: &RunId, execution: Option<&st
         return Err(busy("a vacuum is in progress", &whose).context("output", output.location()));
     }
     Ok(())
+}
+
+/// Checks that no vacuum has taken files of a run that has failed and goes on, and that none does so now. Call it before the
+/// run publishes.
+///
+/// Fails with `Dataset.Corrupt` if a vacuum has deleted the mark: it found the execution of the run failed, and the run may
+/// use files that the vacuum has deleted. Fails with `Dataset.Busy` during a vacuum.
+pub(crate) async fn expect_mark(output: &dyn Store, run: &RunId) -> Result<()> {
+    // In this order: a vacuum takes its lock before it deletes marks.
+    let locked = locked_by(output).await?;
+    let key = keys::started(run);
+    let Some(mark) = store::get_opt(output, &key).await? else {
+        return Err(damaged("a vacuum has ended this run after it failed; run again", &key));
+    };
+    let holder = serde_json::from_slice::<Mark>(&mark).ok().and_then(|mark| mark.holder);
+    match (locked, holder) {
+        // Of a process, the vacuum sees that it lives. An execution can have failed when the vacuum looked.
+        (Some(whose), Some(Holder::Execution { .. })) => {
+            Err(busy("a vacuum is in progress", &whose).context("output", output.location()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Deletes the mark of a run.

@@ -94,6 +94,8 @@ impl Remake {
 enum Class {
     /// ASCII letters and digits.
     Id,
+    /// ASCII letters, digits, `-` and `_`.
+    Name,
     /// A `u64` with leading zeros up to this number of digits.
     Number(usize),
     /// A [`RunId`].
@@ -106,6 +108,8 @@ enum Class {
 const PLACEHOLDERS: &[(&str, Class)] = &[
     ("id", Class::Id),
     ("name", Class::Id),
+    ("map", Class::Name),
+    ("result", Class::Name),
     ("version", Class::Number(8)),
     ("group", Class::Number(5)),
     ("part", Class::Number(5)),
@@ -125,6 +129,7 @@ impl Class {
     fn has(self, c: char) -> bool {
         match self {
             Class::Id => c.is_ascii_alphanumeric(),
+            Class::Name => c.is_ascii_alphanumeric() || matches!(c, '-' | '_'),
             Class::Number(_) => c.is_ascii_digit(),
             Class::Run | Class::Label => c != '/',
         }
@@ -133,7 +138,7 @@ impl Class {
     /// Whether these characters are a value, in the only way to write it.
     fn accepts(self, value: &str) -> bool {
         match self {
-            Class::Id | Class::Label => !value.is_empty(),
+            Class::Id | Class::Name | Class::Label => !value.is_empty(),
             Class::Run => RunId::is_name(value),
             Class::Number(digits) => {
                 let padded = value.len() == digits || value.len() > digits && !value.starts_with('0');
@@ -295,11 +300,17 @@ kinds! {
         SWEPT;
     /// The work list of featurize.
     RUN_WORK = "run-work", "runs/{run}/featurize.jsonl", by "plan", from "run-plan", holds [paths], Record, SWEPT;
+    /// Lines of the work list of featurize that one function works on.
+    RUN_WORK_BATCHES = "run-work-batches", "runs/{run}/featurize-batches.jsonl", by "plan", from "run-plan", holds [],
+        Record, SWEPT;
     /// The work list of merge.
     RUN_MERGES = "run-merges", "runs/{run}/merge.jsonl", by "plan", from "run-plan", holds [paths], Record, SWEPT;
     /// The work list of project.
     RUN_PROJECTIONS = "run-projections", "runs/{run}/project.jsonl", by "reduce", from "run-reduced", holds [paths],
         Record, SWEPT;
+    /// Lines of the work list of project that one function works on.
+    RUN_PROJECTION_BATCHES = "run-projection-batches", "runs/{run}/project-batches.jsonl", by "reduce", from "run-reduced",
+        holds [], Record, SWEPT;
     /// The record of a shard that the run computed.
     RUN_FEATURIZED = "run-featurized", "runs/{run}/featurized/{id}.json", by "featurize", from "run-work",
         holds [paths], Record, SWEPT;
@@ -316,6 +327,9 @@ kinds! {
         Record, SWEPT;
     /// The rows of a part as CSV, before all parts are joined.
     RUN_CSV = "run-csv", "runs/{run}/csv/{part}.csv", by "project", from "run-projections", holds [paths vectors], Record,
+        SWEPT;
+    /// What the functions of a map answered, or why they failed. Step Functions writes it; nothing reads it.
+    RUN_MAP = "run-map", "runs/{run}/maps/{map}/{result}.json", by "Step Functions", from ITS_KEY, holds [paths], Record,
         SWEPT;
     /// The table of rejects of the run.
     RUN_REJECTS = "run-rejects", "runs/{run}/rejects.parquet", by "reduce", from ITS_KEY, holds [paths], Record, SWEPT;

@@ -22,6 +22,8 @@ pub enum Reason {
     TooLarge,
     /// The store refused access.
     NoPermission,
+    /// The object is in an archive from which it must be restored first.
+    Archived,
     /// The object could not be read for another reason, such as a network failure.
     Unreadable,
     /// A feature is NaN or infinite.
@@ -32,7 +34,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Empty,
         Reason::NotAnImage,
         Reason::UnsupportedFormat,
@@ -40,6 +42,7 @@ impl Reason {
         Reason::Corrupt,
         Reason::TooLarge,
         Reason::NoPermission,
+        Reason::Archived,
         Reason::Unreadable,
         Reason::NotFinite,
         Reason::OutOfRange,
@@ -55,6 +58,7 @@ impl Reason {
             Reason::Corrupt => "corrupt",
             Reason::TooLarge => "too_large",
             Reason::NoPermission => "no_permission",
+            Reason::Archived => "archived",
             Reason::Unreadable => "unreadable",
             Reason::NotFinite => "not_finite",
             Reason::OutOfRange => "out_of_range",
@@ -68,7 +72,7 @@ impl Reason {
 
     /// Whether a later read of the same (key, etag) can succeed. The next run tries again.
     pub fn may_pass(self) -> bool {
-        matches!(self, Reason::NoPermission | Reason::Unreadable)
+        matches!(self, Reason::NoPermission | Reason::Archived | Reason::Unreadable)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Features of one shard.
 //!
 //! Reads the shard's lines of `runs/<run>/objects-*.jsonl`, its images, and the features of shards whose rows can be
-//! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When the run is stopped, it writes the rows so
-//! far to `partials/<shard>.parquet` and `.json`, which the next run copies from.
+//! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When it is stopped or the store fails, it writes the
+//! rows so far to `partials/<shard>.parquet` and `.json`, which the next call copies from.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,6 +29,7 @@ use crate::{
         tables::{self, Compression, FeatureRows},
         timing::Timer,
     },
+    ids::ShardId,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::{ExtractorInfo, WorkerPool},
     pca::moments::ShardMoments,
@@ -57,8 +58,8 @@ enum Row {
 
 /// Computes one shard and writes its files.
 ///
-/// Fails with `Run.Interrupted` after `stop` is cancelled; the rows computed so far are kept for the next run. Also fails
-/// when a store fails. An image that cannot be read or decoded is a reject, not an error, unless most images of the shard
+/// Fails with `Run.Interrupted` after `stop` is cancelled. Also fails when a store fails, for example because it throttles
+/// reads. In both cases, the rows computed so far are kept for the next call. An image that cannot be read or decoded is a reject, not an error, unless most images of the shard
 /// cannot be read because the store is down.
 pub async fn featurize(
     stores: &Stores,
@@ -100,15 +101,13 @@ pub(crate) async fn featurize_and_sum(
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
     let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, compression, monitor, stop };
-    let rows = maker.rows(&objects).await?;
+    let (rows, failure) = maker.rows(&objects).await;
     let base_is_unknown = maker.earlier.base_is_unknown;
-    if rows.objects < objects.len() {
-        if !rows.table.is_empty() {
-            let (info, compression, mut rows) = (workers.extractor().info(), rows.compression, rows);
-            let table = tables::write_features(rows.take_table(info.columns)?, info.id.as_str(), compression)?;
-            keep_partial(output, &planned, table).await?;
-        }
-        return Err(stopped().context("shard", &planned));
+    if let Some(failure) = failure {
+        let kept = keep(output, workers.extractor().info(), &planned, rows).await;
+        // A store that fails is the first error to report.
+        return Err(if failure.is(ErrorKind::RunInterrupted) { kept.err().unwrap_or(failure) } else { failure }
+            .context("shard", &planned));
     }
     let counts = rows.counts;
     let (record, moments) = write_shard(output, workers, &objects, rows, sums).await?;
@@ -129,6 +128,16 @@ pub(crate) async fn featurize_and_sum(
     output.delete(&keys::partial_record(&planned)).await?;
     output.delete(&keys::partial(&planned)).await?;
     Ok((featurized, moments))
+}
+
+/// Keeps the rows of a shard that is not finished for the next call.
+async fn keep(output: &dyn Store, extractor: &ExtractorInfo, shard: &ShardId, mut rows: ShardRows) -> Result<()> {
+    if rows.counts.inferred == 0 {
+        return Ok(());
+    }
+    let compression = rows.compression;
+    let table = tables::write_features(rows.take_table(extractor.columns)?, extractor.id.as_str(), compression)?;
+    keep_partial(output, shard, table).await
 }
 
 /// Numbers of rows by origin, and compared with the base version.
@@ -234,17 +243,18 @@ struct RowMaker<'a> {
 }
 
 impl RowMaker<'_> {
-    /// The rows of the objects, in their order; after a stop, only the first of them.
-    async fn rows(&self, objects: &[Object]) -> Result<ShardRows> {
+    /// The rows of the objects, in their order; after an error or a stop, only the first of them.
+    async fn rows(&self, objects: &[Object]) -> (ShardRows, Option<Error>) {
         let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), self.compression, objects.len());
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
         let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
         let mut outage = None;
         while let Some(answer) = answers.next().await {
-            let row = match answer? {
-                None => break,
-                Some(Row::Unavailable(error)) if rows.unavailable >= OUTAGE => return Err(error),
-                Some(row) => row,
+            let row = match answer {
+                Err(error) => return (rows, Some(error)),
+                Ok(None) => return (rows, Some(stopped())),
+                Ok(Some(Row::Unavailable(error))) if rows.unavailable >= OUTAGE => return (rows, Some(error)),
+                Ok(Some(row)) => row,
             };
             if let Row::Unavailable(error) = &row {
                 outage = Some(
@@ -256,8 +266,8 @@ impl RowMaker<'_> {
         }
         match outage {
             // One object says nothing about the store.
-            Some(error) if rows.unavailable > 1 && rows.unavailable * 2 > objects.len() => Err(error),
-            _ => Ok(rows),
+            Some(error) if rows.unavailable > 1 && rows.unavailable * 2 > objects.len() => (rows, Some(error)),
+            _ => (rows, None),
         }
     }
 
@@ -293,8 +303,7 @@ impl RowMaker<'_> {
         let file = match in_time(self.input.get_listed(object), &object.key, deadline).await {
             Ok(file) => file,
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
-            Err(e) if e.is(ErrorKind::StoreDenied) => return Ok(Row::Rejected(Reject::new(Reason::NoPermission, e))),
-            Err(e) => return Ok(Row::Rejected(Reject::new(Reason::Unreadable, e))),
+            Err(e) => return Ok(Row::Rejected(Reject::new(reason_of(e.kind()), e))),
         };
         let content = Some(sha256(&file));
         if let Some(earlier) = earlier {
@@ -304,6 +313,15 @@ impl RowMaker<'_> {
             Ok(values) => Row::Inferred(Features { values, content }),
             Err(reject) => Row::Rejected(reject),
         })
+    }
+}
+
+/// Why an object cannot be read, after an error that a retry does not mend.
+fn reason_of(kind: ErrorKind) -> Reason {
+    match kind {
+        ErrorKind::StoreDenied => Reason::NoPermission,
+        ErrorKind::StoreArchived => Reason::Archived,
+        _ => Reason::Unreadable,
     }
 }
 

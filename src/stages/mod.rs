@@ -15,6 +15,7 @@
 //!
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
+mod batch;
 mod earlier;
 mod featurize;
 mod listing;
@@ -29,6 +30,7 @@ mod reuse;
 
 use std::sync::Arc;
 
+pub use batch::{Batch, Line, PartsDone, ShardsDone, featurize_batch, project_batch};
 pub use featurize::featurize;
 pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
 pub use merge::merge;

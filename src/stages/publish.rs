@@ -15,8 +15,8 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures, contents, inbox,
-        keys, lease,
+        self, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures, VersionState,
+        contents, inbox, keys, lease,
         record::{Hasher, damaged},
         timing::now,
     },
@@ -27,32 +27,67 @@ use crate::{
 
 /// Publishes a run whose parts are all written.
 ///
-/// Fails with `Dataset.Conflict` if another run has published since this one was planned; the tables of this run are then
-/// deleted.
+/// A second call gives the same answer. Fails with `Dataset.Conflict` if another run has published since this one was
+/// planned; the tables of this run are then deleted. Fails with `Dataset.Corrupt` if a vacuum has ended the run, and with
+/// `Dataset.Busy` during one.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
     let run = input.run;
     let plan = Plan::read(output, &run).await?;
     let reduced = Reduced::read(output, &run).await?;
+    let rest = Rest { output, run: &run, parts: reduced.parts, has_csv: plan.settings.writes_csv() };
     let notices = plan.notices.clone();
-    let (manifest, csv_parts) = manifest(output, plan, reduced).await?;
-    let published = answer(&manifest);
+    if let Some(manifest) = published_by(output, &run, reduced.version).await? {
+        // An earlier call was killed after its commit, or its answer was lost.
+        return rest.finish(&manifest, &notices).await;
+    }
+    lease::expect_mark(output, &run).await?;
+    let manifest = manifest(output, plan, reduced).await?;
     match dataset::commit(output, manifest.clone()).await {
-        Ok(()) => {
-            output.put_if_absent(&keys::success(published.version), Bytes::new()).await?;
-            delete(output, csv_parts).await?;
-            inbox::clear(output, &notices).await?;
-            lease::leave(output, &run).await?;
-            Ok(published)
-        }
+        Ok(()) => rest.finish(&manifest, &notices).await,
         Err(e) if e.is(ErrorKind::DatasetConflict) => {
             // Before the lists of parts, which name the other files.
             let mine = contents::files_of_version_only(output, &manifest).await?;
-            delete(output, mine.into_iter().chain(csv_parts)).await?;
+            delete(output, mine.into_iter().chain(rest.csv_parts())).await?;
             lease::leave(output, &run).await?;
             Err(e)
         }
         Err(e) => Err(e),
+    }
+}
+
+/// The manifest of the version, if this run has published it.
+async fn published_by(output: &dyn Store, run: &RunId, version: Version) -> Result<Option<Manifest>> {
+    match dataset::state(output, version).await {
+        Ok(VersionState::Published(manifest)) if manifest.run == *run => Ok(Some(*manifest)),
+        Ok(_) => Ok(None),
+        Err(e) if e.is(ErrorKind::StoreNotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a run leaves to do after its commit.
+struct Rest<'a> {
+    output: &'a dyn Store,
+    run: &'a RunId,
+    parts: u64,
+    has_csv: bool,
+}
+
+impl Rest<'_> {
+    /// Keys of the parts of the CSV, which are no longer needed.
+    fn csv_parts(&self) -> impl Iterator<Item = String> {
+        let parts = if self.has_csv { self.parts } else { 0 };
+        (0..parts).map(|part| keys::csv_part(self.run, part))
+    }
+
+    /// Each step can be repeated. The mark is last: without it, a vacuum may take the folder of the run.
+    async fn finish(&self, manifest: &Manifest, notices: &[String]) -> Result<Published> {
+        self.output.put_if_absent(&keys::success(manifest.version), Bytes::new()).await?;
+        delete(self.output, self.csv_parts()).await?;
+        inbox::clear(self.output, notices).await?;
+        lease::leave(self.output, self.run).await?;
+        Ok(answer(manifest))
     }
 }
 
@@ -62,21 +97,20 @@ async fn delete(output: &dyn Store, keys: impl IntoIterator<Item = String>) -> R
     stream::iter(deletes).buffer_unordered(STORE_CONCURRENCY).try_collect().await
 }
 
-/// Writes the tables of the version; returns its manifest, and the keys of the CSV's parts, which are no longer needed.
-async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(Manifest, Vec<String>)> {
+/// Writes the tables of the version; returns its manifest.
+async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Manifest> {
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
     let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
     figures.project_ms += milliseconds;
-    let csv_parts = csv.iter().map(|part| part.key.clone()).collect();
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
     let table = reduced.rejects_table.read(output).await?;
     let rejects = FileRef::of(keys::rejects(version), &table);
     output.put(&rejects.key, table).await?;
     let features = link_features(output, version, &groups, plan.settings.materialize_features).await?;
     keep_extractor(output, &plan, &figures).await?;
-    let manifest = Manifest {
+    Ok(Manifest {
         format: FORMAT,
         version,
         parent: plan.base,
@@ -98,8 +132,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<(M
         figures,
         run: plan.run,
         released: None,
-    };
-    Ok((manifest, csv_parts))
+    })
 }
 
 /// All parts of a version.

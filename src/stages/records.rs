@@ -36,6 +36,9 @@ pub struct PlanInput {
     /// ARN of the execution that the run belongs to. None for a run of this process.
     #[serde(default)]
     pub execution: Option<String>,
+    /// Functions of a map that run at the same time, on AWS. Without it, work lists have no batches.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
     /// Records of shards and groups that are made again although they are finished, because files that they name are
     /// damaged.
     #[serde(default)]
@@ -45,7 +48,14 @@ pub struct PlanInput {
 impl PlanInput {
     /// Default settings; lists the whole input.
     pub fn new(run: RunId) -> Self {
-        PlanInput { run, settings: Settings::default(), mode: Mode::default(), execution: None, again: BTreeSet::new() }
+        PlanInput {
+            run,
+            settings: Settings::default(),
+            mode: Mode::default(),
+            execution: None,
+            concurrency: None,
+            again: BTreeSet::new(),
+        }
     }
 }
 
@@ -68,6 +78,9 @@ pub struct Planned {
     pub shards_to_featurize: u64,
     /// Key of the work list of `featurize`: JSON lines, one [`ShardWork`] each.
     pub work_list: String,
+    /// Key of the list of its batches, in a large run: JSON lines, one [`Batch`](super::Batch) each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_list: Option<String>,
     /// Groups of the data set that are not finished.
     pub groups: u64,
     /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each.
@@ -156,6 +169,9 @@ pub struct Plan {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// Functions of a map that run at the same time, on AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
     /// Whether the run keeps the basis of the base version.
     pub keep_basis: bool,
     /// Keys of the notices that were in the inbox; the run deletes them after publishing.
@@ -308,6 +324,9 @@ pub struct Reduced {
     pub parts_to_project: u64,
     /// Key of the work list of `project`: JSON lines, one [`PartWork`] each.
     pub work_list: String,
+    /// Key of the list of its batches, in a large run: JSON lines, one [`Batch`](super::Batch) each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_list: Option<String>,
     /// Images per label.
     pub labels: Vec<LabelCount>,
     /// Groups of the version, in key order.

@@ -11,6 +11,7 @@ use rayon::join;
 
 use super::{
     PartWork, Plan, PlannedGroup, Reduced, RunInput, STORE_CONCURRENCY, Stores,
+    batch::write_work,
     merge::read_sums,
     plan::is_up_to_date,
     records::{REJECTS, read_merged},
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    cost::batches,
     dataset::{
         self, BasisSummary, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, RejectedObject,
         RunFigures, ShardEntry,
@@ -73,7 +75,9 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         None => work,
     };
     let work_list = keys::run(&run, "project.jsonl");
-    output.put(&work_list, dataset::to_sealed_lines(&work)?).await?;
+    let rows = u32::try_from(images / parts.max(1)).unwrap_or(u32::MAX).max(1);
+    let size = plan.concurrency.map_or(1, |most| batches::of_project(work.len() as u64, rows, most));
+    let batch_list = write_work(output, &run, &work_list, &work, (size, plan.extractor.decoding)).await?;
     let timing = timer.read();
     figures.reduce_ms += timing.milliseconds;
     let reduced = Reduced {
@@ -86,6 +90,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         parts,
         parts_to_project: work.len() as u64,
         work_list,
+        batch_list,
         labels,
         groups,
         rejects_table,
@@ -124,6 +129,7 @@ async fn nothing_new(
         parts: 0,
         parts_to_project: 0,
         work_list: String::new(),
+        batch_list: None,
         labels: base.labels.clone(),
         groups: base.groups.clone(),
         rejects_table,

@@ -28,6 +28,11 @@ fn parse(location: &str) -> Result<Location<'_>> {
             if bucket.len() < 3 || !bucket.chars().all(legal) {
                 return invalid(format!("{bucket:?} is not a bucket name; write s3://BUCKET/PREFIX/"));
             }
+            if bucket.ends_with("--x-s3") {
+                return invalid(format!(
+                    "{bucket:?} is a directory bucket, which does not list its keys in order; use a general purpose bucket"
+                ));
+            }
             Ok(Location::S3 { bucket, prefix: prefix.trim_matches('/') })
         }
         Some((scheme, _)) => invalid(format!("{scheme}:// is not supported; use a folder or s3://BUCKET/PREFIX/")),
@@ -152,6 +157,16 @@ mod tests {
         for bad in ["", "s3://", "s3:///x", "s3://b@d/x", "gs://fruit/", "http://x/y"] {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InputInvalid, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn directory_buckets_are_refused_with_the_reason() {
+        for location in ["s3://fruit--use1-az4--x-s3/images/", "s3://fruit--use1-az4--x-s3"] {
+            let refused = parse(location).unwrap_err();
+            assert!(refused.is(ErrorKind::InputInvalid), "{refused}");
+            assert!(refused.to_string().contains("does not list its keys in order"), "{refused}");
+        }
+        assert!(parse("s3://x-s3--fruit/").is_ok());
     }
 
     #[test]

@@ -34,11 +34,15 @@ mod folder;
 mod location;
 mod memory;
 #[cfg(feature = "aws")]
+mod requests;
+#[cfg(feature = "aws")]
 mod s3;
 
 pub use folder::FolderStore;
 pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of};
 pub use memory::MemoryStore;
+#[cfg(feature = "aws")]
+pub use requests::{RequestCounts, requests_sent};
 #[cfg(feature = "aws")]
 pub use s3::{S3Store, client as s3_client, environment as aws_environment};
 

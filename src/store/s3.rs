@@ -27,7 +27,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Object, Store};
+use super::{Object, Store, requests::RequestCounter};
 use crate::{Error, ErrorKind, Result};
 
 /// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
@@ -55,7 +55,8 @@ pub struct S3Store {
 
 /// An S3 client with the configuration of [`environment`].
 pub async fn client() -> Client {
-    Client::new(&environment().await)
+    let config = aws_sdk_s3::config::Builder::from(&environment().await).interceptor(RequestCounter);
+    Client::from_conf(config.build())
 }
 
 /// The configuration for AWS clients: credentials, region and endpoint of the environment, 6 attempts per request, and
@@ -223,6 +224,7 @@ async fn pause(attempt: u32) {
 fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Option<u16>) -> (ErrorKind, &'static str) {
     let denied = (ErrorKind::StoreDenied, "S3 refused access");
     match (code, status) {
+        (Some("InvalidObjectState"), _) => (ErrorKind::StoreArchived, "the object is archived"),
         (Some("NoSuchBucket"), _) => (ErrorKind::StoreNoBucket, "there is no such bucket"),
         (
             Some(
@@ -238,6 +240,9 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
         | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
         (Some("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied"), _) => denied,
+        (Some(code), _) if code.starts_with("KMS.") => {
+            (ErrorKind::StoreDenied, "S3 could not use the key of the object")
+        }
         (Some("PreconditionFailed"), _) | (_, Some(412)) => {
             (ErrorKind::StoreNotFound, "the object has been replaced since it was listed")
         }
@@ -414,6 +419,10 @@ mod tests {
             ("AuthorizationHeaderMalformed", 400, ErrorKind::StoreWrongRegion),
             ("IllegalLocationConstraintException", 400, ErrorKind::StoreWrongRegion),
             ("AccessDenied", 403, ErrorKind::StoreDenied),
+            // An archived object; also 403.
+            ("InvalidObjectState", 403, ErrorKind::StoreArchived),
+            // A key that the role may not use.
+            ("KMS.DisabledException", 400, ErrorKind::StoreDenied),
             ("SlowDown", 503, ErrorKind::StoreThrottled),
         ] {
             assert_eq!(refused(code, status, None).kind(), kind, "{code} {status}");

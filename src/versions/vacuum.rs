@@ -128,9 +128,14 @@ async fn sweep(
     each: OnObject<'_>,
 ) -> Result<Vacuumed> {
     let (mut done, referenced) = remove_versions(output, &selection, action).await?;
-    let stays =
-        |object: &Object| referenced.contains(&object.key) || object.modified >= selection.cutoff.as_microsecond();
-    for prefix in keys::swept() {
+    // No run is in progress, so all marks are those of dead ones. A failed execution that is redriven must not publish what
+    // this vacuum deletes, so its mark goes first, whatever its age.
+    let stays = |object: &Object| {
+        let is_mark = keys::parse_started(&object.key).is_some();
+        let is_young = object.modified >= selection.cutoff.as_microsecond();
+        !is_mark && (referenced.contains(&object.key) || is_young)
+    };
+    for prefix in std::iter::once(keys::RUNS).chain(keys::swept().filter(|prefix| *prefix != keys::RUNS)) {
         let mut pages = store::ascending(output, prefix, None);
         while let Some(page) = pages.try_next().await? {
             let expired: Vec<&Object> = page.iter().filter(|object| !stays(object)).collect();

@@ -1,7 +1,7 @@
 """`make lambdas`: builds the functions for deployment into .aws-sam/build and shows the progress.
 
 `sam build` hides the output of cargo, and a first build takes more than ten minutes. So this program first runs the command that
-SAM would run for each function, and prints how far it is. Then `sam build` finds everything compiled and only copies.
+SAM runs, and prints how far it is. Then `sam build` finds everything compiled and only copies.
 """
 
 import os
@@ -18,13 +18,19 @@ INTERVAL = float(os.environ.get("POMONA_BUILD_INTERVAL", "20"))
 STARTED = time.monotonic()
 
 
-def functions():
-    """(binary, folder) of every function in the template."""
+def template():
+    """The template for this machine's processor. It is the one of the repository unless that is for another one."""
+    line = "    Architectures: [{}]\n"
     text = (ROOT / "template.yaml").read_text()
-    found = re.findall(r"\{BuildMethod: rust-cargolambda, BuildProperties: \{Binary: (\w+)\}\}.*?CodeUri: (\S+)", text, re.S)
-    if len(found) != text.count("AWS::Serverless::Function"):
-        sys.exit("template.yaml has functions that tests/aws/build.py does not find")
-    return found
+    if line.format(ARCHITECTURE) in text:
+        return ROOT / "template.yaml"
+    other = line.format("x86_64" if ARCHITECTURE == "arm64" else "arm64")
+    if text.count(other) != 1:
+        sys.exit("template.yaml does not say in one place which processor it is for")
+    # Beside the other one, because its paths are relative.
+    here = ROOT / f".template-{ARCHITECTURE}.yaml"
+    here.write_text(text.replace(other, line.format(ARCHITECTURE)))
+    return here
 
 
 def say(text):
@@ -81,17 +87,14 @@ def main():
     # As SAM sets it, so that SAM finds what is built here.
     env["CARGO_TARGET_DIR"] = str(ROOT / "target")
     env |= {"CARGO_TERM_PROGRESS_WHEN": "always", "CARGO_TERM_PROGRESS_WIDTH": "120"}
-    found = functions()
-    say(f"Building {len(found)} functions for {ARCHITECTURE} with cargo-lambda; the first one also builds all dependencies")
-    for i, (binary, folder) in enumerate(found, 1):
-        name = f"{binary} ({i} of {len(found)})"
-        before = time.monotonic()
-        arm = ["--arm64"] if ARCHITECTURE == "arm64" else []
-        run(name, ["cargo", "lambda", "build", "--release", *arm, "--bin", binary], ROOT / folder, env)
-        size = (ROOT / "target/lambda" / binary / "bootstrap").stat().st_size
-        say(f"{name}: built in {time.monotonic() - before:.0f} s, {size / 1e6:.1f} MB")
-    command = [VENVS / "sam/bin/sam", "build", "--parameter-overrides", f"Architecture={ARCHITECTURE}"]
-    run("sam build", command, ROOT, env, shown=r"Building codeuri: .* functions: (\w+)")
+    say(f"Building the functions for {ARCHITECTURE} with cargo-lambda; the first build takes minutes")
+    before = time.monotonic()
+    arm = ["--arm64"] if ARCHITECTURE == "arm64" else []
+    run("lambda", ["cargo", "lambda", "build", "--release", *arm, "--bin", "lambda"], ROOT / "functions/lambda", env)
+    size = (ROOT / "target/lambda/lambda/bootstrap").stat().st_size
+    say(f"lambda: built in {time.monotonic() - before:.0f} s, {size / 1e6:.1f} MB")
+    command = [VENVS / "sam/bin/sam", "build", "--template-file", template()]
+    run("sam build", command, ROOT, env, shown=r"Building codeuri: .* functions: (.*)")
     say("The functions are in .aws-sam/build")
 
 

@@ -24,7 +24,8 @@ import pandas as pd
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
-from local_aws import ARCHITECTURE, POMONA, REGION, ROOT, LocalAws
+from iam import ACCOUNT
+from local_aws import POMONA, REGION, ROOT, LocalAws
 from strict_proxy import StrictProxy
 
 STACK = "pomona-e2e"
@@ -44,7 +45,6 @@ class Stack:
         self.s3, self.sfn = aws.client("s3"), aws.client("stepfunctions")
 
     def deploy(self, **parameters):
-        parameters |= {} if ARCHITECTURE == "x86_64" else {"Architecture": ARCHITECTURE}
         overrides = [f"{name}={value}" for name, value in parameters.items()]
         self.aws.sam("deploy", "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
                      "--no-fail-on-empty-changeset", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND",
@@ -194,8 +194,10 @@ def test_packages_are_small(stack):
 
 
 def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
-    """Calls each function with the event in its folder, as `cargo lambda invoke --data-file` does, but with the stack's buckets."""
+    """Calls each function with the event in its folder, as `cargo lambda invoke --data-file` does, but with the stack's buckets and
+    the output of uploads, which is the one that the vacuum's role is for."""
     images, results = (place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results))
+    output = f"{stack.results}uploads/"
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
     keys = {f"images/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
     for key, path in keys.items():
@@ -205,7 +207,7 @@ def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
     def call(name, event):
         function = next(f for f in functions if f"-{name.title()}Function" in f)
         body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
-        body = body.replace("s3://pomona-images/", f"s3://{images}/").replace("s3://pomona-results/", f"s3://{results}/")
+        body = body.replace("s3://pomona-images/", f"s3://{images}/").replace("s3://pomona-results/pomona/first/", output)
         answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
         payload = json.loads(answer["Payload"].read())
         assert "FunctionError" not in answer, f"{name}: {payload}"
@@ -213,7 +215,7 @@ def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
 
     def check_sample(event, work_list):
         """Compares an event with the only line of a work list."""
-        line = stack.s3.get_object(Bucket=results, Key=f"pomona/first/runs/sample/{work_list}")["Body"].read()
+        line = stack.s3.get_object(Bucket=results, Key=f"pomona/uploads/runs/sample/{work_list}")["Body"].read()
         sample = json.loads((ROOT / f"functions/{event}.json").read_text())["work"]
         assert sample == without_checksums(json.loads(line)), f"{event}.json is not the planned work"
 
@@ -229,10 +231,12 @@ def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
     assert call("publish", "run")["version"] == 1
     assert call("plan", "first")["up_to_date"] is True
     assert call("vacuum", "weekly")["kept"] == [1]
-    shown = stack.aws.pomona("show", f"s3://{results}/pomona/first/").stdout
+    shown = stack.aws.pomona("show", output).stdout
     assert "56" in shown
     for key in keys:
         stack.s3.delete_object(Bucket=images, Key=key)
+    for key in stack.keys("uploads"):
+        stack.s3.delete_object(Bucket=results, Key=f"pomona/uploads/{key}")
 
 
 def test_a_run_on_aws_gives_the_bits_of_a_run_on_a_folder(stack, demo):
@@ -393,6 +397,17 @@ def test_an_undecodable_image_is_a_reject(stack, tmp_path):
     assert stack.manifest("reject")["version"] == 1
 
 
+def test_an_archived_image_is_a_reject_with_a_reason_of_its_own(stack, tmp_path):
+    stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
+    source = stack.upload(tmp_path / "images", "archived")
+    bucket, prefix = source.removeprefix("s3://").split("/", 1)
+    stack.s3.put_object(Bucket=bucket, Key=f"{prefix}Kiwi/old.jpg", Body=b"archived", StorageClass="GLACIER")
+    output = stack.run(source, "archived", shard_size=None)
+    assert (output["images"], output["rejects"]) == (56, 1)
+    rejects = pd.read_parquet(io.BytesIO(stack.read("archived", output["rejects_table"])))
+    assert rejects[["path", "reason"]].values.tolist() == [["Kiwi/old.jpg", "archived"]]
+
+
 def test_wrong_inputs_are_explained_to_the_console(stack):
     start = lambda request: stack.sfn.start_execution(stateMachineArn=stack.arn, input=json.dumps(request))["executionArn"]  # noqa: E731
     for request, error, words in [
@@ -527,6 +542,48 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert tables_of(stack.manifest("tolerated"), lambda key: stack.read("tolerated", key)) == same
 
 
+@pytest.mark.parametrize("state, refused", [
+    ("Featurize", "/features.parquet"), ("Merge", "/sums.parquet"), ("Reduce", "/basis/"), ("Project", "/pca/"), ("Publish", "/scores/"),
+])
+def test_a_failed_execution_goes_on_where_it_failed(stack, demo, state, refused):
+    output = f"redrive-{state}"
+    # S3 refuses the file with an error that is not retried.
+    stack.proxy.rule = lambda method, path: "refuse" if method == "PUT" and refused in path else None
+    failed = stack.wait(stack.start(demo[1], output, csv=True))
+    assert failed["status"] == "FAILED", stack.explain(failed)
+    # The error surfaces by itself, as the last event of the state.
+    expected = "States.ExceedToleratedFailureThreshold" if state in ("Featurize", "Merge", "Project") else "Store.Failed"
+    assert failed["error"] == expected, stack.explain(failed)
+    stack.proxy.rule = lambda method, path: None
+    entered = [e["stateEnteredEventDetails"]["name"] for e in stack.sfn.get_execution_history(
+        executionArn=failed["executionArn"], maxResults=1000)["events"] if "stateEnteredEventDetails" in e]
+    assert entered[-1] == state, entered
+    stack.sfn.redrive_execution(executionArn=failed["executionArn"])
+    done = stack.wait(failed["executionArn"])
+    assert done["status"] == "SUCCEEDED" and json.loads(done["output"])["images"] == 168, stack.explain(done)
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest(output), lambda key: stack.read(output, key)) == same
+
+
+def test_a_published_version_is_announced(stack, demo):
+    events, sqs = stack.aws.client("events"), stack.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="announced")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    rule = events.put_rule(Name="announced", EventPattern=json.dumps({"source": ["pomona"], "detail-type": ["VersionPublished"]}))["RuleArn"]
+    policy = {"Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": rule}}}]}
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(policy)})
+    events.put_targets(Rule="announced", Targets=[{"Id": "queue", "Arn": arn}])
+    output = stack.run(demo[1], "announced")
+    (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=10)["Messages"]
+    detail = json.loads(message["Body"])["detail"]
+    assert (detail["version"], detail["images"], detail["output"]) == (1, 168, f"{stack.results}announced/")
+    assert detail["run"] == output["run"] and detail["manifest"] in stack.keys("announced")
+    events.remove_targets(Rule="announced", Ids=["queue"])
+    events.delete_rule(Name="announced")
+
+
 def test_start_and_status_tell_how_a_run_goes(stack, demo):
     pomona = lambda *args: stack.aws.pomona(*args, check=False, AWS_ENDPOINT_URL=stack.proxy.endpoint)  # noqa: E731
     before, throttled = len(stack.proxy.sent), stack.proxy.throttled["ThrottlingException"]
@@ -605,8 +662,17 @@ def test_the_smoke_test_for_a_real_account_passes_here(stack):
 
 @pytest.fixture(scope="module")
 def live(stack):
-    """The stack with `RunOnUpload`, on its own prefix."""
-    stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
+    """The stack with `RunOnUpload`, on its own prefix, with a customer-managed key for each bucket."""
+    kms, images = stack.aws.client("kms"), stack.images.removeprefix("s3://").split("/")[0]
+    owner = {"Sid": "Owner", "Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "kms:*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [owner]})
+    stack.keys_of = [kms.create_key(Policy=policy)["KeyMetadata"]["Arn"] for _ in range(2)]
+    stack.s3.put_bucket_encryption(Bucket=images, ServerSideEncryptionConfiguration={"Rules": [
+        {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": stack.keys_of[0]}}]})
+    stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"',
+                 ImageKmsKeyArn=stack.keys_of[0], ResultsKmsKeyArn=stack.keys_of[1])
+    rules = stack.s3.get_bucket_encryption(Bucket=stack.results.removeprefix("s3://").split("/")[0])
+    assert stack.keys_of[1] in json.dumps(rules["ServerSideEncryptionConfiguration"])
     # The visibility timeout of the template is minutes, which is too long for a test.
     stack.sqs = stack.aws.client("sqs")
     stack.sqs.set_queue_attributes(QueueUrl=stack.queue, Attributes={"VisibilityTimeout": "1"})
@@ -716,7 +782,7 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     tables_of(before, lambda key: stack.read("uploads", key))
 
     # With a check afterwards: it fails if a file is damaged. All calls so far had to do without the role's permission for it.
-    stack.deploy(CheckWeekly="true", RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"')
+    stack.deploy(CheckWeekly="true")
     call = lambda: stack.aws.client("lambda").invoke(FunctionName=function, Payload=json.dumps(request | {"check": True}))  # noqa: E731
     sound = call()
     assert "FunctionError" not in sound, sound["Payload"].read()

@@ -1,5 +1,6 @@
 """Checks that template, definition and code agree. These tests start no service."""
 
+import copy
 import json
 import os
 import re
@@ -17,7 +18,7 @@ FUNCTIONS = [*STAGES, "Trigger", "Vacuum"]
 # Errors that AWS raises, in addition to those of src/error.rs.
 AWS_ERRORS = {
     "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException",
-    "Lambda.Unknown", "Sandbox.Timedout", "Runtime.ExitError", "States.Timeout", "States.ALL",
+    "Lambda.Unknown", "Sandbox.Timedout", "Runtime.ExitError", "States.Timeout", "States.TaskFailed", "States.ALL",
 }
 
 
@@ -31,7 +32,7 @@ Tag.add_multi_constructor("!", lambda loader, suffix, node: {suffix: (
     else loader.construct_mapping(node, deep=True))})
 
 # Short forms of {"Fn::Name": ...}, and the two names without the prefix.
-TAGS = {"Sub", "GetAtt", "If", "Equals", "Not", "Contains", "Ref", "Condition"}
+TAGS = {"Sub", "GetAtt", "If", "Equals", "Not", "And", "Or", "Join", "Contains", "Ref", "Condition"}
 TEMPLATE = yaml.load((ROOT / "template.yaml").read_text(), Tag)
 RESOURCES = TEMPLATE["Resources"]
 SOURCE = (ROOT / "statemachine/pipeline.asl.json").read_text()
@@ -40,7 +41,7 @@ SOURCE = (ROOT / "statemachine/pipeline.asl.json").read_text()
 def definition():
     """The definition after substitution."""
     filled = re.sub(r"\$\{(\w+)FunctionArn\}", rf"arn:aws:lambda:{REGION}:123456789012:function:\1", SOURCE)
-    return json.loads(filled.replace("${MaxConcurrency}", "100").replace("${ToleratedShardFailurePercent}", "1"))
+    return json.loads(filled.replace("${MaxConcurrency}", "8").replace("${ToleratedShardFailurePercent}", "1"))
 
 
 def states(machine):
@@ -82,10 +83,23 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
         for name in ("CodeUri", "DefinitionUri"):
             if name in resource["Properties"]:
                 resource["Properties"][name] = "s3://artifacts/object"
+    template["Globals"]["Function"]["CodeUri"] = "s3://artifacts/object"
     parameters = {name: str(p["Default"]) for name, p in template["Parameters"].items()} | {
-        "RunOnUpload": on, "Vacuum": on, "CheckWeekly": on, "AlarmEmail": "" if on == "false" else "someone@example.com"}
-    translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(template, parameters)
+        "RunOnUpload": on, "Vacuum": on, "CheckWeekly": on, "AlarmEmail": "" if on == "false" else "someone@example.com",
+        **({} if on == "false" else {
+            "ImageKmsKeyArn": f"arn:aws:kms:{REGION}:123456789012:key/1", "ResultsKmsKeyArn": f"arn:aws:kms:{REGION}:123456789012:key/2",
+            "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary", "VpcSubnetIds": "subnet-1", "VpcSecurityGroupIds": "sg-1",
+            "ImageBucketName": "images", "ResultsBucketName": "results"})}
+    translated = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION)).translate(copy.deepcopy(template), parameters)
     assert not any(r["Type"].startswith("AWS::Serverless") for r in translated["Resources"].values())
+    # The version of a function has a new name when the template changes. A parameter changes its description, which replaces
+    # it; the old one stays for executions that are running.
+    versions = {name: r for name, r in translated["Resources"].items() if r["Type"] == "AWS::Lambda::Version"}
+    assert len(versions) == len(STAGES)
+    for name, version in versions.items():
+        assert version["DeletionPolicy"] == version["UpdateReplacePolicy"] == "Retain", name
+        refers = re.findall(r'"Ref": "(\w+)"', json.dumps(version["Properties"]["Description"]))
+        assert {"VpcSubnetIds", "VpcSecurityGroupIds"} <= set(refers) and ("FeaturizeMemory" in refers) == name.startswith("Featurize")
     # If SAM treated a condition as true, the schedule and the queue would be active by default.
     schedule = translated["Resources"]["VacuumFunctionWeekly"]["Properties"]
     assert schedule["State"] == {"Fn::If": ["Vacuum", "ENABLED", "DISABLED"]}
@@ -119,37 +133,92 @@ def test_every_substitution_is_given_and_used():
     given = RESOURCES["Pipeline"]["Properties"]["DefinitionSubstitutions"]
     assert set(re.findall(r"\$\{(\w+)\}", SOURCE)) == set(given)
     for name in STAGES:
-        assert given[f"{name}FunctionArn"] == {"GetAtt": f"{name}Function.Arn"}
+        # Step Functions developer guide, "Updating state machines": running executions keep their definition. With the ARN of a
+        # published version in it, a deployment does not change the functions of a run.
+        assert given[f"{name}FunctionArn"] == {"Ref": f"{name}Function.Version"}
+        function = RESOURCES[f"{name}Function"]["Properties"]
+        assert function["AutoPublishAlias"] == "live" and function["AutoPublishAliasAllProperties"] is True
+    (invoke,) = [s for s in statements("PipelineRole") if s["Sid"] == "Invoke"]
+    assert invoke["Resource"] == [{"Sub": f"${{{name}Function.Arn}}:*"} for name in STAGES]
 
 
-def test_each_function_is_built_from_its_crate_and_has_its_role_and_log():
+def test_one_program_has_all_functions_and_the_handler_names_one():
     found = [name.removesuffix("Function") for name, r in RESOURCES.items() if r["Type"] == "AWS::Serverless::Function"]
     assert sorted(found) == sorted(FUNCTIONS)
+    # One place decides the processor for `sam build` and `sam deploy`. A parameter would be asked for twice.
+    assert TEMPLATE["Globals"]["Function"]["Architectures"] in (["x86_64"], ["arm64"])
+    assert TEMPLATE["Globals"]["Function"]["CodeUri"] == "functions/lambda" and "Architecture" not in TEMPLATE["Parameters"]
+    assert 'name = "lambda"' in (ROOT / "functions/lambda/Cargo.toml").read_text()
+    dispatch = (ROOT / "functions/lambda/src/main.rs").read_text()
     for name in FUNCTIONS:
         function, low = RESOURCES[f"{name}Function"], name.lower()
-        assert function["Metadata"] == {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": low}}
-        assert function["Properties"]["CodeUri"] == f"functions/{low}"
+        assert function["Metadata"] == {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": "lambda"}}
+        properties = function["Properties"]
+        assert properties["Handler"] == low and "CodeUri" not in properties and "Architectures" not in properties
+        assert f'"{low}" => pomona_{low}::serve()' in dispatch
+        # The thin binaries are for `cargo lambda watch`.
         assert f'name = "{low}"' in (ROOT / f"functions/{low}/Cargo.toml").read_text()
-        assert function["Properties"]["Role"] == {"GetAtt": f"{name}Role.Arn"}
+        # Lambda truncates long names of functions, so the metrics do not take their dimension from there.
+        assert properties["Environment"]["Variables"]["POMONA_FUNCTION"] == {"Sub": f"${{AWS::StackName}}-{name}Function"}
+        assert properties["Role"] == {"GetAtt": f"{name}Role.Arn"}
         assert RESOURCES[f"{name}Logs"]["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def retriers(state):
+    """The retrier of every error of a state."""
+    return {error: retry for retry in state.get("Retry", []) for error in retry["ErrorEquals"]}
+
+
+def tasks():
+    """The states that call functions, by name."""
+    return {name: s for name, s in states(definition()) if s["Type"] == "Task" and s["Resource"] == "arn:aws:states:::lambda:invoke"}
 
 
 def test_error_names_are_those_of_the_library_and_only_retryable_ones_are_retried():
     known = kinds()
-    assert len(known) >= 20
+    assert len(known) >= 20 and len(tasks()) == 6
     for name, state in states(definition()):
-        for retry in state.get("Retry", []):
-            for error in retry["ErrorEquals"]:
-                assert error in AWS_ERRORS or known.get(error) is True, f"{name} retries {error}"
-            assert retry["JitterStrategy"] == "FULL" and retry["MaxAttempts"] <= 8
+        for error, retry in retriers(state).items():
+            # featurize keeps its rows when it runs out of time, and continues.
+            again = name == "FeaturizeShard" and error == "Run.Interrupted"
+            assert error in AWS_ERRORS or known.get(error) is True or again, f"{name} retries {error}"
+            assert retry["JitterStrategy"] == "FULL"
         for catch in state.get("Catch", []):
             assert all(e in AWS_ERRORS or e in known for e in catch["ErrorEquals"]), name
-        if state["Type"] == "Task":
-            retried = {e for retry in state["Retry"] for e in retry["ErrorEquals"]}
-            assert {e for e, retryable in known.items() if retryable} <= retried, name
-            assert "States.ALL" not in retried and state["TimeoutSeconds"] <= 900, name
+    for name, state in tasks().items():
+        retried = retriers(state)
+        assert {e for e, retryable in known.items() if retryable} <= set(retried), name
+        assert "States.ALL" not in retried, name
     publish = definition()["States"]["Publish"]["Catch"][0]
     assert publish == {"ErrorEquals": ["Dataset.Conflict"], "ResultPath": "$.error", "Next": "Again"}
+
+
+def test_throttled_calls_wait_longer_than_any_queue_of_a_new_account():
+    """Lambda developer guide, "Lambda quotas": new accounts have less concurrency. Step Functions developer guide, "Handling
+    errors": the error is Lambda.TooManyRequestsException. MAX_ATTEMPTS and LONGEST_WAIT are those of the simulation."""
+    simulation = (ROOT / "src/cost/simulate.rs").read_text()
+    for name, state in tasks().items():
+        retry = retriers(state)["Lambda.TooManyRequestsException"]
+        assert retry["ErrorEquals"] == ["Lambda.TooManyRequestsException"], name
+        assert retry["MaxAttempts"] >= 100 and retry["MaxDelaySeconds"] <= 30, name
+        assert f"const THROTTLED_RETRIES: u32 = {retry['MaxAttempts']};" in simulation
+        assert f"const FIRST_WAIT: f64 = {retry['IntervalSeconds']}.0;" in simulation
+        assert f"const LONGEST_WAIT: f64 = {retry['MaxDelaySeconds']}.0;" in simulation
+    # The queue of uploads needs a function too.
+    assert TEMPLATE["Parameters"]["MaxConcurrency"]["Default"] < 10
+
+
+def test_a_function_that_runs_out_of_time_is_not_started_from_nothing_again():
+    """Step Functions developer guide, "Handling errors": a timeout of a function is Sandbox.Timedout."""
+    timeout = TEMPLATE["Globals"]["Function"]["Timeout"]
+    host = (ROOT / "functions/host/src/deadline.rs").read_text()
+    assert "RESERVE: Duration = Duration::from_secs(40)" in host
+    for name, state in tasks().items():
+        # Otherwise the state times out before the function can answer.
+        assert state["TimeoutSeconds"] > timeout, name
+        attempts = {e: retry["MaxAttempts"] for e, retry in retriers(state).items() if e in ("Sandbox.Timedout", "States.Timeout")}
+        children = ("FeaturizeShard", "MergeGroup", "ProjectShard")
+        assert attempts == ({"Sandbox.Timedout": 1, "States.Timeout": 1} if name in children else {}), name
 
 
 def test_maps_read_jsonl_and_carry_nothing_back():
@@ -162,6 +231,14 @@ def test_maps_read_jsonl_and_carry_nothing_back():
         assert state["ResultPath"] is None and "ItemBatcher" not in state
         (child,) = state["ItemProcessor"]["States"].values()
         assert child["ResultSelector"] == {} and child["End"] is True
+        # Step Functions developer guide, "ResultWriter (Map)": without it, results above 256 KiB fail the map with
+        # States.DataLimitExceeded, which no catch sees. Three bytes of each child reach that at about 87,000 children.
+        assert state["ResultWriter"] == {
+            "Resource": "arn:aws:states:::s3:putObject", "Parameters": {"Bucket.$": "$.bucket", "Prefix.$": "$.map_results"}}
+    (write,) = [s for s in statements("PipelineRole") if s["Sid"] == "WriteMapResults"]
+    assert set(write["Action"]) == {"s3:PutObject", "s3:GetObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"}
+    assert write["Resource"]["Sub"].endswith("runs/*/maps/*")
+    assert 'keys::map_results' in (ROOT / "functions/plan/src/lib.rs").read_text()
 
 
 def test_groups_are_merged_unless_all_of_them_are_finished():
@@ -174,13 +251,50 @@ def test_groups_are_merged_unless_all_of_them_are_finished():
     assert merge["Next"] == "Reduce" and merge["ToleratedFailurePercentage"] == 0
 
 
-def test_a_conflict_goes_back_to_the_plan_five_times_and_a_failure_carries_its_cause():
+def test_the_plan_knows_how_many_functions_share_its_work():
+    payload = definition()["States"]["Plan"]["Parameters"]["Payload"]
+    maps = [state for _, state in states(definition()) if state["Type"] == "Map"]
+    assert {payload["concurrency"]} == {state["MaxConcurrency"] for state in maps}
+    assert "concurrency: Option<u32>" in (ROOT / "functions/plan/src/lib.rs").read_text()
+
+
+def test_a_conflict_goes_back_to_the_plan_five_times():
     all_states = definition()["States"]
     assert all_states["Again?"]["Choices"] == [{"Variable": "$.attempt", "NumericLessThanEquals": 5, "Next": "Plan"}]
-    assert all_states["Failed"] == {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"}
-    for name, state in all_states.items():
-        if state["Type"] in ("Task", "Map"):
-            assert state["Catch"][-1] == {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Failed"}, name
+
+
+def test_a_failed_state_can_be_redriven():
+    """Step Functions developer guide, "Restarting state machine executions with redrive": an execution that ended in a Fail
+    state fails again when it is redriven. So errors surface at the state that failed, where the redrive continues."""
+    machine = definition()
+    fails = {name for name, state in machine["States"].items() if state["Type"] == "Fail"}
+    for name, state in states(machine):
+        for catch in state.get("Catch", []):
+            assert catch["Next"] not in fails, name
+            assert "States.ALL" not in catch["ErrorEquals"] or catch["Next"] == "Published", name
+    # The only way to a Fail state: five plans that other runs have overtaken.
+    ways = [name for name, state in machine["States"].items() if {state.get("Next"), state.get("Default")} & fails]
+    assert ways == ["Again?"]
+    # "IAM permissions for Map Run redrive": the executions of a map have the name of the map in their ARN.
+    redrive = RESOURCES["PipelineMapPolicy"]["Properties"]["PolicyDocument"]["Statement"][1]
+    assert "states:RedriveExecution" in redrive["Action"]
+    assert [r["Sub"].rsplit(":execution:", 1)[1] for r in redrive["Resource"]] == ["${Pipeline.Name}:*", "${Pipeline.Name}/*"]
+
+
+def test_a_published_version_is_announced_and_a_lost_event_fails_nothing():
+    """EventBridge user guide, "PutEvents": 256 KB an entry; the default bus needs no name."""
+    announce = definition()["States"]["Announce"]
+    (entry,) = announce["Parameters"]["Entries"]
+    assert (entry["Source"], entry["DetailType"]) == ("pomona", "VersionPublished")
+    assert {"input.$", "output.$", "version.$", "images.$", "rejects.$", "run.$", "manifest.$"} <= set(entry["Detail"])
+    published = (ROOT / "src/stages/records.rs").read_text().split("pub struct Published {")[1].split("}")[0]
+    for name, path in entry["Detail"].items():
+        if not path.startswith("$$."):
+            assert f"pub {path.removeprefix('$.')}:" in published and name == path.removeprefix("$.") + ".$"
+    assert definition()["States"]["Publish"]["Next"] == "Announce" and announce["ResultPath"] is None
+    assert announce["Catch"] == [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Published"}]
+    (statement,) = [s for s in statements("PipelineRole") if s["Sid"] == "Announce"]
+    assert statement["Action"] == ["events:PutEvents"] and statement["Resource"]["Sub"].endswith(":event-bus/default")
 
 
 def statements(role):
@@ -199,11 +313,83 @@ def test_no_statement_allows_everything_and_unnamed_resources_are_those_that_hav
             actions = statement["Action"]
             assert not any("*" in action for action in actions), role
             if statement["Resource"] == "*":
-                assert statement["Sid"] in ("Trace", "DeliverLogs"), f"{role}: {statement['Sid']}"
-                assert all(a.startswith(("xray:", "logs:")) for a in actions)
+                assert statement["Sid"] in ("Trace", "DeliverLogs", "Vpc"), f"{role}: {statement['Sid']}"
+                assert all(a.startswith(("xray:", "logs:", "ec2:")) for a in actions)
+            # Outputs are anywhere below ResultPrefix. Those of trigger and vacuum are in one place.
+            resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+            if role in ("TriggerRole", "VacuumRole"):
+                assert not any("ResultPrefix}*" in json.dumps(r) for r in resources), f"{role}: {statement['Sid']}"
     policy = RESOURCES["PipelineMapPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert [s["Action"] for s in policy] == [
         ["states:StartExecution"], ["states:DescribeExecution", "states:StopExecution", "states:RedriveExecution"]]
+
+
+def test_every_role_learns_that_an_object_is_missing():
+    """S3 API reference, "GetObject": without s3:ListBucket, S3 answers 403 instead of 404 for a missing object. The condition
+    on s3:prefix must hold for requests that have none, which is what IfExists means (IAM user guide, "Condition operators").
+    A function needs this for a record that may not exist: that of a failed shard, a partial, a lock."""
+    for name in FUNCTIONS:
+        by_sid = {s["Sid"]: s for s in statements(f"{name}Role")}
+        listing = by_sid["ListResults"]
+        assert listing["Action"] == ["s3:ListBucket"] and listing["Resource"] == {"GetAtt": "ResultsArn.Value"}
+        (operator,) = listing["Condition"]
+        assert operator == "StringLikeIfExists" and set(listing["Condition"][operator]) == {"s3:prefix"}
+        reads_images = {"ReadImages", "ReadPictures"} & set(by_sid)
+        assert bool(reads_images) == (name in ("Featurize", "Publish"))
+
+
+def test_customer_managed_keys_are_granted_where_they_are_used():
+    """S3 user guide, "Using server-side encryption with AWS KMS keys": reading needs kms:Decrypt; writing needs
+    kms:GenerateDataKey, and with several parts also kms:Decrypt."""
+    for role in [*(f"{name}Role" for name in FUNCTIONS), "PipelineRole"]:
+        text = json.dumps(RESOURCES[role])
+        by_sid = {s["Sid"]: s for s in statements(role)}
+        assert by_sid["ResultsKey"]["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+        assert by_sid["ResultsKey"]["Resource"] == {"Ref": "ResultsKmsKeyArn"} and '"If": ["HasResultsKey"' in text
+        reads_images = role in ("FeaturizeRole", "PublishRole")
+        assert ("ReadKey" in by_sid) == reads_images
+        if reads_images:
+            assert by_sid["ReadKey"]["Action"] == ["kms:Decrypt"] and by_sid["ReadKey"]["Resource"] == {"Ref": "ImageKmsKeyArn"}
+
+
+def test_alarms_can_be_delivered():
+    """CloudWatch user guide, "Using Amazon CloudWatch alarms", and SNS developer guide, "Encrypting messages published to
+    Amazon SNS": services cannot publish to a topic that is encrypted with alias/aws/sns."""
+    for name, resource in RESOURCES.items():
+        if resource["Type"] == "AWS::SNS::Topic":
+            assert "KmsMasterKeyId" not in resource["Properties"], name
+
+
+def test_a_boundary_and_a_vpc_reach_every_role_and_function():
+    for name, resource in RESOURCES.items():
+        if resource["Type"] == "AWS::IAM::Role":
+            boundary = resource["Properties"]["PermissionsBoundary"]
+            assert boundary == {"If": ["HasBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]}, name
+            assert ("Vpc" in {s["Sid"] for s in statements(name)}) == (name != "PipelineRole")
+    assert TEMPLATE["Globals"]["Function"]["VpcConfig"]["If"][0] == "InVpc"
+
+
+def test_everything_that_can_have_tags_has_them():
+    without = {"AWS::S3::BucketPolicy", "AWS::IAM::Policy", "AWS::SQS::QueuePolicy", "AWS::CloudWatch::Dashboard"}
+    for name, resource in RESOURCES.items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            continue  # Globals
+        tags = resource["Properties"].get("Tags")
+        expected = None if resource["Type"] in without else "application"
+        assert (expected in json.dumps(tags)) if expected else tags is None, name
+    assert TEMPLATE["Globals"]["Function"]["Tags"] == {"application": "pomona"}
+
+
+def test_all_regions_are_allowed_unless_one_asks_for_europe_or_a_list():
+    allowed = TEMPLATE["Parameters"]["AllowedRegions"]
+    assert allowed["Default"] == "any"
+    (assertion,) = TEMPLATE["Rules"]["Region"]["Assertions"]
+    anywhere, listed, europe = assertion["Assert"]["Or"]
+    assert anywhere == {"Contains": [{"Ref": "AllowedRegions"}, "any"]}
+    assert listed == {"Contains": [{"Ref": "AllowedRegions"}, {"Ref": "AWS::Region"}]}
+    regions = europe["And"][1]["Contains"][0]
+    # London (eu-west-2) and Zurich (eu-central-2) are not in the European Union.
+    assert all(r.startswith("eu-") for r in regions) and not {"eu-west-2", "eu-central-2"} & set(regions)
 
 
 def test_uploads_reach_the_trigger_and_what_cannot_be_read_is_kept():
@@ -212,7 +398,13 @@ def test_uploads_reach_the_trigger_and_what_cannot_be_read_is_kept():
     assert queue["SqsManagedSseEnabled"] and letters["SqsManagedSseEnabled"]
     assert letters["MessageRetentionPeriod"] == 14 * 86_400
     trigger = RESOURCES["TriggerFunction"]["Properties"]
-    assert queue["VisibilityTimeout"] >= 6 * trigger["Timeout"]
+    # Lambda developer guide, "Using Lambda with Amazon SQS": six times the timeout plus the batching window, and at least
+    # five receives, because throttled deliveries count.
+    window = TEMPLATE["Parameters"]["UploadBatchSeconds"]["MaxValue"]
+    assert queue["VisibilityTimeout"] >= 6 * trigger["Timeout"] + window
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == 10
+    # Events are sent only where something listens.
+    assert RESOURCES["ImageBucket"]["Properties"]["NotificationConfiguration"]["If"][0] == "RunOnUpload"
     source = trigger["Events"]["Queue"]["Properties"]
     assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert source["BatchSize"] <= 10 or source["MaximumBatchingWindowInSeconds"] == {"Ref": "UploadBatchSeconds"}
@@ -251,8 +443,8 @@ def pomona_metrics():
     text = (ROOT / "functions/host/src/metrics.rs").read_text().split("#[cfg(test)]")[0]
     counted = re.findall(r'\("(\w+)", self\.\1\)', text)
     others = re.findall(r'\.measure\("(\w+)"', text)
-    assert len(counted) == 6 and len(others) == 5, (counted, others)
-    return {*counted, *others}
+    assert len(counted) == 6 and len(others) == 5 and '"spent"' in text, (counted, others)
+    return {*counted, *others, "spent"}
 
 
 def test_the_dashboard_and_the_alarms_watch_what_is_there():
@@ -266,7 +458,12 @@ def test_the_dashboard_and_the_alarms_watch_what_is_there():
         for metric in widget["properties"]["metrics"]:
             watched.append(tuple(metric[:4]))
     alarms = {name: r for name, r in RESOURCES.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
-    assert set(alarms) == {"FailedAlarm", "DeadLetterAlarm", "RejectsAlarm", "SlowAlarm", "SpendingAlarm"}
+    assert set(alarms) == {"FailedAlarm", "TimedOutAlarm", "AbortedAlarm", "TriggerAlarm", "VacuumAlarm", "DeadLetterAlarm",
+                           "RejectsAlarm", "SlowAlarm", "SpendingAlarm"}
+    # Not only published versions cost money: the sum is that of all invocations.
+    spending = alarms["SpendingAlarm"]["Properties"]
+    assert (spending["MetricName"], spending["Dimensions"]) == ("spent", [{"Name": "Stack", "Value": {"Ref": "AWS::StackName"}}])
+    assert TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["POMONA_STACK"] == {"Ref": "AWS::StackName"}
     for alarm in alarms.values():
         assert alarm["Condition"] == "HasAlarmEmail" and alarm["Properties"]["AlarmActions"] == [{"Ref": "Alerts"}]
         (dimension,) = alarm["Properties"]["Dimensions"]
@@ -275,7 +472,9 @@ def test_the_dashboard_and_the_alarms_watch_what_is_there():
     ours = [metric for metric in watched if metric[0] == "Pomona"]
     assert len(ours) >= 10
     for _, metric, dimension, value in ours:
-        assert metric in pomona_metrics() and dimension == "Function"
+        assert metric in pomona_metrics() and dimension == ("Stack" if metric == "spent" else "Function")
+        if dimension == "Stack":
+            continue
         assert value.removeprefix("StackName-") in functions, value
     assert RESOURCES["SlowAlarm"]["Properties"]["Threshold"] == 0.9 * TEMPLATE["Globals"]["Function"]["Timeout"] * 1000
 

@@ -36,7 +36,7 @@ def main():
         env |= {"INPUT": f"s3://{IMAGES}/images/", "OUTPUT": f"s3://{RESULTS}/pomona/first/", "SETTINGS": "{}",
                 "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:000000000000:stateMachine:none"}
         command = [VENVS / "cargo-lambda/bin/cargo-lambda", "lambda", "watch", "--release", "--invoke-address", "127.0.0.1",
-                   "--invoke-port", str(port), "--ignore-changes", *sys.argv[1:]]
+                   "--invoke-port", str(port), *sys.argv[1:]]
         print(f"{count} images in s3://{IMAGES}/images/ of a local AWS at {aws.endpoint}", flush=True)
         print("Functions at http://127.0.0.1:%d; in another terminal, for example:\n" % port, flush=True)
         print(f"  .venv/cargo-lambda/bin/cargo-lambda lambda invoke -p {port} plan "

@@ -1,61 +1,6 @@
-//! Lambda: features of one shard. The model is loaded once per environment, in the init phase.
-
-use std::sync::Arc;
-
-use lambda_runtime::tracing;
-use pomona::{
-    Result,
-    dataset::Sealed,
-    model::{Decoding, Extractor, FeatureRange, WorkerPool},
-    stages::{self, CancellationToken, Featurized, ShardWork, Silent, Stores},
-};
-use pomona_host::{MapItem, init_log, serve};
-use tokio::sync::OnceCell;
-
-/// The model with each decoding of JPEGs. Nearly all environments need one of them.
-#[derive(Default)]
-struct Pools {
-    full: OnceCell<Arc<WorkerPool>>,
-    scaled: OnceCell<Arc<WorkerPool>>,
-}
-
-impl Pools {
-    async fn get(&self, decoding: Decoding) -> Result<Arc<WorkerPool>> {
-        let cell = match decoding {
-            Decoding::Full => &self.full,
-            Decoding::Scaled => &self.scaled,
-        };
-        cell.get_or_try_init(async || load(decoding)).await.cloned()
-    }
-}
-
-fn load(decoding: Decoding) -> Result<Arc<WorkerPool>> {
-    // Lambda provides one processor per 1,769 MiB of memory.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let extractor = Extractor::embedded(FeatureRange::default())?.with_decoding(decoding);
-    tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
-    Ok(Arc::new(WorkerPool::new(Arc::new(extractor), threads)?))
-}
-
-async fn handle(pools: Arc<Pools>, event: MapItem<ShardWork>) -> Result<Featurized> {
-    let MapItem { input, output, work: Sealed(work) } = event;
-    let workers = pools.get(work.decoding).await?;
-    let stores = Stores::open(&input, &output).await?;
-    let run = work.run.clone();
-    let made = stages::featurize(&stores, &workers, work, &Silent, &CancellationToken::default()).await?;
-    let Featurized { planned, shard, rows, rejects, inferred, copied, .. } = &made;
-    tracing::info!(%run, %shard, rows, rejects, inferred, copied, "shard computed");
-    if planned != shard {
-        tracing::warn!(%run, %planned, %shard, "some objects could not be read; the next run reads them again");
-    }
-    Ok(made)
-}
+//! The function `featurize` alone, for `cargo lambda watch`. Lambda runs the program in `functions/lambda`.
 
 #[tokio::main]
-async fn main() -> std::result::Result<(), lambda_runtime::Error> {
-    init_log();
-    let pools = Arc::new(Pools::default());
-    // In the init phase, which is not billed.
-    pools.get(Decoding::Full).await?;
-    serve(move |event| handle(pools.clone(), event)).await
+async fn main() -> Result<(), lambda_runtime::Error> {
+    pomona_featurize::serve().await
 }

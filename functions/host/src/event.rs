@@ -10,7 +10,7 @@ use serde_json::Value;
 pub enum Message {
     /// An object was written or deleted; its key is relative to the input.
     Changed(String),
-    /// An object outside of the input was written or deleted.
+    /// An object outside of the input was written or deleted, or an old version of an object.
     Elsewhere,
     /// A run has ended, or the schedule asks for a look into the inbox.
     Look,
@@ -18,9 +18,21 @@ pub enum Message {
 
 /// The detail of an S3 event. The key is not URL-encoded, unlike in S3 notifications without EventBridge.
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct ObjectEvent {
     bucket: Bucket,
     object: ObjectKey,
+    reason: Option<String>,
+    deletion_type: Option<String>,
+}
+
+impl ObjectEvent {
+    /// Whether a lifecycle rule has deleted an old version of an object. The object itself stays as it is.
+    fn is_expiry_of_an_old_version(&self) -> bool {
+        self.reason.as_deref() == Some("Lifecycle Expiration")
+            && self.deletion_type.as_deref() == Some("Permanently Deleted")
+            && self.object.version_id.is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -29,8 +41,11 @@ struct Bucket {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct ObjectKey {
     key: String,
+    /// None in a bucket without versions.
+    version_id: Option<String>,
 }
 
 impl Message {
@@ -47,6 +62,9 @@ impl Message {
             ("aws.s3", "Object Created" | "Object Deleted") => {
                 let event: ObjectEvent = serde_json::from_value(event.detail.unwrap_or_default())
                     .map_err(|e| invalid("the event has no object".to_owned()).source(e))?;
+                if event.is_expiry_of_an_old_version() {
+                    return Ok(Message::Elsewhere);
+                }
                 let (bucket, prefix) = bucket_and_prefix(input)?;
                 Ok(match event.object.key.strip_prefix(&prefix) {
                     Some(key) if event.bucket.name == bucket && !key.is_empty() => Message::Changed(key.to_owned()),
@@ -61,6 +79,8 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const INPUT: &str = "s3://fruit/images/";
@@ -71,6 +91,28 @@ mod tests {
             "detail": {"bucket": {"name": bucket}, "object": {"key": key, "size": 3, "etag": "e", "sequencer": "00A"}}
         })
         .to_string()
+    }
+
+    #[test]
+    fn the_expiry_of_old_versions_starts_no_run() {
+        // S3 user guide, "EventBridge event message structure".
+        let deleted = |reason: &str, kind: &str, version: Option<&str>| {
+            let mut object = json!({"key": "images/1.jpg", "sequencer": "00A"});
+            if let Some(version) = version {
+                object["version-id"] = version.into();
+            }
+            let detail =
+                json!({"bucket": {"name": "fruit"}, "object": object, "reason": reason, "deletion-type": kind});
+            let event = json!({"source": "aws.s3", "detail-type": "Object Deleted", "detail": detail});
+            Message::parse(&event.to_string(), INPUT).unwrap()
+        };
+        let changed = Message::Changed("1.jpg".to_owned());
+        let (expired, forever) = ("Lifecycle Expiration", "Permanently Deleted");
+        assert_eq!(deleted(expired, forever, Some("3HL4")), Message::Elsewhere);
+        // A rule that deletes images, in a bucket with versions and in one without.
+        assert_eq!(deleted(expired, "Delete Marker Created", Some("3HL4")), changed);
+        assert_eq!(deleted(expired, forever, None), changed);
+        assert_eq!(deleted("DeleteObject", forever, Some("3HL4")), changed);
     }
 
     #[test]

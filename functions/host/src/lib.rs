@@ -7,11 +7,14 @@
 //! [`event`] is used by the trigger alone. It is here so that all functions have the same dependencies with the same
 //! features, and one build of them serves all.
 
+mod deadline;
 pub mod event;
 mod metrics;
+mod spending;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use deadline::Deadline;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use metrics::{Figures, Measured};
 use metrics::{Invocation, line};
@@ -19,9 +22,11 @@ use pomona::{
     Error, ErrorKind, Result,
     dataset::{Sealed, timing::Timer},
     model::check_instructions,
+    stages::CancellationToken,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use spending::Spending;
 
 /// Event of a function that a map calls: the locations of the run, and one line of the map's work list.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,10 +42,12 @@ pub struct MapItem<Work> {
 
 /// Serves invocations with `handle` until the environment ends. Work before this call belongs to the init phase of the
 /// environment, which happens once. Every invocation fails with `Input.Invalid` if the environment variable
-/// `POMONA_INSTRUCTIONS` is invalid.
+/// `POMONA_INSTRUCTIONS` is invalid. The token of an invocation is cancelled 40 s before its deadline.
 ///
 /// Each invocation writes one line with its metrics to standard output, which is the log.
-pub async fn serve<In, Out, Fut>(handle: impl Fn(In) -> Fut) -> std::result::Result<(), lambda_runtime::Error>
+pub async fn serve<In, Out, Fut>(
+    handle: impl Fn(In, CancellationToken) -> Fut,
+) -> std::result::Result<(), lambda_runtime::Error>
 where
     In: DeserializeOwned,
     Out: Measured,
@@ -49,18 +56,23 @@ where
     let handle = &handle;
     // The first invocation of an environment is a cold start.
     let first = &AtomicBool::new(true);
+    let spending = &Spending::from_environment();
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
         let timer = Timer::start();
+        let deadline = Deadline::new(event.context.deadline());
+        let before = spending.requests();
         let cold = first.swap(false, Ordering::Relaxed);
         tracing::debug!(request = event.context.request_id, cold, "invocation started");
         // Here and not in `main`, so that the state machine sees the name of the error.
         let outcome = match check_instructions().and_then(|()| decode(&event.payload)) {
-            Ok(input) => handle(input).await,
+            Ok(input) => handle(input, deadline.stop()).await,
             Err(error) => Err(error),
         };
         let (milliseconds, function) = (timer.read().milliseconds, function_name());
         // Not a tracing event: CloudWatch reads metrics only from a line that is nothing but the JSON object.
-        println!("{}", line(&event.payload, &outcome, Invocation { function: &function, milliseconds, cold }));
+        let spent = spending.dollars(milliseconds, before);
+        let invocation = Invocation { function: &function, milliseconds, cold, spent, stack: spending.stack() };
+        println!("{}", line(&event.payload, &outcome, invocation));
         outcome.map_err(diagnostic)
     }))
     .await
@@ -84,8 +96,9 @@ fn diagnostic(error: Error) -> Diagnostic {
     }
 }
 
-/// Name of the function without the suffix that CloudFormation adds: `pomona-PlanFunction`.
+/// Name of the function in metrics: that of the template, such as `pomona-PlanFunction`. Lambda's name has a suffix, and is
+/// truncated after 64 characters.
 fn function_name() -> String {
-    let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".to_owned());
-    name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned())
+    let variable = |name| std::env::var(name).ok();
+    variable("POMONA_FUNCTION").or_else(|| variable("AWS_LAMBDA_FUNCTION_NAME")).unwrap_or_else(|| "local".to_owned())
 }

@@ -102,6 +102,10 @@ pub(crate) struct Invocation<'a> {
     pub(crate) milliseconds: u64,
     /// Whether it is the first invocation of its environment.
     pub(crate) cold: bool,
+    /// Its cost in dollars, on Lambda.
+    pub(crate) spent: Option<f64>,
+    /// The stack; the dimension of `spent`, which is summed over all functions.
+    pub(crate) stack: Option<&'a str>,
 }
 
 /// A log line under construction.
@@ -109,6 +113,8 @@ pub(crate) struct Invocation<'a> {
 struct Line {
     fields: Map<String, Value>,
     metrics: Vec<Value>,
+    /// The same with the dimension `Stack`.
+    of_stack: Vec<Value>,
 }
 
 impl Line {
@@ -120,6 +126,15 @@ impl Line {
     fn measure(&mut self, name: &str, unit: &str, value: impl Into<Value>) {
         self.set(name, value);
         self.metrics.push(json!({"Name": name, "Unit": unit}));
+    }
+
+    /// Sets the cost of the invocation as a metric of the whole stack.
+    fn measure_spent(&mut self, invocation: &Invocation<'_>) {
+        if let (Some(spent), Some(stack)) = (invocation.spent, invocation.stack) {
+            self.set("Stack", stack);
+            self.set("spent", spent);
+            self.of_stack.push(json!({"Name": "spent", "Unit": "None"}));
+        }
     }
 
     fn measure_answer(&mut self, figures: Figures, milliseconds: u64) {
@@ -139,10 +154,13 @@ impl Line {
     fn finish(mut self) -> Value {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
         let metrics = std::mem::take(&mut self.metrics);
-        let declaration = json!({
-            "Timestamp": u64::try_from(now).unwrap_or(u64::MAX),
-            "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [["Function"]], "Metrics": metrics}],
-        });
+        let directive = |dimension: &str, metrics: Vec<Value>| json!({"Namespace": NAMESPACE, "Dimensions": [[dimension]], "Metrics": metrics});
+        let mut directives = vec![directive("Function", metrics)];
+        let of_stack = std::mem::take(&mut self.of_stack);
+        if !of_stack.is_empty() {
+            directives.push(directive("Stack", of_stack));
+        }
+        let declaration = json!({"Timestamp": u64::try_from(now).unwrap_or(u64::MAX), "CloudWatchMetrics": directives});
         self.set("_aws", declaration);
         Value::Object(self.fields)
     }
@@ -159,6 +177,7 @@ pub(crate) fn line<T: Measured>(event: &Value, outcome: &Result<T>, invocation: 
     line.measure("milliseconds", "Milliseconds", invocation.milliseconds);
     line.measure("cold_starts", "Count", u8::from(invocation.cold));
     line.measure("errors", "Count", u8::from(outcome.is_err()));
+    line.measure_spent(&invocation);
     match outcome {
         Ok(answer) => {
             line.set("level", "INFO");
@@ -180,8 +199,13 @@ mod tests {
 
     use super::*;
 
-    const INVOCATION: Invocation<'_> =
-        Invocation { function: "pomona-FeaturizeFunction", milliseconds: 100, cold: true };
+    const INVOCATION: Invocation<'_> = Invocation {
+        function: "pomona-FeaturizeFunction",
+        milliseconds: 100,
+        cold: true,
+        spent: Some(0.5),
+        stack: Some("pomona"),
+    };
 
     #[test]
     fn a_line_declares_the_metrics_that_it_carries() {
@@ -214,7 +238,17 @@ mod tests {
     #[test]
     fn an_error_is_counted_and_named() {
         let outcome: Result<Merged> = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
+        let without = line(&json!({"run": "r"}), &outcome, Invocation { spent: None, ..INVOCATION });
+        assert_eq!(
+            (without["spent"].as_f64(), without["_aws"]["CloudWatchMetrics"].as_array().unwrap().len()),
+            (None, 1)
+        );
         let line = line(&json!({"run": "r"}), &outcome, INVOCATION);
+        // A failed invocation costs money too.
+        assert_eq!((line["spent"].as_f64(), line["Stack"].as_str()), (Some(0.5), Some("pomona")));
+        let of_stack = &line["_aws"]["CloudWatchMetrics"][1];
+        assert_eq!(of_stack["Dimensions"], json!([["Stack"]]));
+        assert_eq!(of_stack["Metrics"], json!([{"Name": "spent", "Unit": "None"}]));
         assert_eq!((line["errors"].as_u64(), line["errorType"].as_str()), (Some(1), Some("Store.Throttled")));
     }
 }

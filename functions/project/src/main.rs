@@ -1,22 +1,6 @@
-//! Lambda: scores of one shard.
-
-use lambda_runtime::tracing;
-use pomona::{
-    Result,
-    stages::{self, PartWork, Projected, Stores},
-};
-use pomona_host::{MapItem, init_log, serve};
-
-async fn handle(event: MapItem<PartWork>) -> Result<Projected> {
-    let stores = Stores::open(&event.input, &event.output).await?;
-    let (run, shard) = (event.work.0.run.clone(), event.work.0.shard.clone());
-    let projected = stages::project(&stores, event.work.0).await?;
-    tracing::info!(%run, %shard, part = projected.part.part, rows = projected.part.rows, "part projected");
-    Ok(projected)
-}
+//! The function `project` alone, for `cargo lambda watch`. Lambda runs the program in `functions/lambda`.
 
 #[tokio::main]
-async fn main() -> std::result::Result<(), lambda_runtime::Error> {
-    init_log();
-    serve(handle).await
+async fn main() -> Result<(), lambda_runtime::Error> {
+    pomona_project::serve().await
 }

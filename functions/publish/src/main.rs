@@ -1,55 +1,6 @@
-//! Lambda: publishes the version, then writes its report. The answer is the output of the execution.
-
-use lambda_runtime::tracing;
-use pomona::{
-    Result,
-    dataset::timing::Timer,
-    ids::RunId,
-    report::{self, ReportInput, Reported},
-    stages::{self, Published, RunInput, Stores},
-};
-use pomona_host::{Figures, Measured, init_log, serve};
-use serde::{Deserialize, Serialize};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Event {
-    input: String,
-    output: String,
-    run: RunId,
-}
-
-#[derive(Serialize)]
-struct Answer {
-    #[serde(flatten)]
-    published: Published,
-    /// `None` if the report could not be written. The version is published nevertheless.
-    #[serde(flatten)]
-    reported: Option<Reported>,
-}
-
-impl Measured for Answer {
-    fn figures(&self) -> Figures {
-        let dollars = self.reported.as_ref().map(|reported| reported.dollars);
-        Figures { dollars, ..self.published.figures() }
-    }
-}
-
-async fn handle(event: Event) -> Result<Answer> {
-    let timer = Timer::start();
-    let stores = Stores::open(&event.input, &event.output).await?;
-    let published = stages::publish(&stores, RunInput { run: event.run.clone() }).await?;
-    let Published { run, version, images, rejects, .. } = &published;
-    tracing::info!(%run, %version, images, rejects, "version published");
-    let reported = report::report(&stores, ReportInput { run: event.run, publish: timer.read() }).await;
-    let reported = reported.inspect_err(|error| {
-        tracing::warn!(%run, error_type = error.kind().name(), %error, "the report could not be written");
-    });
-    Ok(Answer { reported: reported.ok(), published })
-}
+//! The function `publish` alone, for `cargo lambda watch`. Lambda runs the program in `functions/lambda`.
 
 #[tokio::main]
-async fn main() -> std::result::Result<(), lambda_runtime::Error> {
-    init_log();
-    serve(handle).await
+async fn main() -> Result<(), lambda_runtime::Error> {
+    pomona_publish::serve().await
 }

@@ -50,6 +50,18 @@ pub(crate) struct EstimateArgs {
     /// Quota of concurrent Lambda functions of the account
     #[arg(long, value_name = "N", default_value_t = Deployment::default().account_concurrency, value_parser = clap::value_parser!(u32).range(1..))]
     pub account_concurrency: u32,
+    /// Parameter ToleratedShardFailurePercent of the stack
+    #[arg(long, value_name = "PERCENT", default_value_t = Deployment::default().tolerated_percent, value_parser = values::percent)]
+    pub tolerated_percent: f64,
+    /// With a CSV of the scores
+    #[arg(long)]
+    pub csv: bool,
+    /// Uploads start the run, with an event for each image
+    #[arg(long)]
+    pub uploads: bool,
+    /// The images are encrypted with a customer managed KMS key, without a bucket key
+    #[arg(long)]
+    pub image_key: bool,
     /// Target shard size, in images
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE_ON_AWS, value_parser = clap::value_parser!(u32).range(1..))]
     pub shard_size: u32,

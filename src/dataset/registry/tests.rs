@@ -14,6 +14,7 @@ fn placeholders(kind: &FileKind) -> Vec<&'static str> {
 fn values(kind: &FileKind) -> impl Strategy<Value = Vec<String>> + use<> {
     let value = |placeholder: &str| match Class::of(placeholder).unwrap() {
         Class::Id => "[0-9a-zA-Z]{1,32}".boxed(),
+        Class::Name => "[0-9a-zA-Z_-]{1,36}".boxed(),
         Class::Number(digits) => {
             (any::<u64>(), 0..64u32).prop_map(move |(number, shift)| format!("{:0digits$}", number >> shift)).boxed()
         }
@@ -56,6 +57,15 @@ fn numbers_have_one_form() {
     assert_eq!(VERSION.key(&["123456789"]), "versions/123456789.json");
     for bad in ["0000007", "000000007", "99999999999999999999", "0000000a", "+0000007", ""] {
         assert_eq!(kind_of(&format!("versions/{bad}.json")), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn the_files_that_step_functions_writes_for_a_map_are_those_of_their_run() {
+    // Step Functions developer guide, "ResultWriter (Map)": the prefix, the id of the map run, and these names.
+    for name in ["manifest", "SUCCEEDED_0", "FAILED_0", "PENDING_12"] {
+        let key = format!("runs/r/maps/0f8ea5b1-3b7e-4a3c-9d6b-2f4d1c0a9e11/{name}.json");
+        assert_eq!(kind_of(&key), Some(&RUN_MAP), "{key}");
     }
 }
 

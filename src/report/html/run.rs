@@ -100,6 +100,9 @@ fn bill(content: &Content<'_>) -> Markup {
         ("Lambda invocations".to_owned(), count(usage.invocations), cost.invocations),
         ("Step Functions transitions".to_owned(), count(usage.transitions), cost.transitions),
         ("S3 requests".to_owned(), count(usage.puts + usage.gets), cost.requests),
+        ("log ingestion".to_owned(), bytes(usage.log_bytes), cost.logs),
+        ("X-Ray traces".to_owned(), count(usage.traces), cost.traces),
+        ("events".to_owned(), count(usage.events), cost.events),
     ];
     let below = [
         ("S3 storage per month".to_owned(), bytes(usage.stored_bytes), cost.storage_per_month),

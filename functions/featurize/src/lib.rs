@@ -1,0 +1,101 @@
+//! Lambda: features of one shard. The model is loaded once per environment, in the init phase.
+//!
+//! Before the deadline of the function, the rows so far are kept and the answer is `Run.Interrupted`. The state machine then
+//! calls the function again, which continues.
+
+use std::sync::Arc;
+
+use lambda_runtime::tracing;
+use pomona::{
+    Result,
+    dataset::Sealed,
+    model::{Decoding, Extractor, FeatureRange, WorkerPool},
+    stages::{self, CancellationToken, Featurized, Line, ShardWork, ShardsDone, Silent, Stores},
+};
+use pomona_host::{Figures, MapItem, Measured};
+use serde::Serialize;
+use tokio::sync::OnceCell;
+
+/// The model with each decoding of JPEGs. Nearly all environments need one of them.
+#[derive(Default)]
+struct Pools {
+    full: OnceCell<Arc<WorkerPool>>,
+    scaled: OnceCell<Arc<WorkerPool>>,
+}
+
+impl Pools {
+    async fn get(&self, decoding: Decoding) -> Result<Arc<WorkerPool>> {
+        let cell = match decoding {
+            Decoding::Full => &self.full,
+            Decoding::Scaled => &self.scaled,
+        };
+        cell.get_or_try_init(async || load(decoding)).await.cloned()
+    }
+}
+
+fn load(decoding: Decoding) -> Result<Arc<WorkerPool>> {
+    // Lambda provides one processor per 1,769 MiB of memory.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let extractor = Extractor::embedded(FeatureRange::default())?.with_decoding(decoding);
+    tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
+    Ok(Arc::new(WorkerPool::new(Arc::new(extractor), threads)?))
+}
+
+/// The answer: that of one shard, or the sums over a batch.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Shard(Box<Featurized>),
+    Batch(ShardsDone),
+}
+
+impl Measured for Answer {
+    fn figures(&self) -> Figures {
+        match self {
+            Answer::Shard(made) => made.figures(),
+            Answer::Batch(ShardsDone { rows, rejects, inferred, copied, .. }) => Figures {
+                rows: Some(*rows),
+                rejects: Some(*rejects),
+                inferred: Some(*inferred),
+                copied: Some(*copied),
+                ..Figures::default()
+            },
+        }
+    }
+}
+
+async fn handle(pools: Arc<Pools>, event: MapItem<Line<ShardWork>>, stop: CancellationToken) -> Result<Answer> {
+    let MapItem { input, output, work: Sealed(line) } = event;
+    let stores = Stores::open(&input, &output).await?;
+    match line {
+        Line::One(work) => shard(&pools, &stores, *work, &stop).await.map(Box::new).map(Answer::Shard),
+        Line::Batch(batch) => {
+            let workers = pools.get(batch.decoding).await?;
+            let done = stages::featurize_batch(&stores, &workers, &batch, &Silent, &stop).await?;
+            let ShardsDone { shards, rows, rejects, inferred, copied } = done;
+            tracing::info!(run = %batch.run, shards, rows, rejects, inferred, copied, "batch of shards computed");
+            Ok(Answer::Batch(done))
+        }
+    }
+}
+
+async fn shard(pools: &Pools, stores: &Stores, work: ShardWork, stop: &CancellationToken) -> Result<Featurized> {
+    let workers = pools.get(work.decoding).await?;
+    let run = work.run.clone();
+    let made = stages::featurize(stores, &workers, work, &Silent, stop).await?;
+    let Featurized { planned, shard, rows, rejects, inferred, copied, .. } = &made;
+    tracing::info!(%run, %shard, rows, rejects, inferred, copied, "shard computed");
+    if planned != shard {
+        tracing::warn!(%run, %planned, %shard, "some objects could not be read; the next run reads them again");
+    }
+    Ok(made)
+}
+
+/// Serves the function `featurize`, and loads the model before.
+pub async fn serve() -> std::result::Result<(), lambda_runtime::Error> {
+    pomona_host::init_log();
+    let pools = Arc::new(Pools::default());
+    // In the init phase, so that no invocation waits for it but the first.
+    pools.get(Decoding::Full).await?;
+    pomona_host::serve(move |event, stop| handle(pools.clone(), event, stop)).await
+}

@@ -1,0 +1,101 @@
+"""`make watch`: the functions under `cargo lambda watch`, called as docs/deploy.md says it."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from local_aws import ROOT, VENVS, build_environment, free_port
+
+# The first call of a function builds it.
+SECONDS = 1_800
+
+
+class Watch:
+    """`tests/aws/watch.py` in a process of its own, and its output so far."""
+
+    def __init__(self):
+        self.port, self.lines, self.ready = free_port(), [], threading.Event()
+        env = build_environment() | {"PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, ROOT / "tests/aws/watch.py"]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                        start_new_session=True)
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if "listening" in line or "127.0.0.1" in line:
+                self.ready.set()
+        self.ready.set()
+
+    def output(self):
+        return "".join(self.lines)
+
+    def invoke(self, function, event):
+        """The answer of a function, or the error that `cargo lambda invoke` prints."""
+        command = ["cargo", "lambda", "invoke", "--invoke-address", "127.0.0.1", "--invoke-port", str(self.port), function, "--data-file", event]
+        done = subprocess.run(command, cwd=ROOT, env=build_environment(), capture_output=True, text=True, timeout=SECONDS)
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+        return done.stdout + done.stderr
+
+    def stop(self):
+        os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def watch():
+    watch = Watch()
+    assert watch.ready.wait(120) and watch.process.poll() is None, watch.output()
+    yield watch
+    watch.stop()
+
+
+def documented():
+    """(function, event) of the commands in docs/deploy.md."""
+    text = (ROOT / "docs/deploy.md").read_text()
+    return re.findall(r"cargo lambda invoke (\w+) +--data-file (\S+)", text)
+
+
+def test_a_run_by_hand_is_what_the_documentation_says(watch):
+    calls = documented()
+    assert {function for function, _ in calls} == {"plan", "featurize", "reduce", "project", "publish", "vacuum"}
+    answers = []
+    for function, event in calls:
+        answer = watch.invoke(function, event)
+        assert isinstance(answer, dict), f"{function} {event}: {answer}\n{watch.output()[-4000:]}"
+        answers.append(answer)
+    plan, featurize, merge, reduce, _, publish, vacuum = answers
+    assert (plan["objects"], plan["shards"]) == (56, 1) and featurize["rows"] == 56 and merge["entry"]["rows"] == 56
+    assert reduce["parts_to_project"] == 1 and publish["version"] == 1 and vacuum["kept"] == [1]
+
+
+def test_a_trigger_without_a_state_machine_says_so(watch):
+    error = watch.invoke("trigger", "functions/trigger/events/uploads.json")
+    assert isinstance(error, str) and "Execution.NotFound" in error and "does not exist" in error, error
+
+
+def test_an_edited_function_is_built_again(watch):
+    source = pathlib.Path(ROOT / "functions/vacuum/src/main.rs")
+    before = source.read_text()
+    mark = "this line is of a test"
+    try:
+        source.write_text(before.replace("    pomona_vacuum::serve()", f'    println!("{mark}");\n    pomona_vacuum::serve()'))
+        for _ in range(30):
+            watch.invoke("vacuum", "functions/vacuum/events/weekly.json")
+            if mark in watch.output():
+                break
+        assert mark in watch.output(), watch.output()[-4000:]
+    finally:
+        source.write_text(before)
