@@ -16,7 +16,7 @@ import botocore.exceptions
 import pytest
 from iam import ACCOUNT, Ask, access_key
 from local_aws import REGION, ROOT, LocalAws
-from strict_proxy import StrictProxy
+from strict_proxy import Rate, StrictProxy
 
 BUCKET = "strict"
 ARN = f"arn:aws:s3:::{BUCKET}"
@@ -33,10 +33,19 @@ def s3(method, place, body=None):
     with urllib.request.urlopen(urllib.request.Request(f"{os.environ['AWS_ENDPOINT_URL']}/{place}", body, SIGNED, method=method)) as got:
         return got.read().decode()
 
+def exists(place):
+    try:
+        s3("GET", place)
+        return True
+    except urllib.error.HTTPError:
+        return False
+
 def do(event):
     if "count" in event:
         s3("PUT", f"strict/open/count/{event['count']}/{uuid.uuid4()}", b"")
     time.sleep(event.get("sleep", 0))
+    while "until" in event and not exists(f"strict/{event['until']}"):
+        time.sleep(0.1)
     if "unless" in event:
         s3("GET", f"strict/{event['unless']}")
     return {"big": "x" * event.get("big", 0)}
@@ -363,11 +372,11 @@ def test_an_archived_object_has_an_error_of_its_own(account):
 
 
 def test_s3_slows_down_above_the_rate_of_a_prefix(account):
-    from strict_proxy import Rate
     s3 = account.client(account.role("hasty", ("s3:*", f"{ARN}/*")))
     for key in ("hot/1", "cold/1"):
         account.put(key)
     gets, puts = account.proxy.gets, account.proxy.puts
+    assert (gets.per_second, puts.per_second) == (5_500, 3_500)
     account.proxy.gets, account.proxy.puts = Rate(0.001, 3), Rate(0.001, 1)
     try:
         for _ in range(3):
@@ -398,10 +407,13 @@ def test_conditional_puts_may_conflict_and_others_do_not(account):
 def test_a_map_run_is_described_once_a_second_and_a_large_event_is_refused(account):
     arn = f"arn:aws:states:{REGION}:{ACCOUNT}:mapRun:m/Each:x"
     sfn = account.aws.client("stepfunctions", account.proxy.endpoint, attempts=1)
+    assert (account.proxy.map_runs.per_second, account.proxy.map_runs.burst) == (1, 1)
+    account.proxy.map_runs = Rate(0.001, 1)
     with refused("ResourceNotFound"):
         sfn.describe_map_run(mapRunArn=arn)
     with refused("ThrottlingException"):
         sfn.describe_map_run(mapRunArn=arn)
+    account.proxy.map_runs = Rate(1)
     events = account.aws.client("events", account.proxy.endpoint)
     entry = lambda size: {"Source": "pomona", "DetailType": "x", "Detail": json.dumps({"x": "x" * size})}  # noqa: E731
     events.put_events(Entries=[entry(1000)])
@@ -457,19 +469,28 @@ def items(account, *values):
 
 
 def test_more_calls_than_the_account_may_have_are_throttled(account):
-    items(account, *({"sleep": 1} for _ in range(LIMIT + 2)))
+    """Each call lasts until open/go is there, so that the later ones find no place."""
+    items(account, *({"until": "open/go"} for _ in range(LIMIT + 2)))
     role = account.role("map", *of_map("throttled"))
-    task = lambda **more: call({"sleep.$": "$.sleep"}, **more)  # noqa: E731
+
+    def run(task):
+        account.root.delete_object(Bucket=BUCKET, Key="open/go")
+        before = account.proxy.throttled["TooManyRequestsException"]
+        machine = account.machine("throttled", role, {"Each": each(task, ToleratedFailurePercentage=99)})
+        arn = account.sfn.start_execution(stateMachineArn=machine, input="{}")["executionArn"]
+        while account.proxy.throttled["TooManyRequestsException"] < before + 2:
+            time.sleep(0.1)
+        account.put("open/go")
+        assert account.wait(arn)["status"] == "SUCCEEDED"
+        (run,) = account.sfn.list_map_runs(executionArn=arn)["mapRuns"]
+        children = account.sfn.list_executions(mapRunArn=run["mapRunArn"])["executions"]
+        return [account.sfn.describe_execution(executionArn=child["executionArn"]).get("error") for child in children]
+
+    task = lambda **more: call({"until.$": "$.until"}, **more)  # noqa: E731
     # A retrier for all errors that AWS names at other times does not match.
-    failed = account.run(account.machine("throttled", role, {"Each": each(task(**retry("Lambda.ServiceException", "Lambda.Unknown")), ToleratedFailurePercentage=99)}))
-    assert failed["status"] == "SUCCEEDED"
-    runs = account.sfn.list_map_runs(executionArn=failed["executionArn"])["mapRuns"]
-    assert account.sfn.describe_map_run(mapRunArn=runs[0]["mapRunArn"])["itemCounts"]["failed"] == 2
-    errors = {account.sfn.describe_execution(executionArn=e["executionArn"]).get("error")
-              for e in account.sfn.list_executions(mapRunArn=runs[0]["mapRunArn"])["executions"]}
-    assert errors == {None, "Lambda.TooManyRequestsException"}
-    patient = task(**retry("Lambda.TooManyRequestsException", attempts=100, MaxDelaySeconds=1))
-    assert account.run(account.machine("throttled", role, {"Each": each(patient)}))["status"] == "SUCCEEDED"
+    errors = run(task(**retry("Lambda.ServiceException", "Lambda.Unknown")))
+    assert sorted(errors, key=str) == ["Lambda.TooManyRequestsException"] * 2 + [None] * LIMIT
+    assert run(task(**retry("Lambda.TooManyRequestsException", attempts=100, MaxDelaySeconds=1))) == [None] * (LIMIT + 2)
 
 
 def test_a_retry_waits_at_most_max_delay(account):
@@ -532,13 +553,15 @@ def test_a_state_machine_with_logs_needs_their_delivery(account):
 
 
 def test_a_name_is_used_again_only_for_the_same_running_execution(account):
+    account.root.delete_object(Bucket=BUCKET, Key="open/end")
     role = account.role("machine", ("lambda:InvokeFunction", FUNCTION))
-    machine = account.machine("named", role, {"Call": call({"sleep": 2})})
+    machine = account.machine("named", role, {"Call": call({"until": "open/end"})})
     start = lambda value: account.sfn.start_execution(stateMachineArn=machine, name="once", input=json.dumps(value))["executionArn"]  # noqa: E731
     arn = start({})
     assert start({}) == arn
     with refused("ExecutionAlreadyExists"):
         start({"other": 1})
+    account.put("open/end")
     account.wait(arn)
     with refused("ExecutionAlreadyExists"):
         start({})
