@@ -21,7 +21,7 @@ import threading
 import time
 from xml.sax.saxutils import escape
 
-from actions import Request, Unknown, asked
+from actions import Unknown, asked
 from fault_proxy import FaultProxy
 from iam import ACCOUNT, Ask, Evaluator, Roles
 from local_aws import REGION
@@ -240,6 +240,3 @@ def denial(service, role, ask):
     if service == "s3":
         return s3_error(403, "AccessDenied", denied_text(role, ask))
     return json_error("AccessDeniedException", denied_text(role, ask), 403 if service == "sqs" else 400)
-
-
-__all__ = ["Rate", "Request", "StrictProxy"]
