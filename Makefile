@@ -39,7 +39,8 @@ lint-spelling: .venv/lint/ready ## typos
 
 # Lists of Python packages. NAME.in has the direct dependencies; NAME.txt has all, with hashes, for each platform.
 PYTHON_LISTS := bench/requirements models/requirements tests/aws/cargo-lambda tests/aws/ministack tests/aws/sam \
-    tests/browser/requirements tests/golden/requirements tests/lint/requirements tests/lint/uv tests/python/requirements
+    tests/browser/requirements tests/golden/requirements tests/lint/requirements tests/lint/uv tests/python/requirements \
+    tests/python/spark
 
 # ADVISORIES=required: an unreachable database is an error.
 .PHONY: lint-dependencies
@@ -90,6 +91,11 @@ test-rust: ## Unit, integration and documentation tests
 .PHONY: test-python
 test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
 	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
+
+# Needs Java 17: `apt-get install openjdk-17-jre-headless`. Not part of `make test`, because PySpark has 400 MB.
+.PHONY: test-spark
+test-spark: build .venv/spark/ready ## Read the printed paths with Spark, too, after random histories
+	POMONA=$(abspath $(POMONA)) .venv/spark/bin/python -m pytest -q tests/python/test_histories.py
 
 # Needs Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/it.
 .PHONY: test-browser
@@ -148,9 +154,33 @@ bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, 
 bench-incremental: build .venv/bench/ready ## Time a run for one new image among 10,000
 	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
 
+# Needs 12 GB in the folder for temporary files, which TMPDIR sets.
+.PHONY: bench-publishing
+bench-publishing: ## Measure the memory of a run that publishes a million rows
+	$(CARGO) build --release --workspace --example publish_rows
+	python3 bench/publishing.py --example target/release/examples/publish_rows
+DATA ?=
+.PHONY: bench-classifier
+bench-classifier: build .venv/tables/ready ## Compare the classifier with scikit-learn; DATA='FOLDER...' adds folders of images
+	$(CARGO) build --release --workspace --example classifier_time
+	.venv/tables/bin/python bench/classifier.py --pomona $(POMONA) --example target/release/examples/classifier_time --data $(DATA)
+
 .PHONY: bench-scaling
 bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
 	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
+
+# IMAGES=N: so many files in a folder; IMAGES_ON_AWS=N: in the local S3. KEYS: sizes of buckets that are planned on a virtual clock.
+IMAGES ?= 1000000
+IMAGES_ON_AWS ?= 50000
+KEYS ?= 10000000,100000000
+.PHONY: scale
+scale: build scale-keys lambdas ## Plan 100 million keys; run 1,000,000 tiny images in a folder, 50,000 on a local AWS
+	python3 bench/scale.py --pomona $(POMONA) --images $(IMAGES)
+	.venv/ministack/bin/python bench/scale.py --aws $(IMAGES_ON_AWS)
+
+.PHONY: scale-keys
+scale-keys: ## Plan buckets of KEYS=10000000,100000000 keys with one and with many listers, on a virtual clock
+	POMONA_KEYS=$(KEYS) $(CARGO) test --release --workspace --test large_listing -- --nocapture
 
 # The first seed is printed; SEED=N tries the same ones again, and POMONA_SEEDS=N..M (see tests/races.rs) a single one.
 SEED := $(or $(SEED),$(shell date +%s))
@@ -201,11 +231,12 @@ model: .venv/model/ready ## Make the embedded ONNX file, byte for byte
 	.venv/model/bin/python models/export.py models/mobilenetv2_1.00_224.onnx
 
 .PHONY: golden
-golden: build .venv/golden/ready ## Make the golden files: Pillow, TensorFlow, texts of the CLI
+golden: build .venv/golden/ready .venv/tables/ready ## Make the golden files: Pillow, TensorFlow, scikit-learn, texts of the CLI
 	.venv/golden/bin/python tests/golden/pillow_pixels.py tests/golden/pillow
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
+	.venv/tables/bin/python tests/golden/lda.py tests/golden/lda.json
 	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli
 
 # Versions that are in a list stay there as long as they fit; UPGRADE=1 takes the newest of all indirect dependencies.
@@ -232,6 +263,7 @@ clean: ## Remove everything that was built or installed
 .venv/lint/ready: tests/lint/requirements.txt
 .venv/uv/ready: tests/lint/uv.txt
 .venv/tables/ready: tests/python/requirements.txt
+.venv/spark/ready: tests/python/spark.txt
 .venv/browser/ready: tests/browser/requirements.txt
 .venv/ministack/ready: tests/aws/ministack.txt
 .venv/sam/ready: tests/aws/sam.txt

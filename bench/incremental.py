@@ -2,8 +2,8 @@
 
     make bench-incremental          (or: incremental.py --pomona PATH --images 10000 --rounds 5)
 
-Each round adds one picture and runs again. The program's summary must say that it inferred exactly one image. Raw runs go
-to bench/runs/.
+Each round adds one picture and runs again. The program's summary must say that it inferred exactly one image. With
+--against, another build of the program runs in turn with it, on an output of its own. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -32,31 +32,43 @@ def main():
     parser.add_argument("--pomona", type=pathlib.Path, required=True)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", type=pathlib.Path, help="another build of the program")
     args = parser.parse_args()
-    args.pomona = args.pomona.resolve()
+    programs = {"this": args.pomona.resolve()} | ({"other": args.against.resolve()} if args.against else {})
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
-        images = write_images(args.pomona, work / "data", args.images + args.rounds * 2)
+        images = write_images(programs["this"], work / "data", args.images + args.rounds * 2)
         # Some pictures are moved away first and added one by one.
         later = sorted(images.rglob("*.jpg"))[:: args.images // (args.rounds * 2)][: args.rounds * 2]
         (work / "later").mkdir()
         held = [(path, shutil.move(path, work / "later" / f"{i}.jpg")) for i, path in enumerate(later)]
-        first = run(args.pomona, images, work / "results")
-        print(f"first run: {first['seconds']:.1f} s, {first['inferred']} images inferred", flush=True)
-        rounds = {"refit": [], "kept": []}
+        first = {name: run(program, images, work / name) for name, program in programs.items()}
+        for name, row in first.items():
+            print(f"first run, {name}: {row['seconds']:.1f} s, {row['inferred']} images inferred", flush=True)
+        rounds = {name: {"refit": [], "kept": []} for name in programs}
         for i, (path, source) in enumerate(held):
             shutil.move(source, path)
             kind, options = ("refit", []) if i % 2 == 0 else ("kept", ["--refit", "never"])
-            row = run(args.pomona, images, work / "results", *options)
-            assert row["inferred"] == row["added"] == 1, row
-            rounds[kind].append(row)
-            print(f"one more ({kind}): {row['seconds']:.2f} s {row['seconds_by_stage']}", flush=True)
+            # In turn, so that neither is always the second.
+            for name in sorted(programs, reverse=i // 2 % 2 == 1):
+                row = run(programs[name], images, work / name, *options)
+                assert row["inferred"] == row["added"] == 1, row
+                rounds[name][kind].append(row)
+                print(f"one more ({kind}), {name}: {row['seconds']:.2f} s {row['seconds_by_stage']}", flush=True)
     summary = {}
-    for kind, rows in rounds.items():
-        seconds = statistics.median(r["seconds"] for r in rows)
-        summary[kind] = {"seconds": seconds, "times_faster": round(first["seconds"] / seconds, 1)}
-        print(f"{kind}: {seconds:.2f} s, {first['seconds'] / seconds:.0f} times faster than the first run")
-    record.write("incremental", f"bench/incremental.py --images {args.images} --rounds {args.rounds}", first=first, rounds=rounds, summary=summary)
+    for kind in ("refit", "kept"):
+        seconds = {name: statistics.median(r["seconds"] for r in rows[kind]) for name, rows in rounds.items()}
+        summary[kind] = {"seconds": seconds["this"], "times_faster": round(first["this"]["seconds"] / seconds["this"], 1)}
+        print(f"{kind}: {seconds['this']:.2f} s, {summary[kind]['times_faster']:.0f} times faster than the first run")
+        if args.against:
+            pairs = zip(rounds["this"][kind], rounds["other"][kind])
+            ratio = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
+            summary[kind] |= {"seconds_of_other": seconds["other"], "ratio": round(ratio, 3)}
+            print(f"{kind}: {ratio:.2f} times the seconds of the other program, {seconds['other']:.2f} s")
+    fields = {"first": first["this"], "rounds": rounds["this"], "summary": summary}
+    if args.against:
+        fields["other"] = {"first": first["other"], "rounds": rounds["other"]}
+    record.write("incremental", f"bench/incremental.py --images {args.images} --rounds {args.rounds}", **fields)
 
 
 if __name__ == "__main__":

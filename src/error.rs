@@ -93,6 +93,12 @@ kinds! {
     /// The eigenvalue solver did not converge.
     PcaNotConverged = "Pca.NotConverged", retry: false,
         "Please report this with the message and, if you can share them, the moments and bases of the output.";
+    /// The version has no classifier.
+    ClassifierMissing = "Classifier.Missing", retry: false,
+        "A classifier needs images with two labels and two images of one of them. Run again without `--no-classifier`, or give labels (`pomona run --help`).";
+    /// The classifier belongs to features of another model.
+    ClassifierOtherModel = "Classifier.OtherModel", retry: false,
+        "Use the model and the release that made the data set (`--model FILE.onnx`), or run with `--upgrade` first.";
     /// More images are rejected than the limit allows.
     DatasetTooManyRejects = "Dataset.TooManyRejects", retry: false,
         "Read the rejects table named in the message. Then repair the images or raise `--max-reject-percent`.";

@@ -1,4 +1,5 @@
-//! Identifiers: runs, versions, shards, groups, extractors, bases, moments, and the etags of objects.
+//! Identifiers: runs, versions, shards, groups, lists of members, extractors, bases, classifiers, moments, and the etags of
+//! objects.
 //!
 //! They are types instead of strings, and every room may import them, so that no two rooms import each other for an id.
 //! In JSON, each is a plain string or number.
@@ -47,6 +48,9 @@ text_id! {
     /// Identifies a shard: 128 bits of SHA-256, in hexadecimal, of extractor id, compression, and key, etag, label and
     /// split of each object.
     ShardId;
+    /// Identifies the list of an archive's members: 128 bits of SHA-256, in hexadecimal, of key, etag and size of the
+    /// archive.
+    ContainerId;
     /// Identifies a group of shards: 128 bits of SHA-256, in hexadecimal, of the ids of its shards.
     GroupId;
     /// Identifies an extractor: 128 bits of SHA-256, in hexadecimal, of model file, preprocessing, arithmetic and
@@ -56,6 +60,10 @@ text_id! {
     BasisId;
     /// Identifies total moments: 128 bits of SHA-256, in hexadecimal, of row count, sums and sums of products.
     MomentsId;
+    /// Identifies a classifier: 128 bits of SHA-256, in hexadecimal, of all that its file has.
+    ClassifierId;
+    /// Identifies the rules by which training images and folds are chosen: 128 bits of SHA-256, in hexadecimal.
+    RulesId;
     /// Identifies the content of an object. It changes when the object is replaced.
     ///
     /// In a bucket, the entity tag of S3. In a folder, modification time (nanoseconds) and size.

@@ -45,7 +45,7 @@
 //! # let (photos, results) = (tempfile::tempdir()?, tempfile::tempdir()?);
 //! # paint(photos.path())?;
 //! # let (photos, results) = (photos.path().to_str().unwrap(), results.path().to_str().unwrap());
-//! let stores = Stores { input: store::open_input(photos, results).await?, output: store::open(results).await? };
+//! let stores = Stores::new(store::open_input(photos, results).await?, store::open(results).await?);
 //! let workers = WorkerPool::new(Arc::new(Extractor::embedded(FeatureRange::default())?), 2)?;
 //! let input = PlanInput::new("first".to_owned().try_into()?);
 //! let summary = pipeline::run(&stores, &workers, &input, &Silent, &Default::default()).await?;
@@ -68,7 +68,10 @@
 //! | [`image`] | from bytes to pixels: decoding, resizing, reasons for rejects |
 //! | [`model`] | from pixels to features: extractors, and the threads that run them |
 //! | [`pca`] | exact sums, eigenproblem, basis |
+//! | [`classify`] | sums per class, linear discriminant analysis, cross-validation, prediction |
 //! | [`dataset`] | everything on disk: manifests, keys, tables, shard plan, settings, commit protocol |
+//! | [`archive`] | tar, zip and Parquet files whose members are objects of the input |
+//! | [`inventory`] | the keys of an input from files instead of listings |
 //! | [`cost`] | prices, estimate, simulation, receipt |
 //! | [`aws`] | an execution's input, the runs that uploads start, Step Functions |
 //! | [`stages`] | plan, featurize, merge, reduce, project, publish |
@@ -82,7 +85,9 @@
 //! Step Functions; `report` the page of a run. Without any of them, the crate reads folders, makes features with the
 //! embedded model and fits a PCA.
 
+pub mod archive;
 pub mod aws;
+pub mod classify;
 pub mod cost;
 pub mod dataset;
 #[cfg(feature = "cli")]
@@ -90,6 +95,7 @@ pub mod demo;
 mod error;
 pub mod ids;
 pub mod image;
+pub mod inventory;
 pub mod model;
 pub mod pca;
 pub mod pipeline;

@@ -16,7 +16,7 @@ use pomona::{
     dataset::{
         self, Checksum, GroupRecord, Manifest, ShardRecord, VersionState, contents, keys,
         lease::{Judge, Liveness},
-        registry::{self, FileKind, Remake},
+        registry::{self, FileKind},
         settings::{Mode, Refit, Settings},
         tables, to_json, to_record,
     },
@@ -140,11 +140,6 @@ fn damage(body: &Bytes, how: &str) -> Option<Bytes> {
     }
 }
 
-/// Files that say nothing that is not in another file, or that only the run needed.
-fn may_be_missing(kind: &FileKind) -> bool {
-    [registry::CLAIM, registry::RUN_FEATURIZED, registry::RUN_RECEIPT].contains(kind)
-}
-
 fn is_remade(kind: &FileKind) -> bool {
     let of_runs = kind.folder() == Some(keys::RUNS);
     !of_runs || [registry::RUN_MANIFEST, registry::RUN_REJECTS].contains(kind)
@@ -181,17 +176,7 @@ async fn every_damage(output: &Output) {
         }
         let checked = output.check(Depth::Files).await;
         let found = checked.problems.iter().find(|problem| problem.file == *key);
-        if how == "delete" && may_be_missing(kind) {
-            assert_eq!(checked.problems, [], "{key}");
-            output.restore().await;
-            continue;
-        }
-        let Some(found) = found else {
-            // A work list that lacks lines is not noticed after its run.
-            assert!(kind.remake == Remake::Record && how == "truncate", "{how} of {key}: {:?}", checked.problems);
-            output.restore().await;
-            continue;
-        };
+        let found = found.unwrap_or_else(|| panic!("{how} of {key} is not found: {:?}", checked.problems));
         let expected = if how == "delete" { Fault::Missing } else { Fault::Damaged };
         assert_eq!(found.problem, expected, "{how} of {key}: {found:?}");
         assert_eq!(found.made_again_from, kind.remake.text());
@@ -208,7 +193,7 @@ async fn every_damage(output: &Output) {
             }
         } else {
             let said = found.detail.contains("; not made again: ");
-            assert!(!found.repaired && (said || !found.needed), "{how} of {key}: {found:?}");
+            assert!(!found.repaired && said, "{how} of {key}: {found:?}");
         }
         output.restore().await;
     }

@@ -17,15 +17,16 @@ use fastrand::Rng;
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Manifest, contents, inbox,
+        self, Manifest, Sealed, contents, inbox,
         lease::Judge,
         registry::{self, FileKind, Remake},
         settings::{Mode, Settings},
         tables,
     },
+    ids::RunId,
     model::WorkerPool,
-    stages::{CancellationToken, Silent, Stores},
-    store::{MemoryStore, Store, list_all},
+    stages::{self, CancellationToken, PlanInput, RunInput, ShardWork, Silent, Stores},
+    store::{self, MemoryStore, Store, list_all},
     versions::{
         check::{Depth, check},
         diff::{Diff, diff},
@@ -33,8 +34,10 @@ use pomona::{
         vacuum::Action,
     },
 };
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::from_slice;
 
-const IMAGES: u64 = 90;
+const IMAGES: u64 = 290;
 /// Files of each kind that are damaged.
 const FILES: usize = 2;
 /// The image that is erased, and the one that comes before the run.
@@ -42,7 +45,7 @@ const ERASED: u64 = 31;
 const NEW: u64 = 500;
 
 fn settings() -> Settings {
-    Settings { shard_size: Some(8), group_size: Some(24), csv: true, ..Settings::default() }
+    Settings { shard_size: Some(32), group_size: Some(160), csv: true, ..Settings::default() }
 }
 
 /// An output, and what is true of it.
@@ -276,4 +279,74 @@ async fn no_damage_gives_a_wrong_result() {
     }
     println!("{reads} damaged outputs read, {writes} written to");
     assert!(reads > 400 && writes > 150, "{reads} {writes}");
+}
+
+/// One attempt of a run as the state machine makes it: an item of a map that finds damage ends without an error.
+async fn attempt(stores: &Stores, engine: &WorkerPool, name: &RunId, number: u32) -> Result<()> {
+    let stop = CancellationToken::default();
+    let earlier = (1..number).map(|earlier| name.attempt(earlier).unwrap()).collect();
+    let input = PlanInput { settings: settings(), earlier, ..PlanInput::new(name.attempt(number)?) };
+    let planned = stages::plan(stores, engine.extractor().info(), input, &Silent, &stop).await?;
+    let run = RunInput { run: planned.run.clone() };
+    for Sealed(work) in lines::<ShardWork>(stores, &planned.work_list).await {
+        stages::featurize(stores, engine, work, &Silent, &stop).await?;
+    }
+    for Sealed(work) in lines(stores, &planned.merge_work_list).await {
+        ended(stages::merge(stores, work).await)?;
+    }
+    let reduced = stages::reduce(stores, run.clone()).await?;
+    for Sealed(work) in lines(stores, &reduced.work_list).await {
+        ended(stages::project(stores, work).await)?;
+    }
+    stages::publish(stores, run).await.map(drop)
+}
+
+async fn lines<T: DeserializeOwned + Serialize>(stores: &Stores, key: &str) -> Vec<Sealed<T>> {
+    let text = stores.output.get(key).await.unwrap();
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| from_slice(line).unwrap()).collect()
+}
+
+fn ended<T>(item: Result<T>) -> Result<()> {
+    match item {
+        Err(error) if error.is(ErrorKind::DatasetCorrupt) => Ok(()),
+        item => item.map(drop),
+    }
+}
+
+/// In separate processes, the next attempt learns from notes what is damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_makes_damaged_shards_and_groups_again() {
+    let truth = truth().await;
+    truth.input.put(&key(NEW), png(NEW)).await.unwrap();
+    let kinds = files_by_kind(truth.output.as_ref()).await;
+    let of_version: BTreeSet<String> =
+        contents::files(truth.output.as_ref(), &truth.manifests[1]).await.unwrap().into_iter().map(|f| f.key).collect();
+    let mut healed = 0;
+    for kind in [registry::FEATURES, registry::SHARD, registry::SUMS, registry::GROUP] {
+        for file in kinds[kind.name].1.iter().filter(|file| of_version.contains(*file)) {
+            for damage in [Damage::Flip(801), Damage::Truncate, Damage::Delete] {
+                let what = format!("{file} {damage:?}");
+                let output = Arc::new(damaged(&truth.output, file, None, damage).await.unwrap());
+                let stores = stores(&truth.input, &output);
+                let (name, mut number) = (run_id("execution"), 1);
+                while let Err(error) = attempt(&stores, &truth.engine, &name, number).await {
+                    assert!(error.is(ErrorKind::DatasetCorrupt), "{what}: {error}");
+                    number += 1;
+                    assert!(number <= 3, "{what}: {error}");
+                }
+                if number > 1 {
+                    assert_eq!(data_set(output.as_ref()).await, truth.after_run, "{what}");
+                } else {
+                    // Nothing has read the file.
+                    same(output.as_ref(), &truth.after_run, &what).await;
+                }
+                for earlier in 1..number {
+                    let mark = dataset::keys::started(&name.attempt(earlier).unwrap());
+                    assert_eq!(store::get_opt(output.as_ref(), &mark).await.unwrap(), None, "{what}");
+                }
+                healed += u64::from(number > 1);
+            }
+        }
+    }
+    assert!(healed > 20, "{healed} executions met damage");
 }

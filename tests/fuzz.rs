@@ -34,6 +34,8 @@ const IMAGE_BYTES: usize = 1_280 << 20;
 const MODEL_BYTES: usize = (4 << 30) + (8 << 20);
 /// Bound of a table: a page can claim 2 GiB, and one page is unpacked at a time.
 const TABLE_BYTES: usize = (2 << 30) + (64 << 20);
+/// Bound of an archive: a page of Parquet, its dictionary and its values, before and after decompression.
+const ARCHIVE_BYTES: usize = 1 << 30;
 /// Bound of a JSON text or a name.
 const TEXT_BYTES: usize = 64 << 20;
 
@@ -107,7 +109,21 @@ fn damaged_tables_and_records_are_read_or_refused() {
     let _alone = memory::alone();
     let (tables, records) = written();
     fuzz("table", &tables, cases() / 5, (Duration::from_secs(10), TABLE_BYTES), targets::table);
+    let records = [records, released()].concat();
     fuzz("record", &records, cases(), (Duration::from_secs(2), TEXT_BYTES), targets::record);
+}
+
+#[test]
+fn damaged_archives_have_members_and_rejects() {
+    let _alone = memory::alone();
+    let limit = (Duration::from_secs(10), ARCHIVE_BYTES);
+    fuzz("archive", &files("corpus/archive"), cases(), limit, targets::archive);
+}
+
+#[test]
+fn damaged_inventories_are_listed_or_refused() {
+    let _alone = memory::alone();
+    fuzz("inventory", &inventories(), cases() / 2, (Duration::from_secs(10), TABLE_BYTES), targets::inventory);
 }
 
 #[test]
@@ -121,6 +137,32 @@ fn damaged_events_requests_and_names_are_parsed_or_refused() {
 
 fn cases() -> u64 {
     number("POMONA_FUZZ_CASES", CASES)
+}
+
+/// An inventory in each format.
+fn inventories() -> Vec<Vec<u8>> {
+    let names = "key,size,last_modified_date,e_tag,is_latest";
+    let rows: String =
+        (0..20).map(|i| format!("a/{i:02} ä.jpg,{i},2023-11-14T22:13:{i:02}.000Z,{i:032x},true\n")).collect();
+    let csv = format!("{names}\n{rows}").into_bytes();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, &csv).unwrap();
+    let manifest = r#"{"sourceBucket": "fruit", "destinationBucket": "arn:aws:s3:::lists", "fileFormat": "CSV",
+        "fileSchema": "Bucket, Key, Size, LastModifiedDate, ETag", "files": [{"key": "x/a.csv", "size": 900}]}"#;
+    let (tables, _) = written();
+    // A table of features has the columns of an inventory.
+    let features = tables.into_iter().max_by_key(Vec::len).unwrap();
+    vec![csv, gzip.finish().unwrap(), manifest.as_bytes().to_vec(), features]
+}
+
+/// The JSON files of the output of release 0.1.0.
+fn released() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/release-0.1.0");
+    let entries = walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().map(Result::unwrap);
+    let paths = entries.map(walkdir::DirEntry::into_path);
+    let records =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json" || extension == "claim"));
+    records.map(|path| fs::read(path).unwrap()).collect()
 }
 
 /// The tables and the JSON files of an output, with rejects and partitions.

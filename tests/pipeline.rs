@@ -11,11 +11,14 @@ use std::{
     },
 };
 
-use common::{stores::Failing, *};
+use common::{
+    stores::{Failing, Notes, Noting},
+    *,
+};
 use pomona::{
     ErrorKind,
     dataset::{
-        self, keys,
+        self, contents, keys,
         settings::{Mode, Settings},
     },
     model::WorkerPool,
@@ -58,6 +61,30 @@ async fn a_run_without_changes_makes_no_version() {
     let before = list_all(output.as_ref(), "").await.unwrap();
     assert!(run(&stores, &engine, &small_shards(), "b").await.unwrap().up_to_date);
     assert_eq!(list_all(output.as_ref(), "").await.unwrap(), before);
+}
+
+/// The sums of its group come from those of the base version, and from the rows of this image alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_image_costs_one_read_of_its_shard_and_of_the_sums_of_its_group() {
+    let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    let settings = Settings { shard_size: Some(16), ..Settings::default() };
+    let first = run(&stores(&input, &output), &engine, &settings, "a").await.unwrap().manifest;
+    input.put(&key(17), png(9_999)).await.unwrap();
+    let noting = Arc::new(Noting { inner: output.clone(), gate: Notes::default() });
+    let stores = Stores { input: input.clone(), output: noting.clone() };
+    let second = run(&stores, &engine, &settings, "b").await.unwrap().manifest;
+    assert_eq!((second.figures.inferred, second.figures.shards_computed), (1, 1));
+    let [before] = &contents::groups(output.as_ref(), &first.groups).await.unwrap()[..] else { panic!("one group") };
+    let [after] = &contents::groups(output.as_ref(), &second.groups).await.unwrap()[..] else { panic!("one group") };
+    let calls = |key: &str| noting.gate.calls(key);
+    for shard in &before.shards {
+        // Copied if the shard has changed, and projected otherwise.
+        assert_eq!(calls(&keys::features(&shard.id)), 1, "reads of the features of {}", shard.id);
+    }
+    assert_ne!(before.shards, after.shards);
+    assert_eq!(calls(&keys::sums(&before.id)), 1, "reads of the sums of the base version");
+    assert_eq!(calls(&keys::sums(&after.id)), 1, "writes of the new sums");
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,11 +16,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use common::{
     stores::{Gate, Gated},
     *,
 };
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream, FuturesUnordered},
+};
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{
@@ -30,7 +34,7 @@ use pomona::{
     },
     model::WorkerPool,
     stages::Stores,
-    store::{MemoryStore, Store, list_all},
+    store::{MemoryStore, Object, Store, list_all},
     versions::vacuum::{self, Action, Policy},
 };
 use tokio::sync::oneshot;
@@ -125,20 +129,65 @@ fn race(turns: &Turns, racers: Vec<Racer<'_>>) {
     }));
 }
 
+/// An input whose listers take turns with all other calls, in pages of three objects.
+#[derive(Debug)]
+struct Paged {
+    inner: Arc<MemoryStore>,
+    turns: Turns,
+}
+
+#[async_trait]
+impl Store for Paged {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        stream::try_unfold(Some(after.map(str::to_owned)), move |after| async move {
+            let Some(after) = after else { return Ok(None) };
+            self.turns.before(prefix).await?;
+            let mut page = self.inner.list(prefix, after.as_deref()).try_next().await?.unwrap_or_default();
+            page.truncate(3);
+            let last = page.last().map(|last| last.key.clone());
+            Ok((!page.is_empty()).then_some((page, Some(last))))
+        })
+        .boxed()
+    }
+    fn listers(&self) -> usize {
+        4
+    }
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        self.inner.get(key).await
+    }
+    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
+        self.inner.get_listed(object).await
+    }
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get_range(key, range).await
+    }
+    async fn put_stream(&self, _: &str, _: BoxStream<'_, Result<Bytes>>) -> Result<()> {
+        unreachable!("the input is never written")
+    }
+    async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<bool> {
+        unreachable!("the input is never written")
+    }
+    async fn delete(&self, _: &str) -> Result<()> {
+        unreachable!("the input is never written")
+    }
+}
+
 fn settings() -> Settings {
     Settings { shard_size: Some(3), ..Settings::default() }
 }
 
 async fn gated_run(
     input: Arc<MemoryStore>,
-    output: Arc<dyn Store>,
+    stores: Stores,
     engine: &WorkerPool,
     name: String,
     upload: u64,
     mode: Mode,
 ) -> Result<Manifest> {
     input.put(&key(upload), png(upload)).await.unwrap();
-    let stores = Stores { input, output };
     run_as(&stores, engine, &settings(), mode, &name).await.map(|summary| summary.manifest)
 }
 
@@ -166,8 +215,9 @@ async fn read_whole(store: &dyn Store) -> Result<Option<u64>> {
 /// What each run uploaded, and how it ended.
 type Outcomes = Mutex<Vec<(u64, Result<Manifest>)>>;
 
-/// One schedule: `runs` runs, a reader and, if asked for, a vacuum on one output, which mostly has a version already.
-fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &WorkerPool) {
+/// One schedule: `runs` runs, a reader and, if asked for, a vacuum on one output, which mostly has a version already. The
+/// runs list with one lister each, or with four.
+fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, listers: bool, engine: &WorkerPool) {
     let (input, output) = block_on(async {
         let (input, output) = (images(0..6).await, Arc::new(MemoryStore::new()));
         if !seed.is_multiple_of(3) {
@@ -180,12 +230,14 @@ fn schedule(seed: u64, runs: u64, failures: usize, with_vacuum: bool, engine: &W
     let outcomes = Outcomes::default();
     let mut racers: Vec<Racer<'_>> = Vec::new();
     for racer in 0..runs {
-        let (input, store, outcomes) = (input.clone(), gated(), &outcomes);
+        let (input, output, outcomes) = (input.clone(), gated(), &outcomes);
+        let many: Arc<dyn Store> = Arc::new(Paged { inner: input.clone(), turns: turns.clone() });
+        let stores = Stores { input: if listers { many } else { input.clone() }, output };
         let refit = if (seed + racer).is_multiple_of(4) { Refit::Never } else { Refit::Always };
         let mode = Mode { refit, ..Mode::default() };
         racers.push(Box::pin(async move {
             let upload = 10 + racer;
-            let outcome = gated_run(input, store, engine, format!("racer-{racer}"), upload, mode).await;
+            let outcome = gated_run(input, stores, engine, format!("racer-{racer}"), upload, mode).await;
             outcomes.lock().unwrap().push((upload, outcome));
         }));
     }
@@ -281,35 +333,46 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
     range.filter(|range| !range.is_empty()).unwrap_or_else(|| panic!("POMONA_SEEDS={given} is not FIRST..END"))
 }
 
-fn schedules(seeds: Range<u64>, runs: u64, failures: usize, with_vacuum: bool) {
+fn schedules(seeds: Range<u64>, runs: u64, failures: usize, with_vacuum: bool, listers: bool) {
     // No worker threads: inference runs on the thread of the racers.
     let engine = engine("tiny", 0);
     for seed in seeds {
-        schedule(seed, runs, failures, with_vacuum, &engine);
+        schedule(seed, runs, failures, with_vacuum, listers, &engine);
     }
 }
 
 #[test]
 fn two_runs_race() {
-    schedules(seeds(0..500), 2, 0, false);
+    schedules(seeds(0..500), 2, 0, false, false);
 }
 
 #[test]
 fn two_runs_race_while_calls_fail() {
-    schedules(seeds(1_000..1_700), 2, 60, false);
+    schedules(seeds(1_000..1_700), 2, 60, false, false);
 }
 
 #[test]
 fn two_runs_and_a_vacuum_race_while_calls_fail() {
-    schedules(seeds(2_000..2_500), 2, 100, true);
+    schedules(seeds(2_000..2_500), 2, 100, true, false);
 }
 
 #[test]
 fn eight_runs_race() {
-    schedules(seeds(3_000..3_150), 8, 0, false);
+    schedules(seeds(3_000..3_150), 8, 0, false, false);
 }
 
 #[test]
 fn eight_runs_and_a_vacuum_race_while_calls_fail() {
-    schedules(seeds(4_000..4_200), 8, 150, true);
+    schedules(seeds(4_000..4_200), 8, 150, true, false);
+}
+
+/// Each run uploads an image first, while the others list with four listers each.
+#[test]
+fn runs_with_many_listers_race_with_uploads() {
+    schedules(seeds(5_000..5_150), 3, 0, false, true);
+}
+
+#[test]
+fn runs_with_many_listers_and_a_vacuum_race_while_calls_fail() {
+    schedules(seeds(6_000..6_200), 3, 150, true, true);
 }

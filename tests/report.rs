@@ -65,7 +65,7 @@ async fn fill_scores(output: &MemoryStore) -> Vec<FileRef> {
         let body = tables::write_scores(table, tables::LabelColumn::Included, "x", "b", Default::default()).unwrap();
         let scores = vec![FileRef::of(key.clone(), &body)];
         output.put(&key, body).await.unwrap();
-        parts.push(Part { part: part as u64, shard: "s".into(), rows: each as u64, scores });
+        parts.push(Part { part: part as u64, shard: "s".into(), rows: each as u64, scores, predictions: None });
     }
     let list = to_record(&PartList { version: Version(1), group: 0, parts }).unwrap();
     let scores = vec![FileRef::of(keys::part_list(Version(1), 0), &list)];
@@ -92,6 +92,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
     let key = keys::rejects(Version(1));
     output.put(&key, tables::write_rejects(&rejects, "x").unwrap()).await.unwrap();
     Manifest {
+        classifier: None,
         format: 2,
         version: Version(1),
         parent: None,
@@ -106,6 +107,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
         images: IMAGES as u64,
         rejects: rejects.len() as u64,
         ignored: Some(0),
+        labels_unused: None,
         labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
         basis: BasisSummary {
             id: "b".into(),

@@ -38,6 +38,7 @@ impl Store for Endless {
                     etag: format!("{i:032x}").into(),
                     size: 4_000,
                     modified: i as i64,
+                    packed: None,
                 })
                 .collect())
         });

@@ -3,4 +3,4 @@
 #[path = "../../tests/fuzz/targets.rs"]
 mod targets;
 
-pub use targets::{event, image, model, name, record, request, table};
+pub use targets::{archive, event, image, inventory, model, name, record, request, table};

@@ -17,6 +17,8 @@ const TWO_THREADS: usize = 256;
 pub const ROWS: usize = 4;
 /// Scores of each row that stay in registers during the loop over the columns.
 const SCORES: usize = 8;
+/// Vectors that [`reflect`] processes together.
+pub const TOGETHER: usize = 16;
 
 /// The symmetric rank-two update `v w' + w v'`, which a Householder reflection subtracts from a matrix.
 #[derive(Debug)]
@@ -38,6 +40,14 @@ compiled_twice!(
 compiled_twice!(
     /// `x -= a v + b w`
     pub subtract_both, subtract_both_avx2, subtract_both_body, (x: &mut [f64], a: f64, v: &[f64], b: f64, w: &[f64])
+);
+compiled_twice!(
+    /// Applies the reflection `I - scale v v'` to vectors, `[size, TOGETHER]`. Sums are in the order of the coordinates.
+    pub reflect, reflect_avx2, reflect_body, (v: &[f64], scale: f64, vectors: &mut [[f64; TOGETHER]])
+);
+compiled_twice!(
+    /// The products of one block of [`SCORES`] rows of weights with [`ROWS`] rows, each summed in the order of the columns.
+    products, products_avx2, products_body, (rows: &[[f64; ROWS]], weights: &[f64]) -> [[f64; SCORES]; ROWS]
 );
 compiled_twice!(
     multiply_rows, multiply_rows_avx2, multiply_rows_body,
@@ -178,6 +188,37 @@ fn update_rows_body(rows: &mut [f64], first: usize, size: usize, from: usize, up
 }
 
 #[inline(always)]
+fn reflect_body(v: &[f64], scale: f64, vectors: &mut [[f64; TOGETHER]]) {
+    let mut along = [0.0; TOGETHER];
+    for (v, row) in v.iter().zip(vectors.iter()) {
+        for lane in 0..TOGETHER {
+            along[lane] += v * row[lane];
+        }
+    }
+    for sum in &mut along {
+        *sum *= scale;
+    }
+    for (v, row) in v.iter().zip(vectors) {
+        for lane in 0..TOGETHER {
+            row[lane] -= v * along[lane];
+        }
+    }
+}
+
+#[inline(always)]
+fn products_body(rows: &[[f64; ROWS]], weights: &[f64]) -> [[f64; SCORES]; ROWS] {
+    let mut sums = [[0.0; SCORES]; ROWS];
+    for (z, weights) in rows.iter().zip(weights.chunks_exact(SCORES)) {
+        for (sums, z) in sums.iter_mut().zip(z) {
+            for (sum, weight) in sums.iter_mut().zip(weights) {
+                *sum += z * weight;
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
 fn project_body(rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; SCORES]]) {
     let blocks = loadings.packed.chunks_exact(SCORES * rows.len().max(1));
     for (block, scores) in blocks.zip(scores.chunks_exact_mut(ROWS)) {
@@ -193,7 +234,7 @@ fn project_body(rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; S
     }
 }
 
-/// Loadings of components, packed in the order in which the projection reads them.
+/// Loadings of components, or weights of classes, packed in the order in which the products read them.
 #[derive(Debug)]
 pub struct Loadings {
     /// For each block of [`SCORES`] components, the loadings of all columns, `[columns, SCORES]`.
@@ -223,6 +264,21 @@ impl Loadings {
         for row in 0..count.min(ROWS) {
             let of_row = sums.iter().skip(row).step_by(ROWS).flatten();
             to.extend(of_row.take(self.kept).map(|score| *score as f32));
+        }
+    }
+
+    /// The products of rows with all components, in `f64`: `to` is `[rows, kept]`. Each entry of `rows` is `[columns, ROWS]`,
+    /// and the last may have unused rows. One block of components stays in the cache for all rows.
+    pub fn products(&self, rows: &[Vec<[f64; ROWS]>], to: &mut [f64]) {
+        let columns = rows.first().map_or(1, Vec::len).max(1);
+        for (block, first) in self.packed.chunks_exact(SCORES * columns).zip((0..).step_by(SCORES)) {
+            let used = SCORES.min(self.kept - first);
+            for (rows, to) in rows.iter().zip(to.chunks_mut(ROWS * self.kept)) {
+                let sums = products(rows, block);
+                for (sums, to) in sums.iter().zip(to.chunks_exact_mut(self.kept)) {
+                    to[first..first + used].copy_from_slice(&sums[..used]);
+                }
+            }
         }
     }
 }
@@ -273,18 +329,35 @@ mod tests {
             update_rows_body(&mut plain[from * size..], from, size, from, &changes);
             prop_assert_eq!(bits(&chosen), bits(&plain));
 
+            let mut together: Vec<[f64; TOGETHER]> =
+                (0..size).map(|i| std::array::from_fn(|lane| matrix[(i * 3 + lane * 5) % matrix.len()])).collect();
+            let (mut plain, expected) = (together.clone(), together.clone());
+            reflect(&rest[..size], rest[size] / 1e6, &mut together);
+            reflect_body(&rest[..size], rest[size] / 1e6, &mut plain);
+            prop_assert_eq!(bits(together.as_flattened()), bits(plain.as_flattened()));
+            for lane in 0..TOGETHER {
+                let along: f64 = (0..size).map(|i| rest[i] * expected[i][lane]).sum::<f64>() * rest[size] / 1e6;
+                for i in 0..size {
+                    let difference = plain[i][lane] - (expected[i][lane] - rest[i] * along);
+                    prop_assert!(difference.abs() <= 1e-7 * size as f64, "{}", difference);
+                }
+            }
+
             let kept = kept.min(rest.len() / size);
             let loadings = Loadings::new(&rest[..size * kept], size);
             let rows: Vec<[f64; ROWS]> = (0..size).map(|c| std::array::from_fn(|row| matrix[(c + row * 7) % matrix.len()])).collect();
             let (mut chosen, mut plain) = (Vec::new(), vec![[0.0; SCORES]; kept.div_ceil(SCORES) * ROWS]);
             loadings.scores(&rows, ROWS, &mut chosen);
             project_body(&rows, &loadings, &mut plain);
+            let mut wide = vec![0.0; (ROWS + 1) * kept];
+            loadings.products(&[rows.clone(), rows.clone()], &mut wide);
             for row in 0..ROWS {
                 for k in 0..kept {
                     // The reference: sums in the order of the columns.
                     let sum = (0..size).fold(0.0, |sum, c| sum + rows[c][row] * rest[k * size + c]);
                     prop_assert_eq!(sum.to_bits(), plain[k / SCORES * ROWS + row][k % SCORES].to_bits());
                     prop_assert_eq!(chosen[row * kept + k], sum as f32);
+                    prop_assert_eq!(wide[row * kept + k].to_bits(), sum.to_bits());
                 }
             }
         }

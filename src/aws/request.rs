@@ -1,10 +1,10 @@
 //! The input of an execution of the state machine.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::settings::{Mode, Settings},
+    dataset::settings::{ListingScope, Mode, Settings},
     model::Decoding,
 };
 
@@ -25,10 +25,14 @@ pub struct Request {
     pub input: String,
     /// Location of the data set, `s3://BUCKET/PREFIX/`.
     pub output: String,
+    /// Location of an inventory that replaces the listing of the images: see [`crate::inventory`].
+    pub inventory: Option<String>,
     /// The settings that decide the result; defaults for fields that are missing.
     pub settings: Settings,
     /// What the run lists and whether it fits a new basis; defaults for fields that are missing.
     pub mode: Mode,
+    /// Location of a file of labels, `s3://BUCKET/KEY`; the field `labels`.
+    pub labels: Option<String>,
     /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
     pub decoding: Decoding,
 }
@@ -39,20 +43,16 @@ impl Request {
     /// Fails with `Input.Invalid` if a location is missing or not in S3, a field is unknown, or a setting is out of range.
     /// The message names the field.
     pub fn parse(value: Value) -> Result<Self> {
-        const EXAMPLE: &str = r#"the execution's input must look like {"input": "s3://BUCKET/images/", "output": "s3://BUCKET/results/"}"#;
         let Value::Object(mut fields) = value else {
             return Err(Error::new(ErrorKind::InputInvalid, EXAMPLE));
         };
-        let mut location = |name: &'static str| match fields.remove(name) {
-            Some(Value::String(location)) if location.starts_with("s3://") => Ok(location),
-            Some(other) => Err(Error::new(
-                ErrorKind::InputInvalid,
-                format!("{name:?} must be a location like \"s3://BUCKET/PREFIX/\""),
-            )
-            .context("found", other)),
-            None => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} is missing; {EXAMPLE}"))),
+        fields.retain(|name, value| name != "labels" || !value.is_null());
+        let (input, output) = (location(&mut fields, "input")?, location(&mut fields, "output")?);
+        let optional = |fields: &mut Map<String, Value>, name| match fields.contains_key(name) {
+            true => location(fields, name).map(Some),
+            false => Ok(None),
         };
-        let (input, output) = (location("input")?, location("output")?);
+        let (labels, inventory) = (optional(&mut fields, "labels")?, optional(&mut fields, "inventory")?);
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
         };
@@ -62,19 +62,36 @@ impl Request {
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
         let settings: Settings = serde_json::from_value(Value::Object(fields)).map_err(wrong)?;
         settings.check()?;
-        Ok(Request { input, output, settings, mode, decoding })
+        if inventory.is_some() && mode.listing == ListingScope::Changed {
+            let message =
+                "\"inventory\" lists all images, and \"listing\": \"changed\" asks for a part; leave one of them out";
+            return Err(Error::new(ErrorKind::InputInvalid, message));
+        }
+        Ok(Request { input, output, inventory, settings, mode, labels, decoding })
     }
 }
+
+/// Takes a location in S3 out of the fields.
+fn location(fields: &mut Map<String, Value>, name: &'static str) -> Result<String> {
+    match fields.remove(name) {
+        Some(Value::String(location)) if location.starts_with("s3://") => Ok(location),
+        Some(other) => {
+            let message = format!("{name:?} must be a location like \"s3://BUCKET/PREFIX/\"");
+            Err(Error::new(ErrorKind::InputInvalid, message).context("found", other))
+        }
+        None => Err(Error::new(ErrorKind::InputInvalid, format!("{name:?} is missing; {EXAMPLE}"))),
+    }
+}
+
+const EXAMPLE: &str =
+    r#"the execution's input must look like {"input": "s3://BUCKET/images/", "output": "s3://BUCKET/results/"}"#;
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        dataset::settings::{ListingScope, Refit},
-        pca::ComponentSelection,
-    };
+    use crate::{dataset::settings::Refit, pca::ComponentSelection};
 
     #[test]
     fn settings_are_fields_of_the_input() {
@@ -105,6 +122,9 @@ mod tests {
         let mode = request(json!({"input_moved": true, "accept_deletions": true})).unwrap().mode;
         assert_eq!(mode, Mode { input_moved: true, accept_deletions: true, ..Mode::default() });
         assert_eq!(request(json!({"decode": "scaled"})).unwrap().decoding, Decoding::Scaled);
+        assert_eq!(request(json!({})).unwrap().inventory, None);
+        let inventory = "s3://i/images/daily/2024-01-01T01-00Z/manifest.json";
+        assert_eq!(request(json!({"inventory": inventory})).unwrap().inventory.as_deref(), Some(inventory));
         assert!(request(json!({"decode": "half"})).unwrap_err().to_string().contains("half"));
         assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
     }
@@ -116,6 +136,11 @@ mod tests {
             (json!({"output": "s3://b/o/"}), "\"input\" is missing"),
             (json!({"input": 3, "output": "s3://b/o/"}), "\"input\" must be a location"),
             (json!({"input": "/tmp/x", "output": "s3://b/o/"}), "\"input\" must be a location"),
+            (json!({"input": "s3://b/i/", "output": "s3://b/o/", "inventory": "/tmp/x"}), "\"inventory\" must be"),
+            (
+                json!({"input": "s3://b/i/", "output": "s3://b/o/", "inventory": "s3://i/m.json", "listing": "changed"}),
+                "leave one",
+            ),
             (json!({"input": "s3://b/i/", "output": "s3://b/o/", "componets": 3}), "componets"),
             (json!({"input": "s3://b/i/", "output": "s3://b/o/", "pca": {"variance": 7}}), "share of the variance"),
         ] {

@@ -63,7 +63,7 @@ impl Tools for Given<'_> {
             None => recorded_input(current.input.clone())?,
         };
         let input = store::open_input(&input, &self.args.output).await?;
-        Ok((Stores { input, output: self.output.clone() }, run::workers(&self.args.engine)?))
+        Ok((Stores::new(input, self.output.clone()), run::workers(&self.args.engine)?))
     }
 }
 

@@ -30,5 +30,5 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
     if args.images_only {
         return Ok(());
     }
-    run::execute(&images.to_string_lossy(), &results.to_string_lossy(), &args.options).await
+    run::execute((&images.to_string_lossy(), None), &results.to_string_lossy(), &args.options).await
 }

@@ -1,8 +1,10 @@
 //! `pomona diff`
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use pomona::{
     Result,
-    dataset::{self, BasisSummary, Manifest},
+    dataset::{self, BasisSummary, Classification, Manifest, training::TRAIN},
     store,
     versions::diff::{self, Diff},
 };
@@ -24,6 +26,8 @@ struct Json<'a> {
     from: u64,
     to: u64,
     explained_variance_ratio: [&'a [f64]; 2],
+    /// Share of the images with a label whose label is predicted, by split, as `train` for training images out of fold.
+    accuracy: [BTreeMap<&'a str, f64>; 2],
     #[serde(flatten)]
     diff: &'a Diff,
 }
@@ -39,10 +43,13 @@ pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
             from: args.from,
             to: args.to,
             explained_variance_ratio: [&from, &to].map(|m| m.basis.explained_variance_ratio.as_slice()),
+            accuracy: [&from, &to].map(accuracy),
             diff: &diff,
         }),
         Format::Text => {
-            let sections = [images(&diff, [&from, &to], args.rows), variance([&from, &to], args.rows), angles(&diff)];
+            let versions = [&from, &to];
+            let mut sections = vec![images(&diff, versions, args.rows), variance(versions, args.rows), angles(&diff)];
+            sections.extend(diff.predictions.as_ref().map(|changed| predictions(changed, versions, args.rows)));
             out(&sections.join("\n"))
         }
     }
@@ -61,6 +68,33 @@ fn images(diff: &Diff, [from, to]: [&Manifest; 2], limit: usize) -> String {
             let more = format::count((keys.len() - limit) as u64);
             text.push_str(&format!("    … and {more} more; --json prints all\n"));
         }
+    }
+    text
+}
+
+fn accuracy(manifest: &Manifest) -> BTreeMap<&str, f64> {
+    let summary = manifest.classifier.as_ref().and_then(Classification::fitted);
+    let splits = summary.into_iter().flat_map(|summary| &summary.splits);
+    splits.map(|s| (s.split.as_deref().unwrap_or(TRAIN), s.correct as f64 / s.images.max(1) as f64)).collect()
+}
+
+fn predictions(changed: &[String], versions: [&Manifest; 2], limit: usize) -> String {
+    let [from, to] = versions.map(accuracy);
+    let mut rows = vec![vec![String::new()]];
+    rows[0].extend(versions.map(|manifest| format!("version {}", manifest.version.0)));
+    let names: BTreeSet<&str> = from.keys().chain(to.keys()).copied().collect();
+    for name in names {
+        let cell = |accuracy: &BTreeMap<&str, f64>| accuracy.get(name).map_or(String::new(), |a| format::percent(*a));
+        rows.push(vec![format!("accuracy, {}", format::shorten(name, 40)), cell(&from), cell(&to)]);
+    }
+    let mut text = format!("Classifier\n{}", format::table(&rows, 1));
+    text.push_str(&format!("  {} with another prediction\n", format::counted(changed.len() as u64, "image")));
+    for key in changed.iter().take(limit) {
+        text.push_str(&format!("    ~ {}\n", format::shorten(key, KEY)));
+    }
+    if changed.len() > limit {
+        let more = format::count((changed.len() - limit) as u64);
+        text.push_str(&format!("    … and {more} more; --json prints all\n"));
     }
     text
 }

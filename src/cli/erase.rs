@@ -36,7 +36,7 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
         Some(input) => input,
         None => recorded_input(dataset::version(output.as_ref(), None).await?.input)?,
     };
-    let stores = Stores { input: store::open_input(&input, &args.output).await?, output };
+    let stores = Stores::new(store::open_input(&input, &args.output).await?, output);
     let workers = run::workers(&args.engine)?;
     let stop = CancellationToken::new();
     run::listen(stop.clone());

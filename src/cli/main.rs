@@ -9,9 +9,12 @@ mod demo;
 mod diff;
 mod erase;
 mod estimate;
+mod evaluate;
 mod format;
+mod list;
 mod log;
 mod out;
+mod predict;
 mod progress;
 mod run;
 mod show;
@@ -110,6 +113,9 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Watch(args) => watch::watch(args).await,
             Command::Log(args) => log::log(args).await,
             Command::Diff(args) => diff::diff(args).await,
+            Command::Evaluate(args) => evaluate::evaluate(args).await,
+            Command::Predict(args) => predict::predict(args).await,
+            Command::List(args) => list::list(args).await,
             Command::Check(args) => check::check(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,

@@ -5,7 +5,7 @@ use std::{io::Read, path::Path, sync::Arc, time::Instant};
 use pomona::{
     Error, ErrorKind, Result,
     ids::RunId,
-    model::{Extractor, MAX_MODEL_BYTES, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, FeatureRange, MAX_MODEL_BYTES, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
 };
@@ -21,13 +21,14 @@ use crate::{
 };
 
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
-    execute(&args.images, &args.output, &args.options).await
+    execute((&args.images, args.inventory.as_deref()), &args.output, &args.options).await
 }
 
 /// One run from the opening of its stores to its summary.
-pub(crate) async fn execute(images: &str, output: &str, options: &RunOptions) -> Result<()> {
+/// `input` is the location of the images, and that of their inventory.
+pub(crate) async fn execute(input: (&str, Option<&str>), output: &str, options: &RunOptions) -> Result<()> {
     let started = Instant::now();
-    let runner = Runner::new(images, output, options).await?;
+    let runner = Runner::new(input, output, options).await?;
     let stop = CancellationToken::new();
     listen(stop.clone());
     runner.run(started, &stop).await
@@ -45,15 +46,25 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     /// Opens both locations and loads the model. Fails with `Input.Overlap` when one location is inside the other.
-    pub(crate) async fn new(images: &str, output: &'a str, options: &'a RunOptions) -> Result<Self> {
-        Ok(Runner { stores: Stores::open(images, output).await?, workers: workers(&options.engine)?, output, options })
+    pub(crate) async fn new(
+        (images, inventory): (&str, Option<&str>),
+        output: &'a str,
+        options: &'a RunOptions,
+    ) -> Result<Self> {
+        let stores = Stores::open_inventory(images, output, inventory).await?;
+        Ok(Runner { stores, workers: workers(&options.engine)?, output, options })
     }
 
     /// Runs the pipeline once and prints the summary. `started` is when the user began to wait.
     pub(crate) async fn run(&self, started: Instant, stop: &CancellationToken) -> Result<()> {
         let bars = Bars::new();
         let result = &self.options.result;
-        let input = PlanInput { settings: result.settings(), mode: result.mode(), ..PlanInput::new(run_id()?) };
+        let input = PlanInput {
+            settings: result.settings(),
+            mode: result.mode(),
+            labels: result.labelling.labels.clone(),
+            ..PlanInput::new(run_id()?)
+        };
         let outcome = pipeline::run(&self.stores, &self.workers, &input, &bars, stop).await;
         bars.clear();
         let mut summary = outcome?;
@@ -96,22 +107,38 @@ pub(crate) fn workers(options: &EngineOptions) -> Result<WorkerPool> {
     WorkerPool::new(Arc::new(extractor), threads(options))
 }
 
+/// The workers for features like those of a data set, without progress.
+pub(crate) fn workers_for(
+    model: Option<&Path>,
+    engine: EngineArg,
+    threads: Option<u16>,
+    like: &ExtractorInfo,
+) -> Result<WorkerPool> {
+    let extractor = load(model, engine, like.feature_range)?.with_decoding(like.decoding);
+    let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    WorkerPool::new(Arc::new(extractor), threads)
+}
+
 fn extractor(options: &EngineOptions) -> Result<Extractor> {
-    let runtime = match options.engine {
+    load(options.model.as_deref(), options.engine, options.feature_range)
+}
+
+fn load(model: Option<&Path>, engine: EngineArg, feature_range: FeatureRange) -> Result<Extractor> {
+    let runtime = match engine {
         EngineArg::Auto => Runtime::Auto,
         EngineArg::Tract => Runtime::Tract,
     };
-    let Some(path) = &options.model else {
+    let Some(path) = model else {
         return match runtime {
-            Runtime::Auto => Extractor::embedded(options.feature_range),
-            Runtime::Tract => Extractor::embedded_on_tract(options.feature_range),
+            Runtime::Auto => Extractor::embedded(feature_range),
+            Runtime::Tract => Extractor::embedded_on_tract(feature_range),
         };
     };
     let onnx = read_model(path).map_err(|e| {
         Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", path.display()).source(e)
     })?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    Extractor::from_onnx(onnx.into(), &name, options.feature_range, runtime)
+    Extractor::from_onnx(onnx.into(), &name, feature_range, runtime)
 }
 
 /// Reads a file, and at most one byte more than a model may have.

@@ -2,7 +2,7 @@
 
 use pomona::{
     Result,
-    dataset::{self, Manifest, contents, keys, tables},
+    dataset::{self, Classification, Manifest, contents, keys, tables, training::TRAIN},
     store::{self, Store},
 };
 
@@ -28,6 +28,7 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
         versions(&dataset::published(store.as_ref()).await?),
         settings(store.as_ref(), &shown).await?,
         labels(&shown, args.rows.max(20)),
+        classifier(&shown),
         variance(&shown, args.rows.max(10)),
         first_rows(store.as_ref(), &shown, args.rows).await?,
         rejects(store.as_ref(), &shown, args.rows).await?,
@@ -83,6 +84,30 @@ fn labels(manifest: &Manifest, limit: usize) -> String {
         rows.push(vec![format!("… and {} more", manifest.labels.len() - limit)]);
     }
     format!("Images per label\n{}\n", format::table(&rows, 1))
+}
+
+/// The classifier and its results by split; nothing for versions of releases without classifiers.
+fn classifier(manifest: &Manifest) -> String {
+    let summary = match &manifest.classifier {
+        None => return String::new(),
+        Some(Classification::None { reason }) => return format!("No classifier: {}\n\n", reason.text()),
+        Some(Classification::Fitted(summary)) => summary,
+    };
+    let mut rows = vec![format::row(["", "images", "accuracy", "suspects"])];
+    for split in &summary.splits {
+        let name = match split.split.as_deref() {
+            None | Some(TRAIN) => "training, out of fold".to_owned(),
+            Some(split) => format::shorten(split, 40),
+        };
+        let accuracy = format::percent(split.correct as f64 / split.images.max(1) as f64);
+        rows.push(vec![name, format::count(split.images), accuracy, format::count(split.suspects)]);
+    }
+    let mut head = format!("{} classes, shrinkage {}", format::count(summary.classes), summary.shrinkage);
+    if let Some(grouped) = summary.grouped {
+        let of = format::count(summary.images);
+        head.push_str(&format!("; the fold pattern matches {} of {of} training images", format::count(grouped)));
+    }
+    format!("Classifier ({head})\n{}\n", format::table(&rows, 1))
 }
 
 fn variance(manifest: &Manifest, limit: usize) -> String {

@@ -67,7 +67,13 @@ fn input(args: &StartArgs) -> Result<String> {
     }
     fields.insert("decode".to_owned(), json(serde_json::to_value(Decoding::from(args.decode)))?);
     fields.insert("input".to_owned(), args.images.clone().into());
+    if let Some(inventory) = &args.inventory {
+        fields.insert("inventory".to_owned(), inventory.clone().into());
+    }
     fields.insert("output".to_owned(), args.output.clone().into());
+    if let Some(labels) = &args.result.labelling.labels {
+        fields.insert("labels".to_owned(), labels.clone().into());
+    }
     let value = Value::Object(fields);
     let text = value.to_string();
     let request = Request::parse(value)?;

@@ -1,7 +1,7 @@
 //! What `pomona run` prints when it has finished: for people, or as JSON.
 
 use pomona::{
-    dataset::{Manifest, keys},
+    dataset::{Classification, ClassifierSummary, Manifest, keys, training::TRAIN},
     pipeline::Summary,
     report::Reported,
 };
@@ -41,6 +41,8 @@ pub(crate) struct Json<'a> {
     components: usize,
     explained_variance_ratio: f64,
     components_for_90_percent: usize,
+    /// Share of the training images whose label is predicted out of fold; none without a classifier.
+    accuracy: Option<f64>,
     seconds: f64,
     seconds_by_stage: serde_json::Map<String, serde_json::Value>,
     images_per_second: f64,
@@ -56,9 +58,15 @@ struct Files {
     features: String,
     basis: String,
     pca: String,
+    classifier: Option<String>,
+    predictions: Option<String>,
     csv: Option<String>,
     rejects: String,
     report: Option<String>,
+}
+
+fn learned(manifest: &Manifest) -> Option<&ClassifierSummary> {
+    manifest.classifier.as_ref().and_then(Classification::fitted)
 }
 
 impl Files {
@@ -69,11 +77,29 @@ impl Files {
             features: at(keys::features_folder(manifest.version).trim_end_matches('/')),
             basis: at(&manifest.basis.file.key),
             pca: at(keys::pca(manifest.version).trim_end_matches('/')),
+            classifier: learned(manifest).map(|summary| at(&summary.file.key)),
+            predictions: learned(manifest)
+                .map(|_| at(keys::predictions_folder(manifest.version).trim_end_matches('/'))),
             csv: manifest.outputs.csv.as_ref().map(|csv| at(&csv.key)),
             rejects: at(&manifest.outputs.rejects.key),
             report: reported.map(|reported| at(&reported.report)),
         }
     }
+}
+
+/// What is odd about the labels, if anything.
+fn labelling(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    if let Some(unused) = manifest.labels_unused.filter(|unused| *unused > 0) {
+        let lines = format::counted(unused, "image");
+        text.push_str(&format!("The file of labels names {lines} that the input does not have\n"));
+    }
+    let settings = &manifest.settings;
+    let asked = settings.label_depth.is_some() || settings.label_pattern.is_some() || settings.labels.is_some();
+    if asked && manifest.images > 0 && manifest.labels.iter().all(|count| count.label.is_none()) {
+        text.push_str("No image has a label: the label options match none of the paths\n");
+    }
+    text
 }
 
 impl<'a> Finished<'a> {
@@ -99,6 +125,7 @@ impl<'a> Finished<'a> {
             components: manifest.basis.components,
             explained_variance_ratio: manifest.basis.explained_variance_ratio.iter().sum(),
             components_for_90_percent: manifest.basis.components_for_90_percent,
+            accuracy: learned(manifest).map(|summary| summary.correct as f64 / summary.images.max(1) as f64),
             seconds,
             seconds_by_stage: summary.seconds.iter().map(|(stage, s)| (stage.clone(), (*s).into())).collect(),
             images_per_second: figures.inferred as f64 / seconds,
@@ -128,7 +155,12 @@ impl<'a> Finished<'a> {
             return text;
         }
         let files = Files::new(manifest, self.reported, self.output);
-        let sections = [headline + &figures(manifest), self.timings(), places(manifest, &files), self.readers(&files)];
+        let sections = [
+            headline + &labelling(manifest) + &figures(manifest),
+            self.timings(),
+            places(manifest, &files),
+            self.readers(&files),
+        ];
         sections.join("\n")
     }
 
@@ -174,6 +206,7 @@ fn figures(manifest: &Manifest) -> String {
         format::percent(basis.explained_variance_ratio.iter().sum()),
         basis.components_for_90_percent,
     );
+    text.push_str(&classifier(manifest));
     text.push_str(&format!("{} inferred", format::counted(figures.inferred, "image")));
     let reused = manifest.images.saturating_sub(figures.inferred);
     if reused > 0 {
@@ -192,9 +225,31 @@ fn figures(manifest: &Manifest) -> String {
     text
 }
 
+/// What the classifier has learned, or why there is none.
+fn classifier(manifest: &Manifest) -> String {
+    let summary = match &manifest.classifier {
+        None => return String::new(),
+        Some(Classification::None { reason }) => return format!("No classifier: {}\n", reason.text()),
+        Some(Classification::Fitted(summary)) => summary,
+    };
+    let share = |correct: u64, images: u64| format::percent(correct as f64 / images.max(1) as f64);
+    let mut text = format!(
+        "Classifier of {} classes: {} right out of fold",
+        format::count(summary.classes),
+        share(summary.correct, summary.images)
+    );
+    for split in summary.splits.iter().filter(|split| split.split.as_deref().is_some_and(|name| name != TRAIN)) {
+        let name = format::shorten(split.split.as_deref().unwrap_or_default(), 40);
+        text.push_str(&format!(", {} of {name}", share(split.correct, split.images)));
+    }
+    let suspects: u64 = summary.splits.iter().map(|split| split.suspects).sum();
+    text + &format!("; {}\n", format::counted(suspects, "suspect label"))
+}
+
 /// Where the results are.
 fn places(manifest: &Manifest, files: &Files) -> String {
     let mut places = vec![("features", &files.features), ("scores", &files.pca), ("basis", &files.basis)];
+    places.extend(files.predictions.as_ref().map(|predictions| ("predictions", predictions)));
     places.extend(files.csv.as_ref().map(|csv| ("csv", csv)));
     if manifest.rejects > 0 {
         places.push(("rejects", &files.rejects));

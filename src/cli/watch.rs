@@ -25,7 +25,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<()> {
         let message = "only folders can be watched; for a bucket, let uploads start runs (docs/deploy.md)";
         return Err(Error::new(ErrorKind::InputInvalid, message).context("input", images));
     }
-    let runner = Runner::new(&images, &args.output, &args.options).await?;
+    let runner = Runner::new((&images, None), &args.output, &args.options).await?;
     let stop = CancellationToken::new();
     listen(stop.clone());
     let (_watcher, mut changes) = subscribe(&args.images)?;

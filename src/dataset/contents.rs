@@ -1,24 +1,29 @@
 //! What a version consists of: its groups, shards, parts and files, of both formats.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, pin::pin};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord, commit, from_json,
-    get_file, keys,
+    Classification, GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord,
+    blocking::run_blocking,
+    commit, from_json, get_file, keys,
     record::{Checksum, FileRef, damaged, from_record, get_checked},
     released::ReleasedShard,
+    tables::{self, PredictionRow},
 };
 use crate::{
     Error, Result,
+    classify::Classifier,
     ids::{GroupId, ShardId},
     store::Store,
 };
 
 /// Concurrent reads of records.
 const CONCURRENCY: usize = 16;
+/// Tables of predictions in memory at a time.
+const TABLES: usize = 3;
 
 /// Reads the record of a group that a manifest names. Fails with `Dataset.Corrupt`.
 pub async fn group(output: &dyn Store, entry: &GroupEntry) -> Result<GroupRecord> {
@@ -127,7 +132,13 @@ fn released_parts(version: &Manifest) -> Vec<Part> {
     let Some(released) = &version.released else { return Vec::new() };
     let shards = released.shards.iter().filter(|shard| shard.rows > 0).zip(0..);
     let mut parts: Vec<Part> = shards
-        .map(|(shard, part)| Part { part, shard: shard.id.clone(), rows: shard.rows, scores: Vec::new() })
+        .map(|(shard, part)| Part {
+            part,
+            shard: shard.id.clone(),
+            rows: shard.rows,
+            scores: Vec::new(),
+            predictions: None,
+        })
         .collect();
     for key in &released.parts {
         let part =
@@ -150,6 +161,8 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         bare(keys::success(version.version)),
     ];
     files.extend(version.outputs.csv.clone());
+    let labels = version.settings.labels.clone();
+    files.extend(labels.map(|file| FileRef { key: keys::labels(&file), checksum: Some(file) }));
     files.extend(version.outputs.scores.iter().cloned());
     let parts = parts(output, version).await?;
     for shard in &shards {
@@ -163,15 +176,64 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         files.push(FileRef { key: keys::group(&group.id), checksum: Some(group.record.clone()) });
         files.extend(group.sums());
     }
+    files.extend(of_classifier(version)?);
     if version.released.is_none() {
         files.push(bare(keys::extractor(&version.extractor.id)));
     }
     files.extend(features(version, &shards));
-    files.extend(parts.into_iter().flat_map(|part| part.scores));
+    files.extend(parts.into_iter().flat_map(|part| part.scores.into_iter().chain(part.predictions.map(|p| p.file))));
     // With one group, its sums are the total.
     files.sort_by(|a, b| a.key.cmp(&b.key));
     files.dedup_by(|a, b| a.key == b.key);
     Ok(files)
+}
+
+/// The predictions of a version, in key order, part by part; none without a classifier. Fails with `Dataset.Corrupt`.
+pub async fn predictions<'a>(
+    output: &'a dyn Store,
+    version: &Manifest,
+) -> Result<impl Stream<Item = Result<Vec<PredictionRow>>> + use<'a>> {
+    let files = parts(output, version).await?.into_iter().filter_map(|part| part.predictions).map(|part| part.file);
+    let reads = files.map(move |file| async move {
+        let body = file.read(output).await?;
+        run_blocking(move || tables::read_predictions(body, &file.key)).await
+    });
+    Ok(stream::iter(reads.collect::<Vec<_>>()).buffered(TABLES))
+}
+
+/// The `count` most suspect rows of a version: those with the smallest probability of their label. Equal ones by key.
+pub async fn suspects(output: &dyn Store, version: &Manifest, count: usize) -> Result<Vec<PredictionRow>> {
+    let mut suspects: Vec<PredictionRow> = Vec::new();
+    let mut parts = pin!(predictions(output, version).await?);
+    while let Some(rows) = parts.try_next().await? {
+        keep_suspects(&mut suspects, rows, count);
+    }
+    Ok(suspects)
+}
+
+/// Adds the suspects of some rows to the `count` most suspect ones, which are sorted.
+pub(crate) fn keep_suspects(to: &mut Vec<PredictionRow>, rows: Vec<PredictionRow>, count: usize) {
+    let probability = |row: &PredictionRow| row.label_probability.unwrap_or(1.0);
+    to.extend(rows.into_iter().filter(|row| row.suspect));
+    to.sort_by(|a, b| probability(a).total_cmp(&probability(b)).then(a.path.cmp(&b.path)));
+    to.truncate(count);
+}
+
+/// The classifier of a version; None without one. Fails with `Dataset.Corrupt`.
+pub async fn classifier(output: &dyn Store, version: &Manifest) -> Result<Option<Classifier>> {
+    let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) else { return Ok(None) };
+    let (file, columns) = (summary.file.clone(), version.extractor.columns);
+    let body = file.read(output).await?;
+    run_blocking(move || tables::read_classifier(body, columns, &file.key).map(Some)).await
+}
+
+/// The classifier of a version and the sums of classes that it was fitted to, as far as they are kept.
+pub(crate) fn of_classifier(version: &Manifest) -> Result<Vec<FileRef>> {
+    let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) else { return Ok(Vec::new()) };
+    let rules = summary.rules.id()?;
+    let sums = version.groups.iter().zip(&summary.sums).filter_map(|(group, sums)| Some((group, sums.clone()?)));
+    let sums = sums.map(|(group, sums)| FileRef { key: keys::classes(&group.id, &rules), checksum: Some(sums) });
+    Ok(sums.chain([summary.file.clone()]).collect())
 }
 
 /// The files in the folder of a version's features.

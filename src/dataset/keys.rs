@@ -1,12 +1,22 @@
 //! The keys of an output, relative to it. All keys are built and parsed in this file, by the table of the
 //! [`registry`].
 
+mod fitted;
+
 use std::{fmt::Display, sync::LazyLock};
 
 use sha2::{Digest, Sha256};
 
-use super::registry::{self, FileKind, KINDS};
-use crate::ids::{BasisId, ExtractorId, GroupId, MomentsId, RunId, ShardId, Version, short_hex};
+use super::{
+    Checksum,
+    registry::{self, FileKind, KINDS},
+};
+pub use fitted::{
+    basis, classes, classifier, parse_classes, parse_predictions, parse_totals, predictions, predictions_folder, sums,
+    totals,
+};
+
+use crate::ids::{ContainerId, ExtractorId, GroupId, RunId, ShardId, Version, short_hex};
 
 /// A top-level folder of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +46,20 @@ pub const VERSIONS: &str = "versions/";
 pub const SHARDS: &str = "shards/";
 /// Features of shards whose run was interrupted.
 pub const PARTIALS: &str = "partials/";
+/// Members of archives of the input.
+pub const CONTAINERS: &str = "containers/";
 /// Records and sums of groups.
 pub const GROUPS: &str = "groups/";
 /// Total moments.
 pub const MOMENTS: &str = "moments/";
 /// Fitted bases.
 pub const BASES: &str = "basis/";
+/// Classifiers.
+pub const CLASSIFIER: &str = "classifier/";
+/// Parts of the table of predictions.
+pub const PREDICTED: &str = "predictions/";
+/// Files of labels that runs were given.
+pub const LABELS: &str = "labels/";
 /// Records of extractors.
 pub const EXTRACTORS: &str = "extractors/";
 /// Lists of the parts of the scores.
@@ -112,6 +130,11 @@ pub fn moments(shard: &ShardId) -> String {
     build(&registry::MOMENTS, [shard])
 }
 
+/// Key of a file of labels.
+pub fn labels(file: &Checksum) -> String {
+    build(&registry::LABELS, [&file.sha256])
+}
+
 /// Key of the record of a shard. It is written last, so a shard with a record is complete.
 pub fn shard(shard: &ShardId) -> String {
     build(&registry::SHARD, [shard])
@@ -125,7 +148,8 @@ pub fn parse_shard(key: &str) -> Option<ShardId> {
 /// Key of the record of the shard or group that a file belongs to. None for other files.
 pub(crate) fn record_of(key: &str) -> Option<String> {
     let of_shard = [&registry::FEATURES, &registry::SHARD].into_iter().find_map(|kind| only(kind, key));
-    let of_group = || [&registry::SUMS, &registry::GROUP].into_iter().find_map(|kind| only(kind, key));
+    let of_group =
+        || [&registry::SUMS, &registry::GROUP, &registry::CLASSES].into_iter().find_map(|kind| only(kind, key));
     of_shard.map(|id| shard(&id.into())).or_else(|| of_group().map(|id| group(&id.into())))
 }
 
@@ -139,6 +163,16 @@ pub fn partial_record(shard: &ShardId) -> String {
     build(&registry::PARTIAL_RECORD, [shard])
 }
 
+/// Key of the list of members of an archive.
+pub fn container(id: &ContainerId) -> String {
+    build(&registry::CONTAINER, [id])
+}
+
+/// Parses a key of [`container`]. None for other keys.
+pub fn parse_container(key: &str) -> Option<ContainerId> {
+    only(&registry::CONTAINER, key).map(ContainerId::from)
+}
+
 /// Key of the record of a group of shards.
 pub fn group(group: &GroupId) -> String {
     build(&registry::GROUP, [group])
@@ -147,26 +181,6 @@ pub fn group(group: &GroupId) -> String {
 /// Parses a key of [`group`]. None for other keys.
 pub fn parse_group(key: &str) -> Option<GroupId> {
     only(&registry::GROUP, key).map(GroupId::from)
-}
-
-/// Key of the exact sums of a group of shards.
-pub fn sums(group: &GroupId) -> String {
-    build(&registry::SUMS, [group])
-}
-
-/// Key of total moments.
-pub fn totals(id: &MomentsId) -> String {
-    build(&registry::TOTALS, [id])
-}
-
-/// Parses a key of [`totals`]. None for other keys.
-pub fn parse_totals(key: &str) -> Option<MomentsId> {
-    only(&registry::TOTALS, key).map(MomentsId::from)
-}
-
-/// Key of a basis.
-pub fn basis(id: &BasisId) -> String {
-    build(&registry::BASIS, [id])
 }
 
 /// Key of the record of an extractor.
@@ -266,9 +280,25 @@ pub fn parse_started(key: &str) -> Option<&str> {
     only(&registry::RUN_STARTED, key)
 }
 
-/// Key of a segment of a run's list of objects.
-pub fn objects(id: &RunId, segment: usize) -> String {
+/// Key of a segment of a run's list of objects. `segment` is a hash of its content: listers side by side do not know how many
+/// segments come before theirs. Outputs of earlier builds have numbers there.
+pub fn objects(id: &RunId, segment: &str) -> String {
     build(&registry::RUN_OBJECTS, [id, &segment])
+}
+
+/// Key of the work list of a round of listers; rounds are numbered from 0.
+pub fn ranges(id: &RunId, round: u32) -> String {
+    build(&registry::RUN_RANGES, [id, &round])
+}
+
+/// Key of the record of what a lister has listed: its round, and the number of its line in the work list of the round.
+pub fn listed(id: &RunId, round: u32, number: u64) -> String {
+    build(&registry::RUN_LISTED, [id, &round, &number])
+}
+
+/// Key of shards and objects that a lister has listed. `name` is a hash of the content.
+pub fn pieces(id: &RunId, name: &str) -> String {
+    build(&registry::RUN_PIECES, [id, &name])
 }
 
 /// Key of a segment of a run's list of planned shards.
@@ -301,6 +331,25 @@ pub fn csv_part(id: &RunId, part: u64) -> String {
     build(&registry::RUN_CSV, [id, &part])
 }
 
+/// Key of a run's note that a shard is damaged, or a group, whichever the damaged file belongs to. None for other files.
+pub(crate) fn damaged(id: &RunId, file: &str) -> Option<String> {
+    let record = record_of(file)?;
+    let of_shard = parse_shard(&record).map(|shard| build(&registry::RUN_DAMAGED_SHARD, [id, &shard]));
+    of_shard.or_else(|| parse_group(&record).map(|group| build(&registry::RUN_DAMAGED_GROUP, [id, &group])))
+}
+
+/// Folder of a run's notes of damage, with `/` at its end.
+pub(crate) fn damage_folder(id: &RunId) -> String {
+    run(id, "damaged/")
+}
+
+/// Parses a key of [`damaged`]: the key of the record of the shard or group. None for other keys.
+pub(crate) fn parse_damaged(key: &str) -> Option<String> {
+    let of_shard = || Some(shard(&(*registry::RUN_DAMAGED_SHARD.parse(key)?.get(1)?).into()));
+    let of_group = || Some(group(&(*registry::RUN_DAMAGED_GROUP.parse(key)?.get(1)?).into()));
+    of_shard().or_else(of_group)
+}
+
 /// Key of a run's copy of the manifest that it published.
 pub fn kept_manifest(id: &RunId) -> String {
     build(&registry::RUN_MANIFEST, [id])
@@ -330,119 +379,4 @@ pub(crate) fn broken_lock(lock: &[u8], attempt: u32) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn a_run() -> RunId {
-        RunId::try_from("r-1".to_owned()).unwrap()
-    }
-
-    /// A key of each function, with the kind that it must have.
-    fn keys() -> Vec<(String, FileKind)> {
-        let (id, shard_id, group_id, v) = (a_run(), ShardId::from("ab"), GroupId::from("cd"), Version(3));
-        vec![
-            (crate::dataset::MARKER.to_owned(), registry::MARKER),
-            (version(v), registry::VERSION),
-            (claim(v), registry::CLAIM),
-            (features(&shard_id), registry::FEATURES),
-            (shard(&shard_id), registry::SHARD),
-            (moments(&shard_id), registry::MOMENTS),
-            (partial(&shard_id), registry::PARTIAL),
-            (partial_record(&shard_id), registry::PARTIAL_RECORD),
-            (sums(&group_id), registry::SUMS),
-            (group(&group_id), registry::GROUP),
-            (totals(&"f0".into()), registry::TOTALS),
-            (basis(&"b1".into()), registry::BASIS),
-            (extractor(&"e2".into()), registry::EXTRACTOR),
-            (part_list(v, 0), registry::PART_LIST),
-            (part(v, None, 0), registry::PART),
-            (part(v, Some("x"), 0), registry::LABEL_PART),
-            (success(v), registry::SUCCESS),
-            (features_part(v, 0), registry::FEATURES_PART),
-            (symlinks(v), registry::SYMLINKS),
-            (csv(v), registry::CSV),
-            (rejects(v), registry::REJECTS),
-            (run(&id, "plan.json"), registry::RUN_PLAN),
-            (started(&id), registry::RUN_STARTED),
-            (objects(&id, 0), registry::RUN_OBJECTS),
-            (shard_list(&id, 0), registry::RUN_SHARDS),
-            (run(&id, "featurize.jsonl"), registry::RUN_WORK),
-            (run(&id, "merge.jsonl"), registry::RUN_MERGES),
-            (run(&id, "project.jsonl"), registry::RUN_PROJECTIONS),
-            (featurized(&id, &shard_id), registry::RUN_FEATURIZED),
-            (merge_record(&id, 0), registry::RUN_MERGED),
-            (merged(&id, 0), registry::RUN_SUMS),
-            (run(&id, "reduced.json"), registry::RUN_REDUCED),
-            (projected(&id, 0), registry::RUN_PROJECTED),
-            (csv_part(&id, 0), registry::RUN_CSV),
-            (run(&id, "rejects.parquet"), registry::RUN_REJECTS),
-            (kept_manifest(&id), registry::RUN_MANIFEST),
-            (run(&id, "report.html"), registry::RUN_REPORT),
-            (run(&id, "scree.png"), registry::RUN_SCREE),
-            (run(&id, "scatter.png"), registry::RUN_SCATTER),
-            (run(&id, "receipt.json"), registry::RUN_RECEIPT),
-            (notice("0a"), registry::NOTICE),
-            (ticket(1), registry::TICKET),
-            (LOCK.to_owned(), registry::LOCK),
-            (broken_lock(b"", 0), registry::BROKEN_LOCK),
-        ]
-    }
-
-    #[test]
-    fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
-        let keys = keys();
-        for (key, kind) in &keys {
-            let known: Vec<_> = KINDS.iter().filter(|kind| kind.parse(key).is_some()).collect();
-            assert_eq!(known, [kind], "{key}");
-        }
-        assert_eq!(keys.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), KINDS);
-    }
-
-    #[test]
-    fn the_folders_are_those_of_the_registry() {
-        let named = [
-            VERSIONS, SHARDS, PARTIALS, GROUPS, MOMENTS, BASES, EXTRACTORS, SCORES, PCA, FEATURES, CSV, REJECTS, RUNS,
-            INBOX, TICKETS,
-        ];
-        assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
-        let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
-        assert_eq!(kept, BTreeSet::from([VERSIONS, INBOX, TICKETS]));
-        assert_eq!(swept().count(), named.len() - 3);
-        assert!(part(Version(1), None, 1).starts_with(&pca(Version(1))));
-        assert!(features_part(Version(1), 1).starts_with(&features_folder(Version(1))));
-        assert!(symlinks(Version(1)).starts_with(&features_folder(Version(1))));
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_parsed_is_what_was_built(number in 1u64..u64::MAX, label in "[^/]{1,12}", text in "[0-9a-f]{32}") {
-            let v = Version(number);
-            prop_assert_eq!(parse_version(&version(v)), Some((v, VersionFile::State)));
-            prop_assert_eq!(parse_version(&claim(v)), Some((v, VersionFile::Claim)));
-            prop_assert_eq!(parse_shard(&shard(&text.as_str().into())), Some(text.as_str().into()));
-            prop_assert_eq!(parse_group(&group(&text.as_str().into())), Some(text.as_str().into()));
-            prop_assert_eq!(parse_totals(&totals(&text.as_str().into())), Some(text.as_str().into()));
-            let (labelled, plain, mark) = (part(v, Some(&label), number), part(v, None, number), started(&a_run()));
-            prop_assert_eq!(parse_part(v, &labelled), Some((Some(label.as_str()), number)));
-            prop_assert_eq!(parse_part(v, &plain), Some((None, number)));
-            prop_assert_eq!(parse_started(&mark), Some("r-1"));
-            prop_assert_eq!(parse_ticket(&ticket(number)), Some(number));
-        }
-    }
-
-    #[test]
-    fn keys_of_other_files_are_not_parsed() {
-        assert_eq!(parse_version("versions/x.json"), None);
-        assert_eq!(parse_version("versions/00000001.json.tmp"), None);
-        assert_eq!(parse_shard("shards/ab/features.parquet"), None);
-        assert_eq!(parse_group("groups/ab/sums.parquet"), None);
-        assert_eq!(parse_part(Version(1), "pca/v=00000001/_SUCCESS"), None);
-        assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
-        assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);
-        assert_eq!(parse_started("runs/r/plan.json"), None);
-    }
-}
+mod tests;

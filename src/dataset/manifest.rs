@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
+    classification::{Classification, PredictedPart},
     keys,
     record::{Checksum, FileRef},
     released::Released,
@@ -195,6 +196,9 @@ pub struct Part {
     pub rows: u64,
     /// Its files of scores; one for each label, if the table is partitioned.
     pub scores: Vec<FileRef>,
+    /// Its predictions. None without a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<PredictedPart>,
 }
 
 /// The PCA of a version without its vectors, which are in the basis file.
@@ -306,12 +310,19 @@ pub struct Manifest {
     pub rejects: u64,
     /// Number of ignored objects: hidden files and folder markers. None if only changed shards were listed.
     pub ignored: Option<u64>,
+    /// Number of images that the file of labels names and that were not in the input. None without such a file, and if only
+    /// changed shards were listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_unused: Option<u64>,
     /// Numbers of images with features by label.
     pub labels: Vec<LabelCount>,
     /// The PCA.
     pub basis: BasisSummary,
     /// The total sums: `moments/<id>.parquet`, or the sums of the only group.
     pub moments: Moments,
+    /// The classifier. None for versions of releases without classifiers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<Classification>,
     /// The tables for readers.
     pub outputs: Outputs,
     /// All groups of shards, in key order.

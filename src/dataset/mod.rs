@@ -18,11 +18,13 @@
 //! ```
 
 pub(crate) mod blocking;
+pub mod classification;
 pub mod commit;
 pub mod contents;
 mod holder;
 pub mod inbox;
 pub mod keys;
+pub mod labelling;
 pub mod lease;
 pub mod manifest;
 pub mod partition;
@@ -33,10 +35,12 @@ pub mod settings;
 pub mod shard;
 pub mod tables;
 pub mod timing;
+pub mod training;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use classification::{Classification, ClassifierSummary, PredictedPart, SplitCount};
 pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;

@@ -53,6 +53,8 @@ pub enum Remake {
     Sums,
     /// Features of shards and the basis.
     ShardsAndBasis,
+    /// Features of shards and the classifier.
+    ShardsAndClassifier,
     /// The parts of the scores.
     Scores,
     /// The manifest of a version.
@@ -78,6 +80,7 @@ impl Remake {
             Remake::Groups => "groups",
             Remake::Sums => "sums",
             Remake::ShardsAndBasis => "shards, basis",
+            Remake::ShardsAndClassifier => "shards, classifier",
             Remake::Scores => "scores",
             Remake::Manifest => "the manifest",
             Remake::Copy => "the copy in `runs/`",
@@ -257,6 +260,8 @@ kinds! {
     /// The record of a [`PARTIAL`].
     PARTIAL_RECORD = "partial-record", "partials/{id}.json", by "a stopped featurize", from ITS_KEY,
         holds [], Images, SWEPT;
+    /// The members of an archive of the input.
+    CONTAINER = "container", "containers/{id}.parquet", by "plan", from ITS_KEY, holds [paths], Unneeded, SWEPT;
     /// The exact sums of a group of shards.
     SUMS = "sums", "groups/{id}/sums.parquet", by "merge", from "group", holds [], Shards, SWEPT;
     /// The record of a group of shards.
@@ -265,6 +270,15 @@ kinds! {
     TOTALS = "totals", "moments/{id}.parquet", by "reduce", from "version", holds [], Groups, SWEPT;
     /// A fitted basis.
     BASIS = "basis", "basis/{id}.parquet", by "reduce", from "version", holds [], Sums, SWEPT;
+    /// The sums of a group per class and fold, of a group that is large enough.
+    CLASSES = "classes", "groups/{id}/classes-{name}.parquet", by "merge", from "version", holds [vectors], Shards, SWEPT;
+    /// A classifier.
+    CLASSIFIER = "classifier", "classifier/{id}.parquet", by "reduce", from "version", holds [vectors], Shards, SWEPT;
+    /// Predictions for the images of a shard.
+    PREDICTIONS = "predictions", "predictions/v={version}/part-{part}.parquet", by "project", from "part-list",
+        holds [paths], ShardsAndClassifier, SWEPT;
+    /// What a run was told of the labels of images.
+    LABELS = "labels", "labels/{id}.csv", by "plan", from "version", holds [paths], Nothing, SWEPT;
     /// The record of an extractor: all that decides the bits of the features.
     EXTRACTOR = "extractor", "extractors/{id}.json", by "publish", from "version", holds [], Manifest, SWEPT;
     /// The list of the parts of a group.
@@ -293,8 +307,20 @@ kinds! {
     /// Marks a run in progress.
     RUN_STARTED = "run-started", "runs/{run}/started.json", by "plan", from ITS_KEY, holds [], Record, SWEPT;
     /// A segment of the listing of the input.
-    RUN_OBJECTS = "run-objects", "runs/{run}/objects-{segment}.jsonl", by "plan", from "run-work", holds [paths], Record,
+    RUN_OBJECTS = "run-objects", "runs/{run}/objects-{id}.jsonl", by "plan", from "run-work", holds [paths], Record,
         SWEPT;
+    /// What the rounds of listers of a large input hand to each other.
+    RUN_LISTING = "run-listing", "runs/{run}/listing.json", by "plan", from ITS_KEY, holds [paths], Record, SWEPT;
+    /// Ids of the shards that need no list of objects, for listers.
+    RUN_FINISHED = "run-finished", "runs/{run}/finished.jsonl", by "plan", from "run-ranges", holds [], Record, SWEPT;
+    /// The work list of a round of listers.
+    RUN_RANGES = "run-ranges", "runs/{run}/list-{segment}.jsonl", by "plan", from "run-listing", holds [paths], Record,
+        SWEPT;
+    /// The record of what a lister has listed.
+    RUN_LISTED = "run-listed", "runs/{run}/listed/{segment}-{part}.json", by "list", from "run-ranges", holds [paths],
+        Record, SWEPT;
+    /// Shards and objects that a lister has listed.
+    RUN_PIECES = "run-pieces", "runs/{run}/listed/{id}.jsonl", by "list", from "run-listed", holds [paths], Record, SWEPT;
     /// A segment of the list of planned shards.
     RUN_SHARDS = "run-shards", "runs/{run}/shards-{segment}.jsonl", by "plan", from "run-plan", holds [paths], Record,
         SWEPT;
@@ -331,6 +357,12 @@ kinds! {
     /// What the functions of a map answered, or why they failed. Step Functions writes it; nothing reads it.
     RUN_MAP = "run-map", "runs/{run}/maps/{map}/{result}.json", by "Step Functions", from ITS_KEY, holds [paths], Record,
         SWEPT;
+    /// Says that a shard is damaged, for the next attempt of the run.
+    RUN_DAMAGED_SHARD = "run-damaged-shard", "runs/{run}/damaged/shards/{id}.json", by "the stage that reads it",
+        from ITS_KEY, holds [], Record, SWEPT;
+    /// Says that a group is damaged, for the next attempt of the run.
+    RUN_DAMAGED_GROUP = "run-damaged-group", "runs/{run}/damaged/groups/{id}.json", by "the stage that reads it",
+        from ITS_KEY, holds [], Record, SWEPT;
     /// The table of rejects of the run.
     RUN_REJECTS = "run-rejects", "runs/{run}/rejects.parquet", by "reduce", from ITS_KEY, holds [paths], Record, SWEPT;
     /// The copy of the manifest that the run published.

@@ -4,9 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Result,
+    classify::Priors,
     dataset::{
+        Checksum,
+        labelling::{LabelRules, Labelling},
         shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE, DEFAULT_SHARD_SIZE_ON_AWS},
         tables::Compression,
+        training::{Training, TrainingRules},
     },
     pca::{ComponentSelection, Scaling},
 };
@@ -42,6 +46,34 @@ pub struct Settings {
     /// Whether `features/v=.../` in a bucket has copies of the tables of features instead of a list of them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub materialize_features: bool,
+    /// Whether labels are learned. True by default; there is a classifier if there are two labels.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub classifier: bool,
+    /// What is known of the classes. None for that of the current version; without one, their counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priors: Option<Priors>,
+    /// A regular expression: images in whose keys it captures the same text are in the same fold of the cross-validation.
+    /// None for that of the current version, an empty one for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fold_pattern: Option<String>,
+    /// A pattern of keys, such as `orchard-7/**`, that the classifier does not learn. None for that of the current version,
+    /// an empty one for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout: Option<String>,
+    /// Which folder of an image's key is its label: 0 is the innermost, 1 the one that holds it. Without any of the three
+    /// settings of labels, they are those of the current version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_depth: Option<u32>,
+    /// A regular expression with a group `label`; what it captures in the key is the label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_pattern: Option<String>,
+    /// The file of labels in the output. In the input of an execution, `labels` is the location to read it from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Checksum>,
+    /// A regular expression with a group `split`. None for that of the current version, an empty one for none: then a
+    /// folder with a name such as `train` or `Test` is the split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_pattern: Option<String>,
 }
 
 /// Settings of a single run. With the defaults, the result depends only on the images and the [`Settings`].
@@ -113,6 +145,14 @@ impl Default for Settings {
             group_size: None,
             compression: None,
             materialize_features: false,
+            classifier: true,
+            priors: None,
+            fold_pattern: None,
+            holdout: None,
+            label_depth: None,
+            label_pattern: None,
+            labels: None,
+            split_pattern: None,
         }
     }
 }
@@ -127,6 +167,12 @@ impl Settings {
                 Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
             );
         }
+        Training::new(&self.training_rules())?;
+        if self.label_depth.is_some() && self.label_pattern.is_some() {
+            let message = "a label is either a folder (label_depth) or what a pattern captures (label_pattern)";
+            return Err(Error::new(ErrorKind::InputInvalid, message));
+        }
+        Labelling::new(&self.label_rules())?;
         Boundaries::new(self.shard_size())?;
         Boundaries::of_groups(self.group_size()).map(drop)
     }
@@ -135,11 +181,46 @@ impl Settings {
     #[must_use]
     pub fn resolved(&self, current: Option<&Settings>, on_aws: bool) -> Settings {
         let default = if on_aws { DEFAULT_SHARD_SIZE_ON_AWS } else { DEFAULT_SHARD_SIZE };
+        let pattern = |of: fn(&Settings) -> &Option<String>| {
+            of(self).as_ref().or(current.and_then(|current| of(current).as_ref())).filter(|p| !p.is_empty()).cloned()
+        };
+        let labelled = self.label_depth.is_some() || self.label_pattern.is_some() || self.labels.is_some();
+        let of_labels = if labelled { self } else { current.unwrap_or(self) };
+        let split_pattern = self.split_pattern.as_ref().or(current.and_then(|current| current.split_pattern.as_ref()));
         Settings {
+            // The innermost folder is what a data set without this setting has.
+            label_depth: of_labels.label_depth.filter(|depth| *depth > 0),
+            label_pattern: of_labels.label_pattern.clone(),
+            labels: of_labels.labels.clone(),
+            split_pattern: split_pattern.filter(|pattern| !pattern.is_empty()).cloned(),
             shard_size: self.shard_size.or(current.and_then(|current| current.shard_size)).or(Some(default)),
             group_size: self.group_size.or(current.and_then(|current| current.group_size)),
             compression: self.compression.or(current.and_then(|current| current.compression)),
+            // The counts are what a data set without this setting has.
+            priors: self.priors.or(current.and_then(|current| current.priors)).filter(|p| *p != Priors::Counts),
+            fold_pattern: pattern(|settings| &settings.fold_pattern),
+            holdout: pattern(|settings| &settings.holdout),
             ..self.clone()
+        }
+    }
+
+    /// The priors of the classifier.
+    pub fn priors(&self) -> Priors {
+        self.priors.unwrap_or_default()
+    }
+
+    /// How the classifier is trained.
+    pub fn training_rules(&self) -> TrainingRules {
+        let given = |pattern: &Option<String>| pattern.clone().filter(|pattern| !pattern.is_empty());
+        TrainingRules { fold_pattern: given(&self.fold_pattern), holdout: given(&self.holdout) }
+    }
+
+    /// How labels and splits follow from keys.
+    pub fn label_rules(&self) -> LabelRules {
+        LabelRules {
+            label_depth: self.label_depth.unwrap_or(0),
+            label_pattern: self.label_pattern.clone(),
+            split_pattern: self.split_pattern.clone().filter(|pattern| !pattern.is_empty()),
         }
     }
 
@@ -237,6 +318,35 @@ mod tests {
         assert_eq!(sizes(Settings::default().resolved(Some(&current), true)), (Some(64), Some(Compression::Zstd)));
         let given = Settings { shard_size: Some(128), ..Settings::default() };
         assert_eq!(given.resolved(Some(&current), true).shard_size, Some(128));
+    }
+
+    #[test]
+    fn the_classifier_is_on_and_its_omitted_settings_are_those_of_the_current_version() {
+        assert!(Settings::default().classifier);
+        let settings = |json: &str| serde_json::from_str::<Settings>(json).unwrap();
+        let current = settings(r#"{"priors": "equal", "holdout": "a/*", "fold_pattern": "b"}"#);
+        let kept = Settings::default().resolved(Some(&current), false);
+        assert_eq!((kept.priors(), kept.training_rules()), (Priors::Equal, current.training_rules()));
+        let reset =
+            settings(r#"{"priors": "counts", "holdout": "", "fold_pattern": ""}"#).resolved(Some(&current), false);
+        let fresh = Settings { shard_size: reset.shard_size, ..Settings::default() };
+        assert_eq!(reset, fresh);
+        assert!(settings(r#"{"fold_pattern": "("}"#).check().is_err());
+        assert!(!settings(r#"{"classifier": false}"#).classifier);
+    }
+
+    #[test]
+    fn omitted_labels_are_those_of_the_current_version_and_each_can_be_taken_back() {
+        let settings = |json: &str| serde_json::from_str::<Settings>(json).unwrap();
+        let file = r#"{"labels": {"sha256": "ab", "bytes": 3}, "split_pattern": "(?<split>.)"}"#;
+        let (current, default) = (settings(file), Settings::default());
+        assert_eq!(default.resolved(Some(&current), false).labels, current.labels);
+        assert_eq!(default.resolved(Some(&current), false).split_pattern, current.split_pattern);
+        let by_folder = settings(r#"{"label_depth": 0, "split_pattern": ""}"#).resolved(Some(&current), false);
+        assert_eq!((by_folder.label_depth, by_folder.labels, by_folder.split_pattern), (None, None, None));
+        assert_eq!(settings(r#"{"label_depth": 2}"#).resolved(Some(&current), false).label_depth, Some(2));
+        assert!(settings(r#"{"label_depth": 2, "label_pattern": "(?<label>.)"}"#).check().is_err());
+        assert!(settings(r#"{"label_pattern": "."}"#).check().is_err());
     }
 
     #[test]

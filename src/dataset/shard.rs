@@ -6,9 +6,14 @@
 //! sizes ends its shard in any case. These keys are fixed points: a change before one of them leaves the shards after it
 //! as they are. Groups of shards are cut in the same way, by the last keys of their shards.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
-use super::{partition::label_of, tables::Compression};
+use super::{
+    labelling::{Labelling, Labels},
+    tables::Compression,
+};
 use crate::{
     Error, ErrorKind, Result,
     ids::{ExtractorId, GroupId, ShardId, short_hex},
@@ -46,12 +51,11 @@ impl ShardHasher {
     }
 
     /// Adds the next object, in key order.
-    pub fn push(&mut self, key: &str, etag: &str) {
+    pub fn push(&mut self, key: &str, etag: &str, labels: Labels<'_>) {
         self.text(key);
         self.text(etag);
-        self.option(label_of(key));
-        // No object has a split yet.
-        self.option(None);
+        self.option(labels.label);
+        self.option(labels.split);
     }
 
     fn text(&mut self, text: &str) {
@@ -134,14 +138,22 @@ impl Boundaries {
             return true;
         }
         let digest = Sha256::digest(key);
-        let chance = |i: usize, one_in: u64| {
-            let bytes: [u8; 8] = std::array::from_fn(|j| digest[8 * (self.word + i) + j]);
-            u64::from_le_bytes(bytes) < (u64::MAX / one_in).saturating_mul(step)
-        };
         // With these numbers, shards of the largest size are rare, whose boundaries do not depend on the content, and after
         // a change the boundaries soon are those of before.
         let one_in = if len * 5 < self.target * 4 { self.target * 2 / 3 } else { self.target / 8 }.max(1);
-        chance(0, self.target * 8) || (len >= self.min() && chance(1, one_in))
+        self.chance(&digest, 0, self.target * 8, step) || (len >= self.min() && self.chance(&digest, 1, one_in, step))
+    }
+
+    /// Whether a shard ends with `key` wherever it began. A listing that starts behind such a key has the shards of one that
+    /// starts at the first key.
+    pub fn is_fixed(&self, key: &str) -> bool {
+        self.chance(&Sha256::digest(key), 0, self.target * 8, 1)
+    }
+
+    /// Whether one of the two words of a key's hash is among the smallest `step` in `one_in`.
+    fn chance(&self, digest: &[u8], word: usize, one_in: u64, step: u64) -> bool {
+        let bytes: [u8; 8] = std::array::from_fn(|j| digest[8 * (self.word + word) + j]);
+        u64::from_le_bytes(bytes) < (u64::MAX / one_in).saturating_mul(step)
     }
 }
 
@@ -150,6 +162,7 @@ impl Boundaries {
 pub struct Sharder {
     boundaries: Boundaries,
     hasher: ShardHasher,
+    labelling: Arc<Labelling>,
     objects: Vec<Object>,
 }
 
@@ -164,8 +177,8 @@ pub struct Cut {
 
 impl Sharder {
     /// A plan for shards with ids of this hasher, which is new.
-    pub fn new(boundaries: Boundaries, hasher: ShardHasher) -> Self {
-        Sharder { boundaries, hasher, objects: Vec::new() }
+    pub fn new(boundaries: Boundaries, hasher: ShardHasher, labelling: Arc<Labelling>) -> Self {
+        Sharder { boundaries, hasher, labelling, objects: Vec::new() }
     }
 
     /// Adds the next object, in key order. Returns a shard if this object ends it.
@@ -183,7 +196,7 @@ impl Sharder {
         let objects = std::mem::take(&mut self.objects);
         let mut hasher = self.hasher.clone();
         for object in &objects {
-            hasher.push(&object.key, object.etag.as_str());
+            hasher.push(&object.key, object.etag.as_str(), self.labelling.of_object(object));
         }
         Some(Cut { id: hasher.finish(), objects })
     }
@@ -196,17 +209,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dataset::labelling::LabelRules;
 
     fn object(key: String) -> Object {
-        Object { key, etag: "1".into(), size: 1, modified: 0 }
+        Object { key, etag: "1".into(), size: 1, modified: 0, packed: None }
     }
 
     fn hasher() -> ShardHasher {
         ShardHasher::new(&"x".into(), Compression::Snappy)
     }
 
+    fn by_folder() -> Arc<Labelling> {
+        Arc::new(Labelling::new(&LabelRules::default()).unwrap())
+    }
+
     fn cut(keys: impl IntoIterator<Item = String>, target: u32) -> Vec<Cut> {
-        let mut sharder = Sharder::new(Boundaries::new(target).unwrap(), hasher());
+        let mut sharder = Sharder::new(Boundaries::new(target).unwrap(), hasher(), by_folder());
         let mut shards: Vec<_> = keys.into_iter().filter_map(|key| sharder.push(object(key))).collect();
         shards.extend(sharder.finish());
         shards
@@ -265,7 +283,7 @@ mod tests {
     #[test]
     fn an_etag_changes_the_id_of_its_shard_only() {
         let before = cut(keys(5_000), 128);
-        let mut sharder = Sharder::new(Boundaries::new(128).unwrap(), hasher());
+        let mut sharder = Sharder::new(Boundaries::new(128).unwrap(), hasher(), by_folder());
         let mut after = Vec::new();
         for (i, key) in keys(5_000).enumerate() {
             let mut object = object(key);

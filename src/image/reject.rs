@@ -65,6 +65,11 @@ impl Reason {
         }
     }
 
+    /// The reason of this name; `Corrupt` for names that a later release may write.
+    pub(crate) fn from_name(name: &str) -> Reason {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name).unwrap_or(Reason::Corrupt)
+    }
+
     /// Replaces the etag of an object that could not be read in the hash of its shard.
     pub(crate) fn placeholder(self) -> String {
         format!("!{}", self.name())

@@ -70,7 +70,7 @@ fn norm(vector: &[f64]) -> f64 {
 }
 
 /// The Householder reflection `I - scale v v'` on the coordinates from `start` on.
-struct Reflector {
+pub(crate) struct Reflector {
     start: usize,
     v: Vec<f64>,
     scale: f64,
@@ -101,18 +101,26 @@ impl Reflector {
         let along = self.scale * dot(&self.v, part);
         linear::subtract(part, along, &self.v);
     }
+
+    /// The same for [`linear::TOGETHER`] vectors, `[size, TOGETHER]`.
+    pub(crate) fn apply_to_all(&self, vectors: &mut [[f64; linear::TOGETHER]]) {
+        if self.scale != 0.0 {
+            linear::reflect(&self.v, self.scale, &mut vectors[self.start..]);
+        }
+    }
 }
 
-struct Tridiagonal {
+/// A symmetric tridiagonal matrix.
+pub(crate) struct Tridiagonal {
     /// `[size]`
-    diagonal: Vec<f64>,
+    pub(crate) diagonal: Vec<f64>,
     /// `[size - 1]`
-    off_diagonal: Vec<f64>,
+    pub(crate) off_diagonal: Vec<f64>,
 }
 
-/// Reduces the matrix to tridiagonal form. As in LAPACK's `dsytrd`, [`PANEL`] reflections are collected and applied to the
+/// Reduces the matrix A to tridiagonal form T: `A = Q T Q'`, where Q is the product of the reflections. As in LAPACK's `dsytrd`, [`PANEL`] reflections are collected and applied to the
 /// matrix in one pass. Until then, each column and each product with the matrix is corrected for the pending ones.
-fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflector>) {
+pub(crate) fn tridiagonalize(mut matrix: Vec<f64>, size: usize) -> (Tridiagonal, Vec<Reflector>) {
     let mut diagonal = Vec::with_capacity(size);
     let mut off_diagonal = Vec::with_capacity(size.saturating_sub(1));
     let mut reflectors = Vec::with_capacity(size.saturating_sub(2));

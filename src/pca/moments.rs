@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind, Result, model::FEATURE_BITS};
 /// Most rows of a shard. The products of this number of rows add up in 64 bits: 2^46 * 2^17 = 2^63.
 pub const MAX_SHARD_ROWS: usize = 1 << 17;
 /// Rows whose products add up in the 53 bits of an `f64`: 2^46 * 2^7 = 2^53.
-const BLOCK_ROWS: usize = 128;
+pub(crate) const BLOCK_ROWS: usize = 128;
 /// Columns of the triangle that are multiplied at a time.
 const PANEL_COLUMNS: usize = 128;
 
@@ -95,19 +95,27 @@ impl ShardMoments {
     /// Fails with `Internal.Bug`, instead of returning a wrong sum, if a value is not such a multiple or is 2^23 quanta or
     /// more, if there are more than [`MAX_SHARD_ROWS`] rows, and if there are no columns.
     pub fn from_features(features: ArrayView2<'_, f32>, per_unit: f64) -> Result<Self> {
+        let mut moments = Moments::zero(features.ncols());
+        moments.add_features(features, per_unit)?;
+        Ok(moments)
+    }
+
+    /// Adds the moments of more rows. Fails as [`ShardMoments::from_features`] does, for the rows of all calls together;
+    /// the moments are then not those of any rows.
+    pub fn add_features(&mut self, features: ArrayView2<'_, f32>, per_unit: f64) -> Result<()> {
         let (rows, columns) = features.dim();
-        if columns == 0 || rows > MAX_SHARD_ROWS {
+        let together = self.rows + rows as u64;
+        if columns == 0 || columns != self.columns || together > MAX_SHARD_ROWS as u64 {
             return Err(Error::new(ErrorKind::InternalBug, "the matrix has too many rows for a shard, or no columns")
-                .context("rows", rows)
+                .context("rows", together)
                 .context("columns", columns));
         }
-        let mut moments = Moments::zero(columns);
-        moments.rows = rows as u64;
+        self.rows = together;
         let mut block = Array2::<f64>::zeros((BLOCK_ROWS.min(rows), columns));
         let mut panel = Array2::<f64>::zeros((columns, PANEL_COLUMNS.min(columns)));
         for (number, chunk) in features.axis_chunks_iter(Axis(0), BLOCK_ROWS).enumerate() {
             for (i, (mut to, row)) in block.outer_iter_mut().zip(chunk.outer_iter()).enumerate() {
-                for ((to, from), sum) in to.iter_mut().zip(row).zip(&mut moments.sums) {
+                for ((to, from), sum) in to.iter_mut().zip(row).zip(&mut self.sums) {
                     let value = f64::from(*from) * per_unit;
                     if value.fract() != 0.0 || value.abs() >= f64::from(1 << FEATURE_BITS) {
                         return Err(Error::new(
@@ -121,9 +129,9 @@ impl ShardMoments {
                     *sum += value as i64;
                 }
             }
-            moments.add_block(block.slice(s![..chunk.nrows(), ..]), &mut panel);
+            self.add_block(block.slice(s![..chunk.nrows(), ..]), &mut panel);
         }
-        Ok(moments)
+        Ok(())
     }
 
     /// Adds the moments of other rows of the same shard. Fails with `Internal.Bug` if the columns differ or if there are

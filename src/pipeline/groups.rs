@@ -1,15 +1,14 @@
 //! Sums of groups that grow while their shards are computed, so that no features are read again.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 
 use crate::{
     Result,
     ids::ShardId,
-    pca::moments::{ShardMoments, TotalMoments},
-    stages::{Known, MergeWork, ShardWork},
+    stages::{Known, MergeWork, ShardSums, ShardWork, Sums},
 };
 
 /// The groups with shards that are still to be computed. Shards come in their order, so few groups have sums at a time.
@@ -19,7 +18,7 @@ struct Open {
     work: MergeWork,
     /// Shards that are still to be computed.
     shards: usize,
-    known: Option<Known>,
+    known: Known,
 }
 
 impl OpenGroups {
@@ -32,29 +31,25 @@ impl OpenGroups {
         let (mut open, mut left) = (HashMap::new(), Vec::new());
         for work in merges {
             match shards.get(&work.group) {
-                Some(shards) => drop(open.insert(work.group, Open { work, shards: *shards, known: None })),
+                Some(shards) => drop(open.insert(work.group, Open { work, shards: *shards, known: Known::default() })),
                 None => left.push(work),
             }
         }
         (OpenGroups(Mutex::new(open)), left)
     }
 
+    /// Which sums of a shard of this group are needed.
+    pub(super) fn needed(&self, group: u64) -> Sums {
+        let groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_base = groups.get(&group).is_some_and(|open| open.work.base.is_some());
+        if has_base { Sums::WholeOrChange } else { Sums::Whole }
+    }
+
     /// Adds the sums of a computed shard. With the last shard of a group, returns what finishes the group.
-    pub(super) fn add(
-        &self,
-        group: u64,
-        shard: ShardId,
-        sums: Option<ShardMoments>,
-    ) -> Result<Option<(MergeWork, Option<Known>)>> {
+    pub(super) fn add(&self, group: u64, shard: ShardId, sums: ShardSums) -> Result<Option<(MergeWork, Known)>> {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = groups.get_mut(&group) else { return Ok(None) };
-        if let Some(sums) = sums {
-            let columns = sums.columns();
-            let zero = || Known { shards: HashSet::new(), sums: TotalMoments::zero(columns) };
-            let known = open.known.get_or_insert_with(zero);
-            known.sums.add(&sums)?;
-            known.shards.insert(shard);
-        }
+        open.known.add(shard, sums)?;
         open.shards -= 1;
         if open.shards > 0 {
             return Ok(None);

@@ -16,13 +16,15 @@ use crate::report::{self, ReportInput, Reported};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Manifest, RunFigures, VersionState, contents, keys, lease,
+        self, Manifest, RunFigures, VersionState, contents, lease,
         timing::{Timer, Timing},
     },
     model::WorkerPool,
+    pca::moments::TotalMoments,
     stages::{
-        self, CancellationToken, MergeWork, Merged, Monitor, PlanInput, Planned, Projected, Reduced, RunInput,
-        ShardWork, Stores, Sums, check, featurize_and_sum, merge_with, records::read_work_list,
+        self, CancellationToken, Known, KnownGroups, MergeWork, Merged, Monitor, PlanInput, Planned, Projected,
+        Reduced, RunInput, ShardWork, Stores, check, damaged_record, featurize_and_sum, merge_with,
+        records::read_work_list, reduce_with,
     },
 };
 
@@ -140,12 +142,6 @@ pub async fn run(
     }
 }
 
-/// The record of the shard or group that a damaged file belongs to.
-fn damaged_record(error: &Error) -> Option<String> {
-    let key = error.context_value("key").filter(|_| error.is(ErrorKind::DatasetCorrupt))?;
-    keys::record_of(key)
-}
-
 /// One attempt to publish a version.
 struct Attempt<'a> {
     stores: &'a Stores,
@@ -165,13 +161,14 @@ impl Attempt<'_> {
             return Ok(self.up_to_date(manifest, RunFigures::default()));
         }
         let merges = read_work_list(self.stores.output.as_ref(), &planned.merge_work_list).await?;
-        let left = self.featurize(&planned, merges).await?;
+        let mut known = KnownGroups::default();
+        let left = self.featurize(&planned, merges, &mut known).await?;
         check(self.stop)?;
         if !left.is_empty() {
-            self.merge(left).await?;
+            self.merge(left, &mut known).await?;
         }
         check(self.stop)?;
-        let reduce = stages::reduce(self.stores, run.clone());
+        let reduce = reduce_with(self.stores, run.clone(), known);
         let reduced: Reduced = self.clock.time(Phase::Reduce, None, reduce).await?;
         if reduced.up_to_date {
             let manifest = dataset::version(self.stores.output.as_ref(), Some(reduced.version.0)).await?;
@@ -184,33 +181,52 @@ impl Attempt<'_> {
     }
 
     /// Computes all shards, and finishes each group with its last shard. Returns the groups without shards to compute.
-    async fn featurize(&mut self, planned: &Planned, merges: Vec<MergeWork>) -> Result<Vec<MergeWork>> {
+    async fn featurize(
+        &mut self,
+        planned: &Planned,
+        merges: Vec<MergeWork>,
+        known: &mut KnownGroups,
+    ) -> Result<Vec<MergeWork>> {
         let Attempt { stores, workers, stop, clock } = self;
         let (stores, workers, stop, watcher) = (*stores, *workers, *stop, clock.watcher);
         let work: Vec<ShardWork> = read_work_list(stores.output.as_ref(), &planned.work_list).await?;
         let (groups, left) = OpenGroups::new(&work, merges);
         let groups = &groups;
-        let shards = stream::iter(work)
+        let mut shards = stream::iter(work)
             .map(|shard| async move {
-                let group = shard.group;
-                let (made, sums) = featurize_and_sum(stores, workers, shard, Sums::Needed, watcher, stop).await?;
-                if let Some((work, known)) = groups.add(group, made.shard, sums)? {
-                    merge_with(stores, work, known).await?;
+                let (group, needed) = (shard.group, groups.needed(shard.group));
+                let (made, sums) = featurize_and_sum(stores, workers, shard, needed, watcher, stop).await?;
+                match groups.add(group, made.shard, sums)? {
+                    Some((work, known)) => merge_with(stores, work, known).await.map(Some),
+                    None => Ok(None),
                 }
-                Ok(())
             })
-            .buffer_unordered(SHARDS_AT_A_TIME)
+            .buffer_unordered(SHARDS_AT_A_TIME);
+        let all = async {
+            let mut outcome = Ok(());
             // All shards in progress have to end before an error is returned: after a stop, each keeps its rows.
-            .collect::<Vec<Result<()>>>();
-        let all = async { shards.await.into_iter().collect::<Result<Vec<()>>>() };
+            while let Some(merged) = shards.next().await {
+                let added = merged.and_then(|merged| merged.map_or(Ok(()), |merged| keep(known, merged)));
+                outcome = outcome.and(added);
+            }
+            outcome
+        };
         clock.time(Phase::Featurize, Some(planned.objects_to_featurize), all).await?;
         Ok(left)
     }
 
-    async fn merge(&mut self, groups: Vec<MergeWork>) -> Result<()> {
+    async fn merge(&mut self, groups: Vec<MergeWork>, known: &mut KnownGroups) -> Result<()> {
         let stores = self.stores;
-        let merging = stream::iter(groups).map(|group| stages::merge(stores, group)).buffer_unordered(SHARDS_AT_A_TIME);
-        self.clock.time(Phase::Merge, None, merging.try_collect::<Vec<Merged>>()).await.map(drop)
+        let mut merging = stream::iter(groups)
+            .map(|group| merge_with(stores, group, Known::default()))
+            .buffer_unordered(SHARDS_AT_A_TIME);
+        let all = async {
+            while let Some(merged) = merging.try_next().await? {
+                keep(known, merged)?;
+            }
+            Ok(())
+        };
+        self.clock.time(Phase::Merge, None, all).await
     }
 
     async fn project(&mut self, reduced: &Reduced) -> Result<()> {
@@ -245,6 +261,11 @@ impl Attempt<'_> {
     fn up_to_date(self, manifest: Manifest, figures: RunFigures) -> Summary {
         Summary { up_to_date: true, manifest, figures, published: None, seconds: self.clock.seconds }
     }
+}
+
+/// Keeps the sums of a group for the stage `reduce`.
+fn keep(known: &mut KnownGroups, (merged, sums): (Merged, Option<TotalMoments>)) -> Result<()> {
+    sums.map_or(Ok(()), |sums| known.add(merged.entry.id, sums))
 }
 
 /// Writes the report and the receipt of a run; `None` if the run published nothing.

@@ -5,6 +5,7 @@
 
 mod findings;
 mod html;
+mod learned;
 mod plots;
 mod sample;
 mod stage;
@@ -26,6 +27,7 @@ use crate::{
     store::Store,
 };
 use findings::{Duplicates, Outliers, Scores, evenly};
+use learned::Learned;
 use plots::{Scatter, Scree};
 use sample::{Sample, Sheet};
 
@@ -60,6 +62,8 @@ struct Content<'a> {
     duplicates: Duplicates,
     /// Some rows, and the nearest neighbours of each with their distances.
     nearest: Vec<(usize, Vec<(usize, f64)>)>,
+    /// None without a classifier.
+    learned: Option<Learned>,
     sheet: Sheet,
     /// Path, reason and detail.
     rejects: Vec<[String; 3]>,
@@ -130,6 +134,7 @@ async fn gather<'a>(
         outliers,
         duplicates,
         nearest,
+        learned: learned::read(output, manifest).await?,
         sheet: Sheet::default(),
         rejects,
         scree,
@@ -153,7 +158,8 @@ impl Content<'_> {
         });
         let rows = outliers.chain(pairs).chain(nearest).chain(self.points.iter().copied());
         let rejects = self.rejects.iter().take(REJECTS).map(|[path, ..]| path.as_str());
-        let paths = rows.map(|row| self.sample.paths[row].as_str()).chain(rejects);
+        let suspects = self.learned.iter().flat_map(|learned| &learned.first).map(|row| row.path.as_str());
+        let paths = suspects.chain(rows.map(|row| self.sample.paths[row].as_str())).chain(rejects);
         let mut seen = BTreeSet::new();
         paths.filter(|path| seen.insert(*path)).map(str::to_owned).collect()
     }

@@ -3,7 +3,6 @@
 //! `runs/<run>/featurize.jsonl` and `project.jsonl` always have a line per shard. Beside them, a large run on AWS has
 //! `featurize-batches.jsonl` and `project-batches.jsonl`, each line of which names consecutive lines.
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     Result,
-    dataset::{Checksum, Sealed, keys, to_sealed_lines},
+    dataset::{Sealed, keys, to_sealed_lines},
     ids::RunId,
     model::{Decoding, WorkerPool},
     store::Store,
@@ -87,27 +86,36 @@ pub(super) async fn write_work<T: Serialize>(
     (size, decoding): (u64, Decoding),
 ) -> Result<Option<String>> {
     let lines = to_sealed_lines(work)?;
-    let batches = if size > 1 { batches(run, key, &lines, (size, decoding)) } else { Vec::new() };
+    let ends = lines.iter().zip(1..).filter(|(byte, _)| **byte == b'\n').map(|(_, end)| end);
+    let ends: Vec<u64> = ends.collect();
     output.put(key, lines).await?;
-    if batches.is_empty() {
+    write_batches(output, run, key, (&ends, size, decoding)).await
+}
+
+/// Writes the list of batches of a work list whose lines end at these bytes, and returns its key; nothing for batches of
+/// one line.
+pub(super) async fn write_batches(
+    output: &dyn Store,
+    run: &RunId,
+    key: &str,
+    (ends, size, decoding): (&[u64], u64, Decoding),
+) -> Result<Option<String>> {
+    if size <= 1 || ends.is_empty() {
         return Ok(None);
     }
+    let batches = batches(run, key, ends, (size, decoding));
     let list = keys::batches_of(key);
     output.put(&list, to_sealed_lines(&batches)?).await?;
     Ok(Some(list))
 }
 
-/// Cuts the lines of a list into batches.
-fn batches(run: &RunId, key: &str, text: &Bytes, (size, decoding): (u64, Decoding)) -> Vec<Batch> {
-    let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-    let ends: Vec<usize> = ends.collect();
+/// Cuts the lines of a list into batches. Each line has a seal, so the ranges need no digest.
+fn batches(run: &RunId, key: &str, ends: &[u64], (size, decoding): (u64, Decoding)) -> Vec<Batch> {
     let mut start = 0;
     let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
-    let batch = |chunk: &[usize]| {
+    let batch = |chunk: &[u64]| {
         let end = chunk.last().copied().unwrap_or(start);
-        let lines = text.slice(start..end);
-        let Checksum { sha256, bytes } = Checksum::of(&lines);
-        let lines = LineRange { key: key.to_owned(), offset: start as u64, length: bytes, sha256 };
+        let lines = LineRange { key: key.to_owned(), offset: start, length: end - start, sha256: String::new() };
         start = end;
         Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding }
     };

@@ -1,8 +1,7 @@
 //! Features that exist already: rows of the base version, and those that a stopped run has kept.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
+use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,34 +18,92 @@ use crate::{
     store::{self, Object, Store},
 };
 
-/// The features of an image.
-#[derive(Clone)]
-pub(super) struct Features {
-    pub(super) values: Vec<f32>,
-    /// SHA-256 of the file. None for rows of format 1.
-    pub(super) content: Option<String>,
-}
-
 /// Rows of a shard's objects that exist already.
 #[derive(Default)]
 pub(super) struct EarlierRows {
-    /// Features by (key, etag).
-    features: HashMap<(String, String), Features>,
-    /// Etags of the base version's rows, by key.
-    base_etags: HashMap<String, String>,
+    /// Those of the base version first.
+    tables: Vec<EarlierTable>,
     /// Whether a table of the base version could not be read.
     pub(super) base_is_unknown: bool,
 }
 
+struct EarlierTable {
+    /// In ascending order of their paths.
+    rows: FeatureRows,
+    /// The shard of the base version. None for the rows of a stopped run.
+    source: Option<ShardId>,
+}
+
+/// A row of a table of [`EarlierRows`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct EarlierRow {
+    table: usize,
+    row: usize,
+}
+
+/// The rows of the base version that a shard of another version has not, and those with which they were compared.
+pub(super) struct Removed {
+    /// `[rows, columns]`
+    pub(super) features: Array2<f32>,
+    /// Shards of the base version, and their rows in the key range of the shard.
+    pub(super) sources: Vec<(ShardId, u64)>,
+}
+
 impl EarlierRows {
-    /// The features of an object, if there are some.
-    pub(super) fn features(&self, object: &Object) -> Option<&Features> {
-        self.features.get(&(object.key.clone(), object.etag.as_str().to_owned()))
+    /// The row of an object, if there is one.
+    pub(super) fn row(&self, object: &Object) -> Option<EarlierRow> {
+        let etag = object.etag.as_str();
+        let found = self.tables.iter().enumerate().filter_map(|(table, earlier)| {
+            let row = earlier.position(&object.key).filter(|row| earlier.rows.etags[*row] == etag)?;
+            Some(EarlierRow { table, row })
+        });
+        // A row of a stopped run can have the content that a row of format 1 lacks.
+        found.min_by_key(|found| self.content(*found).is_none())
+    }
+
+    /// The features of a row.
+    pub(super) fn features(&self, EarlierRow { table, row }: EarlierRow) -> impl Iterator<Item = f32> {
+        self.tables[table].rows.features.row(row).into_iter().copied()
+    }
+
+    /// SHA-256 of the file of a row. None for rows of format 1.
+    pub(super) fn content(&self, EarlierRow { table, row }: EarlierRow) -> Option<&String> {
+        self.tables[table].rows.contents[row].as_ref()
+    }
+
+    /// Whether a row is one of the base version.
+    pub(super) fn is_of_base(&self, row: EarlierRow) -> bool {
+        self.tables[row.table].source.is_some()
     }
 
     /// The etag of a row of the base version.
     pub(super) fn etag_in_base(&self, key: &str) -> Option<&String> {
-        self.base_etags.get(key)
+        let mut of_base = self.tables.iter().filter(|table| table.source.is_some());
+        of_base.find_map(|table| table.position(key).map(|row| &table.rows.etags[row]))
+    }
+
+    /// The rows of the base version from the key `first` to `last` that are not in `copied`.
+    pub(super) fn removed(&self, copied: &[EarlierRow], [first, last]: [&str; 2]) -> Result<Removed> {
+        let columns = self.tables.first().map_or(0, |table| table.rows.features.ncols());
+        let mut removed = Removed { features: Array2::zeros((0, columns)), sources: Vec::new() };
+        for (number, EarlierTable { rows, source }) in self.tables.iter().enumerate() {
+            let Some(source) = source else { continue };
+            let from = rows.paths.partition_point(|path| path.as_str() < first);
+            let to = rows.paths.partition_point(|path| path.as_str() <= last).max(from);
+            removed.sources.push((source.clone(), (to - from) as u64));
+            let mut gone = vec![true; to - from];
+            for row in copied.iter().filter(|row| row.table == number) {
+                // A copied row has the key of an object of the shard.
+                if let Some(gone) = row.row.checked_sub(from).and_then(|row| gone.get_mut(row)) {
+                    *gone = false;
+                }
+            }
+            let gone: Vec<usize> = (from..to).filter(|row| gone[row - from]).collect();
+            let bug =
+                |e| crate::Error::new(ErrorKind::InternalBug, "rows have features of different lengths").source(e);
+            removed.features.append(Axis(0), rows.features.select(Axis(0), &gone).view()).map_err(bug)?;
+        }
+        Ok(removed)
     }
 
     /// Reads rows from shards of the base version, and those that a stopped run has kept for this shard.
@@ -56,31 +113,28 @@ impl EarlierRows {
         sources: &[ShardId],
         extractor: &ExtractorInfo,
     ) -> Result<EarlierRows> {
-        let files = sources.iter().map(|source| (keys::shard(source), keys::features(source), true));
+        let files = sources.iter().map(|source| (keys::shard(source), keys::features(source), Some(source)));
         let mut earlier = EarlierRows::default();
-        for (record, key, of_base) in files.chain([(keys::partial_record(shard), keys::partial(shard), false)]) {
+        for (record, key, source) in files.chain([(keys::partial_record(shard), keys::partial(shard), None)]) {
             // A source that is missing or damaged costs time only: its images are inferred again.
             let rows = match store::get_opt(output, &record).await? {
                 Some(text) => read_rows(output, &text, (&record, &key), extractor).await,
-                None if of_base => Err(damaged("a file of this data set is missing", &record)),
+                None if source.is_some() => Err(damaged("a file of this data set is missing", &record)),
                 None => continue,
             };
-            let rows = match rows {
-                Ok(rows) => rows,
-                Err(e) if e.is(ErrorKind::DatasetCorrupt) => {
-                    earlier.base_is_unknown |= of_base;
-                    continue;
-                }
+            match rows {
+                Ok(rows) => earlier.tables.push(EarlierTable { rows, source: source.cloned() }),
+                Err(e) if e.is(ErrorKind::DatasetCorrupt) => earlier.base_is_unknown |= source.is_some(),
                 Err(e) => return Err(e),
-            };
-            if of_base {
-                earlier.base_etags.extend(rows.paths.iter().cloned().zip(rows.etags.iter().cloned()));
             }
-            let features = rows.features.outer_iter().zip(rows.contents);
-            let features = features.map(|(row, content)| Features { values: row.to_vec(), content });
-            earlier.features.extend(rows.paths.into_iter().zip(rows.etags).zip(features));
         }
         Ok(earlier)
+    }
+}
+
+impl EarlierTable {
+    fn position(&self, key: &str) -> Option<usize> {
+        self.rows.paths.binary_search_by(|path| path.as_str().cmp(key)).ok()
     }
 }
 

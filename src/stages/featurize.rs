@@ -4,26 +4,28 @@
 //! copied. Writes `shards/<id>/` and `runs/<run>/featurized/<shard>.json`. When it is stopped or the store fails, it writes the
 //! rows so far to `partials/<shard>.parquet` and `.json`, which the next call copies from.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use ndarray::{Array2, Axis};
+use futures::{StreamExt, stream, try_join};
+use ndarray::Array2;
 use rayon::join;
 use tokio::sync::Semaphore;
 
 use super::{
     CancellationToken, Featurized, Monitor, ShardWork, Stores,
-    earlier::{EarlierRows, Features, keep_partial},
+    earlier::{EarlierRow, EarlierRows, keep_partial},
     stopped,
+    sums::{Origins, ShardSums, Sums, ToSum},
 };
 use crate::{
     Error, ErrorKind, Result,
+    archive::Reads,
     dataset::{
         self, Checksum, LabelCount, RejectedObject, ShardRecord,
         blocking::run_blocking,
         keys,
-        partition::label_of,
+        labelling::Labelling,
         record::sha256,
         shard::ShardHasher,
         tables::{self, Compression, FeatureRows},
@@ -32,7 +34,6 @@ use crate::{
     ids::ShardId,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::{ExtractorInfo, WorkerPool},
-    pca::moments::ShardMoments,
     store::{Object, Store},
 };
 
@@ -49,8 +50,9 @@ const SLOWEST_READS: u64 = 1 << 20;
 const OUTAGE: usize = 8;
 
 enum Row {
-    Copied(Features),
-    Inferred(Features),
+    /// With the SHA-256 of the file, if the earlier row lacks it.
+    Copied(EarlierRow, Option<String>),
+    Inferred(Vec<f32>, String),
     Rejected(Reject),
     /// The store did not deliver the object, for a reason that may pass.
     Unavailable(Error),
@@ -71,15 +73,7 @@ pub async fn featurize(
     Ok(featurize_and_sum(stores, workers, work, Sums::NotNeeded, monitor, stop).await?.0)
 }
 
-/// Whether the sums of the features are computed while they are in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sums {
-    /// The stage `merge` is called in the same process.
-    Needed,
-    NotNeeded,
-}
-
-/// [`featurize`], which also returns the sums of a shard that has rows.
+/// [`featurize`], which also returns sums, unless they are not needed.
 pub(crate) async fn featurize_and_sum(
     stores: &Stores,
     workers: &WorkerPool,
@@ -87,20 +81,22 @@ pub(crate) async fn featurize_and_sum(
     sums: Sums,
     monitor: &dyn Monitor,
     stop: &CancellationToken,
-) -> Result<(Featurized, Option<ShardMoments>)> {
+) -> Result<(Featurized, ShardSums)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let ShardWork { run, shard: planned, objects: range, sources, decoding, compression, group: _ } = work;
+    let ShardWork { run, shard: planned, objects: range, sources, labels, decoding, compression, group: _ } = work;
     if decoding != workers.extractor().info().decoding {
         return Err(
             Error::new(ErrorKind::InternalBug, "the shard is planned for another decoding").context("shard", planned)
         );
     }
-    let objects: Vec<Object> = range.read(output).await?;
+    let (objects, labelling) = range.read_objects(output, &labels).await?;
     let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor().info()).await?;
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
-    let maker = RowMaker { input: stores.input.as_ref(), workers, earlier, memory, compression, monitor, stop };
+    let labelling = Arc::new(labelling);
+    let reads = reads(stores, workers, &objects, &earlier);
+    let maker = RowMaker { reads, workers, labelling, earlier, memory, compression, monitor, stop };
     let (rows, failure) = maker.rows(&objects).await;
     let base_is_unknown = maker.earlier.base_is_unknown;
     if let Some(failure) = failure {
@@ -110,7 +106,9 @@ pub(crate) async fn featurize_and_sum(
             .context("shard", &planned));
     }
     let counts = rows.counts;
-    let (record, moments) = write_shard(output, workers, &objects, rows, sums).await?;
+    let (record, sums) = write_features(output, workers, &objects, rows, maker.earlier, sums).await?;
+    // It marks the shard as finished.
+    let shard = dataset::to_record(&record)?;
     let featurized = Featurized {
         planned: planned.clone(),
         rows: record.rows,
@@ -123,11 +121,13 @@ pub(crate) async fn featurize_and_sum(
         base_is_unknown,
         timing: timer.read(),
     };
-    output.put(&keys::featurized(&run, &planned), dataset::to_record(&featurized)?).await?;
+    let (made, of_shard, of_run) =
+        (dataset::to_record(&featurized)?, keys::shard(&featurized.shard), keys::featurized(&run, &planned));
+    try_join!(output.put(&of_shard, shard), output.put(&of_run, made))?;
     // The record first: without it, nobody reads the table.
     output.delete(&keys::partial_record(&planned)).await?;
     output.delete(&keys::partial(&planned)).await?;
-    Ok((featurized, moments))
+    Ok((featurized, sums))
 }
 
 /// Keeps the rows of a shard that is not finished for the next call.
@@ -138,6 +138,15 @@ async fn keep(output: &dyn Store, extractor: &ExtractorInfo, shard: &ShardId, mu
     let compression = rows.compression;
     let table = tables::write_features(rows.take_table(extractor.columns)?, extractor.id.as_str(), compression)?;
     keep_partial(output, shard, table).await
+}
+
+/// The reads of the objects whose content is needed.
+fn reads<'a>(stores: &'a Stores, workers: &WorkerPool, objects: &[Object], earlier: &EarlierRows) -> Reads<'a> {
+    let is_read = |object: &&Object| {
+        object.size <= MAX_FILE_BYTES && earlier.row(object).is_none_or(|row| earlier.content(row).is_none())
+    };
+    let together = workers.threads() * READ_AHEAD;
+    Reads::new(stores.input.as_ref(), objects.iter().filter(is_read), together, u64::from(READ_AHEAD_KIB) << 10)
 }
 
 /// Numbers of rows by origin, and compared with the base version.
@@ -155,9 +164,11 @@ struct ShardRows {
     table: FeatureRows,
     /// The features, row-major.
     features: Vec<f32>,
+    origins: Origins,
     rejects: Vec<RejectedObject>,
     compression: Compression,
     hasher: ShardHasher,
+    labelling: Arc<Labelling>,
     /// Objects so far, rejects included.
     objects: usize,
     /// Objects among them that the store did not deliver.
@@ -166,16 +177,23 @@ struct ShardRows {
 }
 
 impl ShardRows {
-    fn with_capacity(extractor: &ExtractorInfo, compression: Compression, rows: usize) -> Self {
+    fn with_capacity(
+        extractor: &ExtractorInfo,
+        labelling: Arc<Labelling>,
+        compression: Compression,
+        rows: usize,
+    ) -> Self {
         // The features are most of a shard's memory; a vector that grows by doubling would hold them twice.
         let mut features = Vec::new();
         features.reserve_exact(rows * extractor.columns);
         ShardRows {
             table: FeatureRows::default(),
             features,
+            origins: Origins::default(),
             rejects: Vec::new(),
             compression,
             hasher: ShardHasher::new(&extractor.id, compression),
+            labelling,
             objects: 0,
             unavailable: 0,
             counts: Counts::default(),
@@ -190,16 +208,24 @@ impl ShardRows {
         Ok(FeatureRows { features, ..table })
     }
 
-    fn push(&mut self, object: &Object, row: Row, etag_in_base: Option<&String>) {
+    fn push(&mut self, object: &Object, row: Row, earlier: &EarlierRows) {
         self.objects += 1;
-        let features = match row {
-            Row::Copied(features) => {
+        let content = match row {
+            Row::Copied(row, content) => {
                 self.counts.copied += 1;
-                features
+                if earlier.is_of_base(row) {
+                    self.origins.copied.push(row);
+                } else {
+                    self.origins.added.push(self.table.len());
+                }
+                self.features.extend(earlier.features(row));
+                content.or_else(|| earlier.content(row).cloned())
             }
-            Row::Inferred(features) => {
+            Row::Inferred(features, content) => {
                 self.counts.inferred += 1;
-                features
+                self.origins.added.push(self.table.len());
+                self.features.extend(features);
+                Some(content)
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
             Row::Unavailable(error) => {
@@ -207,33 +233,33 @@ impl ShardRows {
                 return self.push_reject(object, Reject::new(Reason::Unreadable, error));
             }
         };
-        self.hasher.push(&object.key, object.etag.as_str());
+        let etag_in_base = earlier.etag_in_base(&object.key);
+        let labels = self.labelling.of_object(object);
+        self.hasher.push(&object.key, object.etag.as_str(), labels);
         self.counts.added += u64::from(etag_in_base.is_none());
         self.counts.changed += u64::from(etag_in_base.is_some_and(|base| base != object.etag.as_str()));
         self.table.paths.push(object.key.clone());
-        self.table.labels.push(label_of(&object.key).map(str::to_owned));
-        self.table.splits.push(None);
+        self.table.labels.push(labels.label.map(str::to_owned));
+        self.table.splits.push(labels.split.map(str::to_owned));
         self.table.modified.push(object.modified);
         self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
         self.table.etags.push(object.etag.as_str().to_owned());
-        self.table.contents.push(features.content);
-        self.features.extend(features.values);
+        self.table.contents.push(content);
     }
 
     /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
     fn push_reject(&mut self, object: &Object, reject: Reject) {
-        if reject.reason.may_pass() {
-            self.hasher.push(&object.key, &reject.reason.placeholder());
-        } else {
-            self.hasher.push(&object.key, object.etag.as_str());
-        }
+        let placeholder = reject.reason.may_pass().then(|| reject.reason.placeholder());
+        let etag = placeholder.as_deref().unwrap_or(object.etag.as_str());
+        self.hasher.push(&object.key, etag, self.labelling.of_object(object));
         self.rejects.push(RejectedObject { path: object.key.clone(), reject });
     }
 }
 
 struct RowMaker<'a> {
-    input: &'a dyn Store,
+    reads: Reads<'a>,
     workers: &'a WorkerPool,
+    labelling: Arc<Labelling>,
     earlier: EarlierRows,
     /// Bounds the bytes of files that are read and wait for a worker.
     memory: Semaphore,
@@ -245,7 +271,12 @@ struct RowMaker<'a> {
 impl RowMaker<'_> {
     /// The rows of the objects, in their order; after an error or a stop, only the first of them.
     async fn rows(&self, objects: &[Object]) -> (ShardRows, Option<Error>) {
-        let mut rows = ShardRows::with_capacity(self.workers.extractor().info(), self.compression, objects.len());
+        let mut rows = ShardRows::with_capacity(
+            self.workers.extractor().info(),
+            self.labelling.clone(),
+            self.compression,
+            objects.len(),
+        );
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
         let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
         let mut outage = None;
@@ -262,7 +293,7 @@ impl RowMaker<'_> {
                 );
             }
             let object = &objects[rows.objects];
-            rows.push(object, row, self.earlier.etag_in_base(&object.key));
+            rows.push(object, row, &self.earlier);
         }
         match outage {
             // One object says nothing about the store.
@@ -273,10 +304,10 @@ impl RowMaker<'_> {
 
     /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        let earlier = self.earlier.features(object);
+        let earlier = self.earlier.row(object);
         let row = match earlier {
             _ if self.stop.is_cancelled() => return Ok(None),
-            Some(features) if features.content.is_some() => Row::Copied(features.clone()),
+            Some(row) if self.earlier.content(row).is_some() => Row::Copied(row, None),
             // A store or a decoder that takes its time does not hold up a stop.
             _ => match self.stop.run_until_cancelled(self.make(object, earlier)).await {
                 Some(row) => row?,
@@ -287,30 +318,32 @@ impl RowMaker<'_> {
         Ok(Some(row))
     }
 
-    /// Reads the object. Infers its features, unless there are `earlier` ones, which lack its checksum only.
-    async fn make(&self, object: &Object, earlier: Option<&Features>) -> Result<Row> {
+    /// Reads the object. Infers its features, unless there is an `earlier` row, which lacks its checksum only.
+    async fn make(&self, object: &Object, earlier: Option<EarlierRow>) -> Result<Row> {
         if object.size > MAX_FILE_BYTES {
             let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
             return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
         }
-        let kib = u32::try_from(object.size.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
+        let cost = Reads::cost(object);
+        let kib = u32::try_from(cost.div_ceil(1_024)).unwrap_or(u32::MAX).clamp(1, READ_AHEAD_KIB);
         // The semaphore is never closed.
         let _permit = self.memory.acquire_many(kib).await.ok();
         // Other reads share the line.
         let sharing = (self.workers.threads() * READ_AHEAD) as u64;
-        let together = object.size.saturating_mul(sharing).min(u64::from(READ_AHEAD_KIB) << 10).max(object.size);
+        let together = cost.saturating_mul(sharing).min(u64::from(READ_AHEAD_KIB) << 10).max(cost);
         let deadline = READ_TIME + Duration::from_secs(together / SLOWEST_READS);
-        let file = match in_time(self.input.get_listed(object), &object.key, deadline).await {
-            Ok(file) => file,
+        let file = match in_time(self.reads.get(object), &object.key, deadline).await {
+            Ok(Ok(file)) => file,
+            Ok(Err(reject)) => return Ok(Row::Rejected(reject)),
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
             Err(e) => return Ok(Row::Rejected(Reject::new(reason_of(e.kind()), e))),
         };
-        let content = Some(sha256(&file));
+        let content = sha256(&file);
         if let Some(earlier) = earlier {
-            return Ok(Row::Copied(Features { values: earlier.values.clone(), content }));
+            return Ok(Row::Copied(earlier, Some(content)));
         }
         Ok(match self.workers.features(file).await? {
-            Ok(values) => Row::Inferred(Features { values, content }),
+            Ok(features) => Row::Inferred(features, content),
             Err(reject) => Row::Rejected(reject),
         })
     }
@@ -326,44 +359,46 @@ fn reason_of(kind: ErrorKind) -> Reason {
 }
 
 /// Waits for the content of an object. Fails with `Store.Unavailable` if that takes longer than the deadline.
-async fn in_time(read: impl Future<Output = Result<Bytes>>, key: &str, deadline: Duration) -> Result<Bytes> {
+async fn in_time<T>(read: impl Future<Output = Result<T>>, key: &str, deadline: Duration) -> Result<T> {
     tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| {
         let message = format!("the object could not be read within {} seconds", deadline.as_secs_f64());
         Err(Error::new(ErrorKind::StoreUnavailable, message).context("key", key))
     })
 }
 
-/// Writes the files of a shard. The record is last: it marks the shard as finished.
-async fn write_shard(
+/// Writes the features of a shard. Returns its record, which is to be written afterwards.
+async fn write_features(
     output: &dyn Store,
     workers: &WorkerPool,
     objects: &[Object],
     mut rows: ShardRows,
+    earlier: EarlierRows,
     sums: Sums,
-) -> Result<(ShardRecord, Option<ShardMoments>)> {
+) -> Result<(ShardRecord, ShardSums)> {
     let _permit = workers.finishing().await;
     let extractor = workers.extractor().info().clone();
     let table = rows.take_table(extractor.columns)?;
     let mut record = ShardRecord {
-        id: rows.hasher.finish(),
+        id: rows.hasher.clone().finish(),
         extractor: extractor.id.clone(),
         rows: table.len() as u64,
         first: objects.first().map(|o| o.key.clone()).unwrap_or_default(),
         last: objects.last().map(|o| o.key.clone()).unwrap_or_default(),
         labels: count_labels(&table.labels),
-        rejects: rows.rejects,
+        rejects: std::mem::take(&mut rows.rejects),
         features: None,
     };
-    let mut moments = None;
+    let mut sums_of_rows = ShardSums::Empty;
     if !table.is_empty() {
+        let to_sum = ToSum::new(sums, &table, &rows.origins, &earlier, [&record.first, &record.last])?;
+        drop(earlier);
         let compression = rows.compression;
-        let encoded = run_blocking(move || encode(table, &extractor, compression, sums)).await?;
+        let encoded = run_blocking(move || encode(table, &extractor, compression, to_sum)).await?;
         record.features = Some(encoded.checksum);
-        moments = encoded.moments;
+        sums_of_rows = encoded.sums;
         output.put(&keys::features(&record.id), encoded.file).await?;
     }
-    output.put(&keys::shard(&record.id), dataset::to_record(&record)?).await?;
-    Ok((record, moments))
+    Ok((record, sums_of_rows))
 }
 
 fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
@@ -378,29 +413,19 @@ fn count_labels(labels: &[Option<String>]) -> Vec<LabelCount> {
 struct Encoded {
     file: Bytes,
     checksum: Checksum,
-    moments: Option<ShardMoments>,
+    sums: ShardSums,
 }
 
-fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, sums: Sums) -> Result<Encoded> {
+fn encode(table: FeatureRows, extractor: &ExtractorInfo, compression: Compression, to_sum: ToSum) -> Result<Encoded> {
     let id = extractor.id.as_str();
-    let features = (sums == Sums::Needed).then(|| table.features.clone());
-    let (file, moments) = join(
-        || tables::write_features(table, id, compression),
-        || features.map(|features| moments_of(&features, extractor)).transpose(),
-    );
-    let file = file?;
-    Ok(Encoded { checksum: Checksum::of(&file), file, moments: moments? })
-}
-
-/// The sums of features, computed by two threads.
-pub(crate) fn moments_of(features: &Array2<f32>, extractor: &ExtractorInfo) -> Result<ShardMoments> {
-    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
-    // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
-    let (first, second) = features.view().split_at(Axis(0), features.nrows() / 2);
-    let (second, first) = join(|| sums(second), || sums(first));
-    let mut moments = first?;
-    moments.append(&second?)?;
-    Ok(moments)
+    let whole = matches!(to_sum, ToSum::Whole).then(|| table.features.clone());
+    let write = || -> Result<_> {
+        let file = tables::write_features(table, id, compression)?;
+        Ok((Checksum::of(&file), file))
+    };
+    let (file, sums) = join(write, || to_sum.sums(whole, extractor));
+    let (checksum, file) = file?;
+    Ok(Encoded { checksum, file, sums: sums? })
 }
 
 #[cfg(test)]
@@ -409,7 +434,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_that_does_not_arrive_in_time_is_an_error() {
-        let late = in_time(std::future::pending(), "a.jpg", Duration::from_millis(20)).await.unwrap_err();
+        let late = in_time::<Bytes>(std::future::pending(), "a.jpg", Duration::from_millis(20)).await.unwrap_err();
         assert_eq!(late.to_string(), "the object could not be read within 0.02 seconds (key: a.jpg)");
         assert_eq!(late.kind(), ErrorKind::StoreUnavailable);
         assert_eq!(in_time(async { Ok(Bytes::new()) }, "a.jpg", READ_TIME).await.unwrap(), Bytes::new());

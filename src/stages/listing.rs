@@ -6,29 +6,26 @@
 use std::collections::BTreeSet;
 
 use futures::TryStreamExt;
+use tokio::sync::mpsc;
 
 use super::{
     CancellationToken, Monitor, check,
+    cut::Cutter,
+    pieces::Joiner,
     planner::{Listed, Planner},
+    spans::Range,
+    sweep::Sweep,
 };
 use crate::{
-    Result,
-    dataset::{
-        ShardEntry,
-        partition::{check_label, label_of},
-        settings::Settings,
-        shard::{Boundaries, ShardHasher, Sharder},
-    },
-    ids::ExtractorId,
-    store::{self, Object, Store},
+    Result, archive,
+    dataset::ShardEntry,
+    store::{self, Store},
 };
 
 /// A listing of the input, and its counts.
 pub(super) struct Listing<'a> {
     input: &'a dyn Store,
-    boundaries: Boundaries,
-    partition_by_label: bool,
-    hasher: ShardHasher,
+    cutter: Cutter<'a>,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
     objects: u64,
@@ -38,21 +35,30 @@ pub(super) struct Listing<'a> {
 impl<'a> Listing<'a> {
     pub(super) fn new(
         input: &'a dyn Store,
-        settings: &Settings,
-        extractor: &ExtractorId,
+        cutter: Cutter<'a>,
         monitor: &'a dyn Monitor,
         stop: &'a CancellationToken,
-    ) -> Result<Self> {
-        let boundaries = Boundaries::new(settings.shard_size())?;
-        let hasher = ShardHasher::new(extractor, settings.compression());
-        let partition_by_label = settings.partition_by_label;
-        Ok(Listing { input, boundaries, partition_by_label, hasher, monitor, stop, objects: 0, ignored: 0 })
+    ) -> Self {
+        Listing { input, cutter, monitor, stop, objects: 0, ignored: 0 }
     }
 
-    /// Lists all keys of the input.
-    pub(super) async fn all(mut self, planner: &mut Planner<'_>) -> Result<Listed> {
-        self.list(planner, None, |_| false).await?;
-        Ok(Listed { objects: self.objects, ignored: Some(self.ignored) })
+    /// Lists all keys of the input, with as many listers as the store has a use for.
+    pub(super) async fn all(self, planner: &mut Planner<'_>) -> Result<Listed> {
+        let (sender, mut shards) = mpsc::unbounded_channel();
+        let list = async {
+            let joiner = Joiner::new(&self.cutter, Some(sender));
+            let sweep = Sweep::new(self.input, (&self.cutter, &joiner), u64::MAX, self.monitor, self.stop);
+            sweep.list(vec![Range::default()], self.input.listers()).await?;
+            joiner.finish().await
+        };
+        let plan = async {
+            while let Some(shard) = shards.recv().await {
+                planner.add(shard).await?;
+            }
+            Ok(())
+        };
+        let ((objects, ignored), ()) = futures::try_join!(list, plan)?;
+        Ok(Listed { objects, ignored: Some(ignored), earlier: None })
     }
 
     /// Lists the shards that `keys` belong to; takes the other shards from `shards`, those of the base version.
@@ -68,7 +74,14 @@ impl<'a> Listing<'a> {
     ) -> Result<Listed> {
         let Some(end) = shards.len().checked_sub(1) else { return self.all(planner).await };
         let owner = |key: &str| shards.partition_point(|shard| shard.last.as_str() < key).min(end);
-        let mut touched: BTreeSet<usize> = keys.iter().map(|key| owner(key)).collect();
+        let mut touched: BTreeSet<usize> = BTreeSet::new();
+        for key in keys {
+            touched.insert(owner(&archive::listed_key(key)));
+            // The members of an archive may fill many shards.
+            if let Some((first, last)) = archive::bounds(key) {
+                touched.extend(owner(&first)..=owner(&last));
+            }
+        }
         touched.extend((0..=end).filter(|i| shards[*i].rejects > 0 || !planner.is_ready(&shards[*i].id)));
         let mut next = 0;
         while let Some(first) = touched.range(next..).next().copied() {
@@ -82,7 +95,7 @@ impl<'a> Listing<'a> {
             next = ended.and_then(|last| ends_like(&last)).map_or(shards.len(), |shard| shard + 1);
         }
         self.reuse(planner, &shards[next..]).await?;
-        Ok(Listed { objects: self.objects, ignored: None })
+        Ok(Listed { objects: self.objects, ..Listed::default() })
     }
 
     async fn reuse(&mut self, planner: &mut Planner<'_>, shards: &[ShardEntry]) -> Result<()> {
@@ -102,39 +115,34 @@ impl<'a> Listing<'a> {
         after: Option<&str>,
         may_end: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
-        let mut sharder = Sharder::new(self.boundaries, self.hasher.clone());
+        let (boundaries, mut segment, mut of_shard) = (self.cutter.boundaries(), Vec::new(), 0);
         let mut pages = store::ascending(self.input, "", after);
         // A file system or a network that hangs does not hold up a stop.
         while let Some(Some(page)) = self.stop.run_until_cancelled(pages.try_next()).await.transpose()? {
             check(self.stop)?;
             for object in page {
-                if !is_image_candidate(&object) {
+                if !self.cutter.takes(&object)? {
                     self.ignored += 1;
                     continue;
                 }
                 self.objects += 1;
-                // Before any image is read: the name of its folder is known now, and is used last.
-                if self.partition_by_label {
-                    check_label(label_of(&object.key))?;
+                of_shard += 1;
+                let last = boundaries.ends(of_shard, &object.key).then(|| object.key.clone());
+                segment.push(object);
+                let Some(last) = last else { continue };
+                of_shard = 0;
+                let ends = may_end(&last);
+                if ends || boundaries.is_fixed(&last) {
+                    planner.add_all(self.cutter.cut(std::mem::take(&mut segment)).await?).await?;
                 }
-                let Some(cut) = sharder.push(object) else { continue };
-                let last = cut.objects.last().map(|object| object.key.clone()).unwrap_or_default();
-                planner.add(cut).await?;
-                if may_end(&last) {
+                if ends {
                     return Ok(Some(last));
                 }
             }
             self.monitor.listed(self.objects);
         }
         check(self.stop)?;
-        if let Some(cut) = sharder.finish() {
-            planner.add(cut).await?;
-        }
+        planner.add_all(self.cutter.cut(segment).await?).await?;
         Ok(None)
     }
-}
-
-/// False for hidden files and folder markers. Any other object is an image or becomes a reject.
-fn is_image_candidate(object: &Object) -> bool {
-    !object.key.ends_with('/') && !object.key.split('/').any(|part| part.starts_with('.'))
 }

@@ -7,10 +7,13 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
-    Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores, featurize::moments_of, records::featurized,
+    Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores,
+    damage::noted,
+    records::featurized,
+    sums::{Known, moments_of},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -18,6 +21,7 @@ use crate::{
         self, Checksum, FileRef, GroupEntry, GroupRecord, RejectedObject, RunFigures, ShardEntry, ShardRecord,
         blocking::run_blocking,
         contents, keys,
+        labelling::Labelling,
         shard::{ShardHasher, group_id},
         tables,
         timing::Timer,
@@ -31,58 +35,78 @@ use crate::{
 
 /// Tables of features that are read at a time.
 const READ_AT_A_TIME: usize = 3;
-/// Rows of features that are as large as the sums of a group.
-const ROWS_OF_SUMS: u64 = 1_300;
-
-/// Sums of shards of a group that were added while their features were in memory.
-#[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) shards: HashSet<ShardId>,
-    pub(crate) sums: TotalMoments,
-}
-
 /// Finishes one group of shards: writes its record and its sums.
 ///
 /// The objects of shards that failed within the tolerance of the map become rejects. Fails with `Dataset.Corrupt` if a file
 /// of one of its shards is damaged.
 pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
-    merge_with(stores, work, None).await
+    let run = work.run.clone();
+    Ok(noted(stores.output.as_ref(), &run, merge_with(stores, work, Known::default())).await?.0)
 }
 
-/// [`merge`] with sums of some of the shards.
-pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Option<Known>) -> Result<Merged> {
+/// [`merge`] with sums of some of the shards. Also returns the sums of a group that has rows and was not finished before.
+pub(crate) async fn merge_with(
+    stores: &Stores,
+    work: MergeWork,
+    known: Known,
+) -> Result<(Merged, Option<TotalMoments>)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
-    let mut record = record(&work, &shards);
-    let entry = match finished(output, &record).await? {
-        Some(entry) => entry,
-        None => {
-            if record.rows > 0 {
-                let sums = sums(output, &work, &record, known.as_ref()).await?;
-                let id = work.extractor.id.clone();
-                let file = run_blocking(move || tables::write_group_sums(&sums, id.as_str())).await?;
-                record.sums = Some(Checksum::of(&file));
-                output.put(&keys::sums(&record.id), file).await?;
-            }
-            let file = dataset::to_record(&record)?;
-            let entry = GroupEntry::new(&record, &file);
-            output.put(&keys::group(&record.id), file).await?;
-            entry
-        }
+    let record = record(&work, &shards);
+    let own = record.clone();
+    let (entry, file, sums) = match finished(output, &record).await? {
+        Some(entry) => (entry, None, None),
+        None => finish(output, &work, record, &known).await?,
     };
+    let classes = match &work.classes {
+        Some(classes) => super::classes::finish(output, &work.extractor, classes, &own, work.base.as_ref()).await?,
+        None => None,
+    };
+    let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
         run: work.run.clone(),
         group: work.group,
         entry,
+        classes,
         computed: made.clone().map(|made| made.shard.clone()).collect(),
         base_is_unknown: made.clone().any(|made| made.base_is_unknown),
         figures: figures(made, &shards),
         timing: timer.read(),
     };
-    output.put(&keys::merge_record(&work.run, work.group), dataset::to_record(&merged)?).await?;
-    Ok(merged)
+    let put_group = async {
+        match file {
+            Some(file) => output.put(&group, file).await,
+            None => Ok(()),
+        }
+    };
+    let (record, key) = (dataset::to_record(&merged)?, keys::merge_record(&work.run, work.group));
+    try_join!(put_group, output.put(&key, record))?;
+    Ok((merged, sums))
+}
+
+/// Writes the sums of a group. Also returns its record, which is to be written afterwards, as a file.
+async fn finish(
+    output: &dyn Store,
+    work: &MergeWork,
+    mut record: GroupRecord,
+    known: &Known,
+) -> Result<(GroupEntry, Option<Bytes>, Option<TotalMoments>)> {
+    let mut sums_of_group = None;
+    if record.rows > 0 {
+        let (sums, id) = (sums(output, work, &record, known).await?, work.extractor.id.clone());
+        let written = run_blocking(move || {
+            let file = tables::write_group_sums(&sums, id.as_str())?;
+            Ok((sums, Checksum::of(&file), file))
+        });
+        let (sums, checksum, file) = written.await?;
+        record.sums = Some(checksum);
+        sums_of_group = Some(sums);
+        output.put(&keys::sums(&record.id), file).await?;
+    }
+    let file = dataset::to_record(&record)?;
+    Ok((GroupEntry::new(&record, &file), Some(file), sums_of_group))
 }
 
 /// The files of a group.
@@ -130,7 +154,7 @@ async fn read_shard(output: &dyn Store, work: &MergeWork, planned: &PlannedShard
         Some(objects) => match featurized(output, &work.run, planned.id.clone()).await? {
             Some(made) => Some(made),
             None => {
-                let record = record_of_failed(work, &objects.read::<Object>(output).await?);
+                let record = record_of_failed(work, objects.read_objects(output, &work.labels).await?);
                 return Ok(Shard { record, file: None, made: None });
             }
         },
@@ -142,12 +166,12 @@ async fn read_shard(output: &dyn Store, work: &MergeWork, planned: &PlannedShard
 
 /// The record of a shard that failed within the tolerance of the map: all of its objects are rejects. Its id differs from
 /// that of the planned shard, so the next run computes the shard again.
-fn record_of_failed(work: &MergeWork, objects: &[Object]) -> ShardRecord {
+fn record_of_failed(work: &MergeWork, (objects, labelling): (Vec<Object>, Labelling)) -> ShardRecord {
     let reason = Reason::Unreadable;
     let reject = Reject::new(reason, "the function that worked on this shard failed; see the execution for the cause");
     let mut hasher = ShardHasher::new(&work.extractor.id, work.compression);
-    for object in objects {
-        hasher.push(&object.key, &reason.placeholder());
+    for object in &objects {
+        hasher.push(&object.key, &reason.placeholder(), labelling.of_object(object));
     }
     let path = |object: Option<&Object>| object.map(|o| o.key.clone()).unwrap_or_default();
     ShardRecord {
@@ -226,37 +250,94 @@ async fn finished(output: &dyn Store, record: &GroupRecord) -> Result<Option<Gro
 }
 
 /// The sums of the group. Sums are exact, so all ways give the same bits.
-async fn sums(
-    output: &dyn Store,
-    work: &MergeWork,
-    record: &GroupRecord,
-    known: Option<&Known>,
-) -> Result<TotalMoments> {
-    let is_known = |shard: &ShardEntry| known.is_some_and(|known| known.shards.contains(&shard.id));
-    let missing = |shards: &[&ShardEntry]| {
-        shards.iter().filter(|shard| shard.rows > 0 && !is_known(shard)).map(|shard| shard.rows).sum::<u64>()
-    };
-    let all: Vec<&ShardEntry> = record.shards.iter().collect();
-    let mut totals = TotalMoments::zero(work.extractor.columns);
-    if let Some(known) = known {
-        totals.add(&known.sums)?;
-    }
-    if let Some(base) = base_of(output, work).await? {
-        let (old, new) = (ids(&base.shards), ids(&record.shards));
-        let added: Vec<_> = record.shards.iter().filter(|shard| !old.contains(&shard.id)).collect();
-        let dropped: Vec<_> = base.shards.iter().filter(|shard| !new.contains(&shard.id)).collect();
-        let of_base: HashSet<_> = added.iter().map(|shard| &shard.id).collect();
-        let usable = known.is_none_or(|known| known.shards.iter().all(|shard| of_base.contains(shard)));
-        let dropped_rows: u64 = dropped.iter().map(|shard| shard.rows).sum();
-        if usable && ROWS_OF_SUMS + missing(&added) + dropped_rows < missing(&all) {
-            match from_base(output, work, &base, totals.clone(), (&added, &dropped), &is_known).await {
-                Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
-                sums => return sums,
-            }
+async fn sums(output: &dyn Store, work: &MergeWork, record: &GroupRecord, known: &Known) -> Result<TotalMoments> {
+    let base = base_of(output, work).await?;
+    let all = Way::of_all(record, known);
+    let ways = base.iter().flat_map(|base| ways_from(base, record, known));
+    let least = ways.min_by_key(|way| way.rows(work.extractor.columns));
+    if let Some(way) = least.filter(|way| way.rows(work.extractor.columns) < all.rows(work.extractor.columns)) {
+        match way.sums(output, work, record, known).await {
+            Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
+            sums => return sums,
         }
     }
-    add(output, &work.extractor, &mut totals, all.into_iter().filter(|shard| !is_known(shard))).await?;
-    check_rows(totals, record.rows)
+    all.sums(output, work, record, known).await
+}
+
+/// A way to the sums of a group: what is added and subtracted, in addition to the sums that are known.
+struct Way<'a> {
+    /// The group of the base version to start from.
+    base: Option<&'a GroupRecord>,
+    /// Shards whose features are read and added.
+    added: Vec<&'a ShardEntry>,
+    /// Shards whose features are read and subtracted.
+    removed: Vec<&'a ShardEntry>,
+    /// Whether the known changes are applied.
+    changes: bool,
+}
+
+impl<'a> Way<'a> {
+    /// From the features of all shards.
+    fn of_all(record: &'a GroupRecord, known: &Known) -> Way<'a> {
+        let added = record.shards.iter().filter(|shard| !known.whole.contains(&shard.id)).collect();
+        Way { base: None, added, removed: Vec::new(), changes: false }
+    }
+
+    /// What is read, in rows of features. The sums of a group are as large as about as many rows as there are columns.
+    fn rows(&self, columns: usize) -> u64 {
+        let read = self.added.iter().chain(&self.removed).map(|shard| shard.rows).sum::<u64>();
+        read + if self.base.is_some() { columns as u64 } else { 0 }
+    }
+
+    async fn sums(
+        &self,
+        output: &dyn Store,
+        work: &MergeWork,
+        record: &GroupRecord,
+        known: &Known,
+    ) -> Result<TotalMoments> {
+        let extractor = &work.extractor;
+        let mut totals = match self.base {
+            Some(base) => {
+                let file = FileRef { key: keys::sums(&base.id), checksum: base.sums.clone() };
+                read_sums(output, &file, extractor.columns).await?
+            }
+            None => TotalMoments::zero(extractor.columns),
+        };
+        let [plus, minus] = [&known.added, &known.removed].map(|change| change.as_ref().filter(|_| self.changes));
+        for sums in known.sums.iter().chain(plus) {
+            totals.add(sums)?;
+        }
+        add(output, extractor, &mut totals, self.added.iter().copied()).await?;
+        if let Some(sums) = minus {
+            totals.subtract(sums)?;
+        }
+        if !self.removed.is_empty() {
+            let mut gone = TotalMoments::zero(extractor.columns);
+            add(output, extractor, &mut gone, self.removed.iter().copied()).await?;
+            totals.subtract(&gone)?;
+        }
+        check_rows(totals, record.rows)
+    }
+}
+
+/// The ways that start from a group of the base version: with the known changes, if they apply, and without them.
+fn ways_from<'a>(base: &'a GroupRecord, record: &'a GroupRecord, known: &Known) -> Vec<Way<'a>> {
+    let (old, new) = (ids(&base.shards), ids(&record.shards));
+    // The base has the rows of a shard that was computed again because it was damaged.
+    if known.whole.iter().chain(&known.changed).any(|shard| old.contains(shard)) {
+        return Vec::new();
+    }
+    let added = record.shards.iter().filter(|shard| !old.contains(&shard.id) && !known.whole.contains(&shard.id));
+    let removed = base.shards.iter().filter(|shard| !new.contains(&shard.id));
+    let way = |changes: bool| Way {
+        base: Some(base),
+        added: added.clone().filter(|shard| !(changes && known.changed.contains(&shard.id))).collect(),
+        removed: removed.clone().filter(|shard| !(changes && known.covers(&shard.id))).collect(),
+        changes,
+    };
+    let with_changes = (!known.changed.is_empty() && known.changes_apply(base, record)).then(|| way(true));
+    with_changes.into_iter().chain([way(false)]).collect()
 }
 
 fn ids(shards: &[ShardEntry]) -> HashSet<&ShardId> {
@@ -271,25 +352,6 @@ async fn base_of(output: &dyn Store, work: &MergeWork) -> Result<Option<GroupRec
         Err(e) if e.is(ErrorKind::DatasetCorrupt) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// The sums of a group of the base version, plus those of new shards, minus those of shards that are gone.
-async fn from_base(
-    output: &dyn Store,
-    work: &MergeWork,
-    base: &GroupRecord,
-    mut totals: TotalMoments,
-    (added, dropped): (&[&ShardEntry], &[&ShardEntry]),
-    is_known: &impl Fn(&ShardEntry) -> bool,
-) -> Result<TotalMoments> {
-    let file = FileRef { key: keys::sums(&base.id), checksum: base.sums.clone() };
-    totals.add(&read_sums(output, &file, work.extractor.columns).await?)?;
-    add(output, &work.extractor, &mut totals, added.iter().copied().filter(|shard| !is_known(shard))).await?;
-    let mut gone = TotalMoments::zero(work.extractor.columns);
-    add(output, &work.extractor, &mut gone, dropped.iter().copied()).await?;
-    totals.subtract(&gone)?;
-    let rows = base.rows + added.iter().map(|s| s.rows).sum::<u64>() - dropped.iter().map(|s| s.rows).sum::<u64>();
-    check_rows(totals, rows)
 }
 
 fn check_rows(totals: TotalMoments, rows: u64) -> Result<TotalMoments> {
@@ -318,7 +380,10 @@ async fn add<'a>(
         .filter_map(ShardEntry::features)
         .map(|file| async move {
             let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
-            run_blocking(move || moments_of(&tables::read_features(body, &extractor, &key)?.features, &extractor)).await
+            run_blocking(move || {
+                moments_of(&tables::read_labelled_features(body, &extractor, &key)?.features, &extractor)
+            })
+            .await
         })
         .collect();
     let mut reads = stream::iter(reads).buffer_unordered(READ_AT_A_TIME);

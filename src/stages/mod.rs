@@ -9,34 +9,56 @@
 //! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `shards-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
 //! | [`featurize()`] | lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
 //! | [`merge()`] | lines of `shards-*.jsonl`, the features of a group of shards | `groups/<id>/`, `merged/<group>.json` |
-//! | [`reduce()`] | `plan.json`, `merged/`, the groups | the basis, `reduced.json`, `project.jsonl` |
-//! | [`project()`] | the basis, the features of one shard | a part of `pca/v=.../`, `projected/<part>.json` |
+//! | [`reduce()`] | `plan.json`, `merged/`, the groups, all features | the basis, the classifier, `reduced.json`, `project.jsonl` |
+//! | [`project()`] | basis, classifier, the features of one shard | a part of `pca/v=.../` and of `predictions/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/`, the groups | the tables of the version, the manifest |
 //!
 //! The last stage, the report, is in `crate::report` (feature `report`).
 
 mod batch;
+mod bisect;
+mod classes;
+mod classify;
+mod cut;
+mod damage;
 mod earlier;
 mod featurize;
+mod input;
+mod lines;
+mod list;
 mod listing;
 mod merge;
+mod pieces;
 mod plan;
 mod planner;
 mod project;
 mod publish;
 pub(crate) mod records;
 mod reduce;
+mod resume;
 mod reuse;
+mod rounds;
+mod spans;
+mod sums;
+mod sweep;
+mod upload;
 
 use std::sync::Arc;
 
 pub use batch::{Batch, Line, PartsDone, ShardsDone, featurize_batch, project_batch};
+pub use classes::ClassWork;
+pub use classify::PredictWork;
+pub(crate) use classify::{
+    Group as ClassGroup, Write as WriteSums, encode as encode_classifier, fit as fit_classifier, predict,
+    sums_of_shards,
+};
+pub(crate) use damage::damaged_record;
 pub use featurize::featurize;
-pub(crate) use featurize::{Sums, featurize_and_sum, moments_of};
+pub(crate) use featurize::featurize_and_sum;
+pub use list::{ListDone, ListWork, list};
 pub use merge::merge;
-pub(crate) use merge::{Known, group_sums, merge_with, read_sums, remake_group};
-pub(crate) use plan::check_input;
-pub use plan::plan;
+pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
+pub use plan::{PlanStep, plan, plan_step};
 pub use project::project;
 pub(crate) use project::{Files as PartFiles, csv_header, files as part_files};
 pub use publish::publish;
@@ -45,18 +67,23 @@ pub use records::{
     Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
-pub(crate) use reduce::sum_of_groups;
+pub(crate) use reduce::{reduce_with, sum_of_groups};
+pub(crate) use resume::check_input;
+pub use rounds::{Limits, Round};
+pub(crate) use sums::{Known, KnownGroups, ShardSums, Sums, moments_of};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, ErrorKind, Result,
+    archive::Unpacked,
+    inventory::Inventoried,
     store::{self, Store},
 };
 
 /// The two stores of a run.
 #[derive(Clone, Debug)]
 pub struct Stores {
-    /// The images; only read.
+    /// The images; only read. With the members of archives, if it is an [`Unpacked`].
     pub input: Arc<dyn Store>,
     /// The data set.
     pub output: Arc<dyn Store>,
@@ -68,9 +95,23 @@ impl Stores {
     /// Fails with `Input.NotFound` if the input is a path but not a folder, and with `Input.Overlap` if one location
     /// contains the other.
     pub async fn open(input: &str, output: &str) -> Result<Self> {
-        let stores = Stores { input: store::open_input(input, output).await?, output: store::open(output).await? };
+        Stores::open_inventory(input, output, None).await
+    }
+
+    /// [`Stores::open`] with the objects that the inventory at a third location names, if there is one.
+    pub async fn open_inventory(input: &str, output: &str, inventory: Option<&str>) -> Result<Self> {
+        let mut images = store::open_input(input, output).await?;
+        if let Some(inventory) = inventory {
+            images = Arc::new(Inventoried::new(images, inventory));
+        }
+        let stores = Stores::new(images, store::open(output).await?);
         store::check_apart(input, output)?;
         Ok(stores)
+    }
+
+    /// The stores of a run on the objects of `input` and the members of its archives.
+    pub fn new(input: Arc<dyn Store>, output: Arc<dyn Store>) -> Self {
+        Stores { input: Arc::new(Unpacked::new(input, output.clone())), output }
     }
 }
 

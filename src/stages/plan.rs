@@ -3,31 +3,38 @@
 //! Reads the listing of the input, the current version, the inbox, and which shards and groups exist. Writes
 //! `runs/<run>/plan.json`, `objects-*.jsonl`, `shards-*.jsonl` and the work lists `featurize.jsonl` and `merge.jsonl`.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, try_join};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{
     CancellationToken, Monitor, Plan, PlanInput, Planned, Stores,
-    batch::write_work,
+    batch::write_batches,
+    cut::Cutter,
+    damage::end_earlier,
     listing::Listing,
-    planner::{Base, Finished, Listed, Planner},
+    planner::{Base, FEATURIZE, Finished, Planner},
+    resume::{check_input, check_same},
+    rounds::{self, Limits, Progress, Round, Rounds},
 };
 use crate::{
     Error, ErrorKind, Result,
-    cost::{
-        batches,
-        estimate::{self, Deployment, Workload},
-        prices::{Architecture, Prices},
-    },
+    cost::batches,
     dataset::{
         self, FORMAT, Manifest, ShardEntry, contents,
         inbox::{self, Inbox},
-        keys, lease,
+        keys,
+        labelling::{self, Labelling},
+        lease,
         manifest::basis_id,
-        settings::{ListingScope, Mode, Refit, Settings},
-        timing::Timer,
+        settings::{ListingScope, Refit, Settings},
+        timing::{Timer, Timing},
     },
     ids::{GroupId, ShardId},
     model::ExtractorInfo,
@@ -48,20 +55,69 @@ pub async fn plan(
     monitor: &dyn Monitor,
     stop: &CancellationToken,
 ) -> Result<Planned> {
+    match step(stores, extractor, input, None, monitor, stop).await? {
+        PlanStep::Planned(planned) => Ok(planned),
+        PlanStep::List(_) => Err(Error::new(ErrorKind::InternalBug, "a process lists all by itself")),
+    }
+}
+
+/// What follows a call of [`plan_step`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanStep {
+    /// [`list`](super::list()) is to be called for each line of a work list, then [`plan_step`] again.
+    List(Round),
+    /// The plan is ready.
+    Planned(Planned),
+}
+
+/// [`plan`] for functions, whose time is limited: lists a part of a large input, and leaves the rest to listers. Is called
+/// with the same input until the plan is ready. A second call after the same round changes nothing.
+pub async fn plan_step(
+    stores: &Stores,
+    extractor: &ExtractorInfo,
+    input: PlanInput,
+    limits: Limits,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<PlanStep> {
+    step(stores, extractor, input, Some(limits), monitor, stop).await
+}
+
+async fn step(
+    stores: &Stores,
+    extractor: &ExtractorInfo,
+    input: PlanInput,
+    limits: Option<Limits>,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<PlanStep> {
     let timer = Timer::start();
     input.settings.check()?;
     let output = stores.output.as_ref();
     dataset::open_output(output).await?;
-    let run = input.run.clone();
+    let (run, mut input) = (input.run.clone(), input);
+    input.again.extend(end_earlier(output, &input.earlier).await?);
     lease::enter(output, &run, input.execution.as_deref()).await?;
-    let planning = Planning { stores, extractor, input, timer };
+    let planning = Planning { stores, extractor, input, limits, timer };
     let outcome = planning.plan(monitor, stop).await;
-    if outcome.as_ref().map_or(true, |planned| planned.up_to_date) {
+    if outcome.as_ref().map_or(true, |step| matches!(step, PlanStep::Planned(planned) if planned.up_to_date)) {
         // The first error is the one to report.
         let left = lease::leave(output, &run).await;
-        return outcome.and_then(|planned| left.map(|()| planned));
+        return outcome.and_then(|step| left.map(|()| step));
     }
     outcome
+}
+
+/// What is known before the listing.
+struct Before<'a> {
+    labelling: Arc<Labelling>,
+    base: Option<&'a Manifest>,
+    inbox: &'a Inbox,
+    /// The shards that are finished.
+    shards: Arc<HashSet<ShardId>>,
+    /// The rounds of this run, if this is not the first call.
+    rounds: Option<Rounds>,
 }
 
 /// The inputs of the stage.
@@ -69,28 +125,48 @@ struct Planning<'a> {
     stores: &'a Stores,
     extractor: &'a ExtractorInfo,
     input: PlanInput,
+    /// None to list all in this process.
+    limits: Option<Limits>,
     timer: Timer,
 }
 
 impl Planning<'_> {
-    async fn plan(mut self, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Planned> {
+    async fn plan(mut self, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<PlanStep> {
         let output = self.stores.output.as_ref();
-        let base = dataset::current(output).await?;
+        let rounds = match self.limits {
+            Some(_) => Rounds::read(output, &self.input.run).await?,
+            None => None,
+        };
+        let base = match &rounds {
+            None => dataset::current(output).await?,
+            Some(rounds) => match rounds.base {
+                Some(version) => Some(dataset::version(output, Some(version.0)).await?),
+                None => None,
+            },
+        };
         let on_aws = self.input.execution.is_some();
+        match &rounds {
+            // The settings are those with which the listing began.
+            Some(rounds) => self.input.settings = rounds.settings.clone(),
+            None => self.read_labels().await?,
+        }
         self.input.settings = self.input.settings.resolved(base.as_ref().map(|base| &base.settings), on_aws);
         if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
             check_same(base, self.extractor, &self.input.settings, self.input.mode)?;
         }
-        let input = self.stores.input.as_ref();
-        let identity = input.identity().await;
+        let identity = self.stores.input.identity().await;
         if let Some(base) = &base {
-            check_input(base, &input.place(), identity.as_deref(), self.input.mode)?;
+            check_input(base, &self.stores.input.place(), identity.as_deref(), self.input.mode)?;
         }
         dataset::upgrade_output(output).await?;
         mend_success(output, base.as_ref()).await?;
         // Read before the listing: a later notice belongs to the next run.
-        let inbox = inbox::read(output).await?;
-        let finished = finished(output).await?;
+        let inbox = match &rounds {
+            None => inbox::read(output).await?,
+            Some(rounds) => Inbox { notices: rounds.notices.clone(), keys: BTreeSet::new(), is_complete: false },
+        };
+        let finished = finished(output).await?.without(&self.input.again);
+        let shards = finished.shards.clone();
 
         let comparable = base.as_ref().filter(|base| base.extractor.id == self.extractor.id);
         let known = match comparable {
@@ -100,42 +176,72 @@ impl Planning<'_> {
         let base_is_unknown = comparable.is_some() && known.is_none();
         let comparable = comparable.zip(known.as_ref());
         let comparable = comparable.map(|(manifest, (shards, group_of))| Base { manifest, shards, group_of });
+        let labelling = Arc::new(Labelling::open(output, &self.input.settings).await?);
         let mut planner = Planner::new(output, &self.input, finished, self.extractor, comparable)?;
-        planner.listed = self.list(&mut planner, &inbox, monitor, stop).await?;
+        let before = Before { base: base.as_ref(), inbox: &inbox, labelling: labelling.clone(), shards, rounds };
+        planner.listed = match self.list(&mut planner, before, monitor, stop).await? {
+            Progress::Listed(listed) => listed,
+            Progress::Round(round) => return Ok(PlanStep::List(round)),
+        };
+        planner.unnamed = (labelling.named() as u64).saturating_sub(planner.named);
+        if planner.listed.objects == 0 {
+            let error = Error::new(ErrorKind::InputEmpty, "there are no images");
+            return Err(error.context("input", self.stores.input.location()));
+        }
         let before = base.as_ref().map_or(0, Manifest::objects);
         // Only a lower bound. The stage reduce knows the number; this is known before any inference.
         self.input.mode.check_vanished(before.saturating_sub(planner.listed.objects), before)?;
         planner.finish().await?;
-        self.write(planner, base.as_ref(), base_is_unknown, inbox, identity).await
+        self.write(planner, base.as_ref(), base_is_unknown, inbox, identity).await.map(PlanStep::Planned)
+    }
+
+    /// Stores the file of labels in the output, and names it in the settings.
+    async fn read_labels(&mut self) -> Result<()> {
+        let Some(location) = &self.input.labels else { return Ok(()) };
+        let file = store::read_file(location, labelling::MAX_LABELS_BYTES).await?;
+        let given = labelling::read(&file, location, &self.stores.input.place())?;
+        self.input.settings.labels = Some(labelling::store(self.stores.output.as_ref(), &given).await?);
+        self.input.settings.check()
     }
 
     /// Lists the input, or the part of it that has changed.
     async fn list(
         &self,
         planner: &mut Planner<'_>,
-        inbox: &Inbox,
+        Before { base, inbox, labelling, shards, rounds }: Before<'_>,
         monitor: &dyn Monitor,
         stop: &CancellationToken,
-    ) -> Result<Listed> {
-        let PlanInput { settings, mode, .. } = &self.input;
-        let input = self.stores.input.as_ref();
-        let listing = Listing::new(input, settings, &self.extractor.id, monitor, stop)?;
+    ) -> Result<Progress> {
+        let PlanInput { settings, mode, run, .. } = &self.input;
+        let (input, output) = (self.stores.input.as_ref(), planner.output);
         // Shards of format 1 have other ids.
         let same_cuts = planner.base.filter(|base| {
             let (old, new) = (&base.manifest.settings, settings);
             let ids = (old.shard_size(), old.compression()) == (new.shard_size(), new.compression());
             // Labels of a base without partition folders can be too long for them, so all are listed.
-            base.manifest.format == FORMAT && ids && (old.partition_by_label || !new.partition_by_label)
+            let labels = (old.label_rules(), &old.labels) == (new.label_rules(), &new.labels);
+            base.manifest.format == FORMAT && ids && labels && (old.partition_by_label || !new.partition_by_label)
         });
         let only_changed = mode.listing == ListingScope::Changed && inbox.is_complete;
+        if let Some(limits) = self.limits.filter(|_| same_cuts.is_none() || !only_changed) {
+            let extractor = &self.extractor.id;
+            let listing = rounds::Listing { input, output, run, settings, labelling, extractor, limits, monitor, stop };
+            let timing = || self.timer.read();
+            return match rounds {
+                Some(rounds) => listing.go_on(rounds, planner, timing).await,
+                None => {
+                    let known = (base.map(|base| base.version), &inbox.notices[..]);
+                    listing.begin(planner, shards, known, timing).await
+                }
+            };
+        }
+        let cutter = Cutter::new((output, run), settings, &self.extractor.id, labelling, shards)?;
+        let listing = Listing::new(input, cutter, monitor, stop);
         let listed = match same_cuts.filter(|_| only_changed) {
             Some(base) => listing.changed(planner, base.shards, &inbox.keys).await?,
             None => listing.all(planner).await?,
         };
-        if listed.objects == 0 {
-            return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("input", input.location()));
-        }
-        Ok(listed)
+        Ok(Progress::Listed(listed))
     }
 
     /// The shards of the base version, in key order, and the number of the group of each. None if its records are damaged:
@@ -144,6 +250,15 @@ impl Planning<'_> {
         match shards_of(output, base).await {
             Err(e) if e.is(ErrorKind::DatasetCorrupt) && self.input.mode.refit == Refit::Always => Ok(None),
             known => known.map(Some),
+        }
+    }
+
+    /// The time of this call, and that of earlier calls and of listers.
+    fn timing(&self, earlier: Option<(Timestamp, u64)>) -> Timing {
+        let timing = self.timer.read();
+        match earlier {
+            None => timing,
+            Some((began, before)) => Timing { began, milliseconds: timing.milliseconds + before, ..timing },
         }
     }
 
@@ -168,54 +283,38 @@ impl Planning<'_> {
             base_is_unknown,
             objects: listed.objects,
             ignored: listed.ignored,
+            labels_unused: settings.labels.as_ref().and(listed.ignored).map(|_| planner.unnamed),
             concurrency: self.input.concurrency,
             keep_basis: mode.refit == Refit::Never
                 && comparable.is_some_and(|base| same_fit(&base.manifest.settings, settings)),
             notices: inbox.notices,
             groups: std::mem::take(&mut planner.groups),
-            timing: self.timer.read(),
+            timing: self.timing(listed.earlier),
             run: run.clone(),
             settings: settings.clone(),
             shards: planner.shards,
         };
-        let mut planned = answer(&plan, base, planner.work.len() as u64, planner.objects_to_featurize);
+        let mut planned = answer(&plan, base, planner.work.lines, planner.objects_to_featurize);
         if planned.up_to_date {
             planner.drop_lists().await?;
+            if listed.earlier.is_some() {
+                Rounds::delete(output, run).await?;
+            }
             inbox::clear(output, &plan.notices).await?;
         } else {
-            planner.write_lists().await?;
-            if self.input.execution.is_some() {
-                // Functions that walk neighbouring keys at the same time share a partition of S3, which answers 5,500 reads a
-                // second. Ids are hashes: their order has nothing to do with that of the keys.
-                planner.work.sort_unstable_by(|a, b| a.shard.as_str().cmp(b.shard.as_str()));
-            }
-            let shards = planner.work.len() as u64;
-            let size = plan.concurrency.map_or(1, |most| batches::of_featurize(shards, settings.shard_size(), most));
-            planned.batch_list =
-                write_work(output, run, &planned.work_list, &planner.work, (size, self.extractor.decoding)).await?;
-            output.put(&planned.merge_work_list, dataset::to_sealed_lines(&planner.merges)?).await?;
-            output.put(&Plan::key(run), dataset::to_record(&plan)?).await?;
+            let merges = dataset::to_sealed_lines(&planner.merges)?;
+            let plan_file = dataset::to_record(&plan)?;
+            try_join!(planner.write_lists(), output.put(&planned.merge_work_list, merges), async {
+                output.put(&Plan::key(run), plan_file).await
+            },)?;
+            let size = plan
+                .concurrency
+                .map_or(1, |most| batches::of_featurize(planner.work.lines, settings.shard_size(), most));
+            let of_lines = (&planner.work.ends[..], size, self.extractor.decoding);
+            planned.batch_list = write_batches(output, run, &planned.work_list, of_lines).await?;
         }
         Ok(planned)
     }
-}
-
-/// Fails with `Input.Moved` if the images of `base` come from another place.
-pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, mode: Mode) -> Result<()> {
-    let same = match (base.input_identity.as_deref(), identity) {
-        (Some(recorded), Some(found)) => recorded == found,
-        // Release 0.1.0 recorded folders as they were written, perhaps relative to a folder that is unknown.
-        _ => store::is_relative(&base.input) || store::place_of(&base.input) == place,
-    };
-    if same || mode.input_moved {
-        return Ok(());
-    }
-    let message = if base.input == place {
-        "the input is not the folder of the current version, but another one in the same place"
-    } else {
-        "the input is not that of the current version"
-    };
-    Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
 }
 
 fn answer(plan: &Plan, base: Option<&Manifest>, shards_to_featurize: u64, objects_to_featurize: u64) -> Planned {
@@ -230,47 +329,12 @@ fn answer(plan: &Plan, base: Option<&Manifest>, shards_to_featurize: u64, object
         objects_to_featurize,
         shards: plan.shards,
         shards_to_featurize,
-        work_list: keys::run(&plan.run, "featurize.jsonl"),
+        work_list: keys::run(&plan.run, FEATURIZE),
         batch_list: None,
         groups,
         merge_work_list: keys::run(&plan.run, "merge.jsonl"),
         run: plan.run.clone(),
     }
-}
-
-/// A forgotten option must not change the settings of a data set, and a new release must not compute it again unasked.
-fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings, mode: Mode) -> Result<()> {
-    let mut differences = settings.differences(&base.settings);
-    let is_revision = extractor.is_revision_of(&base.extractor);
-    if base.extractor != *extractor && !is_revision {
-        let name = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
-        differences.insert(0, format!("extractor: {} -> {}", name(&base.extractor), name(extractor)));
-        if base.extractor.decoding != extractor.decoding {
-            let name = |info: &ExtractorInfo| if info.decoding.is_full() { "full" } else { "scaled" };
-            differences.push(format!("decode: {} -> {}", name(&base.extractor), name(extractor)));
-        }
-    }
-    if !differences.is_empty() {
-        let message = format!("the current version was made with other settings: {}", differences.join("; "));
-        return Err(Error::new(ErrorKind::DatasetSettingsChanged, message).context("version", base.version));
-    }
-    if is_revision && !mode.upgrade {
-        return Err(Error::new(ErrorKind::DatasetUpgradeNeeded, upgrade(base.images)?).context("version", base.version));
-    }
-    Ok(())
-}
-
-/// What it costs to compute all features again.
-fn upgrade(images: u64) -> Result<String> {
-    let prices = Prices::new("us-east-1", Architecture::X86_64)?;
-    let aws = estimate::estimate(Workload::new(images), Deployment::default(), prices)?;
-    let minutes = images as f64 * estimate::MS_PER_IMAGE / 60_000.0;
-    Ok(format!(
-        "this release of Pomona gives other features than the one that made the current version; computing those of \
-         {images} images again takes about {minutes:.1} minutes of one processor, or on AWS about {:.0} seconds and {:.2} \
-         dollars",
-        aws.seconds, aws.dollars.total
-    ))
 }
 
 fn same_fit(a: &Settings, b: &Settings) -> bool {
@@ -295,6 +359,8 @@ pub(super) fn is_up_to_date<'a>(
     base.format == FORMAT
         && base.extractor == plan.extractor
         && base.settings == plan.settings
+        // A version of a release without classifiers gets one.
+        && base.classifier.is_some()
         // An input that has moved is recorded by a new version.
         && (recorded || !plan.mode.input_moved)
         && base.groups.len() == groups.len()
@@ -325,14 +391,14 @@ async fn shards_of(output: &dyn Store, version: &Manifest) -> Result<KnownShards
 
 /// All finished shards and groups of the output.
 async fn finished(output: &dyn Store) -> Result<Finished> {
-    let mut finished = Finished::default();
+    let (mut shards, mut groups) = (HashSet::new(), HashSet::new());
     let mut pages = store::ascending(output, keys::SHARDS, None);
     while let Some(page) = pages.try_next().await? {
-        finished.shards.extend(page.iter().filter_map(|object| keys::parse_shard(&object.key)));
+        shards.extend(page.iter().filter_map(|object| keys::parse_shard(&object.key)));
     }
     let mut pages = store::ascending(output, keys::GROUPS, None);
     while let Some(page) = pages.try_next().await? {
-        finished.groups.extend(page.iter().filter_map(|object| keys::parse_group(&object.key)));
+        groups.extend(page.iter().filter_map(|object| keys::parse_group(&object.key)));
     }
-    Ok(finished)
+    Ok(Finished { shards: shards.into(), groups })
 }

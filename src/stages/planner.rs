@@ -1,18 +1,30 @@
 //! The shards and groups of a run and the work for `featurize` and `merge`, collected while the input is listed.
 //!
-//! Writes `runs/<run>/objects-*.jsonl`, the objects of the shards to compute, and `shards-*.jsonl`, the shards of all
-//! groups.
+//! Writes `runs/<run>/shards-*.jsonl`, the shards of all groups.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-use super::records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork};
+use futures::try_join;
+use jiff::Timestamp;
+
+use super::{
+    ClassWork,
+    classify::kept_sums,
+    cut::ListedShard,
+    records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
+    upload::WorkList,
+};
 use crate::{
     Result,
     dataset::{
         self, Checksum, GroupRef, Manifest, ShardEntry, keys,
         manifest::shards_between,
-        settings::Settings,
-        shard::{Boundaries, Cut, group_id},
+        settings::{Refit, Settings},
+        shard::{Boundaries, group_id},
+        training::TrainingRules,
     },
     ids::{GroupId, RunId, ShardId},
     model::ExtractorInfo,
@@ -22,6 +34,9 @@ use crate::{
 /// Lists are written in pieces of about this many bytes, so that memory does not grow with the listing.
 const SEGMENT_BYTES: usize = 32 << 20;
 
+/// File name of the work list of `featurize`, in `runs/<run>/`.
+pub(super) const FEATURIZE: &str = "featurize.jsonl";
+
 /// Counts of a listing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Listed {
@@ -29,12 +44,14 @@ pub(super) struct Listed {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// When the listing began and how long functions have worked on it before this call, if there were some.
+    pub earlier: Option<(Timestamp, u64)>,
 }
 
 /// The shards and groups of an output that are finished.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    pub(super) shards: HashSet<ShardId>,
+    pub(super) shards: Arc<HashSet<ShardId>>,
     pub(super) groups: HashSet<GroupId>,
 }
 
@@ -93,20 +110,23 @@ pub(super) struct Planner<'a> {
     pub(super) output: &'a dyn Store,
     pub(super) run: &'a RunId,
     finished: Finished,
-    again: &'a BTreeSet<String>,
     extractor: &'a ExtractorInfo,
     settings: &'a Settings,
+    /// How the classifier is trained, if one is fitted.
+    classes: Option<TrainingRules>,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
-    objects: Segments,
     lists: Segments,
     open: Open,
-    pub(super) work: Vec<ShardWork>,
+    pub(super) work: WorkList<'a>,
     pub(super) merges: Vec<MergeWork>,
     pub(super) groups: Vec<PlannedGroup>,
     pub(super) shards: u64,
     pub(super) objects_to_featurize: u64,
     pub(super) listed: Listed,
+    /// Objects that the file of labels names, and names of the file without an object.
+    pub(super) named: u64,
+    pub(super) unnamed: u64,
 }
 
 impl<'a> Planner<'a> {
@@ -117,30 +137,34 @@ impl<'a> Planner<'a> {
         extractor: &'a ExtractorInfo,
         base: Option<Base<'a>>,
     ) -> Result<Self> {
+        // A classifier that is kept needs no sums.
+        let fitted = input.settings.classifier && input.mode.refit == Refit::Always;
+        let classes = fitted.then(|| input.settings.training_rules());
         Ok(Planner {
             output,
             run: &input.run,
             finished,
-            again: &input.again,
             extractor,
             settings: &input.settings,
+            classes,
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
-            objects: Segments::new(keys::objects),
             lists: Segments::new(keys::shard_list),
             open: Open::default(),
-            work: Vec::new(),
+            work: WorkList::new(output, keys::run(&input.run, FEATURIZE), input.execution.is_some()),
             merges: Vec::new(),
             groups: Vec::new(),
             shards: 0,
             objects_to_featurize: 0,
             listed: Listed::default(),
+            named: 0,
+            unnamed: 0,
         })
     }
 
     /// Whether the shard is finished.
     pub(super) fn is_ready(&self, shard: &ShardId) -> bool {
-        self.finished.shards.contains(shard) && !self.again.contains(&keys::shard(shard))
+        self.finished.shards.contains(shard)
     }
 
     /// Adds a finished shard of the base version.
@@ -149,27 +173,33 @@ impl<'a> Planner<'a> {
         self.push(planned, shard.objects(), &shard.last).await
     }
 
-    /// Adds the next shard of the listing, and work for it unless it is finished.
-    pub(super) async fn add(&mut self, cut: Cut) -> Result<()> {
-        let (Some(first), Some(last)) = (cut.objects.first(), cut.objects.last()) else { return Ok(()) };
-        let (last, count) = (last.key.clone(), cut.objects.len() as u64);
-        if self.is_ready(&cut.id) {
-            return self.push(PlannedShard { id: cut.id, objects: None }, count, &last).await;
+    /// Adds the next shards of the listing.
+    pub(super) async fn add_all(&mut self, shards: Vec<ListedShard>) -> Result<()> {
+        for shard in shards {
+            self.add(shard).await?;
         }
-        let sources = self.sources(&first.key, &last);
-        let objects = self.objects.push(self.run, &cut.objects)?;
-        self.objects_to_featurize += count;
-        self.work.push(ShardWork {
-            run: self.run.clone(),
-            shard: cut.id.clone(),
-            group: self.groups.len() as u64,
-            objects: objects.clone(),
-            sources,
-            decoding: self.extractor.decoding,
-            compression: self.settings.compression(),
-        });
-        self.objects.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        self.push(PlannedShard { id: cut.id, objects: Some(objects) }, count, &last).await
+        Ok(())
+    }
+
+    /// Adds the next shard of the listing, and work for it unless it is finished.
+    pub(super) async fn add(&mut self, shard: ListedShard) -> Result<()> {
+        let ListedShard { id, count, first, last, named, objects } = shard;
+        self.named += named;
+        if let Some(objects) = &objects {
+            self.objects_to_featurize += count;
+            let work = ShardWork {
+                run: self.run.clone(),
+                shard: id.clone(),
+                group: self.groups.len() as u64,
+                objects: objects.clone(),
+                sources: self.sources(&first, &last),
+                labels: self.settings.label_rules(),
+                decoding: self.extractor.decoding,
+                compression: self.settings.compression(),
+            };
+            self.work.push(&work, &id).await?;
+        }
+        self.push(PlannedShard { id, objects }, count, &last).await
     }
 
     /// Adds a shard to the open group, and closes the group if the shard ends it.
@@ -189,30 +219,36 @@ impl<'a> Planner<'a> {
         let id = group_id(shards.iter().map(|shard| &shard.id));
         let list = self.lists.push(self.run, &shards)?;
         self.lists.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        let ready = !again && self.finished.groups.contains(&id) && !self.again.contains(&keys::group(&id));
+        let ready = !again && self.finished.groups.contains(&id);
         if !ready {
+            let (base, nearest) = (self.base, self.nearest(&shards));
             self.merges.push(MergeWork {
                 run: self.run.clone(),
                 group: self.groups.len() as u64,
                 shards: list.clone(),
-                base: self.nearest(&shards),
+                base: nearest.and_then(|nearest| base?.manifest.groups.get(nearest).map(GroupRef::of)),
                 extractor: self.extractor.clone(),
                 compression: self.settings.compression(),
+                classes: self.classes.clone().map(|rules| ClassWork {
+                    base: nearest.and_then(|nearest| kept_sums(base?.manifest, nearest, &rules)),
+                    rules,
+                }),
+                labels: self.settings.label_rules(),
             });
         }
         self.groups.push(PlannedGroup { id, ready, shards: shards.len() as u64, list });
         Ok(())
     }
 
-    /// The group of the base version that has most of these shards.
-    fn nearest(&self, shards: &[PlannedShard]) -> Option<GroupRef> {
+    /// The number of the group of the base version that has most of these shards.
+    fn nearest(&self, shards: &[PlannedShard]) -> Option<usize> {
         let base = self.base?;
         let mut common: HashMap<usize, usize> = HashMap::new();
         for group in shards.iter().filter_map(|shard| base.group_of.get(&shard.id)) {
             *common.entry(*group).or_default() += 1;
         }
         let (group, _) = common.into_iter().max_by_key(|(group, count)| (*count, usize::MAX - group))?;
-        base.manifest.groups.get(group).map(GroupRef::of)
+        Some(group)
     }
 
     /// Shards of the base version whose key range overlaps `first..=last`.
@@ -232,17 +268,26 @@ impl<'a> Planner<'a> {
 
     /// Writes the lists that are not written yet.
     pub(super) async fn write_lists(&mut self) -> Result<()> {
-        self.objects.flush(self.output, self.run, 0).await?;
-        self.lists.flush(self.output, self.run, 0).await
+        let (work, lists) = (&mut self.work, &mut self.lists);
+        try_join!(work.finish(), lists.flush(self.output, self.run, 0)).map(drop)
     }
 
     /// Deletes the lists that are written, if there is nothing to do.
-    pub(super) async fn drop_lists(&self) -> Result<()> {
-        for lists in [&self.objects, &self.lists] {
-            for number in 0..lists.number {
-                self.output.delete(&(lists.key)(self.run, number)).await?;
-            }
+    pub(super) async fn drop_lists(&mut self) -> Result<()> {
+        for number in 0..self.lists.number {
+            self.output.delete(&(self.lists.key)(self.run, number)).await?;
         }
         Ok(())
+    }
+}
+
+/// Removes shards and groups that are made again.
+impl Finished {
+    pub(super) fn without(mut self, again: &BTreeSet<String>) -> Self {
+        if !again.is_empty() {
+            Arc::make_mut(&mut self.shards).retain(|shard| !again.contains(&keys::shard(shard)));
+            self.groups.retain(|group| !again.contains(&keys::group(group)));
+        }
+        self
     }
 }

@@ -1,19 +1,19 @@
-//! Scores of one shard: one part of the PCA table.
+//! Scores and predictions of one shard: one part of these tables.
 //!
-//! Reads the basis and the features of the shard. Writes `pca/v=<version>/part-*.parquet`, or one such file per label,
-//! `runs/<run>/projected/<part>.json`, and with a CSV `runs/<run>/csv/<part>.csv`.
+//! Reads the basis, the classifier and the features of the shard. Writes `pca/v=<version>/part-*.parquet`, or one such file
+//! per label, `predictions/v=<version>/part-*.parquet`, `runs/<run>/projected/<part>.json`, and with a CSV `runs/<run>/csv/<part>.csv`.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::try_join;
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 use ndarray::Axis;
 
-use super::{PartWork, Projected, Stores};
+use super::{PartWork, Projected, STORE_CONCURRENCY, Stores, classify::predict, damage::noted};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FileRef, Part,
+        self, FileRef, Part, PredictedPart,
         blocking::run_blocking,
         keys, partition,
         tables::{self, LabelColumn, ScoreRows},
@@ -26,25 +26,46 @@ use crate::{
 ///
 /// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
+    let run = work.run.clone();
+    noted(stores.output.as_ref(), &run, write_part(stores, work)).await
+}
+
+async fn write_part(stores: &Stores, work: PartWork) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let (basis, features) = try_join!(work.basis_file.read(output), work.features.read(output))?;
+    let classifier = async {
+        match &work.predict {
+            Some(predict) => predict.file.read(output).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (basis, features, classifier) =
+        try_join!(work.basis_file.read(output), work.features.read(output), classifier)?;
     let job = work.clone();
     let (rows, files) = run_blocking(move || {
         let basis = tables::read_basis(basis, job.extractor.columns, &job.basis_file.key)?;
-        let features = tables::read_features(features, &job.extractor, &job.features.key)?;
+        let features = tables::read_labelled_features(features, &job.extractor, &job.features.key)?.into_rows();
         let scores = basis.project(features.features.view());
+        let predictions = match (&job.predict, classifier) {
+            (Some(work), Some(classifier)) => {
+                let classifier = tables::read_classifier(classifier, job.extractor.columns, &work.file.key)?;
+                let to = (job.version, job.part, job.compression);
+                Some(predict(&classifier, work, &features, &job.extractor, to)?)
+            }
+            _ => None,
+        };
         let rows = ScoreRows { paths: features.paths, labels: features.labels, scores };
-        Ok((rows.paths.len() as u64, files(&job, &rows)?))
+        Ok((rows.paths.len() as u64, Files { predictions, ..files(&job, &rows)? }))
     })
     .await?;
     let part = files.part(work.part, work.shard, rows);
     let csv = files.csv.as_ref().map(file_ref);
-    for (key, body) in files.scores.into_iter().chain(files.csv) {
-        output.put(&key, body).await?;
-    }
+    let predictions = files.predictions.map(|(part, body)| (part.file.key, body));
     let projected = Projected { run: work.run.clone(), part, csv, timing: Some(timer.read()) };
-    output.put(&keys::projected(&work.run, work.part), dataset::to_record(&projected)?).await?;
+    let record = (keys::projected(&work.run, work.part), dataset::to_record(&projected)?);
+    let files = files.scores.into_iter().chain(files.csv).chain(predictions).chain([record]);
+    let puts: Vec<_> = files.map(|(key, body)| async move { output.put(&key, body).await }).collect();
+    stream::iter(puts).buffer_unordered(STORE_CONCURRENCY).try_collect::<()>().await?;
     Ok(projected)
 }
 
@@ -57,16 +78,19 @@ pub(crate) struct Files {
     /// In the order of their keys.
     pub(crate) scores: Vec<(String, Bytes)>,
     pub(crate) csv: Option<(String, Bytes)>,
+    /// None without a classifier.
+    pub(crate) predictions: Option<(PredictedPart, Bytes)>,
 }
 
 impl Files {
     /// The part as a list of parts has it.
     pub(crate) fn part(&self, part: u64, shard: ShardId, rows: u64) -> Part {
-        Part { part, shard, rows, scores: self.scores.iter().map(file_ref).collect() }
+        let predictions = self.predictions.as_ref().map(|(predictions, _)| predictions.clone());
+        Part { part, shard, rows, scores: self.scores.iter().map(file_ref).collect(), predictions }
     }
 }
 
-/// Encodes the files of one part.
+/// Encodes the files of one part, except for its predictions.
 pub(crate) fn files(work: &PartWork, rows: &ScoreRows) -> Result<Files> {
     let write = |rows: ScoreRows, label| {
         tables::write_scores(rows, label, work.extractor.id.as_str(), work.basis.as_str(), work.compression)
@@ -85,7 +109,7 @@ pub(crate) fn files(work: &PartWork, rows: &ScoreRows) -> Result<Files> {
         files.push((keys::part(work.version, None, work.part), write(rows.clone(), LabelColumn::Included)?));
     }
     files.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(Files { scores: files, csv })
+    Ok(Files { scores: files, csv, predictions: None })
 }
 
 /// The rows of each label, in their order.

@@ -7,15 +7,18 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
-    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, project::csv_header, records::read_projected,
+    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, damage::noted, project::csv_header,
+    records::read_projected,
 };
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs, PartList, RunFigures, VersionState,
+        self, Classification, ClassifierSummary, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs,
+        PartList, RunFigures, SplitCount, VersionState,
+        classification::add_splits,
         contents, inbox, keys, lease,
         record::{Hasher, damaged},
         timing::now,
@@ -32,10 +35,13 @@ use crate::{
 /// `Dataset.Busy` during one.
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
-    let run = input.run;
-    let plan = Plan::read(output, &run).await?;
-    let reduced = Reduced::read(output, &run).await?;
-    let rest = Rest { output, run: &run, parts: reduced.parts, has_csv: plan.settings.writes_csv() };
+    noted(output, &input.run, publish_run(output, &input.run)).await
+}
+
+async fn publish_run(output: &dyn Store, run: &RunId) -> Result<Published> {
+    let plan = Plan::read(output, run).await?;
+    let reduced = Reduced::read(output, run).await?;
+    let rest = Rest { output, run, parts: reduced.parts, has_csv: plan.settings.writes_csv() };
     let notices = plan.notices.clone();
     if let Some(manifest) = published_by(output, &run, reduced.version).await? {
         // An earlier call was killed after its commit, or its answer was lost.
@@ -49,7 +55,7 @@ pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
             // Before the lists of parts, which name the other files.
             let mine = contents::files_of_version_only(output, &manifest).await?;
             delete(output, mine.into_iter().chain(rest.csv_parts())).await?;
-            lease::leave(output, &run).await?;
+            lease::leave(output, run).await?;
             Err(e)
         }
         Err(e) => Err(e),
@@ -102,14 +108,14 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let Parts { scores, milliseconds, csv } = parts(output, run, &reduced, &groups).await?;
+    let (Parts { scores, milliseconds, csv, splits }, features, rejects, ()) = try_join!(
+        parts(output, run, &reduced, &groups),
+        link_features(output, version, &groups, plan.settings.materialize_features),
+        copy_rejects(output, &reduced),
+        keep_extractor(output, &plan, &figures),
+    )?;
     figures.project_ms += milliseconds;
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
-    let table = reduced.rejects_table.read(output).await?;
-    let rejects = FileRef::of(keys::rejects(version), &table);
-    output.put(&rejects.key, table).await?;
-    let features = link_features(output, version, &groups, plan.settings.materialize_features).await?;
-    keep_extractor(output, &plan, &figures).await?;
     Ok(Manifest {
         format: FORMAT,
         version,
@@ -124,9 +130,11 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         images: reduced.images,
         rejects: reduced.rejects,
         ignored: plan.ignored,
+        labels_unused: plan.labels_unused,
         labels: reduced.labels,
         basis: reduced.basis,
         moments: reduced.moments,
+        classifier: reduced.classifier.map(|classifier| with_splits(classifier, splits)),
         outputs: Outputs { features: Some(features), scores, csv, rejects },
         groups: reduced.groups,
         figures,
@@ -144,6 +152,15 @@ struct Parts {
     milliseconds: u64,
     /// Their rows as CSV.
     csv: Vec<FileRef>,
+    /// Their predictions, by split.
+    splits: Vec<SplitCount>,
+}
+
+fn with_splits(classifier: Classification, splits: Vec<SplitCount>) -> Classification {
+    match classifier {
+        Classification::Fitted(summary) => Classification::Fitted(Box::new(ClassifierSummary { splits, ..*summary })),
+        none => none,
+    }
 }
 
 /// Writes the lists of parts.
@@ -162,6 +179,7 @@ async fn parts(output: &dyn Store, run: &RunId, reduced: &Reduced, groups: &[Gro
             }
             parts.milliseconds += part.timing.map_or(0, |timing| timing.milliseconds);
             parts.csv.extend(part.csv);
+            add_splits(&mut parts.splits, part.part.predictions.as_ref().map_or(&[], |part| part.splits.as_slice()));
             list.parts.push(part.part);
         }
         let (key, file) = (keys::part_list(reduced.version, number), dataset::to_record(&list)?);
@@ -192,6 +210,12 @@ async fn link_features(
     let file = FileRef::of(keys::symlinks(version), &list);
     output.put(&file.key, list).await?;
     Ok(FeaturesFolder { folder, list: Some(file) })
+}
+
+async fn copy_rejects(output: &dyn Store, reduced: &Reduced) -> Result<FileRef> {
+    let table = reduced.rejects_table.read(output).await?;
+    let rejects = FileRef::of(keys::rejects(reduced.version), &table);
+    output.put(&rejects.key, table).await.map(|()| rejects)
 }
 
 async fn keep_extractor(output: &dyn Store, plan: &Plan, figures: &RunFigures) -> Result<()> {

@@ -1,17 +1,21 @@
 //! The records that stages exchange: inputs, answers, lines of work lists, and the files below `runs/<run>/`.
 //!
-//! All of them are JSON. Their field names are a contract between the stages of one run, and with the state machine.
-
-use std::collections::BTreeSet;
+//! All of them are JSON. Field names are a contract between the stages of a run, and with the state machine.
 
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::STORE_CONCURRENCY;
+use super::{ClassWork, PredictWork, STORE_CONCURRENCY};
+pub use super::{
+    input::{PlanInput, RunInput},
+    lines::LineRange,
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, BasisSummary, Checksum, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part, RunFigures, keys,
+        self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
+        RunFigures, keys,
+        labelling::LabelRules,
         settings::{Mode, Settings},
         tables::Compression,
         timing::Timing,
@@ -20,44 +24,6 @@ use crate::{
     model::{Decoding, ExtractorInfo},
     store::{self, Store},
 };
-
-/// Input of the plan stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlanInput {
-    /// Id of the run.
-    pub run: RunId,
-    /// The settings that decide the result.
-    #[serde(default)]
-    pub settings: Settings,
-    /// What the run lists, whether it fits a new basis, and whether it may change the settings of the output.
-    #[serde(default)]
-    pub mode: Mode,
-    /// ARN of the execution that the run belongs to. None for a run of this process.
-    #[serde(default)]
-    pub execution: Option<String>,
-    /// Functions of a map that run at the same time, on AWS. Without it, work lists have no batches.
-    #[serde(default)]
-    pub concurrency: Option<u32>,
-    /// Records of shards and groups that are made again although they are finished, because files that they name are
-    /// damaged.
-    #[serde(default)]
-    pub again: BTreeSet<String>,
-}
-
-impl PlanInput {
-    /// Default settings; lists the whole input.
-    pub fn new(run: RunId) -> Self {
-        PlanInput {
-            run,
-            settings: Settings::default(),
-            mode: Mode::default(),
-            execution: None,
-            concurrency: None,
-            again: BTreeSet::new(),
-        }
-    }
-}
 
 /// Answer of the plan stage: keys and counts only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,31 +51,6 @@ pub struct Planned {
     pub groups: u64,
     /// Key of the work list of `merge`: JSON lines, one [`MergeWork`] each.
     pub merge_work_list: String,
-}
-
-/// Some lines of a JSONL file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LineRange {
-    /// Key of the file.
-    pub key: String,
-    /// Offset of the first line, in bytes.
-    pub offset: u64,
-    /// Length of the lines, in bytes.
-    pub length: u64,
-    /// SHA-256 of the lines, in hexadecimal. A list that is written by hand needs none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub sha256: String,
-}
-
-impl LineRange {
-    /// Reads the lines. Fails with `Dataset.Corrupt` if they are not those that were written.
-    pub(super) async fn read<T: DeserializeOwned>(&self, output: &dyn Store) -> Result<Vec<T>> {
-        let text = output.get_range(&self.key, self.offset..self.offset + self.length).await?;
-        if !self.sha256.is_empty() {
-            Checksum { sha256: self.sha256.clone(), bytes: self.length }.check(&text, &self.key)?;
-        }
-        dataset::from_json_lines(&text, &self.key)
-    }
 }
 
 /// A shard of the planned data set.
@@ -169,6 +110,10 @@ pub struct Plan {
     pub objects: u64,
     /// Hidden files and folder markers; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
+    /// Images that the file of labels names and that are not in the input; `None` without such a file, and if only a part
+    /// of the input was listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_unused: Option<u64>,
     /// Functions of a map that run at the same time, on AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
@@ -202,14 +147,6 @@ impl Plan {
     }
 }
 
-/// Input of the stages `reduce` and `publish`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunInput {
-    /// Id of the run.
-    pub run: RunId,
-}
-
 /// One line of `featurize.jsonl`: a shard to compute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,6 +162,9 @@ pub struct ShardWork {
     pub objects: LineRange,
     /// Shards of the base version whose rows can be copied.
     pub sources: Vec<ShardId>,
+    /// How labels and splits follow from keys. What a file of labels says is in the lines of the objects.
+    #[serde(default, skip_serializing_if = "LabelRules::is_default")]
+    pub labels: LabelRules,
     /// How the extractor decodes JPEGs.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
@@ -275,6 +215,12 @@ pub struct MergeWork {
     pub extractor: ExtractorInfo,
     /// How the tables of its shards are compressed, a part of their ids.
     pub compression: Compression,
+    /// The sums of classes. None if no classifier is fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassWork>,
+    /// How labels and splits follow from keys, a part of the ids too.
+    #[serde(default, skip_serializing_if = "LabelRules::is_default")]
+    pub labels: LabelRules,
 }
 
 /// A finished group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
@@ -286,6 +232,8 @@ pub struct Merged {
     pub group: u64,
     /// The group as a manifest has it. Its id differs from the planned one if an object could not be read.
     pub entry: GroupEntry,
+    /// Its sums of classes, if they are kept.
+    pub classes: Option<Checksum>,
     /// Its shards that this run has computed.
     pub computed: Vec<ShardId>,
     /// Work on these shards, and images that they add to the base version or change.
@@ -304,8 +252,7 @@ pub(super) const REJECTS: &str = "rejects.parquet";
 pub struct Reduced {
     /// Id of the run.
     pub run: RunId,
-    /// Whether the current version is the one that this run would publish, which only the computed shards show. The run
-    /// has then ended.
+    /// Whether the run would publish the current version again, which only the computed shards show. It has then ended.
     #[serde(default)]
     pub up_to_date: bool,
     /// The version number that the run has claimed; the current version if that is up to date.
@@ -318,6 +265,8 @@ pub struct Reduced {
     pub basis: BasisSummary,
     /// The total moments.
     pub moments: Moments,
+    /// The classifier, or why there is none.
+    pub classifier: Option<Classification>,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
     /// Parts that were not copied from the base version.
@@ -381,6 +330,9 @@ pub struct PartWork {
     /// Whether that CSV is safe in a spreadsheet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub csv_for_spreadsheets: bool,
+    /// What predictions need. None without a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predict: Option<PredictWork>,
 }
 
 /// A written part: answer of `project`, and `runs/<run>/projected/<part>.json`.
@@ -443,10 +395,10 @@ pub(crate) async fn featurized(output: &dyn Store, run: &RunId, planned: ShardId
     same(&featurized.planned, &planned, &key).map(|()| Some(featurized))
 }
 
-/// Reads the record of a group that this run has finished.
+/// Reads the record of a group that this run has finished. Fails with `Dataset.Corrupt` if `merge` has not written it.
 pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> Result<Merged> {
     let key = keys::merge_record(run, group);
-    let merged: Merged = dataset::read_record(output, &key).await?;
+    let merged: Merged = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
@@ -455,7 +407,7 @@ pub(crate) fn read_projected(output: &dyn Store, run: &RunId, parts: u64) -> imp
     stream::iter(0..parts)
         .map(move |part| async move {
             let key = keys::projected(run, part);
-            let projected: Projected = dataset::read_record(output, &key).await?;
+            let projected: Projected = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
             same(&(&projected.run, projected.part.part), &(run, part), &key).map(|()| projected)
         })
         .buffered(STORE_CONCURRENCY)

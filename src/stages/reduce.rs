@@ -1,28 +1,31 @@
-//! Total sums and the PCA.
+//! Total sums, the PCA and the classifier.
 //!
 //! Reads `runs/<run>/plan.json`, `merged/`, the records and sums of the groups, and the manifest of the base version. Writes
-//! the total sums, the basis, `runs/<run>/rejects.parquet`, `reduced.json` and `project.jsonl`, and claims the version
+//! the total sums, the basis, the classifier, `runs/<run>/rejects.parquet`, `reduced.json` and `project.jsonl`, and claims the version
 //! number.
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 use rayon::join;
 
 use super::{
-    PartWork, Plan, PlannedGroup, Reduced, RunInput, STORE_CONCURRENCY, Stores,
+    PartWork, Plan, PlannedGroup, PredictWork, Reduced, RunInput, STORE_CONCURRENCY, Stores,
     batch::write_work,
+    classify::classify,
+    damage::noted,
     merge::read_sums,
     plan::is_up_to_date,
     records::{REJECTS, read_merged},
     reuse,
+    sums::KnownGroups,
 };
 use crate::{
     Error, ErrorKind, Result,
     cost::batches,
     dataset::{
-        self, BasisSummary, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, RejectedObject,
-        RunFigures, ShardEntry,
+        self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments,
+        RejectedObject, RunFigures, ShardEntry,
         blocking::run_blocking,
         contents, inbox, keys, lease,
         manifest::{basis_id, moments_id},
@@ -40,18 +43,21 @@ use crate::{
 /// then in `runs/<run>/`. Fails with `Input.Vanished` if more than half of the images are gone, and with the `Pca.*` errors
 /// of [`pca::fit`].
 pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
+    let run = input.run.clone();
+    noted(stores.output.as_ref(), &run, reduce_with(stores, input, KnownGroups::default())).await
+}
+
+/// [`reduce`] with the sums of some of the groups.
+pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGroups) -> Result<Reduced> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let run = input.run;
     let plan = Plan::read(output, &run).await?;
-    let base = match plan.base {
-        Some(version) => Some(dataset::version(output, Some(version.0)).await?),
-        None => None,
-    };
+    let base = base_of(output, &plan).await?;
     let base = base.as_ref();
     let gathered = gather(output, &plan, base).await?;
     let rejects_table = keep_rejects(output, &plan, &gathered.rejects).await?;
-    let Gathered { groups, shards, labels, rejects, found, base_is_unknown, mut figures } = gathered;
+    let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } = gathered;
 
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = groups.iter().map(|group| group.rows).sum();
@@ -63,14 +69,15 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
-    let totals = total(output, &plan, &groups, base).await?;
+    let totals = total(output, &plan, &groups, base, known).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, &groups, base).await?;
+    let classifier = classify(output, &plan, base, &groups, &records, &classes).await?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
     let version = dataset::claim(output, &run).await?;
-    let work = parts(&plan, &shards, version, &basis);
+    let work = parts(&plan, &shards, version, &basis, &classifier);
     let parts = work.len() as u64;
-    let work = match base.filter(|base| base.basis.id == basis.id) {
+    let work = match base.filter(|base| has_same_parts(base, &basis, &classifier)) {
         Some(base) => reuse::copy_parts(output, &plan, base, work).await?,
         None => work,
     };
@@ -87,6 +94,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         rejects: rejects.len() as u64,
         basis,
         moments,
+        classifier: Some(classifier),
         parts,
         parts_to_project: work.len() as u64,
         work_list,
@@ -98,8 +106,21 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
         timing,
         run: run.clone(),
     };
-    output.put(&Reduced::key(&run), dataset::to_record(&reduced)?).await?;
+    let (lines, record) = (dataset::to_sealed_lines(&work)?, dataset::to_record(&reduced)?);
+    try_join!(output.put(&reduced.work_list, lines), async { output.put(&Reduced::key(&run), record).await })?;
     Ok(reduced)
+}
+
+async fn base_of(output: &dyn Store, plan: &Plan) -> Result<Option<Manifest>> {
+    match plan.base {
+        Some(version) => dataset::version(output, Some(version.0)).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether the scores and predictions of a shard are those that it has in the base version.
+fn has_same_parts(base: &Manifest, basis: &BasisSummary, classifier: &Classification) -> bool {
+    base.basis.id == basis.id && PredictWork::of(base.classifier.as_ref()) == PredictWork::of(Some(classifier))
 }
 
 /// Whether the run would publish the base version again. A group that was made again can have other bytes than that of an
@@ -126,6 +147,7 @@ async fn nothing_new(
         rejects: base.rejects,
         basis: base.basis.clone(),
         moments: base.moments.clone(),
+        classifier: base.classifier.clone(),
         parts: 0,
         parts_to_project: 0,
         work_list: String::new(),
@@ -191,7 +213,14 @@ async fn fit(
 }
 
 /// The work of the stage `project`: one part of the PCA table for each shard that has rows.
-fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSummary) -> Vec<PartWork> {
+fn parts(
+    plan: &Plan,
+    shards: &[ShardEntry],
+    version: Version,
+    basis: &BasisSummary,
+    classifier: &Classification,
+) -> Vec<PartWork> {
+    let predict = PredictWork::of(Some(classifier));
     let shards = shards.iter().filter_map(|shard| Some((shard.features()?, shard))).zip(0..);
     let work = shards.map(|((features, shard), part)| PartWork {
         run: plan.run.clone(),
@@ -206,6 +235,7 @@ fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSumm
         partition_by_label: plan.settings.partition_by_label,
         csv: plan.settings.writes_csv(),
         csv_for_spreadsheets: plan.settings.csv_for_spreadsheets,
+        predict: predict.clone(),
     });
     work.collect()
 }
@@ -213,6 +243,10 @@ fn parts(plan: &Plan, shards: &[ShardEntry], version: Version, basis: &BasisSumm
 /// The records of all groups, combined.
 struct Gathered {
     groups: Vec<GroupEntry>,
+    /// The records of the groups, without their rejects.
+    records: Vec<GroupRecord>,
+    /// The sums of classes that this run has kept.
+    classes: Vec<Option<Checksum>>,
     shards: Vec<ShardEntry>,
     labels: Vec<LabelCount>,
     rejects: Vec<RejectedObject>,
@@ -227,6 +261,8 @@ struct Gathered {
 async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Result<Gathered> {
     let mut gathered = Gathered {
         groups: Vec::with_capacity(plan.groups.len()),
+        records: Vec::with_capacity(plan.groups.len()),
+        classes: Vec::with_capacity(plan.groups.len()),
         shards: Vec::new(),
         labels: Vec::new(),
         rejects: Vec::new(),
@@ -243,17 +279,20 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         .map(|(planned, number)| read_group(output, &plan.run, planned, number, of_base.get(&planned.id).copied()))
         .collect();
     let mut reads = stream::iter(reads).buffered(STORE_CONCURRENCY);
-    while let Some(Group { entry, record, computed, figures, base_is_unknown, reduce_ms }) = reads.try_next().await? {
+    while let Some(group) = reads.try_next().await? {
+        let Group { entry, mut record, classes, computed, figures, base_is_unknown, reduce_ms } = group;
         gathered.base_is_unknown |= base_is_unknown;
         gathered.figures.reduce_ms += reduce_ms;
         gathered.figures.add(&figures);
         dataset::add_labels(&mut gathered.labels, &record.labels);
-        gathered.rejects.extend(record.rejects);
+        gathered.rejects.append(&mut record.rejects);
         if !of_base.contains_key(&entry.id) {
             let found = record.shards.iter().filter(|shard| shard.rows > 0 && !computed.contains(&shard.id));
             gathered.found.extend(found.cloned());
         }
-        gathered.shards.extend(record.shards);
+        gathered.shards.extend(record.shards.iter().cloned());
+        gathered.records.push(record);
+        gathered.classes.push(classes);
         gathered.groups.push(entry);
     }
     Ok(gathered)
@@ -263,6 +302,8 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
 struct Group {
     entry: GroupEntry,
     record: GroupRecord,
+    /// The sums of classes that this run has kept.
+    classes: Option<Checksum>,
     computed: HashSet<ShardId>,
     figures: RunFigures,
     base_is_unknown: bool,
@@ -283,7 +324,8 @@ async fn read_group(
         let computed = merged.computed.into_iter().collect();
         let reduce_ms = merged.timing.milliseconds;
         let (entry, figures, base_is_unknown) = (merged.entry, merged.figures, merged.base_is_unknown);
-        return Ok(Group { entry, record, computed, figures, base_is_unknown, reduce_ms });
+        let classes = merged.classes;
+        return Ok(Group { entry, record, classes, computed, figures, base_is_unknown, reduce_ms });
     }
     let (entry, record) = match of_base {
         Some(entry) => (entry.clone(), contents::group(output, entry).await?),
@@ -296,7 +338,7 @@ async fn read_group(
     };
     let reused = record.shards.iter().filter(|shard| shard.rows > 0).count() as u64;
     let figures = RunFigures { shards_reused: reused, ..RunFigures::default() };
-    Ok(Group { entry, record, computed: HashSet::new(), figures, base_is_unknown: false, reduce_ms: 0 })
+    Ok(Group { entry, record, classes: None, computed: HashSet::new(), figures, base_is_unknown: false, reduce_ms: 0 })
 }
 
 /// Writes the rejects table of the run. Fails with `Dataset.TooManyRejects`.
@@ -317,41 +359,56 @@ async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject
     Err(error)
 }
 
-/// The sums over all groups. From the sums of the base version, if fewer groups differ than there are. Sums are exact, so
-/// both ways give the same bits.
+/// The sums over all groups. From the sums of the base version, if fewer files are read then. Sums are exact, so both ways
+/// give the same bits.
 async fn total(
     output: &dyn Store,
     plan: &Plan,
     groups: &[GroupEntry],
     base: Option<&Manifest>,
+    known: KnownGroups,
 ) -> Result<TotalMoments> {
     let columns = plan.extractor.columns;
     let base = base.filter(|base| base.extractor.id == plan.extractor.id && base.released.is_none());
+    let unknown: Vec<_> = groups.iter().filter(|group| !known.groups.contains(&group.id)).collect();
     if let Some(base) = base {
-        let (old, new) = (ids(&base.groups), ids(groups));
-        let added: Vec<_> = groups.iter().filter(|group| !old.contains(&group.id)).collect();
+        let (old, new) = (ids(base.groups.iter()), ids(groups.iter()));
+        let added: Vec<_> = unknown.iter().copied().filter(|group| !old.contains(&group.id)).collect();
         let dropped: Vec<_> = base.groups.iter().filter(|group| !new.contains(&group.id)).collect();
-        if 1 + added.len() + dropped.len() < groups.len() {
-            match from_base(output, base, &added, &dropped).await {
+        // The base has the rows of a group that was made again because it was damaged.
+        let usable = !known.groups.iter().any(|group| old.contains(group));
+        if usable && 1 + added.len() + dropped.len() < unknown.len() {
+            match from_base(output, base, &added, &dropped, known.sums.as_ref()).await {
                 Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
                 totals => return totals,
             }
         }
     }
-    sum_of_groups(output, groups, columns).await
+    let mut totals = known.sums.unwrap_or_else(|| TotalMoments::zero(columns));
+    add_groups(output, &mut totals, unknown.into_iter()).await?;
+    Ok(totals)
 }
 
 /// The sums over groups. Fails with `Dataset.Corrupt`.
 pub(crate) async fn sum_of_groups(output: &dyn Store, groups: &[GroupEntry], columns: usize) -> Result<TotalMoments> {
     let mut totals = TotalMoments::zero(columns);
-    for sums in groups.iter().filter_map(GroupEntry::sums) {
-        totals.add(&read_sums(output, &sums, columns).await?)?;
-    }
+    add_groups(output, &mut totals, groups.iter()).await?;
     Ok(totals)
 }
 
-fn ids(groups: &[GroupEntry]) -> HashSet<&GroupId> {
-    groups.iter().map(|group| &group.id).collect()
+async fn add_groups<'a>(
+    output: &dyn Store,
+    totals: &mut TotalMoments,
+    groups: impl Iterator<Item = &'a GroupEntry>,
+) -> Result<()> {
+    for sums in groups.filter_map(GroupEntry::sums) {
+        totals.add(&read_sums(output, &sums, totals.columns()).await?)?;
+    }
+    Ok(())
+}
+
+fn ids<'a>(groups: impl Iterator<Item = &'a GroupEntry>) -> HashSet<&'a GroupId> {
+    groups.map(|group| &group.id).collect()
 }
 
 async fn from_base(
@@ -359,12 +416,14 @@ async fn from_base(
     base: &Manifest,
     added: &[&GroupEntry],
     dropped: &[&GroupEntry],
+    known: Option<&TotalMoments>,
 ) -> Result<TotalMoments> {
     let columns = base.extractor.columns;
     let mut totals = read_sums(output, &base.moments.file, columns).await?;
-    for sums in added.iter().filter_map(|group| group.sums()) {
-        totals.add(&read_sums(output, &sums, columns).await?)?;
+    if let Some(sums) = known {
+        totals.add(sums)?;
     }
+    add_groups(output, &mut totals, added.iter().copied()).await?;
     for sums in dropped.iter().filter_map(|group| group.sums()) {
         totals.subtract(&read_sums(output, &sums, columns).await?)?;
     }

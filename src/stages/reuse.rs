@@ -11,14 +11,15 @@ use super::{PartWork, Plan, Projected, STORE_CONCURRENCY};
 use crate::{
     ErrorKind, Result,
     dataset::{
-        self, FileRef, Manifest, Part, RunFigures, ShardEntry, contents, keys, manifest::shards_between, tables,
+        self, FileRef, Manifest, Part, PredictedPart, RunFigures, ShardEntry, contents, keys, manifest::shards_between,
+        tables,
     },
     ids::ShardId,
     store::Store,
 };
 
-/// Copies the parts of the base version whose shards are in `work`; returns the rest of the work. The basis must be that
-/// of the base version. With a CSV nothing is copied, because only the projection writes CSV rows.
+/// Copies the parts of the base version whose shards are in `work`; returns the rest of the work. Basis and classifier must
+/// be those of the base version. With a CSV nothing is copied, because only the projection writes CSV rows.
 pub(super) async fn copy_parts(
     output: &dyn Store,
     plan: &Plan,
@@ -64,7 +65,18 @@ async fn copy_part(output: &dyn Store, base: &Manifest, work: &PartWork, part: &
         output.put(&key, body).await?;
         scores.push(FileRef { key, checksum: file.checksum.clone() });
     }
-    let part = Part { part: work.part, shard: work.shard.clone(), rows: part.rows, scores };
+    let mut predictions = None;
+    if let (Some(predicted), Some(_)) = (&part.predictions, &work.predict) {
+        let body = match predicted.file.read(output).await {
+            Err(e) if e.is(ErrorKind::DatasetCorrupt) => return Ok(false),
+            body => body?,
+        };
+        let key = keys::predictions(work.version, work.part);
+        output.put(&key, body).await?;
+        let file = FileRef { key, checksum: predicted.file.checksum.clone() };
+        predictions = Some(PredictedPart { file, splits: predicted.splits.clone() });
+    }
+    let part = Part { part: work.part, shard: work.shard.clone(), rows: part.rows, scores, predictions };
     let projected = Projected { run: work.run.clone(), part, csv: None, timing: None };
     output.put(&keys::projected(&work.run, work.part), dataset::to_record(&projected)?).await?;
     Ok(true)

@@ -73,6 +73,7 @@ pub async fn check(mut empty: impl AsyncFnMut() -> crate::Result<Arc<dyn Store>>
     listings_continue_after_a_key(&*open().await?).await?;
     etags_change_with_the_content(&*open().await?).await?;
     listed_content_is_read_or_not_found(&*open().await?).await?;
+    parts_are_of_the_listed_content(&*open().await?).await?;
     streams_are_written_completely_or_not_at_all(&*open().await?).await?;
     keys_keep_special_characters(&*open().await?).await?;
     deletes_are_final_and_repeatable(&*open().await?).await?;
@@ -182,6 +183,23 @@ pub async fn listed_content_is_read_or_not_found(store: &dyn Store) -> Outcome {
     it.fails("get_listed of a replaced object", store.get_listed(&listed).await, ErrorKind::StoreNotFound)?;
     it.ok("delete", store.delete("k").await)?;
     it.fails("get_listed of a deleted object", store.get_listed(&listed).await, ErrorKind::StoreNotFound)
+}
+
+/// [`Store::get_part`] returns exactly the requested bytes of the listed content, and fails with `Store.Failed` if it ends
+/// before the range does. It fails with `Store.NotFound` if the object has been replaced or deleted.
+pub async fn parts_are_of_the_listed_content(store: &dyn Store) -> Outcome {
+    let it = Guarantee("parts_are_of_the_listed_content");
+    it.put(store, "digits", "0123456789").await?;
+    let listed = it.only(store).await?;
+    for (range, expected) in [(0..10, "0123456789"), (3..6, "345"), (4..4, "")] {
+        let call = format!("get_part of bytes {range:?} of 0123456789");
+        it.equal(&call, &it.ok(&call, store.get_part(&listed, range).await)?, expected)?;
+    }
+    it.fails("get_part of bytes 5..11 of 10", store.get_part(&listed, 5..11).await, ErrorKind::StoreFailed)?;
+    it.put(store, "digits", "abcdefghijkl").await?;
+    it.fails("get_part of a replaced object", store.get_part(&listed, 3..6).await, ErrorKind::StoreNotFound)?;
+    it.ok("delete", store.delete("digits").await)?;
+    it.fails("get_part of a deleted object", store.get_part(&listed, 3..6).await, ErrorKind::StoreNotFound)
 }
 
 /// [`Store::put_stream`] writes all pieces, in order. If a piece is an error, it returns an error, and readers see what

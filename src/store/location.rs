@@ -5,6 +5,9 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+use futures::TryStreamExt;
+
 use super::{FolderStore, Store};
 use crate::{Error, ErrorKind, Result};
 
@@ -71,6 +74,43 @@ pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
     match parse(location)? {
         Location::Folder(path) => Ok(Arc::new(FolderStore::new(path))),
         Location::S3 { bucket, prefix } => open_bucket(bucket, prefix).await,
+    }
+}
+
+/// Reads one file: a path, or `s3://bucket/key`. Fails with `Input.NotFound` if there is none, and with `Input.Invalid` if it
+/// has more than `most` bytes.
+pub async fn read_file(location: &str, most: u64) -> Result<Bytes> {
+    let error = |kind, message: String| Error::new(kind, message).context("file", location);
+    let too_large =
+        |bytes: u64| error(ErrorKind::InputInvalid, format!("the file has {bytes} bytes; at most {most} are read"));
+    match parse(location)? {
+        Location::Folder(path) => {
+            let failed = |e: std::io::Error| match e.kind() {
+                std::io::ErrorKind::NotFound => error(ErrorKind::InputNotFound, "there is no such file".to_owned()),
+                std::io::ErrorKind::PermissionDenied => {
+                    error(ErrorKind::StoreDenied, "the file cannot be read".to_owned()).source(e)
+                }
+                _ => error(ErrorKind::StoreFailed, "the file cannot be read".to_owned()).source(e),
+            };
+            let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
+            if !metadata.is_file() {
+                return Err(error(ErrorKind::InputInvalid, "this is not a file".to_owned()));
+            }
+            if metadata.len() > most {
+                return Err(too_large(metadata.len()));
+            }
+            tokio::fs::read(path).await.map(Bytes::from).map_err(failed)
+        }
+        Location::S3 { bucket, prefix: key } => {
+            let bucket = open_bucket(bucket, "").await?;
+            let page = super::ascending(bucket.as_ref(), key, None).try_next().await?;
+            let found = page.and_then(|page| page.into_iter().next()).filter(|object| object.key == key);
+            match found {
+                None => Err(error(ErrorKind::InputNotFound, "there is no such object".to_owned())),
+                Some(object) if object.size > most => Err(too_large(object.size)),
+                Some(object) => bucket.get_listed(&object).await,
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
-use super::{Object, Store};
+use super::{Object, Store, outside, slice};
 use crate::{Error, ErrorKind, Result, ids::ETag};
 
 const PAGE: usize = 1_000;
@@ -87,6 +87,7 @@ impl Store for MemoryStore {
                     etag: etag(*write),
                     size: body.len() as u64,
                     modified: *write,
+                    packed: None,
                 })
                 .collect();
             let last = page.last().map(|object| object.key.clone())?;
@@ -111,10 +112,7 @@ impl Store for MemoryStore {
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let body = self.read(key)?;
-        if range.start > range.end || range.end > body.len() as u64 {
-            return Err(Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key));
-        }
-        Ok(body.slice(range.start as usize..range.end as usize))
+        slice(&body, range).ok_or_else(|| outside(key))
     }
 
     async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {

@@ -32,15 +32,19 @@ use crate::{Error, ErrorKind, Result, ids::ETag};
 pub mod conformance;
 mod folder;
 mod location;
+pub(crate) mod members;
 mod memory;
+mod packed;
 #[cfg(feature = "aws")]
 mod requests;
 #[cfg(feature = "aws")]
 mod s3;
 
 pub use folder::FolderStore;
-pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of};
+pub(crate) use folder::escaped_name;
+pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use memory::MemoryStore;
+pub use packed::{Form, Packed};
 #[cfg(feature = "aws")]
 pub use requests::{RequestCounts, requests_sent};
 #[cfg(feature = "aws")]
@@ -57,6 +61,21 @@ pub struct Object {
     pub size: u64,
     /// Time of the last modification, microseconds since 1970-01-01 UTC.
     pub modified: i64,
+    /// The place of its content, if the object is a member of an archive; see [`crate::archive`]. Listings of the stores of
+    /// this module have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Box<Packed>>,
+}
+
+/// What a store knows about the middle of a range of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Middle {
+    /// Nothing. A listing behind some key shows whether keys follow there.
+    Unknown,
+    /// A text in the range; about as many keys may be behind it as before it.
+    Key(String),
+    /// The range is not worth dividing.
+    Whole,
 }
 
 /// An object store. See the [module](self) for the guarantees of every backend.
@@ -73,6 +92,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// A page has 1 to 1,000 objects. Without such objects, there are no pages; a missing folder is not an error.
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>>;
 
+    /// How many listings of different ranges of keys are useful at the same time.
+    fn listers(&self) -> usize {
+        1
+    }
+
+    /// Where to divide the keys that are greater than `after` and at most `until`, so that two listings share them.
+    async fn middle(&self, _after: &str, _until: Option<&str>) -> Result<Middle> {
+        Ok(Middle::Unknown)
+    }
+
     /// Reads an object. Fails with `Store.NotFound` if it does not exist.
     async fn get(&self, key: &str) -> Result<Bytes>;
 
@@ -82,6 +111,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Reads the bytes of `range`. Fails with `Store.NotFound` if the object does not exist, and with `Store.Failed` if it
     /// ends before the range does.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Reads a part of the content that was listed. Fails with `Store.NotFound` if the object has been replaced or deleted
+    /// since, and with `Store.Failed` if it ends before the range does.
+    ///
+    /// Reads the whole object unless a store can do better.
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        let body = self.get_listed(object).await?;
+        slice(&body, range).ok_or_else(|| outside(&object.key))
+    }
 
     /// Writes the concatenated pieces of `body` as one object, which replaces an existing one. Writes nothing if a piece is
     /// an error, and returns that error.
@@ -136,6 +174,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn is_held(&self, _key: &str) -> Result<Option<bool>> {
         Ok(None)
     }
+}
+
+/// The bytes of a range; None if it ends outside of the body.
+fn slice(body: &Bytes, range: Range<u64>) -> Option<Bytes> {
+    let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+    (start <= end && end <= body.len()).then(|| body.slice(start..end))
+}
+
+fn outside(key: &str) -> Error {
+    Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key)
 }
 
 /// The listing of a store, which fails with `Store.Failed` if the keys are not strictly ascending.

@@ -1,5 +1,6 @@
 //! The number of requests to S3, for what an invocation costs.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_sdk_s3::{
@@ -51,4 +52,17 @@ impl Intercept for RequestCounter {
         }
         Ok(())
     }
+}
+
+/// What a copy request names as its source. S3 decodes it.
+pub(super) fn copy_source(bucket: &str, full: &str) -> String {
+    /// All but what an URL may have without a meaning, and the `/` between folders.
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    format!("{bucket}/{}", utf8_percent_encode(full, ENCODED))
+}
+
+/// Decodes a key of a listing with `encoding-type=url`, which keeps control characters out of the XML.
+pub(super) fn decoded(key: &str) -> String {
+    // S3 writes a space as `+`, and a plus as `%2B`.
+    percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
 }

@@ -24,10 +24,12 @@ use aws_sdk_s3::{
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Object, Store, requests::RequestCounter};
+use super::{
+    Object, Store, outside,
+    requests::{RequestCounter, copy_source, decoded},
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
@@ -36,6 +38,8 @@ const PART_BYTES: usize = 16 << 20;
 const APP_NAME: usize = 50;
 /// Concurrent requests of one store.
 const CONCURRENCY: usize = 64;
+/// Concurrent listings of one store. S3 answers 5,500 requests a second below one prefix.
+const LISTERS: usize = 16;
 /// Attempts of a request that is throttled or lost, with the SDK's exponential backoff and jitter.
 const ATTEMPTS: u32 = 6;
 /// Attempts of a download whose connection breaks.
@@ -141,6 +145,14 @@ impl S3Store {
             }
             attempt += 1;
         }
+    }
+
+    /// Downloads a range, which may be empty.
+    async fn part(&self, request: GetObjectFluentBuilder, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else { return Ok(Bytes::new()) };
+        let request = request.bucket(&self.bucket).key(self.full(key)).range(format!("bytes={}-{last}", range.start));
+        let body = self.download(request, key).await?;
+        if body.len() as u64 == range.end - range.start { Ok(body) } else { Err(outside(key)) }
     }
 
     async fn put_object(&self, key: &str, body: Bytes) -> Result<()> {
@@ -266,19 +278,6 @@ fn region_of_bucket<E>(error: &SdkError<E>) -> Option<String> {
     error.raw_response()?.headers().get("x-amz-bucket-region").map(str::to_owned)
 }
 
-/// What a copy request names as its source. S3 decodes it.
-fn copy_source(bucket: &str, full: &str) -> String {
-    /// All but what an URL may have without a meaning, and the `/` between folders.
-    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-    format!("{bucket}/{}", utf8_percent_encode(full, ENCODED))
-}
-
-/// Decodes a key of a listing with `encoding-type=url`, which keeps control characters out of the XML.
-fn decoded(key: &str) -> String {
-    // S3 writes a space as `+`, and a plus as `%2B`.
-    percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned()
-}
-
 #[async_trait]
 impl Store for S3Store {
     fn location(&self) -> String {
@@ -310,6 +309,7 @@ impl Store for S3Store {
                     modified: object
                         .last_modified
                         .map_or(0, |t| t.secs() * 1_000_000 + i64::from(t.subsec_nanos() / 1_000)),
+                    packed: None,
                 })
             });
             let objects: Vec<Object> = objects.collect();
@@ -318,6 +318,10 @@ impl Store for S3Store {
         });
         // S3 may return empty pages before the last one; `Store::list` does not.
         pages.filter(|page| futures::future::ready(!matches!(page, Ok(page) if page.is_empty()))).boxed()
+    }
+
+    fn listers(&self) -> usize {
+        LISTERS
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
@@ -330,16 +334,12 @@ impl Store for S3Store {
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let length = range.end.saturating_sub(range.start);
-        if length == 0 {
-            return Ok(Bytes::new());
-        }
-        let request = self.client.get_object().bucket(&self.bucket).key(self.full(key));
-        let body = self.download(request.range(format!("bytes={}-{}", range.start, range.end - 1)), key).await?;
-        if body.len() as u64 != length {
-            return Err(Error::new(ErrorKind::StoreFailed, "the range lies outside the object").context("key", key));
-        }
-        Ok(body)
+        self.part(self.client.get_object(), key, range).await
+    }
+
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        let request = self.client.get_object().if_match(format!("\"{}\"", object.etag));
+        self.part(request, &object.key, range).await
     }
 
     async fn put_stream(&self, key: &str, mut body: BoxStream<'_, Result<Bytes>>) -> Result<()> {

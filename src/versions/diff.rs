@@ -1,13 +1,20 @@
 //! Comparison of two versions: their keys, and the principal angles between their components.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    pin::pin,
+};
 
+use futures::TryStreamExt;
 use nalgebra::{DMatrix, SVD};
 use serde::Serialize;
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{Manifest, contents, tables},
+    dataset::{
+        Manifest, contents,
+        tables::{self, PredictionRow},
+    },
     pca::Basis,
     store::Store,
 };
@@ -27,6 +34,8 @@ pub struct Diff {
     /// Principal angles between the subspaces that the components span, in degrees, ascending. Their number is the smaller
     /// number of components. `None` if the versions have different extractors.
     pub angles: Option<Vec<f64>>,
+    /// Keys that both versions have, with different predicted classes. `None` if one of them has no classifier.
+    pub predictions: Option<Vec<String>>,
 }
 
 /// Compares two versions of an output.
@@ -35,7 +44,8 @@ pub struct Diff {
 /// computed.
 pub async fn diff(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<Diff> {
     let (before, after) = (rows_without(output, from, to).await?, rows_without(output, to, from).await?);
-    let mut diff = Diff { added: Vec::new(), changed: Vec::new(), removed: Vec::new(), angles: None };
+    let mut diff =
+        Diff { added: Vec::new(), changed: Vec::new(), removed: Vec::new(), angles: None, predictions: None };
     for (key, etag) in &after {
         match before.get(key) {
             None => diff.added.push(key.clone()),
@@ -47,7 +57,39 @@ pub async fn diff(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<
     if from.extractor.columns == to.extractor.columns && from.extractor.id == to.extractor.id {
         diff.angles = Some(angles(&read_basis(output, from).await?, &read_basis(output, to).await?)?);
     }
+    let fitted = |version: &Manifest| version.classifier.as_ref().is_some_and(|found| found.fitted().is_some());
+    if fitted(from) && fitted(to) {
+        diff.predictions = Some(predictions(output, from, to).await?);
+    }
     Ok(diff)
+}
+
+/// Keys of images of both versions whose predicted classes differ. Both tables are in key order, and are read side by side.
+async fn predictions(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<Vec<String>> {
+    let mut before = pin!(contents::predictions(output, from).await?);
+    let mut after = pin!(contents::predictions(output, to).await?);
+    let mut earlier: VecDeque<PredictionRow> = VecDeque::new();
+    let mut changed = Vec::new();
+    while let Some(rows) = after.try_next().await? {
+        for row in rows {
+            loop {
+                while earlier.front().is_some_and(|first| first.path < row.path) {
+                    earlier.pop_front();
+                }
+                if !earlier.is_empty() {
+                    break;
+                }
+                match before.try_next().await? {
+                    Some(more) => earlier.extend(more),
+                    None => break,
+                }
+            }
+            if earlier.front().is_some_and(|first| first.path == row.path && first.predicted != row.predicted) {
+                changed.push(row.path);
+            }
+        }
+    }
+    Ok(changed)
 }
 
 /// Etags by key of the rows in shards that `other` does not have.

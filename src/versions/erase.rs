@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, contents, inbox, keys, lease::Judge, settings::Mode},
+    dataset::{self, contents, inbox, keys, labelling, lease::Judge, settings::Mode},
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -90,7 +90,13 @@ pub async fn erase(
         return would_erase(output, erased, current.version, &before, judge).await;
     }
 
-    let input = PlanInput { settings: current.settings, mode, ..PlanInput::new(run) };
+    let mut settings = current.settings;
+    if let Some(file) = &settings.labels
+        && let Some(kept) = labelling::without(output, file, &erased).await?
+    {
+        settings.labels = Some(kept);
+    }
+    let input = PlanInput { settings, mode, ..PlanInput::new(run) };
     let summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
     // Another run may have published in the meantime: what was written since then is searched too.
     let mut found = wanted.search(output, &before.read, watcher).await?;
@@ -105,7 +111,8 @@ pub async fn erase(
     }
     forget_in_inbox(output, &erased).await?;
     let began = Timestamp::now();
-    let deleted = remove(output, &holders, Action::Delete, judge).await?;
+    let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
+    forget_in_lists(output, &found, &mut deleted).await?;
 
     let after = wanted.search(output, &BTreeSet::new(), watcher).await?;
     check_gone(output, &after, began).await?;
@@ -130,8 +137,16 @@ async fn would_erase(
     let (holders, files) = (holders(output, found).await?, found.files());
     let mut deleted = remove(output, &holders, Action::DryRun, judge).await?;
     // The new version uses the shards and groups that do not contain the images.
-    let of_holder = |key: &String| keys::record_of(key).is_none_or(|record| files.contains(&record));
+    // And the lists of members of archives.
+    let of_holder = |key: &String| match keys::record_of(key) {
+        Some(record) => files.contains(&record),
+        None => keys::parse_container(key).is_none(),
+    };
     deleted.retain(|key| files.contains(key) || of_holder(key));
+    // The run that publishes the new version makes newer lists of members.
+    let lists = files.range(keys::CONTAINERS.to_owned()..).take_while(|key| key.starts_with(keys::CONTAINERS));
+    let listed: BTreeSet<String> = deleted.into_iter().chain(lists.cloned()).collect();
+    let deleted = listed.into_iter().collect();
     Ok(Erased {
         keys: erased.into_iter().collect(),
         version,
@@ -179,6 +194,17 @@ fn check_own(found: &Found) -> Result<()> {
     }
     let message = "files of the output that Pomona did not write contain the images; delete or move them first";
     Err(Error::new(ErrorKind::InputInvalid, message).context("files", others.join(", ")))
+}
+
+/// Deletes the lists of members that have one of the images. A vacuum may keep them for other images of the archive.
+async fn forget_in_lists(output: &dyn Store, found: &Found, deleted: &mut Vec<String>) -> Result<()> {
+    for list in found.files().into_iter().filter(|file| file.starts_with(keys::CONTAINERS)) {
+        output.delete(&list).await?;
+        deleted.push(list);
+    }
+    deleted.sort_unstable();
+    deleted.dedup();
+    Ok(())
 }
 
 /// Removes the images from the notices of uploads. The other keys of a notice wait for the next run.

@@ -2,14 +2,14 @@
 //!
 //! A vacuum and a run exclude each other: see [`crate::dataset::lease`].
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Result,
+    Result, archive,
     dataset::{
         self, Manifest, VersionState, contents, keys,
         lease::{self, Judge, Lock},
@@ -111,11 +111,43 @@ struct Referenced {
     files: HashSet<String>,
     /// Folders of the runs that published them.
     runs: HashSet<String>,
+    /// First and last key of each of their shards, by version.
+    ranges: Vec<Vec<(String, String)>>,
 }
 
 impl Referenced {
     fn contains(&self, key: &str) -> bool {
         self.files.contains(key) || self.runs.iter().any(|run| key.starts_with(run))
+    }
+}
+
+impl Referenced {
+    /// Adds the newest lists of members of those archives that kept versions have images of. Without them, the next run
+    /// would read unchanged archives again. An older list may hold names of images that are erased.
+    async fn add_containers(&mut self, output: &dyn Store) -> Result<()> {
+        let mut newest: HashMap<String, (i64, String)> = HashMap::new();
+        let mut pages = store::ascending(output, keys::CONTAINERS, None);
+        while let Some(page) = pages.try_next().await? {
+            for object in page {
+                let Some(file) = store::get_opt(output, &object.key).await? else { continue };
+                let Some(archive) = archive::archive_of(file, &object.key).await? else { continue };
+                if self.has_part_of(&archive) {
+                    let own = (object.modified, object.key);
+                    newest.entry(archive).and_modify(|known| *known = own.clone().max(known.clone())).or_insert(own);
+                }
+            }
+        }
+        self.files.extend(newest.into_values().map(|(_, key)| key));
+        Ok(())
+    }
+
+    /// Whether a shard has members of an archive, or the archive itself as a reject.
+    fn has_part_of(&self, archive: &str) -> bool {
+        let end = format!("{archive}\"");
+        self.ranges.iter().any(|shards| {
+            let first = shards.partition_point(|(_, last)| last.as_str() < archive);
+            shards.get(first).is_some_and(|(first, _)| *first < end)
+        })
     }
 }
 
@@ -168,11 +200,14 @@ async fn remove_versions(
             let files = contents::files(output, &manifest).await?;
             referenced.files.extend(files.into_iter().map(|file| file.key));
             referenced.runs.insert(keys::run_folder(&manifest.run));
+            let shards = contents::shards(output, &manifest).await?;
+            referenced.ranges.push(shards.into_iter().map(|shard| (shard.first, shard.last)).collect());
             done.kept.push(manifest.version);
         } else {
             done.removed.push(manifest.version);
         }
     }
+    referenced.add_containers(output).await?;
     done.kept.reverse();
     done.removed.reverse();
     // Before any file is deleted: a reader must not find a version without its files.

@@ -189,8 +189,20 @@ def test_error_names_are_those_of_the_library_and_only_retryable_ones_are_retrie
         retried = retriers(state)
         assert {e for e, retryable in known.items() if retryable} <= set(retried), name
         assert "States.ALL" not in retried, name
-    publish = definition()["States"]["Publish"]["Catch"][0]
-    assert publish == {"ErrorEquals": ["Dataset.Conflict"], "ResultPath": "$.error", "Next": "Again"}
+
+
+def test_a_conflict_and_damage_start_again_at_the_plan():
+    all_states = definition()["States"]
+    again = {"ResultPath": "$.error", "Next": "Again"}
+    assert all_states["Publish"]["Catch"] == [{"ErrorEquals": ["Dataset.Conflict", "Dataset.Corrupt"], **again}]
+    assert all_states["Reduce"]["Catch"] == [{"ErrorEquals": ["Dataset.Corrupt"], **again}]
+    # Of an error in a map, only its number of failures reaches the machine. So an item that finds damage ends, and the
+    # next stage misses its record. A shard that is not computed has no record either, and would become rejects.
+    for name, item, damaged in (("Merge", "MergeGroup", "GroupDamaged"), ("Project", "ProjectShard", "PartDamaged")):
+        inner = all_states[name]["ItemProcessor"]["States"]
+        assert inner[item]["Catch"] == [{"ErrorEquals": ["Dataset.Corrupt"], "ResultPath": None, "Next": damaged}]
+        assert inner[damaged]["Type"] == "Pass" and inner[damaged]["Result"] == {}
+    assert list(all_states["Featurize"]["ItemProcessor"]["States"]) == ["FeaturizeShard"]
 
 
 def test_throttled_calls_wait_longer_than_any_queue_of_a_new_account():
@@ -229,7 +241,7 @@ def test_maps_read_jsonl_and_carry_nothing_back():
         assert set(state["ItemReader"]["Parameters"]) == {"Bucket.$", "Key.$"}
         assert state["ItemProcessor"]["ProcessorConfig"] == {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}
         assert state["ResultPath"] is None and "ItemBatcher" not in state
-        (child,) = state["ItemProcessor"]["States"].values()
+        (child,) = (s for s in state["ItemProcessor"]["States"].values() if s["Type"] == "Task")
         assert child["ResultSelector"] == {} and child["End"] is True
         # Step Functions developer guide, "ResultWriter (Map)": without it, results above 256 KiB fail the map with
         # States.DataLimitExceeded, which no catch sees. Three bytes of each child reach that at about 87,000 children.

@@ -1,6 +1,9 @@
 //! Shared by the test files: a small model, small images, runs, and the bytes of a data set.
 #![allow(dead_code)]
 
+pub(crate) mod bucket;
+pub(crate) mod clock;
+pub(crate) mod moving;
 pub(crate) mod program;
 pub(crate) mod stores;
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -29,6 +29,8 @@ pub(crate) trait Gate: fmt::Debug + Send + Sync {
     }
     /// Is called for each object that is read from a listing.
     fn listed(&self) {}
+    /// Is called for each object, or part of one, that is read.
+    fn read(&self) {}
     /// An error fails the call after its effect.
     async fn after(&self, _key: &str) -> Result<()> {
         Ok(())
@@ -60,15 +62,23 @@ impl<G: Gate> Store for Gated<G> {
     }
     async fn get(&self, key: &str) -> Result<Bytes> {
         self.gate.before(key).await?;
+        self.gate.read();
         self.inner.get(key).await
     }
     async fn get_listed(&self, object: &Object) -> Result<Bytes> {
         self.gate.before(&object.key).await?;
+        self.gate.read();
         self.inner.get_listed(object).await
     }
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.gate.before(key).await?;
+        self.gate.read();
         self.inner.get_range(key, range).await
+    }
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        self.gate.before(&object.key).await?;
+        self.gate.read();
+        self.inner.get_part(object, range).await
     }
     async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
         self.gate.before(key).await?;
@@ -145,11 +155,38 @@ pub(crate) type Counting = Gated<Counts>;
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub listed: AtomicU64,
+    pub read: AtomicU64,
 }
 
 #[async_trait]
 impl Gate for Counts {
     fn listed(&self) {
         self.listed.fetch_add(1, Ordering::Relaxed);
+    }
+    fn read(&self) {
+        self.read.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps the keys of all calls.
+pub(crate) type Noting = Gated<Notes>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    keys: Mutex<Vec<String>>,
+}
+
+impl Notes {
+    /// The number of calls for a key.
+    pub(crate) fn calls(&self, key: &str) -> usize {
+        self.keys.lock().unwrap().iter().filter(|called| *called == key).count()
+    }
+}
+
+#[async_trait]
+impl Gate for Notes {
+    async fn before(&self, key: &str) -> Result<()> {
+        self.keys.lock().unwrap().push(key.to_owned());
+        Ok(())
     }
 }

@@ -71,6 +71,7 @@ fn the_history_of_a_small_data_set() {
     story.record("log", &["log", places[1]], 0);
     story.record("diff", &["diff", places[1], "1", "2", "-n", "3"], 0);
     story.record("vacuum", &["vacuum", places[1], "--keep-versions", "1", "--older-than", "0", "--dry-run"], 0);
+    story.check(places[1]);
     fs::remove_file(story.dir.join(places[0]).join("Lemon/0_100.jpg")).unwrap();
     story.record("erase", &["erase", places[1], "Lemon/0_100.jpg"], 0);
     story.record("error-settings-changed", &[&run[..], &["--no-standardize"]].concat(), 1);
@@ -99,11 +100,29 @@ impl Story<'_> {
         fs::remove_file(images.join("Lemon/1_100.jpg")).unwrap();
     }
 
+    /// A check of the sound output; of one with a damaged part, a lost table and a strange file; and a repair.
+    fn check(&self, output: &str) {
+        self.record("check", &["check", output], 0);
+        let at = |name: &str| self.dir.join(output).join(name);
+        let part = at("pca/v=00000002/part-00000.parquet");
+        let mut body = fs::read(&part).unwrap();
+        let middle = body.len() / 2;
+        body[middle] ^= 1;
+        fs::remove_file(&part).unwrap();
+        fs::write(&part, body).unwrap();
+        fs::remove_file(at("rejects/v=00000001.parquet")).unwrap();
+        fs::write(at("notes.txt"), "mine").unwrap();
+        self.record("check-damaged", &["check", output], 1);
+        self.record("check-damaged-json", &["check", output, "--fast", "--json"], 1);
+        self.record("check-repair", &["check", output, "--repair"], 0);
+        fs::remove_file(at("notes.txt")).unwrap();
+    }
+
     /// Runs a command in the folder of the story; compares what it prints with the snapshot of this name.
     fn record(&self, name: &str, args: &[&str], code: i32) {
         let mut command = pomona();
         command.current_dir(self.dir).env("COLUMNS", COLUMNS).args(args);
-        if code != 2 && ["demo", "run", "erase"].contains(&args[0]) {
+        if code != 2 && ["demo", "run", "erase", "check"].contains(&args[0]) {
             command.arg("--model").arg(model_path("tiny"));
         }
         let output = finish(&mut command);
@@ -166,6 +185,10 @@ fn mask_figures(line: &str) -> String {
             assert!(dollars.starts_with('$'), "{line}");
             "  Cost of the same work on AWS: #".to_owned()
         }
+        ["Checked", files, "files", size, _, rest @ ..] if size.starts_with('(') => {
+            format!("Checked {files} files (#), {}", rest.join(" "))
+        }
+        ["\"bytes\":", _] => "  \"bytes\": #".to_owned(),
         ["files", files, size, _] if is_number(size) => format!("  files     {files} #"),
         // A line of the log ends with seconds.
         [_, "0000-00-00", "00:00:00Z", .., last] if is_number(last) => {
@@ -189,6 +212,10 @@ fn masks_hide_what_differs_and_nothing_else() {
             "  1        0000-00-00 00:00:00Z  560  85.1 %        #",
         ),
         ("  pca/v=00000001/part-00000.parquet", "  pca/v=00000001/part-00000.parquet"),
+        (
+            "Checked 53 files (1.2 MB), 2 versions, 80 images: no damage",
+            "Checked 53 files (#), 2 versions, 80 images: no damage",
+        ),
         ("  3 components explain 85.1 %; 90 % needs 4", "  3 components explain 85.1 %; 90 % needs 4"),
     ] {
         assert_eq!(mask(line), format!("{expected}\n"));

@@ -47,13 +47,22 @@ impl Measured for Answer {
 }
 
 async fn handle(event: Event, stop: CancellationToken) -> Result<Answer> {
-    let Request { input, output, settings, mode, decoding } = Request::parse(event.request)?;
+    let Request { input, output, inventory, settings, mode, labels, decoding } = Request::parse(event.request)?;
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
-    let run = RunId::try_from(event.run)?.attempt(event.attempt)?;
+    let name = RunId::try_from(event.run)?;
+    let (run, earlier) = (name.attempt(event.attempt)?, (1..event.attempt).map(|earlier| name.attempt(earlier)));
     let info = pomona::model::embedded_info(FeatureRange::default(), decoding);
-    let stores = Stores::open(&input, &output).await?;
+    let stores = Stores::open_inventory(&input, &output, inventory.as_deref()).await?;
     let Event { execution, concurrency, .. } = event;
-    let plan = PlanInput { settings, mode, execution, concurrency, ..PlanInput::new(run) };
+    let plan = PlanInput {
+        settings,
+        mode,
+        labels,
+        execution,
+        concurrency,
+        earlier: earlier.collect::<Result<_>>()?,
+        ..PlanInput::new(run)
+    };
     let planned = stages::plan(&stores, &info, plan, &Silent, &stop).await?;
     let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
     tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");

@@ -97,6 +97,9 @@ pub(crate) struct StartArgs {
     /// Show the progress until the execution ends; exit code 1 if it fails
     #[arg(long)]
     pub follow: bool,
+    /// Take the keys from the inventory at an s3:// location instead of listing the images (docs/inputs.md)
+    #[arg(long, value_name = "LOCATION")]
+    pub inventory: Option<String>,
     /// How JPEGs are decoded
     #[arg(long, value_enum, default_value = "full", value_name = "HOW")]
     pub decode: DecodeArg,

@@ -3,6 +3,7 @@
 //! `tests/snapshots/` holds every help text at 80 columns.
 
 mod aws;
+mod classify;
 mod run;
 mod values;
 mod versions;
@@ -10,6 +11,7 @@ mod versions;
 use clap::{Parser, Subcommand};
 
 pub(crate) use aws::{ArchitectureArg, EstimateArgs, StartArgs, StatusArgs};
+pub(crate) use classify::{AnswerFormat, EvaluateArgs, ListArgs, ListCommand, PredictArgs, SuspectsArgs};
 pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
 pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 
@@ -44,6 +46,9 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Log(LogArgs),
     Diff(DiffArgs),
+    Evaluate(EvaluateArgs),
+    Predict(PredictArgs),
+    List(ListArgs),
     Check(CheckArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pomona::{
+    classify::Priors,
     dataset::{
         settings::{Mode, Refit, Settings},
         tables::Compression,
@@ -17,7 +18,8 @@ use super::{FormatOptions, values};
 /// Compute features, PCA and tables for a folder or bucket of images
 ///
 /// Every file below IMAGES is an image, except files and folders whose name starts with a dot. The folder that holds an
-/// image is its label. Files that cannot be read as images become rows of the rejects table, each with a reason.
+/// image is its label. Files that cannot be read as images become rows of the rejects table, each with a reason. The
+/// images in .tar, .zip and .parquet files are images too: `photos.tar!apple/1.jpg` (docs/inputs.md).
 ///
 /// A second run with the same OUTPUT is incremental: only new and changed images go through the model. It also continues
 /// a run that was interrupted.
@@ -33,6 +35,10 @@ pub(crate) struct RunArgs {
     pub images: String,
     /// Folder or s3://bucket/prefix/ for the results; created if it does not exist
     pub output: String,
+    /// Take the keys from an inventory instead of listing IMAGES: manifest.json of S3 Inventory, or Parquet or CSV files
+    /// with columns for key, etag, size and last_modified_date (docs/inputs.md)
+    #[arg(long, value_name = "LOCATION")]
+    pub inventory: Option<String>,
     #[command(flatten)]
     pub options: RunOptions,
 }
@@ -92,7 +98,67 @@ pub(crate) struct ResultOptions {
     #[arg(long)]
     pub rebuild: bool,
     #[command(flatten)]
+    pub labelling: LabelOptions,
+    #[command(flatten)]
+    pub learning: LearningOptions,
+    #[command(flatten)]
     pub input: InputOptions,
+}
+
+/// How labels are learned. Without options, as in the last version.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Classifier options")]
+pub(crate) struct LearningOptions {
+    /// Make no classifier and no predictions
+    #[arg(long)]
+    pub no_classifier: bool,
+    /// Do not learn images whose path matches this pattern, such as 'orchard-7/**'; '' for none
+    #[arg(long, value_name = "GLOB")]
+    pub holdout: Option<String>,
+    /// Keep images in whose path this captures the same text in one fold of the cross-validation, such as views of one
+    /// object: '(tree[0-9]+)_view'; '' for none
+    #[arg(long, value_name = "REGEX")]
+    pub fold_pattern: Option<String>,
+    /// How frequent the classes are before an image is seen [default: counts]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub priors: Option<PriorsArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PriorsArg {
+    /// As frequent as among the training images
+    Counts,
+    /// Equally frequent
+    Equal,
+}
+
+impl PriorsArg {
+    fn priors(self) -> Priors {
+        match self {
+            PriorsArg::Counts => Priors::Counts,
+            PriorsArg::Equal => Priors::Equal,
+        }
+    }
+}
+
+/// What the images show. Without options, labels and splits are made as in the last version.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Labels and splits")]
+pub(crate) struct LabelOptions {
+    /// Which folder is the label: 0 is the one that holds the image, 1 the one above [default: 0]
+    #[arg(long, value_name = "N", conflicts_with = "label_pattern", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub label_depth: Option<u32>,
+    /// What this regular expression captures in the path is the label: '(?<label>[a-z]+)_[0-9]+[.]jpg$'
+    #[arg(long, value_name = "REGEX")]
+    pub label_pattern: Option<String>,
+    /// CSV file with columns path and label, and perhaps split; a path or s3://bucket/key. Other images keep the label of
+    /// their folder or pattern
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<String>,
+    /// What this regular expression captures is the split: '/(?<split>a|b)/' [default: folders such as train, Test,
+    /// validation]
+    #[arg(long, value_name = "REGEX")]
+    pub split_pattern: Option<String>,
 }
 
 /// What has happened to the input since the last version.
@@ -213,6 +279,14 @@ impl ResultOptions {
             group_size: None,
             compression: self.compression.map(CompressionArg::compression),
             materialize_features: self.materialize_features,
+            classifier: !self.learning.no_classifier,
+            priors: self.learning.priors.map(PriorsArg::priors),
+            fold_pattern: self.learning.fold_pattern.clone(),
+            holdout: self.learning.holdout.clone(),
+            label_depth: self.labelling.label_depth,
+            label_pattern: self.labelling.label_pattern.clone(),
+            labels: None,
+            split_pattern: self.labelling.split_pattern.clone(),
         }
     }
 }

@@ -88,18 +88,55 @@ pub fn write_features(rows: FeatureRows, extractor: &str, compression: Compressi
 /// within the feature range. The error names the first row that does not.
 pub fn read_features(file: Bytes, extractor: &ExtractorInfo, key: &str) -> Result<FeatureRows> {
     let rows = read_rows(file, extractor.columns, key)?;
-    let wrong = |row: usize, what: &'static str| Err(corrupt(key).context("row", row).source(what));
-    if let Some(row) = rows.paths.windows(2).position(|pair| pair[0] >= pair[1]) {
-        return wrong(row + 1, "its path is not after the path of the row before it");
-    }
-    if let Some(row) = off_grid(&rows.features, extractor.feature_range) {
-        return wrong(row, "a feature is out of range or not a multiple of the quantum");
-    }
+    check(&rows.paths, &rows.features, extractor, key)?;
     let is_digest = |content: &String| content.len() == 64 && content.bytes().all(|b| b.is_ascii_hexdigit());
     if let Some(row) = rows.contents.iter().position(|content| content.as_ref().is_some_and(|c| !is_digest(c))) {
-        return wrong(row, "its content hash is not a SHA-256");
+        return Err(corrupt(key).context("row", row).source("its content hash is not a SHA-256"));
     }
     Ok(rows)
+}
+
+/// Fails with `Dataset.Corrupt`, which names the first row whose path or features are wrong.
+fn check(paths: &[String], features: &Array2<f32>, extractor: &ExtractorInfo, key: &str) -> Result<()> {
+    let wrong = |row: usize, what: &'static str| Err(corrupt(key).context("row", row).source(what));
+    if let Some(row) = paths.windows(2).position(|pair| pair[0] >= pair[1]) {
+        return wrong(row + 1, "its path is not after the path of the row before it");
+    }
+    if let Some(row) = off_grid(features, extractor.feature_range) {
+        return wrong(row, "a feature is out of range or not a multiple of the quantum");
+    }
+    Ok(())
+}
+
+/// The columns of a shard's `features.parquet` that sums and scores need, `[rows]` each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LabelledFeatures {
+    /// Keys of the images, relative to the input.
+    pub paths: Vec<String>,
+    /// Labels of the images.
+    pub labels: Vec<Option<String>>,
+    /// Splits of the images; None for all in tables of format 1.
+    pub splits: Vec<Option<String>>,
+    /// `[rows, columns]`: features, multiples of the quantum.
+    pub features: Array2<f32>,
+}
+
+impl LabelledFeatures {
+    /// The rows, without the other columns.
+    pub(crate) fn into_rows(self) -> FeatureRows {
+        let LabelledFeatures { paths, labels, splits, features } = self;
+        FeatureRows { paths, labels, splits, features, ..FeatureRows::default() }
+    }
+}
+
+/// [`read_features`], which decodes and checks only these columns.
+pub fn read_labelled_features(file: Bytes, extractor: &ExtractorInfo, key: &str) -> Result<LabelledFeatures> {
+    let table = Table::read_columns(file, key, &["path", "label", "split", "features"])?;
+    let (paths, labels) = (table.present_strings("path")?, table.strings("label")?);
+    let features = table.matrix("features", extractor.columns)?;
+    check(&paths, &features, extractor, key)?;
+    let splits = table.strings_if_any("split")?;
+    Ok(LabelledFeatures { paths, labels, splits, features })
 }
 
 /// The first row with a feature that is out of range or not a multiple of the quantum.

@@ -8,15 +8,23 @@
 //! read the tables of format 1 too.
 
 mod basis;
+mod classes;
+mod classifier;
 mod features;
+mod members;
+mod predictions;
 mod reading;
 mod scores;
 mod sums;
 mod writing;
 
 pub use basis::{read_basis, write_basis};
+pub use classes::{read_classes, write_classes};
+pub use classifier::{CLASSIFIER, read_classifier, write_classifier};
 pub(crate) use features::etags;
-pub use features::{FeatureRows, read_features, write_features};
+pub use features::{FeatureRows, LabelledFeatures, read_features, read_labelled_features, write_features};
+pub(crate) use members::{ArchiveRef, Container, read_container, write_container};
+pub use predictions::{PredictionRow, read_predictions, write_predictions};
 use reading::{Table, corrupt};
 pub use scores::{LabelColumn, ScoreRows, read_rejects, read_scores, write_rejects, write_scores};
 use serde::{Deserialize, Serialize};

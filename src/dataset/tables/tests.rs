@@ -12,6 +12,7 @@ use parquet::{
 use super::{features::off_grid, *};
 use crate::{
     ErrorKind, Result,
+    classify::{self, ClassSums, Priors, TallyRow},
     model::{Decoding, ExtractorInfo, FeatureRange, embedded_info},
     pca::moments::{ShardMoments, TotalMoments},
 };
@@ -38,9 +39,14 @@ fn rows() -> FeatureRows {
     }
 }
 
-/// Writes the rows and reads them.
+/// Writes the rows and reads them, in both ways.
 fn again(rows: FeatureRows, extractor: &ExtractorInfo) -> Result<FeatureRows> {
-    read_features(write_features(rows, "x", Compression::Snappy).unwrap(), extractor, "k")
+    let file = write_features(rows, "x", Compression::Snappy).unwrap();
+    let (read, labelled) = (read_features(file.clone(), extractor, "k"), read_labelled_features(file, extractor, "k"));
+    let message = |error: &crate::Error| error.to_string();
+    let full = read.as_ref().err().map(message).filter(|error| !error.contains("content hash"));
+    assert_eq!(labelled.as_ref().err().map(message), full);
+    read
 }
 
 fn total(features: &Array2<f32>) -> TotalMoments {
@@ -55,6 +61,9 @@ fn each_table_is_read_as_written() {
     for compression in [Compression::Snappy, Compression::Zstd] {
         let file = write_features(rows.clone(), "x", compression).unwrap();
         assert_eq!(read_features(file.clone(), &extractor, "k").unwrap(), rows);
+        let FeatureRows { paths, labels, splits, features, .. } = rows.clone();
+        let labelled = LabelledFeatures { paths, labels, splits, features };
+        assert_eq!(read_labelled_features(file.clone(), &extractor, "k").unwrap(), labelled);
         assert_eq!(features::read_etags(file.clone(), "k").unwrap()[1], ("Äpfel/1.jpg".to_owned(), "b".to_owned()));
         assert!(read_features(file.slice(..file.len() / 2), &extractor, "k").is_err());
         let scores =
@@ -254,4 +263,46 @@ fn the_names_of_the_compressions_are_those_of_the_settings() {
     let json = |compression| serde_json::to_string(&compression).unwrap();
     assert_eq!((json(Compression::Snappy), json(Compression::Zstd)), ("\"snappy\"".into(), "\"zstd\"".into()));
     assert_eq!(Compression::default(), Compression::Snappy);
+}
+
+#[test]
+fn a_classifier_its_sums_and_its_predictions_are_read_as_written() {
+    let features = Array2::from_shape_fn((40, 3), |(row, column)| ((row * 5 + column * 11) % 23) as f32 / 4.0);
+    // The single image of a class is in a fold of its own, so that one model does not know the class.
+    let label = |row: usize| Some(if row == 39 { "c" } else { ["a", "b"][row % 2] });
+    let labels: Vec<_> = (0..40).map(label).collect();
+    let folds: Vec<u8> = (0..40).map(|row| if row == 39 { 4 } else { (row % 3) as u8 }).collect();
+    let sums = ClassSums::from_rows(features.view(), &labels, &folds, f64::from(1 << 20)).unwrap();
+    let file = write_classes(&sums, "x").unwrap();
+    assert_eq!(read_classes(file.clone(), 3, "k").unwrap(), sums);
+    assert!(read_classes(file.clone(), 4, "k").unwrap_err().is(ErrorKind::DatasetCorrupt));
+    assert!(read_classes(file.slice(..file.len() / 2), 3, "k").is_err());
+
+    let candidates = classify::fit(&sums, f64::from(1 << 20), Priors::Counts).unwrap().unwrap();
+    let images: Vec<_> =
+        labels.iter().zip(&folds).map(|(label, fold)| TallyRow { label: *label, fold: *fold }).collect();
+    let classifier = candidates.choose(&candidates.tally(features.view(), &images));
+    let file = write_classifier(&classifier, "x", "id").unwrap();
+    let read = read_classifier(file.clone(), 3, "k").unwrap();
+    assert_eq!(read, classifier);
+    assert_eq!(read.without.iter().flatten().map(|model| model.classes.len()).collect::<Vec<_>>(), [3, 3, 3, 2]);
+    assert!(read_classifier(file, 2, "k").unwrap_err().is(ErrorKind::DatasetCorrupt));
+
+    let row = |number: usize| PredictionRow {
+        path: format!("{number}"),
+        label: (number > 0).then(|| "a".to_owned()),
+        split: (number > 1).then(|| "test".to_owned()),
+        predicted: "b".to_owned(),
+        probability: 1.0 / 3.0,
+        second: (number > 2).then(|| "a".to_owned()),
+        margin: 0.1,
+        label_probability: (number > 2).then_some(1e-300),
+        suspect: number > 2,
+    };
+    let rows: Vec<_> = (0..4).map(row).collect();
+    for compression in [Compression::Snappy, Compression::Zstd] {
+        let file = write_predictions(&rows, "x", "id", compression).unwrap();
+        assert_eq!(read_predictions(file.clone(), "k").unwrap(), rows);
+        assert!(read_predictions(file.slice(..file.len() - 9), "k").is_err());
+    }
 }

@@ -4,6 +4,7 @@
 //! see: print them with [`shown`] or [`shown_label`].
 
 mod charts;
+mod classes;
 mod findings;
 mod run;
 
@@ -54,6 +55,7 @@ pub(super) fn page(content: &Content<'_>) -> Result<String> {
                     (cards(content))
                     (charts::variance(content)?)
                     (charts::map(content)?)
+                    (classes::classifier(content))
                     (findings::nearest(content))
                     (findings::outliers(content))
                     (findings::duplicates(content))

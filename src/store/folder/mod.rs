@@ -5,6 +5,7 @@
 //! its temporary files in its own folder, which contains a locked file. The kernel releases the lock when the process
 //! dies, so the next process that writes here recognises and removes the temporary files of killed processes.
 
+mod entries;
 mod files;
 mod names;
 mod walk;
@@ -21,14 +22,18 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use rayon::prelude::*;
 use tempfile::NamedTempFile;
 
-use super::{Object, Store};
+use super::{Middle, Object, Store};
 use crate::{Error, ErrorKind, Result};
 use files::{Existing, Workspace, at, open_regular, publish, publish_name, read_within, second_name, stamp, temporary};
-use walk::{Problem, Walk, Wanted};
+pub(crate) use names::escaped_name;
+use walk::{Found, Problem, Walk, Wanted};
 
 const PAGE: usize = 1_000;
+/// Least number of files whose sizes and times one thread reads.
+const STATS: usize = 64;
 const TMP: &str = ".tmp";
 
 /// A [`Store`] in a folder. Objects are the regular files below it; symbolic links are followed.
@@ -103,6 +108,18 @@ impl FolderStore {
         self.in_workspace(temporary)
     }
 
+    fn read_part(path: &Path, range: Range<u64>) -> Result<Bytes> {
+        let (mut file, metadata) = open_regular(path)?;
+        if range.end > metadata.len() {
+            return Err(Error::new(ErrorKind::StoreFailed, "the file ends before the range does")
+                .context("path", path.display()));
+        }
+        let mut body = vec![0; range.end.saturating_sub(range.start) as usize];
+        file.seek(SeekFrom::Start(range.start)).map_err(|e| at(e, path))?;
+        file.read_exact(&mut body).map_err(|e| at(e, path))?;
+        Ok(body.into())
+    }
+
     /// Reads a whole file, which must not grow while it is read.
     fn read(path: &Path) -> Result<(Vec<u8>, fs::Metadata)> {
         let (file, metadata) = open_regular(path)?;
@@ -112,6 +129,11 @@ impl FolderStore {
                 .context("path", path.display())),
         }
     }
+}
+
+fn replaced(path: &Path) -> Error {
+    Error::new(ErrorKind::StoreNotFound, "the file has been replaced since it was listed")
+        .context("path", path.display())
 }
 
 impl Drop for FolderStore {
@@ -156,11 +178,32 @@ impl Store for FolderStore {
                     (None, Some(wanted)) => Walk::new(&root, wanted)?,
                     (None, None) => return Ok(None),
                 };
-                let page = walk.by_ref().take(PAGE).collect::<Result<Vec<_>>>()?;
-                Ok((!page.is_empty()).then_some((page, (root, None, Some(walk)))))
+                loop {
+                    let found = walk.by_ref().take(PAGE).collect::<Result<Vec<_>>>()?;
+                    if found.is_empty() {
+                        return Ok(None);
+                    }
+                    let page = found.into_par_iter().with_min_len(STATS).filter_map(Found::object);
+                    let page: Vec<Object> = page.collect();
+                    // Files can be deleted after their folder was read.
+                    if !page.is_empty() {
+                        return Ok(Some((page, (root, None, Some(walk)))));
+                    }
+                }
             })
         })
         .boxed()
+    }
+
+    fn listers(&self) -> usize {
+        // Reading a folder waits for the disk or the network.
+        std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(2).clamp(4, 32)
+    }
+
+    async fn middle(&self, after: &str, until: Option<&str>) -> Result<Middle> {
+        let (root, after, until) = (self.root.clone(), after.to_owned(), until.map(str::to_owned));
+        let key = Self::blocking(move || Ok(walk::middle(&root, &after, until.as_deref()))).await?;
+        Ok(key.map_or(Middle::Whole, Middle::Key))
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
@@ -180,8 +223,7 @@ impl Store for FolderStore {
             let (etag, _) = stamp(&fs::metadata(&path).map_err(|e| at(e, &path))?, &path)?;
             match body.filter(|_| etag == listed) {
                 Some(body) => Ok(body.into()),
-                None => Err(Error::new(ErrorKind::StoreNotFound, "the file has been replaced since it was listed")
-                    .context("path", path.display())),
+                None => Err(replaced(&path)),
             }
         })
         .await
@@ -189,16 +231,19 @@ impl Store for FolderStore {
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(key)?;
+        Self::blocking(move || Self::read_part(&path, range)).await
+    }
+
+    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        let (path, listed) = (self.path(&object.key)?, object.etag.clone());
+        if let Some(problem) = Problem::of(&listed) {
+            return Err(problem.error(&path));
+        }
         Self::blocking(move || {
-            let (mut file, metadata) = open_regular(&path)?;
-            if range.end > metadata.len() {
-                return Err(Error::new(ErrorKind::StoreFailed, "the file ends before the range does")
-                    .context("path", path.display()));
-            }
-            let mut body = vec![0; range.end.saturating_sub(range.start) as usize];
-            file.seek(SeekFrom::Start(range.start)).map_err(|e| at(e, &path))?;
-            file.read_exact(&mut body).map_err(|e| at(e, &path))?;
-            Ok(body.into())
+            let body = Self::read_part(&path, range);
+            // The etag is taken after the content, as for a whole file.
+            let (etag, _) = stamp(&fs::metadata(&path).map_err(|e| at(e, &path))?, &path)?;
+            if etag == listed { body } else { Err(replaced(&path)) }
         })
         .await
     }

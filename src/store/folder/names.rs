@@ -17,6 +17,12 @@ pub(super) fn to_part(name: &OsStr) -> String {
     }
 }
 
+/// The key for a path of bytes with `/` between names.
+pub(crate) fn escaped_name(path: &[u8]) -> String {
+    let parts: Vec<String> = path.split(|byte| *byte == b'/').map(|name| to_part(OsStr::from_bytes(name))).collect();
+    parts.join("/")
+}
+
 /// The file name for a part of a key.
 pub(super) fn to_name(part: &str) -> Cow<'_, OsStr> {
     if is_escaped(part.as_bytes()) {

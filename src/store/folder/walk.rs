@@ -7,12 +7,12 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    vec,
 };
 
 use super::{
     super::Object,
     TMP,
+    entries::{Entries, Kind},
     files::{at, stamp},
     names::{to_name, to_part},
 };
@@ -128,22 +128,52 @@ struct Level {
     identity: Identity,
     /// Linked folders in its path.
     links: usize,
-    entries: vec::IntoIter<Entry>,
+    entries: Entries,
+    /// The folder in it that was opened last: most often, its content comes next.
+    opened: Option<(PathBuf, Opened)>,
 }
 
+/// A folder that can be read.
 #[derive(Debug)]
-struct Entry {
-    /// The part of the key; with `/` at its end for a folder.
-    part: String,
-    path: PathBuf,
-    kind: Kind,
+struct Opened {
+    identity: Identity,
+    entries: fs::ReadDir,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Folder { identity: Identity, linked: bool },
-    File,
-    Problem(Problem),
+/// An entry of a listing.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A file, whose size and time are still to be read.
+    File { key: String, path: PathBuf },
+    /// An entry that cannot be read.
+    Unreadable { key: String, problem: Problem },
+}
+
+impl Found {
+    /// The object of the entry. None if it is gone.
+    pub(super) fn object(self) -> Option<Object> {
+        let (key, problem) = match self {
+            Found::Unreadable { key, problem } => (key, problem),
+            Found::File { key, path } => match fs::metadata(&path) {
+                Ok(metadata) => match stamp(&metadata, &path) {
+                    Ok((etag, modified)) => {
+                        return Some(Object { key, etag, size: metadata.len(), modified, packed: None });
+                    }
+                    Err(_) => (key, Problem::Failed),
+                },
+                // Deleted after the folder was read.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+                Err(e) => (key, Problem::from_io(&e)),
+            },
+        };
+        Some(Object { key, etag: problem.etag().into(), size: 0, modified: 0, packed: None })
+    }
+}
+
+impl Level {
+    fn new(path: PathBuf, key: String, identity: Identity, links: usize) -> Self {
+        Level { path, key, identity, links, entries: Entries::default(), opened: None }
+    }
 }
 
 impl Walk {
@@ -151,24 +181,16 @@ impl Walk {
     pub(super) fn new(root: &Path, wanted: Wanted) -> Result<Self> {
         let excluded = wanted.excluded.as_deref().and_then(|path| fs::metadata(path).ok()).map(|m| identity(&m));
         let mut walk = Walk { wanted, excluded, levels: Vec::new() };
-        let mut level = Level {
-            path: root.to_owned(),
-            key: String::new(),
-            identity: fs::metadata(root).map_or((0, 0), |m| identity(&m)),
-            links: 0,
-            entries: Vec::new().into_iter(),
-        };
+        let identity_of = |path: &Path| fs::metadata(path).map_or((0, 0), |m| identity(&m));
+        let mut level = Level::new(root.to_owned(), String::new(), identity_of(root), 0);
         let prefix = walk.wanted.prefix.clone();
         let parts = prefix.rsplit_once('/').map_or("", |(folders, _)| folders);
         for part in parts.split('/').filter(|_| !parts.is_empty()) {
             let path = level.path.join(to_name(part));
             let linked = fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink());
             let (key, links) = (format!("{}{part}/", level.key), level.links + usize::from(linked));
-            let identity = fs::metadata(&path).map_or((0, 0), |m| identity(&m));
-            walk.levels.push(std::mem::replace(
-                &mut level,
-                Level { path, key, identity, links, entries: Vec::new().into_iter() },
-            ));
+            let identity = identity_of(&path);
+            walk.levels.push(std::mem::replace(&mut level, Level::new(path, key, identity, links)));
         }
         match fs::metadata(&level.path) {
             Ok(metadata) if metadata.is_dir() => {}
@@ -176,50 +198,49 @@ impl Walk {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(walk),
             Err(e) => return Err(at(e, &level.path)),
         }
-        walk.enter(level)?;
+        match fs::read_dir(&level.path) {
+            Ok(entries) => walk.enter(level, entries)?,
+            // Deleted meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(at(e, &level.path)),
+        }
         Ok(walk)
     }
 
     /// Reads the entries of a folder, whose objects come next.
-    fn enter(&mut self, mut level: Level) -> Result<()> {
-        let read = match fs::read_dir(&level.path) {
-            Ok(read) => read,
-            // Deleted after its parent was read.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(at(e, &level.path)),
-        };
-        let mut entries = Vec::new();
-        for entry in read {
+    fn enter(&mut self, mut level: Level, entries: fs::ReadDir) -> Result<()> {
+        let mut key = level.key.clone();
+        for entry in entries {
             let entry = entry.map_err(|e| at(e, &level.path))?;
-            entries.extend(self.entry(&level, &entry).filter(|entry| self.is_wanted(&level, entry)));
+            let part = to_part(&entry.file_name());
+            key.truncate(level.key.len());
+            key.push_str(&part);
+            let Some(kind) = self.kind(&level, &entry) else { continue };
+            if self.wanted.contains(&key) {
+                level.entries.push(&part, kind);
+            }
+            if let Kind::Name { linked } = kind {
+                key.push('/');
+                if key.strip_suffix('/') != Some(TMP) && self.wanted.enters(&key) {
+                    level.entries.push(&part, Kind::Folder { linked });
+                }
+            }
         }
-        entries.sort_unstable_by(|a, b| a.part.cmp(&b.part));
-        level.entries = entries.into_iter();
+        level.entries.sort();
         self.levels.push(level);
         Ok(())
     }
 
-    fn is_wanted(&self, level: &Level, entry: &Entry) -> bool {
-        let key = format!("{}{}", level.key, entry.part);
-        match entry.kind {
-            Kind::Folder { .. } => key.strip_suffix('/') != Some(TMP) && self.wanted.enters(&key),
-            Kind::File | Kind::Problem(_) => self.wanted.contains(&key),
-        }
-    }
-
     /// None for an entry that is gone.
-    fn entry(&self, level: &Level, entry: &fs::DirEntry) -> Option<Entry> {
-        let (path, part) = (entry.path(), to_part(&entry.file_name()));
-        let kind = match entry.file_type() {
-            Ok(kind) if kind.is_symlink() => self.linked(level, &path)?,
-            Ok(kind) if kind.is_dir() => self.folder(level, &path, false)?,
+    fn kind(&self, level: &Level, entry: &fs::DirEntry) -> Option<Kind> {
+        Some(match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => self.linked(level, &entry.path())?,
+            Ok(kind) if kind.is_dir() => Kind::Name { linked: false },
             Ok(kind) if kind.is_file() => Kind::File,
             Ok(_) => Kind::Problem(Problem::NotRegular),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             Err(e) => Kind::Problem(Problem::from_io(&e)),
-        };
-        let part = if matches!(kind, Kind::Folder { .. }) { part + "/" } else { part };
-        Some(Entry { part, path, kind })
+        })
     }
 
     /// What a symbolic link leads to.
@@ -241,25 +262,28 @@ impl Walk {
         if level.links >= MAX_LINKED_FOLDERS {
             return Some(Kind::Problem(Problem::TooManyLinks));
         }
-        self.folder(level, path, true)
+        Some(Kind::Name { linked: true })
     }
 
-    fn folder(&self, level: &Level, path: &Path, linked: bool) -> Option<Kind> {
-        let metadata = match fs::metadata(path).and_then(|metadata| fs::read_dir(path).map(|_| metadata)) {
-            Ok(metadata) => metadata,
+    /// Opens a folder of the deepest level. None if it is gone.
+    fn open(&self, path: &Path, linked: bool) -> Option<std::result::Result<Opened, Problem>> {
+        let level = self.levels.last()?;
+        let (metadata, entries) = match fs::metadata(path).and_then(|m| fs::read_dir(path).map(|entries| (m, entries)))
+        {
+            Ok(opened) => opened,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-            Err(e) => return Some(Kind::Problem(Problem::from_io(&e))),
+            Err(e) => return Some(Err(Problem::from_io(&e))),
         };
         let identity = identity(&metadata);
         if self.excluded == Some(identity) {
-            return Some(Kind::Problem(Problem::Output));
+            return Some(Err(Problem::Output));
         }
         // Only a link can lead back to a folder above it.
-        let mut above = self.levels.iter().map(|level| level.identity).chain([level.identity]);
+        let mut above = self.levels.iter().map(|level| level.identity);
         if (linked || level.links > 0) && above.any(|folder| folder == identity) {
-            return Some(Kind::Problem(Problem::Loop));
+            return Some(Err(Problem::Loop));
         }
-        Some(Kind::Folder { identity, linked })
+        Some(Ok(Opened { identity, entries }))
     }
 
     fn leads_to_excluded(&self, link: &Path) -> bool {
@@ -267,20 +291,39 @@ impl Walk {
         link.canonicalize().is_ok_and(|target| target.starts_with(excluded))
     }
 
-    fn object(key: String, entry: &Entry, problem: Option<Problem>) -> Option<Object> {
-        let problem = match problem {
-            Some(problem) => problem,
-            None => match fs::metadata(&entry.path) {
-                Ok(metadata) => match stamp(&metadata, &entry.path) {
-                    Ok((etag, modified)) => return Some(Object { key, etag, size: metadata.len(), modified }),
-                    Err(_) => Problem::Failed,
-                },
-                // Deleted after the folder was read.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-                Err(e) => Problem::from_io(&e),
-            },
+    /// The next entry. A folder has none itself, unless it cannot be read.
+    fn step(&mut self) -> Option<Result<Option<Found>>> {
+        let level = self.levels.last_mut()?;
+        let Some((part, kind)) = level.entries.next() else {
+            self.levels.pop();
+            return Some(Ok(None));
         };
-        Some(Object { key, etag: problem.etag().into(), size: 0, modified: 0 })
+        let key = format!("{}{part}", level.key);
+        let path = level.path.join(to_name(part.trim_end_matches('/')));
+        Some(match kind {
+            Kind::File => Ok(Some(Found::File { key, path })),
+            Kind::Problem(problem) => Ok(Some(Found::Unreadable { key, problem })),
+            Kind::Name { linked } => match self.open(&path, linked) {
+                None => Ok(None),
+                Some(Err(problem)) => Ok(Some(Found::Unreadable { key, problem })),
+                Some(Ok(opened)) => {
+                    if let Some(level) = self.levels.last_mut() {
+                        level.opened = Some((path, opened));
+                    }
+                    Ok(None)
+                }
+            },
+            Kind::Folder { linked } => {
+                let links = level.links + usize::from(linked);
+                let opened = level.opened.take().filter(|(last, _)| *last == path).map(|(_, opened)| opened);
+                match opened.or_else(|| self.open(&path, linked)?.ok()) {
+                    None => Ok(None),
+                    Some(Opened { identity, entries }) => {
+                        self.enter(Level::new(path, key, identity, links), entries).map(|()| None)
+                    }
+                }
+            }
+        })
     }
 }
 
@@ -289,31 +332,39 @@ fn identity(metadata: &fs::Metadata) -> Identity {
 }
 
 impl Iterator for Walk {
-    type Item = Result<Object>;
+    type Item = Result<Found>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let level = self.levels.last_mut()?;
-            let Some(entry) = level.entries.next() else {
-                self.levels.pop();
-                continue;
-            };
-            let (key, links) = (format!("{}{}", level.key, entry.part), level.links);
-            let problem = match entry.kind {
-                Kind::Folder { identity, linked } => {
-                    let links = links + usize::from(linked);
-                    let level = Level { path: entry.path, key, identity, links, entries: Vec::new().into_iter() };
-                    match self.enter(level) {
-                        Ok(()) => continue,
-                        Err(e) => return Some(Err(e)),
-                    }
-                }
-                Kind::File => None,
-                Kind::Problem(problem) => Some(problem),
-            };
-            if let Some(object) = Self::object(key, &entry, problem) {
-                return Some(Ok(object));
+            match self.step()? {
+                Ok(None) => {}
+                Ok(Some(found)) => return Some(Ok(found)),
+                Err(e) => return Some(Err(e)),
             }
         }
+    }
+}
+
+/// The folder in the middle of those whose content is behind `after` and up to `until`: in the deepest folder where there
+/// are some behind the one that `after` is in. None if there are none.
+pub(super) fn middle(root: &Path, after: &str, until: Option<&str>) -> Option<String> {
+    /// Enough of a folder with many entries is known after so many of them.
+    const ENTRIES: usize = 100_000;
+    let mut folder = String::new();
+    loop {
+        let path =
+            folder.split('/').filter(|part| !part.is_empty()).fold(root.to_owned(), |p, part| p.join(to_name(part)));
+        let entries = fs::read_dir(path).ok()?.take(ENTRIES).filter_map(|entry| entry.ok());
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let keys = folders.map(|entry| format!("{folder}{}/", to_part(&entry.file_name())));
+        let mut behind: Vec<String> =
+            keys.filter(|key| key.as_str() > after && until.is_none_or(|until| key.as_str() < until)).collect();
+        if !behind.is_empty() {
+            let half = behind.len() / 2;
+            return Some(behind.select_nth_unstable(half).1.clone());
+        }
+        // All that is left is in the folder that `after` is in.
+        let next = after.get(folder.len()..)?.split_once('/')?.0;
+        folder = format!("{folder}{next}/");
     }
 }

@@ -1,5 +1,7 @@
 //! Files against their checksums.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
@@ -24,8 +26,16 @@ const CONCURRENCY: usize = 6;
 /// Bytes of a file that are in memory at a time.
 const BLOCK: u64 = 32 << 20;
 
+/// A file to read.
+pub(super) struct Left {
+    key: String,
+    named: Named,
+    /// Its size in the listing.
+    listed: Option<u64>,
+}
+
 /// The files that are not read yet.
-pub(super) fn left(survey: &Survey, depth: Depth) -> Vec<(String, Named)> {
+pub(super) fn left(survey: &Survey, depth: Depth) -> Vec<Left> {
     let later = |key: &str, named: &Named| {
         depth == Depth::Numbers && !named.released && registry::FEATURES.parse(key).is_some()
     };
@@ -33,30 +43,30 @@ pub(super) fn left(survey: &Survey, depth: Depth) -> Vec<(String, Named)> {
         .named
         .iter()
         .filter(|(key, named)| !survey.is_sound(key) && !survey.problems.contains_key(*key) && !later(key, named));
-    named.map(|(key, named)| (key.clone(), named.clone())).collect()
+    let left = named.map(|(key, named)| Left {
+        key: key.clone(),
+        named: named.clone(),
+        listed: survey.listed.get(key).copied(),
+    });
+    left.collect()
 }
 
 /// Reads files, and notes those that are not as they should be.
 pub(super) async fn read(
     survey: &mut Survey,
     output: &dyn Store,
-    files: Vec<(String, Named)>,
+    files: Vec<Left>,
     watcher: &dyn Watcher,
 ) -> Result<()> {
     let manifests: Vec<Manifest> = survey.published().cloned().collect();
-    let reads: Vec<_> = files
-        .into_iter()
-        .map(|(key, named)| {
-            let (listed, manifests) = (survey.listed.get(&key).copied(), &manifests);
-            async move {
-                let manifest = manifests.iter().find(|manifest| named.versions.contains(&manifest.version));
-                let found = look(output, &key, listed, &named, manifest).await;
-                watcher.part_done();
-                (key, found)
-            }
-        })
-        .collect();
-    let mut reads = stream::iter(reads).buffer_unordered(CONCURRENCY);
+    let manifests = &manifests;
+    let reads = stream::iter(files).map(|file| async move {
+        let manifest = manifests.iter().find(|manifest| file.named.versions.contains(&manifest.version));
+        let found = look(output, &file, manifest).await;
+        watcher.part_done();
+        (file.key, found)
+    });
+    let mut reads = pin!(reads.buffer_unordered(CONCURRENCY));
     while let Some((key, found)) = reads.next().await {
         match found? {
             None => drop(survey.sound.insert(key)),
@@ -69,15 +79,10 @@ pub(super) async fn read(
 type Finding = Option<(Fault, String)>;
 
 /// What is wrong with a file.
-async fn look(
-    output: &dyn Store,
-    key: &str,
-    listed: Option<u64>,
-    named: &Named,
-    manifest: Option<&Manifest>,
-) -> Result<Finding> {
+async fn look(output: &dyn Store, file: &Left, manifest: Option<&Manifest>) -> Result<Finding> {
+    let Left { key, named, listed } = file;
     let size = match listed {
-        Some(size) => Some(size),
+        Some(size) => Some(*size),
         // A run may have written it after it was looked for.
         None => size_of(output, key).await?,
     };

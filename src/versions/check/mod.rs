@@ -28,7 +28,7 @@ pub use repair::{RepairInput, Tools, repair};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        Checksum, FileRef, GroupRecord, Manifest, PartList, VersionState, keys,
+        self, Checksum, FileRef, GroupRecord, Manifest, PartList, VersionState, keys,
         lease::{Judge, Liveness},
         registry::{self, Remake},
     },
@@ -280,6 +280,13 @@ pub async fn check(output: &dyn Store, depth: Depth, judge: Judge<'_>, watcher: 
 }
 
 async fn list(output: &dyn Store) -> Result<Survey> {
+    // A marker can be lost. Without versions, this is another folder, perhaps a large one.
+    if let Err(e) = dataset::expect_output(output).await
+        && e.is(ErrorKind::OutputNoVersion)
+        && !states::has_versions(output).await?
+    {
+        return Err(e);
+    }
     let listed = store::list_all(output, "").await?;
     Ok(Survey { listed: listed.into_iter().map(|object| (object.key, object.size)).collect(), ..Survey::default() })
 }

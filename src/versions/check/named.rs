@@ -68,6 +68,13 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     {
         survey.name_file(version, file);
     }
+    // Rules whose id cannot be made are those of another release; the classifier itself is named all the same.
+    for file in contents::of_classifier(manifest).unwrap_or_default() {
+        survey.name_file(version, &file);
+    }
+    if let Some(file) = &manifest.settings.labels {
+        survey.name(version, keys::labels(file), Some(file.clone()), false);
+    }
     survey.name(version, keys::success(version), None, false);
     survey.name(version, keys::extractor(&manifest.extractor.id), None, false);
     for group in &manifest.groups {
@@ -149,7 +156,10 @@ fn name_groups(survey: &mut Survey, manifest: &Manifest) {
         let list = survey.lists.get(&(version, number)).cloned();
         let parts = list.as_ref().map(|list| list.parts.as_slice()).unwrap_or_default();
         let start = parts.first().map(|part| part.part).or(next);
-        parts.iter().flat_map(|part| &part.scores).for_each(|file| survey.name_file(version, file));
+        for part in parts {
+            let predictions = part.predictions.iter().map(|predictions| &predictions.file);
+            part.scores.iter().chain(predictions).for_each(|file| survey.name_file(version, file));
+        }
         let shards = record.as_ref().map(|record| record.shards.as_slice()).unwrap_or_default();
         for shard in shards {
             shard.features().iter().for_each(|file| survey.name_file(version, file));

@@ -8,12 +8,14 @@ use super::{Fault, Survey, scores::Scores};
 use crate::{
     Error, Result,
     dataset::{
-        Checksum, FileRef, Manifest, Part, ShardEntry,
+        Checksum, Classification, FileRef, GroupEntry, GroupRecord, Manifest, Part, ShardEntry,
         blocking::run_blocking,
         keys,
+        labelling::Labels,
         manifest::{basis_id, moments_id},
         shard::ShardHasher,
         tables::{self, Compression, FeatureRows},
+        training::TrainingRules,
     },
     ids::{GroupId, ShardId, Version},
     model::ExtractorInfo,
@@ -22,7 +24,7 @@ use crate::{
         moments::{ShardMoments, TotalMoments},
     },
     pipeline::Watcher,
-    stages::moments_of,
+    stages::{ClassGroup, WriteSums, encode_classifier, fit_classifier, moments_of, sums_of_shards},
     store::Store,
 };
 
@@ -136,7 +138,10 @@ fn compare(survey: &mut Survey, shard: &Shard, rows: &FeatureRows) {
         return;
     }
     let mut hasher = ShardHasher::new(&shard.extractor.id, shard.compression);
-    rows.paths.iter().zip(&rows.etags).for_each(|(path, etag)| hasher.push(path, etag));
+    for (i, (path, etag)) in rows.paths.iter().zip(&rows.etags).enumerate() {
+        let [label, split] = [&rows.labels, &rows.splits].map(|column| column.get(i).and_then(Option::as_deref));
+        hasher.push(path, etag, Labels { label, split });
+    }
     if hasher.finish() != entry.id || first != Some(&entry.first) || last != Some(&entry.last) {
         wrong("its paths and etags do not have the hash that is its id");
     }
@@ -233,9 +238,14 @@ async fn check_totals(survey: &mut Survey, output: &dyn Store) -> Result<()> {
         }
         let fitted = basis_id(&manifest.extractor.id, &manifest.settings, &manifest.moments.id)?;
         // A basis that a run has kept was fitted to the sums of an older version.
-        if fitted == manifest.basis.id && bases.insert(fitted) {
+        if fitted != manifest.basis.id {
+            continue;
+        }
+        if bases.insert(fitted) {
             check_basis(survey, output, &manifest, totals).await?;
         }
+        // A run that keeps the basis keeps the classifier.
+        check_classifier(survey, output, &manifest).await?;
     }
     Ok(())
 }
@@ -274,6 +284,92 @@ async fn check_basis(survey: &mut Survey, output: &dyn Store, manifest: &Manifes
             Ok(())
         }
         Err(e) => survey.note(&key, e, Fault::Wrong),
+    }
+}
+
+/// Fits a classifier again, and compares the sums of classes that were kept. A release whose tables have other bytes gives
+/// the same numbers.
+async fn check_classifier(survey: &mut Survey, output: &dyn Store, manifest: &Manifest) -> Result<()> {
+    let Some(summary) = manifest.classifier.as_ref().and_then(Classification::fitted) else { return Ok(()) };
+    let (columns, key) = (manifest.extractor.columns, summary.file.key.clone());
+    for (entry, kept) in manifest.groups.iter().zip(&summary.sums) {
+        let name = keys::classes(&entry.id, &summary.rules.id()?);
+        let (Some(checksum), Some(record)) = (kept, survey.groups.get(&entry.id).cloned()) else { continue };
+        if survey.problems.contains_key(&name) || record.shards.iter().any(|shard| !survey.is_whole(shard)) {
+            continue;
+        }
+        let body = classes(output, manifest, &summary.rules, &record).await?;
+        if Checksum::of(&body) == *checksum {
+            continue;
+        }
+        let found = match survey.file(&name).read(output).await {
+            Ok(found) => tables::read_classes(found, columns, &name),
+            Err(e) => Err(e),
+        };
+        match found {
+            Ok(found) if found == tables::read_classes(body, columns, &name)? => {}
+            Ok(_) => survey.report(&name, Fault::Wrong, "these are not the sums of the features of its shards", &[]),
+            Err(e) => survey.note(&name, e, Fault::Wrong)?,
+        }
+    }
+    if survey.problems.contains_key(&key) {
+        return Ok(());
+    }
+    let Some(fitted) = classifier(survey, output, manifest).await? else { return Ok(()) };
+    let found = match summary.file.read(output).await {
+        Ok(found) if found == fitted => return Ok(()),
+        Ok(found) => tables::read_classifier(found, columns, &key),
+        Err(e) => Err(e),
+    };
+    match found {
+        Ok(found) if found == tables::read_classifier(fitted, columns, &key)? => Ok(()),
+        Ok(_) => {
+            survey.report(&key, Fault::Wrong, "this is not the classifier of the features", &[manifest.version]);
+            Ok(())
+        }
+        Err(e) => survey.note(&key, e, Fault::Wrong),
+    }
+}
+
+/// The file of the sums of classes of a group, from its features.
+pub(super) async fn classes(
+    output: &dyn Store,
+    manifest: &Manifest,
+    rules: &TrainingRules,
+    record: &GroupRecord,
+) -> Result<bytes::Bytes> {
+    let sums = sums_of_shards(output, &manifest.extractor, rules, record.shards.iter()).await?;
+    let id = manifest.extractor.id.clone();
+    run_blocking(move || tables::write_classes(&sums, id.as_str())).await
+}
+
+/// The file of the classifier that is fitted to a version. None if a group or a table is not known, or if there is none.
+pub(super) async fn classifier(
+    survey: &Survey,
+    output: &dyn Store,
+    manifest: &Manifest,
+) -> Result<Option<bytes::Bytes>> {
+    let Some(summary) = manifest.classifier.as_ref().and_then(Classification::fitted) else { return Ok(None) };
+    let rules = summary.rules.id()?;
+    let records: Option<Vec<_>> = manifest.groups.iter().map(|entry| survey.groups.get(&entry.id).cloned()).collect();
+    let Some(records) = records else { return Ok(None) };
+    if records.iter().flat_map(|record| &record.shards).any(|shard| !survey.is_whole(shard)) {
+        return Ok(None);
+    }
+    let sound = |entry: &GroupEntry| !survey.problems.contains_key(&keys::classes(&entry.id, &rules));
+    let groups = manifest.groups.iter().zip(&records).zip(&summary.sums);
+    let groups: Vec<ClassGroup<'_>> = groups
+        .map(|((entry, record), kept)| ClassGroup { entry, record, kept: kept.clone().filter(|_| sound(entry)) })
+        .collect();
+    let fitted = fit_classifier(output, &manifest.extractor, &manifest.settings, &groups, WriteSums::Nothing).await?;
+    let Ok(fitted) = fitted else { return Ok(None) };
+    encode_classifier(&manifest.extractor, &summary.rules, fitted.classifier).await.map(|made| Some(made.file))
+}
+
+impl Survey {
+    /// Whether the table of a shard is not damaged.
+    fn is_whole(&self, shard: &ShardEntry) -> bool {
+        shard.features().is_none_or(|file| !self.problems.contains_key(&file.key))
     }
 }
 

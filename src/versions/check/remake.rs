@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Survey, copy_of, numbers,
-    scores::{make, project, read_basis},
+    scores::{make, predict, project, read_basis, read_classifier},
     states::Claim,
 };
 use crate::{
@@ -21,7 +21,9 @@ use crate::{
         contents, keys,
         manifest::basis_id,
         record::{Hasher, damaged},
-        registry, tables, to_record,
+        registry,
+        tables::{self, FeatureRows},
+        to_record,
     },
     ids::{GroupId, ShardId},
     model::ExtractorRecord,
@@ -46,6 +48,9 @@ pub(super) async fn content(survey: &Survey, output: &dyn Store, key: &str) -> R
         registry::GROUP | registry::SUMS => group(survey, output, key).await,
         registry::TOTALS => totals(survey, output, key).await,
         registry::BASIS => basis(survey, output, key).await,
+        registry::CLASSES => classes(survey, output, key).await,
+        registry::CLASSIFIER => classifier(survey, output, key).await,
+        registry::PREDICTIONS => predictions(survey, output, key).await,
         registry::PART | registry::LABEL_PART => part(survey, output, key).await,
         registry::PART_LIST => part_list(survey, output, key).await,
         registry::REJECTS | registry::RUN_REJECTS => rejects(survey, key),
@@ -149,6 +154,8 @@ async fn group(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
                 base: None,
                 extractor: plan.extractor.clone(),
                 compression: plan.settings.compression(),
+                classes: None,
+                labels: plan.settings.label_rules(),
             };
             let files = remake_group(output, &work).await?;
             Ok(if is_sums { files.sums } else { Some(files.record) })
@@ -186,6 +193,38 @@ async fn basis(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
     Ok(None)
 }
 
+/// The sums of classes of a group.
+async fn classes(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    let Some(manifest) = owner(survey, key) else { return Ok(None) };
+    let Some(record) = keys::parse_classes(key).and_then(|id| survey.groups.get(&id)) else { return Ok(None) };
+    let Some(summary) = manifest.classifier.as_ref().and_then(dataset::Classification::fitted) else { return Ok(None) };
+    numbers::classes(output, manifest, &summary.rules, record).await.map(Some)
+}
+
+/// A classifier, fitted again to a version whose run has fitted it.
+async fn classifier(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    let named = |manifest: &&Manifest| contents::of_classifier(manifest).is_ok_and(|f| f.iter().any(|f| f.key == key));
+    for manifest in survey.manifests().iter().filter(named) {
+        if let Some(body) = numbers::classifier(survey, output, manifest).await?
+            && fits(survey, key, &body)
+        {
+            return Ok(Some(body));
+        }
+    }
+    Ok(None)
+}
+
+async fn predictions(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    let Some(manifest) = owner(survey, key) else { return Ok(None) };
+    let Some(tables) = tables_of(survey, manifest) else { return Ok(None) };
+    let Some(number) = keys::parse_predictions(manifest.version, key) else { return Ok(None) };
+    let shards: Vec<ShardEntry> = tables.into_iter().flatten().collect();
+    let Some(shard) = usize::try_from(number).ok().and_then(|number| shards.get(number)) else { return Ok(None) };
+    let Some(classifier) = read_classifier(output, manifest).await? else { return Ok(None) };
+    let rows = Arc::new(rows(output, manifest, shard).await?);
+    Ok(predict(manifest, number, rows, classifier).await?.map(|(_, body)| body))
+}
+
 /// The shards with rows of a version, by group. None if a group cannot be read.
 fn tables_of(survey: &Survey, manifest: &Manifest) -> Option<Vec<Vec<ShardEntry>>> {
     let shards = |group: &dataset::GroupEntry| {
@@ -203,13 +242,18 @@ async fn made(
     shard: &ShardEntry,
     part: u64,
 ) -> Result<PartFiles> {
+    let rows = rows(output, manifest, shard).await?;
+    let scores = project(Arc::new(rows), Arc::clone(basis)).await?;
+    make(manifest, shard, part, Arc::new(scores)).await
+}
+
+/// The features of a shard that has rows.
+async fn rows(output: &dyn Store, manifest: &Manifest, shard: &ShardEntry) -> Result<FeatureRows> {
     let Some(file) = shard.features() else {
         return Err(Error::new(ErrorKind::InternalBug, "a shard without rows has no part"));
     };
     let (body, extractor, key) = (file.read(output).await?, manifest.extractor.clone(), file.key);
-    let rows = run_blocking(move || tables::read_features(body, &extractor, &key)).await?;
-    let scores = project(Arc::new(rows), Arc::clone(basis)).await?;
-    make(manifest, shard, part, Arc::new(scores)).await
+    run_blocking(move || tables::read_features(body, &extractor, &key)).await
 }
 
 async fn part(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
@@ -229,12 +273,17 @@ async fn part_list(survey: &Survey, output: &dyn Store, key: &str) -> Result<Opt
     let named = |group: &u64| keys::part_list(manifest.version, *group) == key;
     let Some(group) = (0..tables.len() as u64).find(named) else { return Ok(None) };
     let basis = Arc::new(read_basis(output, manifest).await?);
+    let classifier = read_classifier(output, manifest).await?;
     let mut list = PartList { version: manifest.version, group, parts: Vec::new() };
     let mut number = 0;
     for (shards, of) in tables.iter().zip(0..) {
         for shard in shards {
             if of == group {
-                let files = made(output, manifest, &basis, shard, number).await?;
+                let mut files = made(output, manifest, &basis, shard, number).await?;
+                if let Some(classifier) = &classifier {
+                    let rows = Arc::new(rows(output, manifest, shard).await?);
+                    files.predictions = predict(manifest, number, rows, Arc::clone(classifier)).await?;
+                }
                 list.parts.push(files.part(number, shard.id.clone(), shard.rows));
             }
             number += 1;

@@ -12,7 +12,7 @@ use crate::{
         FileRef, MARKER, Manifest, from_record, keys,
         lease::{self, Judge, Liveness, Lock},
         manifest::basis_id,
-        registry::{self, FileKind},
+        registry::{self, FileKind, Remake},
         settings::{Mode, Refit},
     },
     ids::RunId,
@@ -26,7 +26,7 @@ use crate::{
 const ROUNDS: u32 = 6;
 
 /// The order of repairs: what others are made from comes first.
-const ORDER: [FileKind; 19] = [
+const ORDER: [FileKind; 22] = [
     registry::VERSION,
     registry::RUN_MANIFEST,
     registry::CLAIM,
@@ -36,9 +36,12 @@ const ORDER: [FileKind; 19] = [
     registry::SUMS,
     registry::TOTALS,
     registry::BASIS,
+    registry::CLASSES,
+    registry::CLASSIFIER,
     registry::EXTRACTOR,
     registry::PART,
     registry::LABEL_PART,
+    registry::PREDICTIONS,
     registry::PART_LIST,
     registry::REJECTS,
     registry::RUN_REJECTS,
@@ -148,6 +151,7 @@ impl Repair<'_> {
         }
         let mut files = 0;
         let twins = twins(&survey);
+        self.explain(&survey);
         let rank = |key: &str| ORDER.iter().position(|kind| kind.parse(key).is_some());
         let mut problems: Vec<(usize, String, Fault)> = survey
             .problems
@@ -179,6 +183,18 @@ impl Repair<'_> {
         let current = survey.published().next_back().cloned();
         let again = self.again(&survey, current.as_ref());
         Ok(Mended { files, again, current })
+    }
+
+    /// Says why files are not made again that no repair makes.
+    fn explain(&mut self, survey: &Survey) {
+        for key in survey.problems.keys().filter(|key| ORDER.iter().all(|kind| kind.parse(key).is_none())) {
+            let why = match registry::kind_of(key).map(|kind| kind.remake) {
+                Some(Remake::Record) => "it is a record of a run, and no result depends on it",
+                Some(Remake::Listing) => "the next run lists the whole input, and deletes it",
+                _ => "nothing in the output tells its content",
+            };
+            self.why.insert(key.clone(), why.to_owned());
+        }
     }
 
     /// Makes one file again. Returns its content, or none if it cannot be made; an empty one for a file that was streamed.
@@ -274,10 +290,17 @@ impl Repair<'_> {
             pipeline::run(&stores, &workers, &plan, watcher, stop).await
         };
         let (ran, why) = match run.await {
-            Ok(_) => {
-                let why = "the input no longer has these images as they were; restore the file from a backup, or delete its \
-                           versions with `pomona vacuum`";
-                (true, why.to_owned())
+            Ok(summary) => {
+                let made = if summary.up_to_date {
+                    String::new()
+                } else {
+                    format!(", and version {} was made of those that it has", summary.manifest.version.0)
+                };
+                let why = format!(
+                    "the input no longer has these images as they were{made}; restore the file from a backup, or delete its \
+                     versions with `pomona vacuum`"
+                );
+                (true, why)
             }
             Err(e) if e.is(ErrorKind::RunInterrupted) => return Err(e),
             Err(e) => (false, format!("the images could not be read again: error[{}]: {e}", e.kind())),

@@ -10,16 +10,17 @@ use bytes::Bytes;
 use super::{Fault, Survey, numbers::Shard};
 use crate::{
     Result,
+    classify::Classifier,
     dataset::{
-        Checksum, FileRef, Manifest, Part, ShardEntry,
+        Checksum, FileRef, Manifest, Part, PredictedPart, ShardEntry,
         blocking::run_blocking,
         keys,
         record::Hasher,
         tables::{self, FeatureRows, ScoreRows},
     },
-    ids::{BasisId, Version},
+    ids::{BasisId, ClassifierId, Version},
     pca::Basis,
-    stages::{PartFiles, PartWork, csv_header, part_files},
+    stages::{self, PartFiles, PartWork, PredictWork, csv_header, part_files},
     store::Store,
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Scores {
     versions: HashMap<Version, Manifest>,
     /// Those that can be read.
     bases: HashMap<BasisId, Arc<Basis>>,
+    /// Those that can be read.
+    classifiers: HashMap<ClassifierId, Arc<Classifier>>,
     /// The CSV files of versions, as far as they are computed. None if a part is missing.
     csv: BTreeMap<Version, Option<Hasher>>,
 }
@@ -35,7 +38,12 @@ pub(super) struct Scores {
 impl Scores {
     /// Reads the bases of all versions.
     pub(super) async fn open(survey: &mut Survey, output: &dyn Store) -> Result<Self> {
-        let mut scores = Scores { versions: HashMap::new(), bases: HashMap::new(), csv: BTreeMap::new() };
+        let mut scores = Scores {
+            versions: HashMap::new(),
+            bases: HashMap::new(),
+            classifiers: HashMap::new(),
+            csv: BTreeMap::new(),
+        };
         for manifest in survey.manifests() {
             let file = &manifest.basis.file;
             if !scores.bases.contains_key(&manifest.basis.id) && !survey.problems.contains_key(&file.key) {
@@ -44,6 +52,7 @@ impl Scores {
                     Err(e) => survey.note(&file.key, e, Fault::Wrong)?,
                 }
             }
+            scores.open_classifier(survey, output, &manifest).await?;
             if manifest.settings.writes_csv() {
                 let mut csv = Hasher::default();
                 csv.push(&csv_header(manifest.basis.components));
@@ -52,6 +61,50 @@ impl Scores {
             scores.versions.insert(manifest.version, manifest);
         }
         Ok(scores)
+    }
+
+    async fn open_classifier(&mut self, survey: &mut Survey, output: &dyn Store, manifest: &Manifest) -> Result<()> {
+        let Some(work) = PredictWork::of(manifest.classifier.as_ref()) else { return Ok(()) };
+        if self.classifiers.contains_key(&work.id) || survey.problems.contains_key(&work.file.key) {
+            return Ok(());
+        }
+        match read_classifier(output, manifest).await {
+            Ok(classifier) => self.classifiers.extend(classifier.map(|classifier| (work.id, classifier))),
+            Err(e) => survey.note(&work.file.key, e, Fault::Wrong)?,
+        }
+        Ok(())
+    }
+
+    /// Compares the predictions of a part.
+    async fn compare_predictions(
+        &self,
+        survey: &mut Survey,
+        output: &dyn Store,
+        manifest: &Manifest,
+        part: &Part,
+        rows: Arc<FeatureRows>,
+    ) -> Result<()> {
+        let Some(work) = PredictWork::of(manifest.classifier.as_ref()) else { return Ok(()) };
+        let Some(classifier) = self.classifiers.get(&work.id) else { return Ok(()) };
+        let key = keys::predictions(manifest.version, part.part);
+        let made = predict(manifest, part.part, rows, Arc::clone(classifier)).await?;
+        let same = match (made, &part.predictions) {
+            (Some((made, _)), Some(found)) if made == *found => true,
+            (Some((made, body)), Some(found)) if made.splits == found.splits => match found.file.read(output).await {
+                // A release whose tables have other bytes gives the same numbers.
+                Ok(found) => tables::read_predictions(found, &key)
+                    .and_then(|found| Ok(found == tables::read_predictions(body, &key)?)),
+                // Read and noted before.
+                Err(_) => Ok(true),
+            }
+            .or_else(|e| survey.note(&key, e, Fault::Wrong).map(|()| true))?,
+            _ => false,
+        };
+        if !same && !survey.problems.contains_key(&key) {
+            let what = "these are not the predictions for the features of its shard";
+            survey.report(&key, Fault::Wrong, what, &[manifest.version]);
+        }
+        Ok(())
     }
 
     /// Compares the parts of a shard; without rows, it cannot be read.
@@ -71,6 +124,7 @@ impl Scores {
                 self.csv.entry(*version).and_modify(|csv| *csv = None);
                 continue;
             };
+            self.compare_predictions(survey, output, manifest, part, Arc::clone(rows)).await?;
             let scores = match projected.get(&manifest.basis.id) {
                 Some(scores) => Arc::clone(scores),
                 None => {
@@ -116,6 +170,27 @@ pub(super) async fn read_basis(output: &dyn Store, manifest: &Manifest) -> Resul
     run_blocking(move || tables::read_basis(body, columns, &key)).await
 }
 
+/// Reads the classifier of a version, if it has one. Fails with `Dataset.Corrupt`.
+pub(super) async fn read_classifier(output: &dyn Store, manifest: &Manifest) -> Result<Option<Arc<Classifier>>> {
+    let Some(work) = PredictWork::of(manifest.classifier.as_ref()) else { return Ok(None) };
+    let (body, columns) = (work.file.read(output).await?, manifest.extractor.columns);
+    run_blocking(move || tables::read_classifier(body, columns, &work.file.key).map(|found| Some(Arc::new(found))))
+        .await
+}
+
+/// The predictions for the rows of a part, made again.
+pub(super) async fn predict(
+    manifest: &Manifest,
+    part: u64,
+    rows: Arc<FeatureRows>,
+    classifier: Arc<Classifier>,
+) -> Result<Option<(PredictedPart, Bytes)>> {
+    let Some(work) = PredictWork::of(manifest.classifier.as_ref()) else { return Ok(None) };
+    let to = (manifest.version, part, manifest.settings.compression());
+    let extractor = manifest.extractor.clone();
+    run_blocking(move || stages::predict(&classifier, &work, &rows, &extractor, to).map(Some)).await
+}
+
 /// Projects rows onto a basis.
 pub(super) async fn project(rows: Arc<FeatureRows>, basis: Arc<Basis>) -> Result<ScoreRows> {
     run_blocking(move || {
@@ -150,6 +225,7 @@ fn work(manifest: &Manifest, shard: &ShardEntry, part: u64) -> PartWork {
         partition_by_label: manifest.settings.partition_by_label,
         csv: manifest.settings.writes_csv(),
         csv_for_spreadsheets: manifest.settings.csv_for_spreadsheets,
+        predict: PredictWork::of(manifest.classifier.as_ref()),
     }
 }
 

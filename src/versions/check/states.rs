@@ -63,15 +63,18 @@ async fn check_marker(survey: &mut Survey, output: &dyn Store) -> Result<()> {
             survey.sound.insert(MARKER.to_owned());
             Ok(())
         }
-        Err(e)
-            if e.is(ErrorKind::OutputNoVersion)
-                && survey.listed.keys().any(|key| keys::parse_version(key).is_some()) =>
-        {
+        Err(e) if e.is(ErrorKind::OutputNoVersion) => {
             survey.report(MARKER, Fault::Missing, MISSING, &[]);
             Ok(())
         }
         Err(e) => survey.note(MARKER, e, Fault::Damaged),
     }
+}
+
+/// Whether there are records of versions, or claims on them.
+pub(super) async fn has_versions(output: &dyn Store) -> Result<bool> {
+    let listed = store::list_all(output, keys::VERSIONS).await?;
+    Ok(listed.iter().any(|object| keys::parse_version(&object.key).is_some()))
 }
 
 /// Numbers that have no record and must have one: those below a published version, and those with a complete table.
@@ -201,6 +204,10 @@ fn report(survey: &mut Survey, claims: &BTreeMap<Version, RunId>) {
         }
         if claims.get(&manifest.version).is_some_and(|run| *run != manifest.run) {
             wrong("another run has claimed this version".to_owned());
+        }
+        let claim = keys::claim(manifest.version);
+        if manifest.released.is_none() && !survey.exists(&claim) {
+            found.push((claim, Fault::Missing, MISSING.to_owned(), manifest.version));
         }
     }
     for (key, fault, detail, version) in found {

@@ -1,0 +1,140 @@
+//! Tests of the keys: what is built is what the registry knows, and what is parsed.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn a_run() -> RunId {
+    RunId::try_from("r-1".to_owned()).unwrap()
+}
+
+/// A key of each function, with the kind that it must have.
+fn keys() -> Vec<(String, FileKind)> {
+    let (id, shard_id, group_id, v) = (a_run(), ShardId::from("ab"), GroupId::from("cd"), Version(3));
+    vec![
+        (crate::dataset::MARKER.to_owned(), registry::MARKER),
+        (version(v), registry::VERSION),
+        (claim(v), registry::CLAIM),
+        (features(&shard_id), registry::FEATURES),
+        (shard(&shard_id), registry::SHARD),
+        (moments(&shard_id), registry::MOMENTS),
+        (partial(&shard_id), registry::PARTIAL),
+        (partial_record(&shard_id), registry::PARTIAL_RECORD),
+        (container(&"0c".into()), registry::CONTAINER),
+        (sums(&group_id), registry::SUMS),
+        (group(&group_id), registry::GROUP),
+        (totals(&"f0".into()), registry::TOTALS),
+        (basis(&"b1".into()), registry::BASIS),
+        (classes(&group_id, &"ef".into()), registry::CLASSES),
+        (classifier(&"ab".into()), registry::CLASSIFIER),
+        (predictions(v, 1), registry::PREDICTIONS),
+        (labels(&Checksum::of(b"")), registry::LABELS),
+        (extractor(&"e2".into()), registry::EXTRACTOR),
+        (part_list(v, 0), registry::PART_LIST),
+        (part(v, None, 0), registry::PART),
+        (part(v, Some("x"), 0), registry::LABEL_PART),
+        (success(v), registry::SUCCESS),
+        (features_part(v, 0), registry::FEATURES_PART),
+        (symlinks(v), registry::SYMLINKS),
+        (csv(v), registry::CSV),
+        (rejects(v), registry::REJECTS),
+        (run(&id, "plan.json"), registry::RUN_PLAN),
+        (started(&id), registry::RUN_STARTED),
+        (objects(&id, "0a"), registry::RUN_OBJECTS),
+        (objects(&id, "00000"), registry::RUN_OBJECTS),
+        (run(&id, "listing.json"), registry::RUN_LISTING),
+        (run(&id, "finished.jsonl"), registry::RUN_FINISHED),
+        (ranges(&id, 0), registry::RUN_RANGES),
+        (listed(&id, 0, 0), registry::RUN_LISTED),
+        (pieces(&id, "0a"), registry::RUN_PIECES),
+        (shard_list(&id, 0), registry::RUN_SHARDS),
+        (run(&id, "featurize.jsonl"), registry::RUN_WORK),
+        (run(&id, "merge.jsonl"), registry::RUN_MERGES),
+        (run(&id, "project.jsonl"), registry::RUN_PROJECTIONS),
+        (featurized(&id, &shard_id), registry::RUN_FEATURIZED),
+        (merge_record(&id, 0), registry::RUN_MERGED),
+        (merged(&id, 0), registry::RUN_SUMS),
+        (run(&id, "reduced.json"), registry::RUN_REDUCED),
+        (projected(&id, 0), registry::RUN_PROJECTED),
+        (csv_part(&id, 0), registry::RUN_CSV),
+        (damaged(&id, &features(&shard_id)).unwrap(), registry::RUN_DAMAGED_SHARD),
+        (damaged(&id, &sums(&group_id)).unwrap(), registry::RUN_DAMAGED_GROUP),
+        (run(&id, "rejects.parquet"), registry::RUN_REJECTS),
+        (kept_manifest(&id), registry::RUN_MANIFEST),
+        (run(&id, "report.html"), registry::RUN_REPORT),
+        (run(&id, "scree.png"), registry::RUN_SCREE),
+        (run(&id, "scatter.png"), registry::RUN_SCATTER),
+        (run(&id, "receipt.json"), registry::RUN_RECEIPT),
+        (notice("0a"), registry::NOTICE),
+        (ticket(1), registry::TICKET),
+        (LOCK.to_owned(), registry::LOCK),
+        (broken_lock(b"", 0), registry::BROKEN_LOCK),
+    ]
+}
+
+#[test]
+fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
+    let keys = keys();
+    for (key, kind) in &keys {
+        let known: Vec<_> = KINDS.iter().filter(|kind| kind.parse(key).is_some()).collect();
+        assert_eq!(known, [kind], "{key}");
+    }
+    assert_eq!(keys.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), KINDS);
+}
+
+#[test]
+fn the_folders_are_those_of_the_registry() {
+    let named = [
+        VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, CLASSIFIER, PREDICTED, LABELS, EXTRACTORS,
+        SCORES, PCA, FEATURES, CSV, REJECTS, RUNS, INBOX, TICKETS,
+    ];
+    assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
+    let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
+    assert_eq!(kept, BTreeSet::from([VERSIONS, INBOX, TICKETS]));
+    assert_eq!(swept().count(), named.len() - 3);
+    assert!(part(Version(1), None, 1).starts_with(&pca(Version(1))));
+    assert!(features_part(Version(1), 1).starts_with(&features_folder(Version(1))));
+    assert!(symlinks(Version(1)).starts_with(&features_folder(Version(1))));
+}
+
+proptest! {
+    #[test]
+    fn what_is_parsed_is_what_was_built(number in 1u64..u64::MAX, label in "[^/]{1,12}", text in "[0-9a-f]{32}") {
+        let v = Version(number);
+        prop_assert_eq!(parse_version(&version(v)), Some((v, VersionFile::State)));
+        prop_assert_eq!(parse_version(&claim(v)), Some((v, VersionFile::Claim)));
+        prop_assert_eq!(parse_shard(&shard(&text.as_str().into())), Some(text.as_str().into()));
+        prop_assert_eq!(parse_group(&group(&text.as_str().into())), Some(text.as_str().into()));
+        prop_assert_eq!(parse_totals(&totals(&text.as_str().into())), Some(text.as_str().into()));
+        let (labelled, plain, mark) = (part(v, Some(&label), number), part(v, None, number), started(&a_run()));
+        prop_assert_eq!(parse_part(v, &labelled), Some((Some(label.as_str()), number)));
+        prop_assert_eq!(parse_part(v, &plain), Some((None, number)));
+        prop_assert_eq!(parse_started(&mark), Some("r-1"));
+        prop_assert_eq!(parse_ticket(&ticket(number)), Some(number));
+        let (of_shard, of_group) = (features(&text.as_str().into()), sums(&text.as_str().into()));
+        for file in [&of_shard, &of_group] {
+            let note = damaged(&a_run(), file).unwrap();
+            prop_assert!(note.starts_with(&damage_folder(&a_run())));
+            prop_assert_eq!(parse_damaged(&note), record_of(file));
+        }
+    }
+}
+
+#[test]
+fn keys_of_other_files_are_not_parsed() {
+    assert_eq!(parse_version("versions/x.json"), None);
+    assert_eq!(parse_version("versions/00000001.json.tmp"), None);
+    assert_eq!(parse_shard("shards/ab/features.parquet"), None);
+    assert_eq!(parse_group("groups/ab/sums.parquet"), None);
+    assert_eq!(parse_classes("groups/ab/classes-1f.parquet"), Some("ab".into()));
+    assert_eq!(parse_predictions(Version(1), "predictions/v=00000001/part-00002.parquet"), Some(2));
+    assert_eq!(parse_predictions(Version(2), "predictions/v=00000001/part-00002.parquet"), None);
+    assert_eq!(parse_part(Version(1), "pca/v=00000001/_SUCCESS"), None);
+    assert_eq!(parse_part(Version(1), "pca/v=00000002/part-00000.parquet"), None);
+    assert_eq!(parse_part(Version(1), "pca/v=00000002/label=a/part-00000.parquet"), None);
+    assert_eq!(parse_started("runs/r/plan.json"), None);
+    assert_eq!(parse_damaged("runs/r/plan.json"), None);
+    assert_eq!(damaged(&a_run(), "basis/ab.parquet"), None);
+}

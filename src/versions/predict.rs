@@ -1,0 +1,236 @@
+//! Predictions for images that are in no version, and the labels of a version that are probably wrong.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use ndarray::Array2;
+use serde::Serialize;
+
+use super::neighbours::{Neighbour, Query, neighbours};
+use crate::{
+    Error, ErrorKind, Result,
+    classify::Classifier,
+    dataset::{
+        self, Classification, ClassifierSummary, Manifest,
+        blocking::run_blocking,
+        contents,
+        tables::{self, PredictionRow},
+    },
+    image::Reject,
+    model::ExtractorInfo,
+    store::Store,
+};
+
+/// Records of shards that are read at a time.
+const CONCURRENCY: usize = 4;
+
+/// A class and its probability.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Likely {
+    /// The label.
+    pub label: String,
+    /// Its probability.
+    pub probability: f64,
+}
+
+/// What the classifier says about a photo.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// The photo, as it was named.
+    pub path: String,
+    /// The most probable class. None if the photo has no features.
+    pub label: Option<String>,
+    /// Its probability.
+    pub probability: Option<f64>,
+    /// The next class.
+    pub second: Option<Likely>,
+    /// `unlike_anything_seen` if the photo is farther from all classes than 99.9 % of the training images; or the reason why
+    /// it has no features, as in the table of rejects.
+    pub problem: Option<String>,
+    /// What is wrong with it.
+    pub detail: Option<String>,
+    /// The distance from the nearest class, divided by that of 99.9 % of the training images.
+    pub distance: Option<f64>,
+    /// The most similar images of the data set.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// The name of the problem of a photo that resembles no class.
+pub const UNLIKE: &str = "unlike_anything_seen";
+
+/// The features of a photo, or the reason why it has none.
+pub type Photo = (String, std::result::Result<Vec<f32>, Reject>);
+
+/// The classifier of a version.
+#[derive(Debug)]
+pub struct Predictor {
+    output: Arc<dyn Store>,
+    version: Manifest,
+    classifier: Arc<Classifier>,
+}
+
+/// The summary of a version's classifier. Fails with `Classifier.Missing` if it has none.
+pub fn fitted(version: &Manifest) -> Result<&ClassifierSummary> {
+    if let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) {
+        return Ok(summary);
+    }
+    let why = match &version.classifier {
+        Some(Classification::None { reason }) => reason.text(),
+        _ => "a release of Pomona without classifiers made it",
+    };
+    let message = format!("the version has no classifier: {why}");
+    Err(Error::new(ErrorKind::ClassifierMissing, message).context("version", version.version))
+}
+
+impl Predictor {
+    /// Opens the classifier of a version. Fails with `Classifier.Missing`.
+    pub async fn open(output: Arc<dyn Store>, version: Manifest) -> Result<Self> {
+        fitted(&version)?;
+        let classifier = contents::classifier(output.as_ref(), &version).await?;
+        let missing = || Error::new(ErrorKind::ClassifierMissing, "the version has no classifier");
+        let classifier = Arc::new(classifier.ok_or_else(missing)?);
+        Ok(Predictor { output, version, classifier })
+    }
+
+    /// Fails with `Classifier.OtherModel` if the classifier was not fitted to features of this extractor.
+    pub fn check(&self, extractor: &ExtractorInfo) -> Result<()> {
+        let needed = &self.version.extractor;
+        if needed.id == extractor.id {
+            return Ok(());
+        }
+        let message = "the classifier was fitted to features of another model, or of another release of Pomona";
+        let name = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
+        Err(Error::new(ErrorKind::ClassifierOtherModel, message)
+            .context("fitted to", name(needed))
+            .context("model", name(extractor)))
+    }
+
+    /// The answers for photos, in their order, with up to `count` neighbours each.
+    pub async fn answers(&self, photos: Vec<Photo>, count: usize) -> Result<Vec<Answer>> {
+        let columns = self.version.extractor.columns;
+        let mut values = Vec::new();
+        for features in photos.iter().filter_map(|(_, features)| features.as_ref().ok()) {
+            values.extend_from_slice(features);
+        }
+        let rows = values.len() / columns.max(1);
+        let features = Array2::from_shape_vec((rows, columns), values)
+            .map_err(|e| Error::new(ErrorKind::InternalBug, "photos have features of another model").source(e))?;
+        let queries = features.outer_iter().map(|row| Query { features: row.to_vec(), except: None, label: None });
+        let near = neighbours(self.output.as_ref(), &self.version, queries.collect(), count).await?;
+        let classifier = Arc::clone(&self.classifier);
+        let said =
+            run_blocking(move || Ok((classifier.predict(features.view()), classifier.distances(features.view()))));
+        let (predictions, distances) = said.await?;
+        let mut said = predictions.into_iter().zip(distances).zip(near);
+        let name =
+            |class: usize| self.classifier.classes.get(class).map(|class| class.label.clone()).unwrap_or_default();
+        let answers = photos.into_iter().map(|(path, features)| {
+            let mut answer = Answer {
+                path,
+                label: None,
+                probability: None,
+                second: None,
+                problem: None,
+                detail: None,
+                distance: None,
+                neighbours: Vec::new(),
+            };
+            match features {
+                Err(reject) => {
+                    answer.problem = Some(reject.reason.name().to_owned());
+                    answer.detail = Some(reject.detail);
+                }
+                Ok(_) => {
+                    let Some(((prediction, distance), near)) = said.next() else { return answer };
+                    answer.label = Some(name(prediction.first.class));
+                    answer.probability = Some(prediction.first.probability);
+                    answer.second = prediction
+                        .second
+                        .map(|second| Likely { label: name(second.class), probability: second.probability });
+                    answer.problem = (distance > self.classifier.familiar).then(|| UNLIKE.to_owned());
+                    answer.distance = (self.classifier.familiar > 0.0).then(|| distance / self.classifier.familiar);
+                    answer.neighbours = near;
+                }
+            }
+            answer
+        });
+        Ok(answers.collect())
+    }
+}
+
+/// An image whose label is probably wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Suspect {
+    /// Its key, relative to the input.
+    pub path: String,
+    /// Its label.
+    pub label: String,
+    /// What the model without its fold predicts.
+    pub predicted: String,
+    /// The probability of that class.
+    pub probability: f64,
+    /// The probability of the label.
+    pub label_probability: f64,
+    /// The most similar images with the same label.
+    pub nearest_of_label: Vec<Neighbour>,
+    /// The most similar images with the predicted label.
+    pub nearest_of_predicted: Vec<Neighbour>,
+}
+
+/// The suspects of a version, the most suspect first, with `near` images of both classes for the first `detailed` ones.
+///
+/// Fails with `Classifier.Missing`, and with `Dataset.Corrupt`.
+pub async fn suspects(output: &dyn Store, version: &Manifest, detailed: usize, near: usize) -> Result<Vec<Suspect>> {
+    fitted(version)?;
+    let rows = contents::suspects(output, version, usize::MAX).await?;
+    let first = &rows[..detailed.min(rows.len())];
+    let features = features_of(output, version, first).await?;
+    let queries = first.iter().flat_map(|row| {
+        let query = |label: Option<String>| Query {
+            features: features.get(&row.path).cloned().unwrap_or_else(|| vec![0.0; version.extractor.columns]),
+            except: Some(row.path.clone()),
+            label,
+        };
+        [query(row.label.clone()), query(Some(row.predicted.clone()))]
+    });
+    let mut found = neighbours(output, version, queries.collect(), near).await?.into_iter();
+    let suspects = rows.into_iter().map(|row| Suspect {
+        nearest_of_label: found.next().unwrap_or_default(),
+        nearest_of_predicted: found.next().unwrap_or_default(),
+        label: row.label.unwrap_or_default(),
+        path: row.path,
+        predicted: row.predicted,
+        probability: row.probability,
+        label_probability: row.label_probability.unwrap_or_default(),
+    });
+    Ok(suspects.collect())
+}
+
+/// The features of some images of a version.
+async fn features_of(
+    output: &dyn Store,
+    version: &Manifest,
+    images: &[PredictionRow],
+) -> Result<HashMap<String, Vec<f32>>> {
+    let wanted = Arc::new(images.iter().map(|image| image.path.clone()).collect::<std::collections::BTreeSet<_>>());
+    let shards = contents::shards(output, version).await?;
+    let inside = |shard: &dataset::ShardEntry| wanted.range(shard.first.clone()..=shard.last.clone()).next().is_some();
+    let tables = shards.iter().filter(|shard| inside(shard)).filter_map(dataset::ShardEntry::features);
+    let reads: Vec<_> = tables
+        .map(|file| {
+            let wanted = Arc::clone(&wanted);
+            async move {
+                let (body, extractor) = (file.read(output).await?, version.extractor.clone());
+                run_blocking(move || {
+                    let rows = tables::read_features(body, &extractor, &file.key)?;
+                    let rows = rows.paths.into_iter().zip(rows.features.outer_iter());
+                    let found = rows.filter(|(path, _)| wanted.contains(path));
+                    Ok(found.map(|(path, row)| (path, row.to_vec())).collect::<Vec<_>>())
+                })
+                .await
+            }
+        })
+        .collect();
+    let read: Vec<Vec<(String, Vec<f32>)>> = stream::iter(reads).buffer_unordered(CONCURRENCY).try_collect().await?;
+    Ok(read.into_iter().flatten().collect())
+}
