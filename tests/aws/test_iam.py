@@ -41,7 +41,7 @@ EXAMPLES = [
     ("reference_policies_evaluation-logic_policy-eval-denyallow", "a deny whose condition fails denies nothing",
      [allow(), deny(**when("StringEquals", "aws:RequestedRegion", "eu-west-3"))], GET, ALLOWED),
     ("reference_policies_elements_action", "* in the name of an action", [allow("s3:Get*")], GET, ALLOWED),
-    ("reference_policies_elements_action", "? stands for one character", [allow("s3:Get?bject")], GET, ALLOWED),
+    ("reference_policies_elements_action", "? stands for one character", [allow("s3:GetObj?ct")], GET, ALLOWED),
     ("reference_policies_elements_action", "the prefix and the action are not case sensitive", [allow("S3:getOBJECT")], GET, ALLOWED),
     ("reference_policies_elements_action", "another action is not allowed", [allow("s3:GetObject")], LIST, IMPLICIT),
     ("reference_policies_elements_notaction", "Allow with NotAction allows all others",
