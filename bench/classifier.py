@@ -133,7 +133,7 @@ def main():
     if "peers" not in args.skip:
         fields["peers"] = [peer_times(38_000, 1_280, classes) for classes in (3, 43)]
         print(fields["peers"], flush=True)
-    record.write("classifier", f"bench/classifier.py --seeds {args.seeds} --rounds {args.rounds}", **fields)
+    record.write("classifier", **fields)
 
 
 if __name__ == "__main__":

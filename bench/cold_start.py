@@ -102,7 +102,7 @@ def main():
     medians = {"init_ms": round(statistics.median(inits), 1), "first_image_ms": round(statistics.median(firsts), 1)}
     print(json.dumps(medians))
     program = args.bootstrap.read_bytes()
-    record.write("cold-start", f"bench/cold_start.py --rounds {args.rounds} --handler {args.handler}", **medians,
+    record.write("cold-start", **medians,
                  init_ms_all=[round(x, 1) for x in inits], first_image_ms_all=[round(x, 1) for x in firsts],
                  bootstrap_bytes=len(program), zip_bytes=len(zlib.compress(program, 6)))
 

@@ -176,7 +176,7 @@ def main():
     name = "phones" if args.phones else "photos" if args.photos else "compare"
     # A run beside an earlier build answers another question than the tables of bench/README.md.
     name = f"{name}-before-after" if args.before else name
-    record.write(name, " ".join(["bench/compare.py", *sys.argv[3:]]), images=args.images, kind=kind, components=args.components,
+    record.write(name, images=args.images, kind=kind, components=args.components,
                  runs=runs, summary=summary, memory=growth, cosine_of_scaled=scaled)
 
 

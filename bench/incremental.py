@@ -69,7 +69,7 @@ def main():
     if args.before:
         fields["before"] = {"first": first["before"], "rounds": rounds["before"]}
     name = "incremental-before-after" if args.before else "incremental"
-    record.write(name, f"bench/incremental.py --images {args.images} --rounds {args.rounds}", **fields)
+    record.write(name, **fields)
 
 
 if __name__ == "__main__":

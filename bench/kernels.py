@@ -110,7 +110,7 @@ def main():
     summary["start_ms"] = {name: statistics.median(each) for name, each in starts.items()}
     for name, row in summary.items():
         print(f"{name:16} {row}")
-    record.write("kernels", f"bench/kernels.py --images {args.images} --rounds {args.rounds}", rounds=rounds, starts=starts, summary=summary)
+    record.write("kernels", rounds=rounds, starts=starts, summary=summary)
 
 
 if __name__ == "__main__":

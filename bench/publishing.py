@@ -37,7 +37,7 @@ def main():
                 assert run["images"] == rows + sum(more) and run["inferred"] == sum(more), run
                 runs.append(run)
                 print(f"{rows:9,} rows, {kind}: {run['seconds']:7.1f} s, peak {run['peak_mb']} MB", flush=True)
-    record.write("publishing", f"bench/publishing.py --rows {' '.join(map(str, args.rows))}", runs=runs)
+    record.write("publishing", runs=runs)
 
 
 if __name__ == "__main__":

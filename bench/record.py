@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 from importlib import metadata
 
 RUNS = pathlib.Path(__file__).parent / "runs"
@@ -30,11 +31,17 @@ def machine():
     }
 
 
-def write(name, command, **fields):
+def command():
+    """The command of this process, without the folders of paths: they are those of one machine."""
+    arguments = (pathlib.Path(argument).name if "/" in argument else argument for argument in sys.argv[1:])
+    return " ".join([f"bench/{pathlib.Path(sys.argv[0]).name}", *arguments])
+
+
+def write(name, **fields):
     """Writes one run and prints where."""
     now = datetime.datetime.now(datetime.timezone.utc)
     out = RUNS / f"{now:%Y-%m-%dT%H%M%SZ}-{name}.json"
     out.parent.mkdir(exist_ok=True)
-    record = {"command": command, "when": now.isoformat(timespec="seconds"), "machine": machine(), **fields}
+    record = {"command": command(), "when": now.isoformat(timespec="seconds"), "machine": machine(), **fields}
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\nraw runs: {out.relative_to(RUNS.parent.parent)}")

@@ -212,7 +212,7 @@ def main():
     parser.add_argument("--aws", type=int, metavar="IMAGES", help="on the local AWS, with this number of images")
     args = parser.parse_args()
     rows, again = (on_local_aws(args.aws), []) if args.aws else on_a_folder(args)
-    record.write("scale-aws" if args.aws else "scale", " ".join(["bench/scale.py", *sys.argv[1:]]), images=args.aws or args.images,
+    record.write("scale-aws" if args.aws else "scale", images=args.aws or args.images,
                  stages=[dict(zip(("stage", "seconds", "peak_mb"), row)) for row in rows],
                  again=[dict(zip(("stage", "seconds", "peak_mb"), row)) for row in again])
     if high := [stage for stage, _, peak in rows + again if peak > LIMIT_MB]:

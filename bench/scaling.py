@@ -10,7 +10,6 @@ bench/scaling.svg.
 import argparse
 import pathlib
 import random
-import sys
 import tempfile
 
 import matplotlib
@@ -68,7 +67,7 @@ def main():
         growth = (many["seconds"] / many["images"]) / (few["seconds"] / few["images"])
         print(f"{threads} threads: {growth:.2f} times the seconds per image, {many['peak_mb'] / few['peak_mb']:.2f} times the memory")
     rows.sort(key=lambda row: (row["threads"], row["images"]))
-    record.write("scaling", " ".join(["bench/scaling.py", *sys.argv[3:]]).strip(), runs=rows)
+    record.write("scaling", runs=rows)
     plot(rows, HERE / "scaling.svg")
 
 

@@ -77,7 +77,7 @@
 //! | [`stages`] | plan, featurize, merge, reduce, project, publish |
 #![cfg_attr(feature = "report", doc = "| [`report`] | the page of a run, and the stage that makes it |")]
 //! | [`pipeline`] | all stages in one process |
-//! | [`versions`] | comparing, vacuuming and erasing finished versions |
+//! | [`versions`] | reading, comparing, checking, vacuuming and erasing versions; predictions of photos |
 //!
 //! # Features
 //!

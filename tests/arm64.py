@@ -20,7 +20,7 @@ TARGET = ROOT / "target/arm64"
 SYSROOT = "/usr/aarch64-linux-gnu"
 QEMU = "qemu-aarch64-static"
 # The tables that readers use. Manifests and records of runs contain times.
-TABLES = ["shards", "moments", "basis", "pca", "csv", "rejects"]
+TABLES = ["shards", "groups", "moments", "basis", "pca", "csv", "rejects", "classifier", "predictions"]
 
 
 def build(cargo_lambda):

@@ -20,10 +20,9 @@ use crate::{
         timing::{Timer, Timing},
     },
     model::WorkerPool,
-    pca::moments::TotalMoments,
     stages::{
-        self, CancellationToken, Known, KnownGroups, MergeWork, Merged, Monitor, PlanInput, Planned, Projected,
-        Reduced, RunInput, ShardWork, Stores, check, damaged_record, featurize_and_sum, merge_with,
+        self, CancellationToken, GroupSums, Known, KnownGroups, MergeWork, Merged, Monitor, PlanInput, Planned,
+        Projected, Reduced, RunInput, ShardWork, Stores, check, damaged_record, featurize_and_sum, merge_with,
         records::read_work_list, reduce_with,
     },
 };
@@ -231,11 +230,11 @@ impl Attempt<'_> {
 
     async fn project(&mut self, reduced: &Reduced) -> Result<()> {
         let Attempt { stores, workers, stop, clock } = self;
-        let watcher = clock.watcher;
+        let (watcher, models) = (clock.watcher, stages::Models::default());
         let parts = stream::iter(read_work_list(stores.output.as_ref(), &reduced.work_list).await?)
             .map(|part| async {
                 check(stop)?;
-                let projected = stages::project(stores, part).await?;
+                let projected = stages::project_with(stores, part, &models).await?;
                 watcher.part_done();
                 Ok(projected)
             })
@@ -264,8 +263,8 @@ impl Attempt<'_> {
 }
 
 /// Keeps the sums of a group for the stage `reduce`.
-fn keep(known: &mut KnownGroups, (merged, sums): (Merged, Option<TotalMoments>)) -> Result<()> {
-    sums.map_or(Ok(()), |sums| known.add(merged.entry.id, sums))
+fn keep(known: &mut KnownGroups, (merged, sums): (Merged, GroupSums)) -> Result<()> {
+    known.add(merged.entry.id, sums)
 }
 
 /// Writes the report and the receipt of a run; `None` if the run published nothing.

@@ -7,7 +7,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    CancellationToken, Featurized, LineRange, Monitor, PartWork, ShardWork, Stores, check, featurize, project,
+    CancellationToken, Featurized, LineRange, Monitor, PartWork, ShardWork, Stores, check, featurize,
+    project::{Models, project_with},
     records::featurized,
 };
 use crate::{
@@ -158,10 +159,11 @@ pub async fn featurize_batch(
     failed.map_or(Ok(done), Err)
 }
 
-/// Projects the parts of a batch: see [`project()`].
+/// Projects the parts of a batch: see [`project()`](super::project()).
 pub async fn project_batch(stores: &Stores, batch: &Batch) -> Result<PartsDone> {
     let work: Vec<PartWork> = batch.work(stores.output.as_ref()).await?;
-    let parts: Vec<_> = work.into_iter().map(|work| project(stores, work)).collect();
+    let models = Models::default();
+    let parts: Vec<_> = work.into_iter().map(|work| project_with(stores, work, &models)).collect();
     let mut parts = stream::iter(parts).buffer_unordered(PARTS_AT_A_TIME);
     let mut done = PartsDone::default();
     while let Some(projected) = parts.try_next().await? {

@@ -4,7 +4,7 @@
 //! its features nor those of the groups that have not changed. Of a small group, the features are smaller than these sums,
 //! and are read again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ use crate::{
 
 /// Tables of features that are read at a time.
 const READ_AT_A_TIME: usize = 2;
+/// Most rows of shards that are in memory together to be compared: 40 MB.
+const COMPARED_ROWS: u64 = 8_192;
 
 /// The sums of classes that a group needs, for work lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,11 +102,58 @@ async fn from_base(
         return Ok(None);
     }
     let mut sums = read(output, &base.sums, extractor.columns).await?;
-    sums.add(&of_shards(output, extractor, rules, added.into_iter()).await?)?;
-    if !gone.is_empty() {
-        sums.subtract(&of_shards(output, extractor, rules, gone.into_iter()).await?)?;
-    }
+    let (added, gone) = if gone.is_empty() || rows(&added) + rows(&gone) > COMPARED_ROWS {
+        let gone = of_shards(output, extractor, rules, gone.into_iter()).await?;
+        (of_shards(output, extractor, rules, added.into_iter()).await?, gone)
+    } else {
+        differing(output, extractor, rules, added, gone).await?
+    };
+    sums.add(&added)?;
+    sums.subtract(&gone)?;
     Ok(Some(sums))
+}
+
+/// The sums of the rows that only the first shards have, and of those that only the others have. If an image is new in a
+/// shard, all other rows of the shard are also in the one that it replaces.
+async fn differing(
+    output: &dyn Store,
+    extractor: &ExtractorInfo,
+    rules: &TrainingRules,
+    added: Vec<&ShardEntry>,
+    gone: Vec<&ShardEntry>,
+) -> Result<(ClassSums, ClassSums)> {
+    let tables = |shards: Vec<&ShardEntry>| {
+        let files: Vec<FileRef> = shards.into_iter().filter_map(ShardEntry::features).collect();
+        let reads: Vec<_> = files.into_iter().map(|file| rows_of(output, extractor, file)).collect();
+        stream::iter(reads).buffered(READ_AT_A_TIME).try_collect::<Vec<FeatureRows>>()
+    };
+    let (added, gone) = (tables(added).await?, tables(gone).await?);
+    let (training, columns, per_unit) = (Training::new(rules)?, extractor.columns, extractor.feature_range.per_unit());
+    run_blocking(move || {
+        let only_in = |tables: &[FeatureRows], others: &[FeatureRows]| {
+            let others = others.iter().flat_map(|table| table.paths.iter().enumerate().map(move |at| (table, at)));
+            let others: HashMap<&str, _> = others.map(|(table, (row, path))| (path.as_str(), (table, row))).collect();
+            let mut summer = Summer::new(columns, per_unit);
+            for table in tables {
+                let other = |row: usize| others.get(table.paths[row].as_str());
+                let differs = |row| other(row).is_none_or(|(other, at)| !sums_as(table, row, other, *at));
+                add(&mut summer, &training, table, differs)?;
+            }
+            summer.finish()
+        };
+        Ok((only_in(&added, &gone)?, only_in(&gone, &added)?))
+    })
+    .await
+}
+
+/// Whether two rows of one image contribute the same to sums.
+fn sums_as(a: &FeatureRows, row: usize, b: &FeatureRows, other: usize) -> bool {
+    a.labels[row] == b.labels[other] && a.splits[row] == b.splits[other] && a.features.row(row) == b.features.row(other)
+}
+
+async fn rows_of(output: &dyn Store, extractor: &ExtractorInfo, file: FileRef) -> Result<FeatureRows> {
+    let (body, key, info) = (file.read(output).await?, file.key, extractor.clone());
+    run_blocking(move || Ok(tables::read_labelled_features(body, &info, &key)?.into_rows())).await
 }
 
 /// Reads a file of sums. Fails with `Dataset.Corrupt`.
@@ -131,7 +180,7 @@ pub(crate) async fn of_shards<'a>(
                 let training = training.clone();
                 let add = move || {
                     let rows = tables::read_labelled_features(body, &info, &key)?.into_rows();
-                    add(&mut summer, &training, &rows)?;
+                    add(&mut summer, &training, &rows, |_| true)?;
                     Ok(summer)
                 };
                 summer = run_blocking(add).await?;
@@ -151,9 +200,11 @@ pub(crate) async fn of_shards<'a>(
     Ok(total.unwrap_or_else(|| ClassSums::zero(extractor.columns)))
 }
 
-fn add(summer: &mut Summer, training: &Training, rows: &FeatureRows) -> Result<()> {
-    let roles = training.roles(rows).into_iter();
-    let (labels, folds): (Vec<Option<&str>>, Vec<u8>) = roles.map(|role| (role.learns, role.fold)).unzip();
+/// Adds those rows of a table that `counts` says.
+fn add(summer: &mut Summer, training: &Training, rows: &FeatureRows, counts: impl Fn(usize) -> bool) -> Result<()> {
+    let roles = training.roles(rows).into_iter().enumerate();
+    let learned = roles.map(|(row, role)| (role.learns.filter(|_| counts(row)), role.fold));
+    let (labels, folds): (Vec<Option<&str>>, Vec<u8>) = learned.unzip();
     summer.add_rows(rows.features.view(), &labels, &folds)
 }
 
@@ -170,24 +221,24 @@ pub(crate) async fn encode(extractor: &ExtractorInfo, sums: ClassSums) -> Result
     .await
 }
 
-/// Computes the sums of a group that `merge` has finished, and keeps them if it is large enough.
+/// Computes the sums of a group that `merge` has finished, and keeps them if it is large enough. Also returns them.
 pub(super) async fn finish(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     work: &ClassWork,
     record: &GroupRecord,
     base: Option<&GroupRef>,
-) -> Result<Option<Checksum>> {
+) -> Result<Option<(Checksum, ClassSums)>> {
     // Labels and splits can only make the images fewer. With too many labels, there is no classifier.
     let labels = record.labels.iter().filter(|count| count.label.is_some()).count();
-    if !are_kept(record.rows, extractor.columns) || labels > MAX_CLASSES {
+    if !are_kept(record.rows, extractor.columns) || labels == 0 || labels > MAX_CLASSES {
         return Ok(None);
     }
     let base = BaseClasses::read(output, base, work).await?;
     let sums = of_group(output, extractor, &work.rules, record, base).await?;
-    let (_, file) = encode(extractor, sums).await?;
+    let (sums, file) = encode(extractor, sums).await?;
     let Some(file) = file else { return Ok(None) };
     let checksum = Checksum::of(&file);
     output.put(&keys::classes(&record.id, &work.rules.id()?), file).await?;
-    Ok(Some(checksum))
+    Ok(Some((checksum, sums)))
 }

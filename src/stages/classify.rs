@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 pub(crate) use super::classes::of_shards as sums_of_shards;
-use super::{Plan, classes};
+use super::{KnownClasses, Plan, classes};
 use crate::{
     ErrorKind, Result,
     classify::{self, Candidates, ClassSums, Classifier, MAX_CLASSES, NoClassifier, SUSPECT_BELOW, Tally, TallyRow},
@@ -38,15 +38,21 @@ pub(crate) struct Group<'a> {
     pub(crate) kept: Option<Checksum>,
 }
 
+impl Group<'_> {
+    fn has_labels(&self) -> bool {
+        self.record.labels.iter().any(|count| count.label.is_some())
+    }
+}
+
 /// The classifier of a run, fitted or that of the base version. `merged` has the sums of classes that `merge` has kept in
-/// this run, in the order of the groups.
+/// this run, in the order of the groups; `known` has sums that are in memory.
 pub(super) async fn classify(
     output: &dyn Store,
     plan: &Plan,
     base: Option<&Manifest>,
     groups: &[GroupEntry],
-    records: &[GroupRecord],
-    merged: &[Option<Checksum>],
+    (records, merged): (&[GroupRecord], &[Option<Checksum>]),
+    known: KnownClasses,
 ) -> Result<Classification> {
     let settings = &plan.settings;
     if !settings.classifier {
@@ -56,21 +62,21 @@ pub(super) async fn classify(
     if labels.collect::<BTreeSet<_>>().len() > MAX_CLASSES {
         return Ok(Classification::None { reason: NoClassifier::TooManyLabels });
     }
-    let known = base.filter(|base| base.extractor.id == plan.extractor.id).and_then(|base| of_version(base, settings));
-    let kept = |(entry, merged): (&GroupEntry, &Option<Checksum>)| {
-        merged.clone().or_else(|| known.as_ref().and_then(|known| known.of_group(entry)))
+    let (base, rules) = (base.filter(|base| base.extractor.id == plan.extractor.id), settings.training_rules());
+    let of_base = |group: &GroupEntry| {
+        let (base, at) = base.and_then(|base| Some((base, base.groups.iter().position(|old| old.id == group.id)?)))?;
+        kept_sums(base, at, &rules)
     };
+    let kept = |(group, merged): (&GroupEntry, &Option<Checksum>)| merged.clone().or_else(|| of_base(group));
     let kept: Vec<Option<Checksum>> = groups.iter().zip(merged).map(kept).collect();
-    if let Some(known) = &known
-        && plan.keep_basis
-    {
+    if let Some(same) = base.and_then(|base| of_version(base, settings)).filter(|_| plan.keep_basis) {
         // Predictions of different versions are then comparable.
-        let summary = ClassifierSummary { sums: kept, splits: Vec::new(), ..known.summary.clone() };
+        let summary = ClassifierSummary { sums: kept, splits: Vec::new(), ..same.clone() };
         return Ok(Classification::Fitted(Box::new(summary)));
     }
     let groups = groups.iter().zip(records).zip(kept).map(|((entry, record), kept)| Group { entry, record, kept });
     let groups: Vec<Group<'_>> = groups.collect();
-    let fitted = fit(output, &plan.extractor, settings, &groups, Write::Missing).await?;
+    let fitted = fit(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
     let Fitted { classifier, grouped, sums } = match fitted {
         Ok(fitted) => fitted,
         Err(reason) => return Ok(Classification::None { reason }),
@@ -81,24 +87,10 @@ pub(super) async fn classify(
     Ok(Classification::Fitted(Box::new(summary)))
 }
 
-/// What a version knows about sums of classes by the same rules.
-struct Known<'a> {
-    manifest: &'a Manifest,
-    summary: &'a ClassifierSummary,
-}
-
-/// The classifier of a version, if it has one by the same rules.
-fn of_version<'a>(version: &'a Manifest, settings: &Settings) -> Option<Known<'a>> {
+/// The classifier of a version, if it has one by the same rules and priors.
+fn of_version<'a>(version: &'a Manifest, settings: &Settings) -> Option<&'a ClassifierSummary> {
     let summary = version.classifier.as_ref()?.fitted()?;
-    let same = summary.rules == settings.training_rules() && summary.priors == settings.priors();
-    same.then_some(Known { manifest: version, summary })
-}
-
-impl Known<'_> {
-    fn of_group(&self, entry: &GroupEntry) -> Option<Checksum> {
-        let at = self.manifest.groups.iter().position(|group| group.id == entry.id)?;
-        self.summary.sums.get(at).cloned().flatten()
-    }
+    (summary.rules == settings.training_rules() && summary.priors == settings.priors()).then_some(summary)
 }
 
 /// The sums of classes of a group of a version, if it kept them by these rules.
@@ -125,18 +117,23 @@ pub(crate) struct Fitted {
     pub(crate) sums: Vec<Option<Checksum>>,
 }
 
-/// Fits a classifier to groups. Fails with `Dataset.Corrupt` if a file is damaged.
+/// Fits a classifier to groups, given the sums of some of them. Fails with `Dataset.Corrupt` if a file is damaged.
 pub(crate) async fn fit(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     settings: &Settings,
     groups: &[Group<'_>],
+    known: KnownClasses,
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
     let rules = settings.training_rules();
-    let mut total = ClassSums::zero(extractor.columns);
+    let mut total = known.sums.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let mut kept = Vec::with_capacity(groups.len());
     for group in groups {
+        if known.groups.contains(&group.entry.id) {
+            kept.push(group.kept.clone());
+            continue;
+        }
         let (sums, checksum) = sums_of(output, extractor, &rules, group, write).await?;
         total.add(&sums)?;
         kept.push(checksum);
@@ -147,7 +144,7 @@ pub(crate) async fn fit(
         Err(reason) => return Ok(Err(reason)),
     };
     let training = Arc::new(Training::new(&rules)?);
-    let shards = groups.iter().flat_map(|group| &group.record.shards);
+    let shards = groups.iter().filter(|group| group.has_labels()).flat_map(|group| &group.record.shards);
     let tallies: Vec<_> = shards
         .filter_map(ShardEntry::features)
         .map(|file| tally(output, extractor, Arc::clone(&candidates), Arc::clone(&training), file))
@@ -170,6 +167,9 @@ async fn sums_of(
     group: &Group<'_>,
     write: Write,
 ) -> Result<(ClassSums, Option<Checksum>)> {
+    if !group.has_labels() {
+        return Ok((ClassSums::zero(extractor.columns), None));
+    }
     let key = keys::classes(&group.entry.id, &rules.id()?);
     if let Some(checksum) = &group.kept {
         let file = FileRef { key: key.clone(), checksum: Some(checksum.clone()) };

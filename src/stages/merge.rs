@@ -13,7 +13,7 @@ use super::{
     Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores,
     damage::noted,
     records::featurized,
-    sums::{Known, moments_of},
+    sums::{GroupSums, Known, moments_of},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -45,11 +45,7 @@ pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
 }
 
 /// [`merge`] with sums of some of the shards. Also returns the sums of a group that has rows and was not finished before.
-pub(crate) async fn merge_with(
-    stores: &Stores,
-    work: MergeWork,
-    known: Known,
-) -> Result<(Merged, Option<TotalMoments>)> {
+pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -> Result<(Merged, GroupSums)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
@@ -63,6 +59,7 @@ pub(crate) async fn merge_with(
         Some(classes) => super::classes::finish(output, &work.extractor, classes, &own, work.base.as_ref()).await?,
         None => None,
     };
+    let (classes, of_classes) = classes.unzip();
     let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
@@ -83,7 +80,9 @@ pub(crate) async fn merge_with(
     };
     let (record, key) = (dataset::to_record(&merged)?, keys::merge_record(&work.run, work.group));
     try_join!(put_group, output.put(&key, record))?;
-    Ok((merged, sums))
+    // In a first run, each group would wait for all others with 66 MB; and reading them takes a small part of the run.
+    let classes = of_classes.filter(|_| work.base.is_some());
+    Ok((merged, GroupSums { moments: sums, classes }))
 }
 
 /// Writes the sums of a group. Also returns its record, which is to be written afterwards, as a file.

@@ -60,7 +60,7 @@ pub use merge::merge;
 pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
 pub use plan::{PlanStep, plan, plan_step};
 pub use project::project;
-pub(crate) use project::{Files as PartFiles, csv_header, files as part_files};
+pub(crate) use project::{Files as PartFiles, Models, csv_header, files as part_files, project_with};
 pub use publish::publish;
 pub use records::{
     Featurized, LineRange, MergeWork, Merged, PartWork, Plan, PlanInput, Planned, PlannedGroup, PlannedShard,
@@ -70,7 +70,7 @@ pub use reduce::reduce;
 pub(crate) use reduce::{reduce_with, sum_of_groups};
 pub(crate) use resume::check_input;
 pub use rounds::{Limits, Round};
-pub(crate) use sums::{Known, KnownGroups, ShardSums, Sums, moments_of};
+pub(crate) use sums::{GroupSums, Known, KnownClasses, KnownGroups, ShardSums, Sums, moments_of};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

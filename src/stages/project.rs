@@ -3,15 +3,17 @@
 //! Reads the basis, the classifier and the features of the shard. Writes `pca/v=<version>/part-*.parquet`, or one such file
 //! per label, `predictions/v=<version>/part-*.parquet`, `runs/<run>/projected/<part>.json`, and with a CSV `runs/<run>/csv/<part>.csv`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, try_join};
 use ndarray::Axis;
+use tokio::sync::OnceCell;
 
 use super::{PartWork, Projected, STORE_CONCURRENCY, Stores, classify::predict, damage::noted};
 use crate::{
     Error, ErrorKind, Result,
+    classify::Classifier,
     dataset::{
         self, FileRef, Part, PredictedPart,
         blocking::run_blocking,
@@ -20,35 +22,63 @@ use crate::{
         timing::Timer,
     },
     ids::ShardId,
+    pca::Basis,
+    store::Store,
 };
 
 /// Projects the features of one shard onto the basis of the run.
 ///
 /// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
-    let run = work.run.clone();
-    noted(stores.output.as_ref(), &run, write_part(stores, work)).await
+    project_with(stores, work, &Models::default()).await
 }
 
-async fn write_part(stores: &Stores, work: PartWork) -> Result<Projected> {
+/// [`project`] with what earlier parts of the same run have read.
+pub(crate) async fn project_with(stores: &Stores, work: PartWork, models: &Models) -> Result<Projected> {
+    let run = work.run.clone();
+    noted(stores.output.as_ref(), &run, write_part(stores, work, models)).await
+}
+
+/// The basis and the classifier of a run, read with its first part.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    basis: OnceCell<Arc<Basis>>,
+    classifier: OnceCell<Arc<Classifier>>,
+}
+
+impl Models {
+    async fn basis(&self, output: &dyn Store, work: &PartWork) -> Result<Arc<Basis>> {
+        let read = || async {
+            let (body, key) = (work.basis_file.read(output).await?, work.basis_file.key.clone());
+            let columns = work.extractor.columns;
+            run_blocking(move || tables::read_basis(body, columns, &key).map(Arc::new)).await
+        };
+        self.basis.get_or_try_init(read).await.cloned()
+    }
+
+    /// None if the run has no classifier.
+    async fn classifier(&self, output: &dyn Store, work: &PartWork) -> Result<Option<Arc<Classifier>>> {
+        let Some(predict) = &work.predict else { return Ok(None) };
+        let read = || async {
+            let (body, key) = (predict.file.read(output).await?, predict.file.key.clone());
+            let columns = work.extractor.columns;
+            run_blocking(move || tables::read_classifier(body, columns, &key).map(Arc::new)).await
+        };
+        self.classifier.get_or_try_init(read).await.cloned().map(Some)
+    }
+}
+
+async fn write_part(stores: &Stores, work: PartWork, models: &Models) -> Result<Projected> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let classifier = async {
-        match &work.predict {
-            Some(predict) => predict.file.read(output).await.map(Some),
-            None => Ok(None),
-        }
-    };
-    let (basis, features, classifier) =
-        try_join!(work.basis_file.read(output), work.features.read(output), classifier)?;
+    let (basis, classifier, features) =
+        try_join!(models.basis(output, &work), models.classifier(output, &work), work.features.read(output))?;
     let job = work.clone();
     let (rows, files) = run_blocking(move || {
-        let basis = tables::read_basis(basis, job.extractor.columns, &job.basis_file.key)?;
         let features = tables::read_labelled_features(features, &job.extractor, &job.features.key)?.into_rows();
         let scores = basis.project(features.features.view());
         let predictions = match (&job.predict, classifier) {
             (Some(work), Some(classifier)) => {
-                let classifier = tables::read_classifier(classifier, job.extractor.columns, &work.file.key)?;
                 let to = (job.version, job.part, job.compression);
                 Some(predict(&classifier, work, &features, &job.extractor, to)?)
             }

@@ -48,7 +48,7 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
 }
 
 /// [`reduce`] with the sums of some of the groups.
-pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGroups) -> Result<Reduced> {
+pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, mut known: KnownGroups) -> Result<Reduced> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
     let run = input.run;
@@ -68,9 +68,10 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
     if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
+    let known_classes = std::mem::take(&mut known.classes);
     let totals = total(output, &plan, &groups, base, known).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, &groups, base).await?;
-    let classifier = classify(output, &plan, base, &groups, &records, &classes).await?;
+    let classifier = classify(output, &plan, base, &groups, (&records, &classes), known_classes).await?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
     let version = dataset::claim(output, &run).await?;

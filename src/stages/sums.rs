@@ -11,6 +11,7 @@ use rayon::join;
 use super::earlier::{EarlierRow, EarlierRows, Removed};
 use crate::{
     Result,
+    classify::ClassSums,
     dataset::{GroupRecord, tables::FeatureRows},
     ids::{GroupId, ShardId},
     model::ExtractorInfo,
@@ -165,16 +166,40 @@ impl Known {
     }
 }
 
+/// The sums of a group that are known after it was finished.
+#[derive(Debug)]
+pub(crate) struct GroupSums {
+    pub(crate) moments: Option<TotalMoments>,
+    /// Those of its classes, if they are kept.
+    pub(crate) classes: Option<ClassSums>,
+}
+
 /// The sums of groups that this process has finished.
 #[derive(Debug, Default)]
 pub(crate) struct KnownGroups {
     pub(crate) groups: HashSet<GroupId>,
     pub(crate) sums: Option<TotalMoments>,
+    pub(crate) classes: KnownClasses,
+}
+
+/// The sums of the classes of some groups, all together.
+#[derive(Debug, Default)]
+pub(crate) struct KnownClasses {
+    pub(crate) groups: HashSet<GroupId>,
+    pub(crate) sums: Option<ClassSums>,
 }
 
 impl KnownGroups {
     /// Adds the sums of a group. Fails with `Dataset.Corrupt` if it has another number of columns.
-    pub(crate) fn add(&mut self, group: GroupId, sums: TotalMoments) -> Result<()> {
+    pub(crate) fn add(&mut self, group: GroupId, GroupSums { moments, classes }: GroupSums) -> Result<()> {
+        if let Some(sums) = classes {
+            match &mut self.classes.sums {
+                Some(total) => total.add(&sums)?,
+                None => self.classes.sums = Some(sums),
+            }
+            self.classes.groups.insert(group.clone());
+        }
+        let Some(sums) = moments else { return Ok(()) };
         match &mut self.sums {
             Some(total) => total.add(&sums)?,
             None => self.sums = Some(sums),

@@ -185,15 +185,18 @@ pub async fn suspects(output: &dyn Store, version: &Manifest, detailed: usize, n
     let rows = contents::suspects(output, version, usize::MAX).await?;
     let first = &rows[..detailed.min(rows.len())];
     let features = features_of(output, version, first).await?;
-    let queries = first.iter().flat_map(|row| {
-        let query = |label: Option<String>| Query {
-            features: features.get(&row.path).cloned().unwrap_or_else(|| vec![0.0; version.extractor.columns]),
-            except: Some(row.path.clone()),
-            label,
+    let mut queries = Vec::with_capacity(2 * first.len());
+    for row in first {
+        let missing = || {
+            Error::new(ErrorKind::DatasetCorrupt, "an image has a prediction but no features")
+                .context("path", &row.path)
         };
-        [query(row.label.clone()), query(Some(row.predicted.clone()))]
-    });
-    let mut found = neighbours(output, version, queries.collect(), near).await?.into_iter();
+        let features = features.get(&row.path).ok_or_else(missing)?;
+        for label in [row.label.clone(), Some(row.predicted.clone())] {
+            queries.push(Query { features: features.clone(), except: Some(row.path.clone()), label });
+        }
+    }
+    let mut found = neighbours(output, version, queries, near).await?.into_iter();
     let suspects = rows.into_iter().map(|row| Suspect {
         nearest_of_label: found.next().unwrap_or_default(),
         nearest_of_predicted: found.next().unwrap_or_default(),

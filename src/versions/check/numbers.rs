@@ -24,7 +24,7 @@ use crate::{
         moments::{ShardMoments, TotalMoments},
     },
     pipeline::Watcher,
-    stages::{ClassGroup, WriteSums, encode_classifier, fit_classifier, moments_of, sums_of_shards},
+    stages::{ClassGroup, KnownClasses, WriteSums, encode_classifier, fit_classifier, moments_of, sums_of_shards},
     store::Store,
 };
 
@@ -361,7 +361,15 @@ pub(super) async fn classifier(
     let groups: Vec<ClassGroup<'_>> = groups
         .map(|((entry, record), kept)| ClassGroup { entry, record, kept: kept.clone().filter(|_| sound(entry)) })
         .collect();
-    let fitted = fit_classifier(output, &manifest.extractor, &manifest.settings, &groups, WriteSums::Nothing).await?;
+    let fitted = fit_classifier(
+        output,
+        &manifest.extractor,
+        &manifest.settings,
+        &groups,
+        KnownClasses::default(),
+        WriteSums::Nothing,
+    )
+    .await?;
     let Ok(fitted) = fitted else { return Ok(None) };
     encode_classifier(&manifest.extractor, &summary.rules, fitted.classifier).await.map(|made| Some(made.file))
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Fault, Survey, numbers::Shard};
 use crate::{
-    Result,
+    ErrorKind, Result,
     classify::Classifier,
     dataset::{
         Checksum, FileRef, Manifest, Part, PredictedPart, ShardEntry,
@@ -94,8 +94,9 @@ impl Scores {
                 // A release whose tables have other bytes gives the same numbers.
                 Ok(found) => tables::read_predictions(found, &key)
                     .and_then(|found| Ok(found == tables::read_predictions(body, &key)?)),
-                // Read and noted before.
-                Err(_) => Ok(true),
+                // Noted before.
+                Err(e) if e.is(ErrorKind::DatasetCorrupt) => Ok(true),
+                Err(e) => Err(e),
             }
             .or_else(|e| survey.note(&key, e, Fault::Wrong).map(|()| true))?,
             _ => false,
