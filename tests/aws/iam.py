@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import threading
 
@@ -137,23 +138,29 @@ class Roles:
                 yield policy, index, statement
 
     def parts(self, role):
-        """Yields (sid, part, policies) for all that may be left out of a role's policies: each statement (part None), and each
-        action or resource of a statement that has several. `policies` are the role's without it."""
+        """Yields (sid, part, removed, policies) for all that may be left out of a role's policies: each statement (part None),
+        and each action or resource of a statement that has several. `removed` is a statement of what is left out; `policies` are
+        the role's without it."""
         for policy, index, statement in self.statements(role):
             sid = statement.get("Sid", f"{policy}[{index}]")
             if statement["Effect"] == "Deny":
                 continue
-            yield sid, None, self.without(role, policy, index)
+            yield sid, None, statement, self.without(role, policy, index)
             for element in ("Action", "Resource"):
                 values = statement.get(element)
                 for value in values if isinstance(values, list) and len(values) > 1 else []:
                     rest = {**statement, element: [v for v in values if v != value]}
-                    yield sid, value, self.without(role, policy, index, rest)
+                    yield sid, value, {**statement, element: [value]}, self.without(role, policy, index, rest)
 
     def needed(self, role, asks):
         """A dictionary (sid, part) -> whether the role could not do without it all that it was seen to do."""
         asks = sorted((ask for ask in asks if self.decide(role, ask) == "Allowed"), key=repr)
-        return {(sid, part): bool(self.denied(role, policies, asks)) for sid, part, policies in self.parts(role)}
+        found = {}
+        for sid, part, removed, policies in self.parts(role):
+            # Only what a statement allows can be denied without it. The evaluator decides on the rest.
+            concerned = [ask for ask in asks if concerns(removed, ask)]
+            found[sid, part] = any(self.denied(role, policies, concerned[i: i + 50]) for i in range(0, len(concerned), 50))
+        return found
 
     def without(self, role, policy, index, replacement=None):
         """The policies of a role with one statement removed, or replaced."""
@@ -177,6 +184,14 @@ class Roles:
             results = self.evaluator.decide(session(role), policies, group, json.loads(policy), self.boundaries.get(role))
             found += [ask for ask, result in zip(group, results, strict=True) if result != "Allowed"]
         return found
+
+
+def concerns(statement, ask):
+    """Whether an action and a resource of a statement match an ask; its conditions are not looked at."""
+    values = lambda element: value if isinstance(value := statement.get(element, "*"), list) else [value]  # noqa: E731
+    like = lambda pattern: re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")  # noqa: E731
+    return (any(re.fullmatch(like(pattern), ask.action, re.IGNORECASE) for pattern in values("Action"))
+            and any(re.fullmatch(like(pattern), ask.resource, re.DOTALL) for pattern in values("Resource")))
 
 
 def session(role):

@@ -103,7 +103,8 @@ class Smoke:
     def manifest(self, output):
         bucket, prefix = split(output)
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}versions/")
-        records = [json.loads(self.read(output, o["Key"].removeprefix(prefix))) for page in pages for o in page.get("Contents", [])]
+        records = [json.loads(self.read(output, o["Key"].removeprefix(prefix))) for page in pages for o in page.get("Contents", [])
+                   if o["Key"].endswith(".json")]
         return [record for record in records if record["state"] == "published"][-1]
 
     # Executions
@@ -124,7 +125,7 @@ class Smoke:
 
     def redrive(self):
         """Stops an execution while shards are computed, and redrives it: the result is that of an undisturbed run."""
-        arn = json.loads(self.pomona("start", self.stack, self.input, self.redriven, "--shard-size", self.shard_size, "--json"))["executionArn"]
+        arn = json.loads(self.pomona("start", self.stack, self.input, self.redriven, "--shard-size", self.shard_size, "--json"))["execution"]
         while not self.sfn.list_map_runs(executionArn=arn)["mapRuns"]:
             check(self.sfn.describe_execution(executionArn=arn)["status"] == "RUNNING", "the execution ended before its first map")
             time.sleep(0.5)

@@ -14,23 +14,27 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-import zipfile
+import zlib
 
 import pandas as pd
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+from build import machine_of
 from iam import ACCOUNT
-from local_aws import POMONA, REGION, ROOT, LocalAws
+from local_aws import ARCHITECTURE, POMONA, REGION, ROOT, LocalAws
 from strict_proxy import StrictProxy
 
 STACK = "pomona-e2e"
+# Has inventories of the images, and files of labels.
+INVENTORIES = "pomona-inventories"
 # With shards of about 40 images, a few hundred images make a map with several items.
 SHARD_SIZE = 40
 # What a new account may run at the same time ("Lambda quotas").
@@ -47,10 +51,15 @@ class Stack:
     def __init__(self, aws, proxy):
         self.aws, self.proxy = aws, proxy
         self.s3, self.sfn = aws.client("s3"), aws.client("stepfunctions")
+        self.packaged = None
 
-    def deploy(self, **parameters):
+    def deploy(self, template=None, **parameters):
+        """Deploys what `sam build` made; its packages are zipped and uploaded the first time only."""
+        if template is None and self.packaged is None:
+            self.packaged = ROOT / ".aws-sam/packaged.yaml"
+            self.aws.sam("package", "--resolve-s3", "--output-template-file", self.packaged)
         overrides = [f"{name}={value}" for name, value in parameters.items()]
-        self.aws.sam("deploy", "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
+        self.aws.sam("deploy", "--template-file", template or self.packaged, "--stack-name", STACK, "--resolve-s3", "--no-confirm-changeset", "--no-progressbar",
                      "--no-fail-on-empty-changeset", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND",
                      *(["--parameter-overrides", *overrides] if overrides else []))
         outputs = self.aws.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
@@ -124,7 +133,8 @@ def stack():
     proxy = StrictProxy(lenient=LENIENT)
     with LocalAws(proxy, CONCURRENCY) as aws:
         stack = Stack(aws, proxy)
-        stack.deploy()
+        aws.client("s3").create_bucket(Bucket=INVENTORIES)
+        stack.deploy(InventoryBucketName=INVENTORIES)
         yield stack
         aws.sam("delete", "--stack-name", STACK, "--no-prompts")
     proxy.stop()
@@ -194,12 +204,49 @@ def without_checksums(work):
     return work
 
 
-def test_packages_are_small(stack):
+def test_packages_are_small_enough_for_lambda(stack):
+    """"Lambda quotas": 50 MB zipped. `make lambdas` has a limit of its own for the packages that users deploy."""
     for bootstrap in (ROOT / ".aws-sam/build").glob("*/bootstrap"):
-        with zipfile.ZipFile(io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(bootstrap)
-            size = archive.infolist()[0].compress_size
-        assert size < 25_000_000, f"{bootstrap.parent.name}: {size} bytes"
+        size = len(zlib.compress(bootstrap.read_bytes(), 1))
+        assert size < 50_000_000, f"{bootstrap.parent.name}: {size} bytes"
+
+
+@pytest.fixture
+def wrong_build():
+    """A folder beside that of the build, because the paths in a template are relative."""
+    folder = ROOT / ".aws-sam/wrong"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_package_for_another_processor_fails_the_deployment(stack, wrong_build):
+    """The stack goes back to the program that it had, which the next tests call."""
+    (built,) = (ROOT / ".aws-sam/build").glob("*/bootstrap")
+    with open(built, "rb") as file:
+        program = bytearray(file.read(4096))
+    assert machine_of(program) == ARCHITECTURE
+    # The field e_machine of the ELF header: IBM S/390, which is neither of Lambda's processors.
+    program[18:20] = (22).to_bytes(2, "little")
+    wrong = wrong_build / built.parent.name / "bootstrap"
+    wrong.parent.mkdir()
+    wrong.write_bytes(program)
+    wrong.chmod(0o755)
+    template = (ROOT / ".aws-sam/build/template.yaml").read_text()
+    assert template.count("ServiceTimeout: 300") == 1
+    (wrong_build / "template.yaml").write_text(template.replace("ServiceTimeout: 300", "ServiceTimeout: 3"))
+    lambdas = stack.aws.client("lambda")
+    function = next(f["FunctionName"] for f in lambdas.list_functions()["Functions"] if "-PlanFunction" in f["FunctionName"])
+    before = lambdas.get_function(FunctionName=function)["Configuration"]["CodeSha256"]
+    with pytest.raises(RuntimeError, match="sam deploy failed"):
+        stack.deploy(wrong_build / "template.yaml")
+    stacks = stack.aws.client("cloudformation")
+    events = stacks.describe_stack_events(StackName=STACK)["StackEvents"]
+    (reason,) = [e["ResourceStatusReason"] for e in events if e["LogicalResourceId"] == "ProgramStarts" and e["ResourceStatus"].endswith("_FAILED")]
+    assert "timed out" in reason, reason
+    assert stacks.describe_stacks(StackName=STACK)["Stacks"][0]["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert lambdas.get_function(FunctionName=function)["Configuration"]["CodeSha256"] == before
 
 
 def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
@@ -238,7 +285,10 @@ def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
     check_sample("project/events/part", "project.jsonl")
     call("project", "part")
     assert call("publish", "run")["version"] == 1
+    # Nothing is new, also for a notice of an upload.
+    stack.s3.put_object(Bucket=results, Key="pomona/uploads/inbox/0.json", Body=json.dumps([next(iter(keys)).removeprefix("images/")]))
     assert call("plan", "first")["up_to_date"] is True
+    assert "inbox/0.json" not in stack.keys("uploads")
     assert call("vacuum", "weekly")["kept"] == [1]
     shown = stack.aws.pomona("show", output).stdout
     assert "56" in shown
@@ -406,15 +456,22 @@ def test_an_undecodable_image_is_a_reject(stack, tmp_path):
     assert stack.manifest("reject")["version"] == 1
 
 
-def test_an_archived_image_is_a_reject_with_a_reason_of_its_own(stack, tmp_path):
+def test_archived_and_deleted_images_are_rejects_with_reasons_of_their_own(stack, tmp_path):
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
     source = stack.upload(tmp_path / "images", "archived")
     bucket, prefix = source.removeprefix("s3://").split("/", 1)
     stack.s3.put_object(Bucket=bucket, Key=f"{prefix}Kiwi/old.jpg", Body=b"archived", StorageClass="GLACIER")
-    output = stack.run(source, "archived", shard_size=None)
-    assert (output["images"], output["rejects"]) == (56, 1)
+    stack.s3.put_object(Bucket=bucket, Key=f"{prefix}Kiwi/gone.jpg", Body=b"deleted after the listing")
+
+    def rule(method, path):
+        if method == "GET" and path.split("?")[0].endswith("/gone.jpg"):
+            stack.s3.delete_object(Bucket=bucket, Key=f"{prefix}Kiwi/gone.jpg")
+
+    stack.proxy.rule = rule
+    output = stack.run(source, "archived", shard_size=None, max_reject_percent=5)
+    assert (output["images"], output["rejects"]) == (56, 2)
     rejects = pd.read_parquet(io.BytesIO(stack.read("archived", output["rejects_table"])))
-    assert rejects[["path", "reason"]].values.tolist() == [["Kiwi/old.jpg", "archived"]]
+    assert rejects[["path", "reason"]].values.tolist() == [["Kiwi/gone.jpg", "unreadable"], ["Kiwi/old.jpg", "archived"]]
 
 
 def test_archives_and_an_inventory_are_inputs(stack, demo, tmp_path):
@@ -441,15 +498,15 @@ def test_archives_and_an_inventory_are_inputs(stack, demo, tmp_path):
             for page in listed for o in page["Contents"]]
     text = io.StringIO()
     csv.writer(text).writerows([["key", "size", "last_modified_date", "e_tag"], *reversed(rows)])
-    stack.s3.put_object(Bucket=bucket, Key="images/inventory/keys.csv", Body=text.getvalue())
-    output = stack.run(source, "inventory", inventory=f"s3://{bucket}/images/inventory/keys.csv")
+    stack.s3.put_object(Bucket=INVENTORIES, Key="demo/keys.csv", Body=text.getvalue())
+    folder = f"s3://{INVENTORIES}/demo"
+    output = stack.run(source, "inventory", inventory=f"{folder}/keys.csv")
     manifest = stack.manifest("inventory")
     assert output["images"] == 168
     assert manifest["groups"] == same["groups"]
     # Labels of a file, which the results keep. Other labels infer nothing.
     first = rows[0][0].removeprefix(prefix)
-    stack.s3.put_object(Bucket=bucket, Key="images/inventory/labels.csv", Body=f"path,label\n{first},Quince\n")
-    folder = f"s3://{bucket}/images/inventory"
+    stack.s3.put_object(Bucket=INVENTORIES, Key="demo/labels.csv", Body=f"path,label\n{first},Quince\n")
     stack.run(source, "inventory", inventory=f"{folder}/keys.csv", labels=f"{folder}/labels.csv")
     labelled = stack.manifest("inventory")
     assert {"label": "Quince", "images": 1} in labelled["labels"] and labelled["figures"]["inferred"] == 0
@@ -462,6 +519,7 @@ def test_wrong_inputs_are_explained_to_the_console(stack):
         ({"input": stack.images, "output": stack.results, "componets": 3}, "Input.Invalid", "componets"),
         ({"input": stack.images, "output": stack.images}, "Input.Overlap", "overlap"),
         ({"input": stack.images + "nothing/", "output": stack.results + "nothing/"}, "Input.Empty", "no images"),
+        ({"input": stack.images, "output": stack.results + "nothing/", "inventory": f"s3://{INVENTORIES}/none.csv"}, "Input.NotFound", "none.csv"),
     ]:
         execution = stack.wait(start(request))
         assert execution["status"] == "FAILED" and execution["error"] == error, stack.explain(execution)
@@ -503,20 +561,44 @@ def test_a_run_of_23_shards_in_an_account_with_ten_functions(stack, demo, tmp_pa
         before = now
 
 
-def test_a_function_killed_at_its_deadline_is_called_again(stack, demo):
-    calls = collections.Counter()
-    lock = threading.Lock()
+def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(stack, demo):
+    """One call of featurize is killed at its deadline. Another one sees it come, keeps its rows, and says so."""
+    calls, slow, keeps = collections.Counter(), [0], []
+    # Two images at a time are read, in the beginning.
+    lock, few = threading.Lock(), threading.Semaphore(2)
 
     def deadline(function):
+        if "-FeaturizeFunction" not in function:
+            return None
         with lock:
             calls[function] += 1
-            return 0.3 if "-FeaturizeFunction" in function and calls[function] <= 2 else None
+            # With less than 80 s, a function works for half of its time.
+            return {1: 0.01, 2: 8}.get(calls[function])
 
-    stack.proxy.deadline = deadline
+    def rule(method, path):
+        if method == "GET" and "/images/demo/" in path:
+            with lock:
+                slow[0] += 1
+                waits = slow[0] < 60
+            if waits:
+                with few:
+                    time.sleep(0.25)
+        elif method == "PUT" and "/partials/" in path:
+            with lock:
+                first = not keeps
+                keeps.append(path)
+            # Too late for the function that is killed.
+            time.sleep(2 if first else 0)
+
+    stack.proxy.deadline, stack.proxy.rule = deadline, rule
+    before = len(stack.proxy.sent)
     arn = stack.start(demo[1], "deadline", csv=True)
     execution = stack.wait(arn)
     assert execution["status"] == "SUCCEEDED", stack.explain(execution)
-    assert {"Sandbox.Timedout", "Run.Interrupted"} & errors_of_children(stack, arn)
+    assert {"Sandbox.Timedout", "Run.Interrupted"} <= errors_of_children(stack, arn)
+    kept = [method for function, method, path in stack.proxy.sent[before:] if "/deadline/partials/" in path]
+    assert {"PUT", "GET", "DELETE"} <= set(kept)
+    assert not [key for key in stack.keys("deadline") if key.startswith("partials/")]
     same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
     assert tables_of(stack.manifest("deadline"), lambda key: stack.read("deadline", key)) == same
 
@@ -593,27 +675,48 @@ def test_a_poisoned_shard_is_tolerated_or_fails_the_run(stack, demo):
     assert tables_of(stack.manifest("tolerated"), lambda key: stack.read("tolerated", key)) == same
 
 
-@pytest.mark.parametrize("state, refused", [
-    ("Featurize", "/features.parquet"), ("Merge", "/sums.parquet"), ("Reduce", "/basis/"), ("Project", "/pca/"), ("Publish", "/scores/"),
-])
-def test_a_failed_execution_goes_on_where_it_failed(stack, demo, state, refused):
-    output = f"redrive-{state}"
-    # S3 refuses the file with an error that is not retried.
-    stack.proxy.rule = lambda method, path: "refuse" if method == "PUT" and refused in path else None
-    failed = stack.wait(stack.start(demo[1], output, csv=True))
-    assert failed["status"] == "FAILED", stack.explain(failed)
-    # The error surfaces by itself, as the last event of the state.
-    expected = "States.ExceedToleratedFailureThreshold" if state in ("Featurize", "Merge", "Project") else "Store.Failed"
-    assert failed["error"] == expected, stack.explain(failed)
+def test_an_execution_that_fails_in_each_state_goes_on_where_it_failed(stack, demo):
+    arn = stack.start(demo[1], "each", csv=True)
+    for redrives, (state, refused, error) in enumerate([
+        ("Featurize", "/features.parquet", "States.ExceedToleratedFailureThreshold"),
+        ("Merge", "/sums.parquet", "States.ExceedToleratedFailureThreshold"), ("Reduce", "/basis/", "Store.Failed"),
+        ("Project", "/pca/", "States.ExceedToleratedFailureThreshold"), ("Publish", "/scores/", "Store.Failed"),
+    ]):
+        # S3 refuses the file with an error that is not retried.
+        stack.proxy.rule = lambda method, path, refused=refused: "refuse" if method == "PUT" and refused in path else None
+        if redrives:
+            stack.sfn.redrive_execution(executionArn=arn)
+        failed = stack.wait(arn)
+        # The error surfaces by itself, as the last event of the state.
+        assert failed["status"] == "FAILED" and failed["error"] == error, stack.explain(failed)
+        entered = [e["stateEnteredEventDetails"]["name"] for e in stack.sfn.get_execution_history(
+            executionArn=arn, maxResults=1000)["events"] if "stateEnteredEventDetails" in e]
+        assert entered[-1] == state, entered
     stack.proxy.rule = lambda method, path: None
-    entered = [e["stateEnteredEventDetails"]["name"] for e in stack.sfn.get_execution_history(
-        executionArn=failed["executionArn"], maxResults=1000)["events"] if "stateEnteredEventDetails" in e]
-    assert entered[-1] == state, entered
-    stack.sfn.redrive_execution(executionArn=failed["executionArn"])
-    done = stack.wait(failed["executionArn"])
+    stack.sfn.redrive_execution(executionArn=arn)
+    done = stack.wait(arn)
     assert done["status"] == "SUCCEEDED" and json.loads(done["output"])["images"] == 168, stack.explain(done)
+    assert done["redriveCount"] == 5
     same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
-    assert tables_of(stack.manifest(output), lambda key: stack.read(output, key)) == same
+    assert tables_of(stack.manifest("each"), lambda key: stack.read("each", key)) == same
+
+
+def test_a_file_that_is_lost_during_a_run_is_made_again(stack, demo):
+    lost, lock = [], threading.Lock()
+
+    def rule(method, path):
+        if method == "GET" and "/lost/" in path and path.split("?")[0].endswith("/features.parquet"):
+            function = next(function for function, _, sent in reversed(stack.proxy.sent) if sent == path)
+            with lock:
+                if "-ProjectFunction" in function and not lost:
+                    lost.append(path.split("?")[0].removeprefix("/").split("/", 1))
+                    stack.s3.delete_object(Bucket=lost[0][0], Key=lost[0][1])
+
+    stack.proxy.rule = rule
+    stack.run(demo[1], "lost", csv=True)
+    assert lost
+    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
+    assert tables_of(stack.manifest("lost"), lambda key: stack.read("lost", key)) == same
 
 
 def test_a_published_version_is_announced(stack, demo):
@@ -711,19 +814,29 @@ def test_the_smoke_test_for_a_real_account_passes_here(stack):
         assert not stack.s3.list_object_versions(Bucket=bucket, Prefix=f"{prefix}redriven-smoke-").get("Versions")
 
 
+# The settings of runs started by uploads.
+UPLOADS = {"shard_size": SHARD_SIZE, "group_size": 64, "csv": True, "max_reject_percent": 10}
+
+
+def encrypt(stack):
+    """Sets the default keys of both buckets. CloudFormation does it for the bucket of the results; ministack, at a deployment,
+    sets the encryption with which a bucket was made."""
+    for place, key in zip((stack.images, stack.results), stack.keys_of, strict=True):
+        stack.s3.put_bucket_encryption(Bucket=place.removeprefix("s3://").split("/")[0], ServerSideEncryptionConfiguration={"Rules": [
+            {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}}]})
+    stack.proxy.bucket_keys.clear()
+
+
 @pytest.fixture(scope="module")
 def live(stack):
     """The stack with `RunOnUpload`, on its own prefix, with a customer-managed key for each bucket."""
-    kms, images = stack.aws.client("kms"), stack.images.removeprefix("s3://").split("/")[0]
+    kms = stack.aws.client("kms")
     owner = {"Sid": "Owner", "Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "kms:*", "Resource": "*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [owner]})
     stack.keys_of = [kms.create_key(Policy=policy)["KeyMetadata"]["Arn"] for _ in range(2)]
-    stack.s3.put_bucket_encryption(Bucket=images, ServerSideEncryptionConfiguration={"Rules": [
-        {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": stack.keys_of[0]}}]})
-    stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings='"{\\"shard_size\\":40}"',
+    stack.deploy(RunOnUpload="true", ImagePrefix="live/", UploadBatchSeconds=1, UploadSettings=json.dumps(json.dumps(UPLOADS, separators=(",", ":"))),
                  ImageKmsKeyArn=stack.keys_of[0], ResultsKmsKeyArn=stack.keys_of[1])
-    rules = stack.s3.get_bucket_encryption(Bucket=stack.results.removeprefix("s3://").split("/")[0])
-    assert stack.keys_of[1] in json.dumps(rules["ServerSideEncryptionConfiguration"])
+    encrypt(stack)
     # The visibility timeout of the template is minutes, which is too long for a test.
     stack.sqs = stack.aws.client("sqs")
     stack.sqs.set_queue_attributes(QueueUrl=stack.queue, Attributes={"VisibilityTimeout": "1"})
@@ -776,9 +889,16 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
     key = lambda path: str(path.relative_to(tmp_path / "images"))  # noqa: E731
     put = lambda path: stack.s3.put_object(Bucket=bucket, Key=prefix + key(path), Body=path.read_bytes())  # noqa: E731
     first, burst = files[:30], files[30:90]
-    for path in first:
+    # Two images in an archive, which the plan reads.
+    members = {f"pack.tar!{key(path)}" for path in files[110:112]}
+    with tarfile.open(tmp_path / "images/pack.tar", "w") as tar:
+        for path in files[110:112]:
+            tar.add(path, key(path))
+    for path in [*first, tmp_path / "images/pack.tar"]:
         put(path)
-    settle(stack, {key(path) for path in first})
+    # An image that stays unreadable: each run tries it again.
+    stack.s3.put_object(Bucket=bucket, Key=f"{prefix}Kiwi/old.jpg", Body=b"archived", StorageClass="GLACIER")
+    settle(stack, {key(path) for path in first} | members)
 
     # A burst of uploads with deletions and replacements.
     for i, path in enumerate(burst):
@@ -789,10 +909,11 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
             gone.unlink()
             first[i // 10].write_bytes(files[100 + i // 10].read_bytes())
             put(first[i // 10])
-    manifest = settle(stack, {key(path) for path in first + burst})
+    manifest = settle(stack, {key(path) for path in first + burst} | members)
     for path in files[90:]:
         path.unlink()
-    stack.aws.pomona("run", tmp_path / "images", tmp_path / "results", "--shard-size", SHARD_SIZE)
+    (tmp_path / "images/Kiwi/old.jpg").write_bytes(b"no image either")
+    stack.aws.pomona("run", tmp_path / "images", tmp_path / "results", "--shard-size", SHARD_SIZE, "--csv", "--max-reject-percent", 10)
     local = json.loads((tmp_path / "results/versions/00000001.json").read_text())
     in_folder = tables_of(local, lambda k: (tmp_path / "results" / k).read_bytes())
     assert tables_of(manifest, lambda k: stack.read("uploads", k)) == in_folder
@@ -806,7 +927,7 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
     deadline = time.monotonic() + 60
     while len(upload_runs(stack)) == runs and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert settle(stack, {key(path) for path in first + burst}) == manifest
+    assert settle(stack, {key(path) for path in first + burst} | members) == manifest
 
     # An unparseable message goes to the dead-letter queue and blocks nothing.
     stack.sqs.send_message(QueueUrl=stack.queue, MessageBody="no event")
@@ -816,7 +937,12 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
         time.sleep(0.2)
     (letter,) = stack.sqs.receive_message(QueueUrl=stack.dead_letters)["Messages"]
     assert letter["Body"] == "no event"
-    settle(stack, {key(path) for path in first + burst})
+    settle(stack, {key(path) for path in first + burst} | members)
+
+
+def another(key):
+    """The key of a file of the same kind, with another id."""
+    return re.sub("[0-9a-f]{16,}", lambda found: "0" * len(found.group()), key)
 
 
 def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
@@ -826,18 +952,34 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     assert len(versions) >= 2
     function = next(f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"] if "Vacuum" in f["FunctionName"])
     request = {"output": f"{stack.results}uploads/", "keep_versions": 1, "older_than_days": 0}
+    # A vacuum has died, and a run has left its mark: Step Functions says that it has ended.
+    bucket, prefix = stack.results.removeprefix("s3://").split("/", 1)
+    (ended, *_) = upload_runs(stack, statusFilter="SUCCEEDED")
+    marks = {"vacuum.json": {"at": "2026-01-01T00:00:00Z"},
+             "runs/left/started.json": {"at": pd.Timestamp.now("UTC").isoformat(), "holder": {"execution": ended["executionArn"]}}}
+    for key, mark in marks.items():
+        stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=json.dumps(mark))
+    # So have runs that left files of each kind behind.
+    leftovers = {"containers": "packed", "labels": "inventory", "csv": "same", "rejects": "reject", "moments": "shaky",
+                 "extractors": "same", "classifier": "same", "shards": "same", "groups": "same", "basis": "same"}
+    left = ["partials/" + "0" * 32 + ".json", *(another(next(key for key in stack.keys(output) if key.startswith(f"{folder}/")))
+                                               for folder, output in leftovers.items())]
+    for key in left:
+        stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=b"left")
+    time.sleep(1.1)
     answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=json.dumps(request))
     vacuumed = json.loads(answer["Payload"].read())
     assert vacuumed["kept"] == [before["version"]] and vacuumed["objects"] > 0, vacuumed
+    assert not {*left, *marks} & set(stack.keys("uploads"))
     assert stack.manifest("uploads") == before
     tables_of(before, lambda key: stack.read("uploads", key))
 
     # With a check afterwards: it fails if a file is damaged. All calls so far had to do without the role's permission for it.
     stack.deploy(CheckWeekly="true")
+    encrypt(stack)
     call = lambda: stack.aws.client("lambda").invoke(FunctionName=function, Payload=json.dumps(request | {"check": True}))  # noqa: E731
     sound = call()
     assert "FunctionError" not in sound, sound["Payload"].read()
-    bucket, prefix = stack.results.removeprefix("s3://").split("/", 1)
     key = f"groups/{before['groups'][0]['id']}/sums.parquet"
     body = stack.read("uploads", key)
     stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=body[:-9] + bytes([body[-9] ^ 1]) + body[-8:])
@@ -846,23 +988,10 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=body)
 
 
-# What the tests of this file do not need, and what needs it: statements, and parts of statements (an action or a resource).
+# What no test of this file needs, and what does: statements, or parts of statements (an action or a resource).
 RARE = {
-    "Publish: UploadParts": "a CSV of several parts whose upload fails",
-    "Vacuum: Look": "a run that has left its mark",
-    "Featurize: DropPartials": "a function that runs out of time and keeps its rows",
-    "Featurize: ReadWork *partials/*": "the same", "Featurize: WriteShards *partials/*": "the same",
-    "Plan: ReadState *containers/*": "an input with archives whose second run lists them", "Plan: ReadState *labels/*": "labels",
-    "Plan: WritePlan *containers/*": "archives", "Plan: WritePlan *labels/*": "labels", "Plan: ReadState *vacuum.json": "a vacuum at the time",
-    "Reduce: EndHere *runs/*/started.json": "a run in which no object stays unreadable", "Reduce: EndHere *inbox/*": "the same",
-    **{f"Vacuum: {sid} uploads/{file}": "a vacuum that died" for sid in ("ReadVersions", "WriteVersions", "Delete")
-       for file in ("broken-*-vacuum.json", "vacuum.json")},
-    **{f"Vacuum: ReadVersions uploads/{file}": "such files of a version" for file in ("containers/*", "labels/*", "runs/*/started.json")},
-    **{f"Vacuum: Delete uploads/{file}": "versions that differ in it" for file in (
-        "csv/*", "moments/*", "extractors/*", "partials/*", "containers/*", "labels/*", "classifier/*", "predictions/*", "features/*", "rejects/*")},
-    **{f"Publish: ReadForReport *{file}": "a report with it" for file in ("containers/*", "predictions/*", "rejects/*")},
-    **{f"Publish: DropLeftovers *{file}": "a run that published the version twice" for file in (
-        "scores/*", "pca/*", "predictions/*", "features/*", "csv/*", "rejects/*", "inbox/*")},
+    "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
+    "Vacuum: ReadVersions uploads/broken-*-vacuum.json": "two vacuums that break the lock of a third one at the same time",
 }
 
 
