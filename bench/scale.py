@@ -174,8 +174,7 @@ def on_local_aws(images):
     from test_e2e import STACK, Stack
 
     functions, proxy = Functions(), FaultProxy()
-    with LocalAws(endpoint_for_functions=proxy.endpoint) as aws:
-        proxy.target = aws.port
+    with LocalAws(proxy) as aws:
         stack = Stack(aws, proxy)
         stack.deploy()
         bucket, base = stack.images.removeprefix("s3://").split("/", 1)

@@ -116,6 +116,20 @@ def main():
                  f"The function asks for work {run['init_ms']:.0f} ms after its process has started, with the model loaded. It answers for its first image "
                  f"{run['first_image_ms']:.0f} ms later, with S3 on the same machine. Lambda adds its own start and the download of a zip of less than 25 MB. "
                  f"`{run['command']}` after `make e2e`, run `{stem}`, with the build of that date.\n"]
+    stem, run = newest("cold-start-separate")
+    if run:
+        mb = lambda size: f"{size / 1e6:.1f}"  # noqa: E731
+        rows = [[name, *(f"{row[which][value]:.0f}" for value in ("init_ms", "answer_ms") for which in ("separate", "one")),
+                 mb(row["separate"]["zip_bytes"])] for name, row in run["functions"].items()]
+        total = sum(row["separate"]["zip_bytes"] for row in run["functions"].values())
+        text += ["## One program for all functions\n",
+                 "Until 0.1.0, each function was a program of its own; now one program has them all, and the handler names one. Milliseconds from the "
+                 "start of the process to the request for work (Lambda bills them as `Init Duration`) and to the first answer, with S3 on the same "
+                 "machine; the answer of `featurize` is for one image, that of the others an error, because they have no event. Medians. "
+                 f"`{run['command']}`, run `{stem}`; the folder has the programs of a build before the change."
+                 f"{' Note: ' + run['note'] + '.' if 'note' in run else ''}\n",
+                 table(["function", "request, before", "after", "answer, before", "after", "zip before, MB"], rows),
+                 f"The zip of the one program has {mb(run['one']['zip_bytes'])} MB ({mb(run['one']['bootstrap_bytes'])} MB unpacked), instead of seven with {mb(total)} MB together.\n"]
     stem, run = newest("incremental")
     if run:
         rows = [[name, f"{row['seconds']:.2f}", f"{row['times_faster']:.0f}"] for name, row in

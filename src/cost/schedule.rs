@@ -213,7 +213,7 @@ impl Listing {
         let of_keys = |keys: f64| {
             let pages = (keys / 1e3).ceil();
             // One listing begins, and the number of them doubles with each page.
-            let begins = 1.0 + pages.min(LISTINGS).max(1.0).log2();
+            let begins = 1.0 + pages.clamp(1.0, LISTINGS).log2();
             time::LIST * begins + (pages / LISTINGS * time::LIST).max(keys * time::PLAN_OBJECT) + 6.0 * time::REQUEST
         };
         let plan_shards = work.shards() as f64 * time::PLAN_SHARD;

@@ -59,23 +59,25 @@ fn endless() -> Retrier {
     Retrier { retries: u32::MAX, ..Retrier::default() }
 }
 
-/// A new account may run 10 functions at a time. The first release had MaxConcurrency 100, and gave up after five retries.
+/// A new account may run 10 functions at a time. The first release had MaxConcurrency 100, tolerated 1 % of the shards, and gave
+/// up a throttled call after five retries, 2 s, 4 s, ... 32 s apart with full jitter: of the 13 shards that do not find a place,
+/// the last ones wait for 40 s, and a sum of five waits is 31 s on average. With shards of 20 s, 92 % of the runs fail.
 #[test]
 fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
-    // 23 shards of 22 seconds.
-    let work = Workload { shard_size: 1_024, ..Workload::new(22_688) };
+    // 23 shards of 20 seconds.
+    let work = Workload { shard_size: 1_024, ms_per_image: 20.5, ..Workload::new(22_688) };
     let shards = Shards::new(&work);
-    assert_eq!(work.shards(), 28);
+    assert_eq!(work.shards(), 23);
     let failed = |deployment: Deployment, retrier: Retrier| {
         let schedule = Schedule::new(&work, &deployment, prices().map_children_per_second);
         let run = |seed| simulate::run_with((&schedule, &shards), &deployment, &prices(), retrier, seed);
-        (0..500).filter(|seed| run(*seed).fails).count()
+        (0..1_000).filter(|seed| run(*seed).fails).count()
     };
     let new_account = Deployment { account_concurrency: 10, ..Deployment::default() };
     let wide = Deployment { concurrency: 100, ..new_account };
     let before = Retrier { retries: 5, first: 2.0, longest: 60.0 };
-    let share = failed(wide, before) as f64 / 500.0;
-    assert!(share > 0.5, "{share} of the runs fail with five retries");
+    let share = failed(wide, before) as f64 / 1_000.0;
+    assert!((0.89..0.95).contains(&share), "{share} of the runs fail with five retries");
     assert_eq!(failed(wide, Retrier::default()), 0);
     assert_eq!(failed(new_account, Retrier::default()), 0);
     let schedule = Schedule::new(&work, &wide, prices().map_children_per_second);

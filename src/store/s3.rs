@@ -18,8 +18,8 @@ use aws_config::{AppName, SdkConfig};
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
-    operation::get_object::builders::GetObjectFluentBuilder,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{RequestId as _, get_object::builders::GetObjectFluentBuilder},
     primitives::ByteStream,
     types::EncodingType,
 };
@@ -32,7 +32,7 @@ use parts::next_part;
 
 use super::{
     Object, Store, outside,
-    requests::{RequestCounter, copy_source, decoded},
+    requests::{RequestCounter, cause, copy_source, decoded},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -126,7 +126,7 @@ impl S3Store {
         {
             failure = failure.context("region of the bucket", region);
         }
-        failure.source(DisplayErrorContext(&error).to_string())
+        failure.source(cause(&error)).request(error.request_id())
     }
 
     /// Sends a request and reads the whole body. Repeats both if the connection breaks.
