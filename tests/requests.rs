@@ -70,7 +70,7 @@ impl Store for Counted {
         pages
             .inspect(|(number, _)| {
                 if *number > 0 {
-                    self.put()
+                    self.put();
                 }
             })
             .map(|(_, page)| page)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import urllib.error
 
 from local_aws import ROOT, VENVS, LocalAws
 
