@@ -67,8 +67,42 @@ fn images_beyond_lambda(work: &Workload, deployment: &Deployment, starts: f64, s
 pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> Vec<Limit> {
     let beyond = |work: &Workload, seconds| images_beyond_lambda(work, deployment, starts, seconds);
     let per_shard = work.images as f64 / work.shards() as f64;
+    let mut limits = of_all(work, deployment, starts);
+    if work.labels > 1 {
+        limits.push(Limit {
+            what: "reduce reads all features for the classifier in one Lambda, which ends after 15 minutes",
+            images: beyond(work, |schedule| schedule.reduce),
+            remedy: "set \"classifier\": false, split the images, or run `pomona run s3://...` on a server",
+            by: Remedy::NoClassifier,
+        });
+    }
+    limits.extend(of_requests(work, deployment));
+    if Schedule::new(work, deployment, starts).featurize.seconds > LAMBDA_SECONDS {
+        limits.push(Limit {
+            what: "one shard takes longer than 15 minutes, after which a Lambda ends and another one goes on",
+            images: per_shard as u64,
+            remedy: "lower shard_size or raise FeaturizeMemory; each start costs a second",
+            by: Remedy::Wait,
+        });
+    }
+    if deployment.concurrency > deployment.account_concurrency {
+        limits.push(Limit {
+            what: "MaxConcurrency is above the account's Lambda concurrency: calls are throttled and retried",
+            images: (f64::from(deployment.account_concurrency) * per_shard) as u64,
+            remedy: "lower MaxConcurrency, or request more Lambda concurrency in Service Quotas",
+            by: Remedy::Quota,
+        });
+    }
+    limits.sort_by_key(|limit| limit.images);
+    limits
+}
+
+/// The limits that each run has.
+fn of_all(work: &Workload, deployment: &Deployment, starts: f64) -> Vec<Limit> {
+    let beyond = |work: &Workload, seconds| images_beyond_lambda(work, deployment, starts, seconds);
+    let per_shard = work.images as f64 / work.shards() as f64;
     let shards_in = |mb: f64, bytes: f64| (mb * 0.9 * MIB / bytes * per_shard) as u64;
-    let mut limits = vec![
+    vec![
         Limit {
             what: "plan reads what the listers found in one Lambda, which ends after 15 minutes",
             images: beyond(work, |schedule| schedule.longest_plan),
@@ -105,34 +139,7 @@ pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> V
             remedy: "raise shard_size",
             by: Remedy::ShardSize,
         },
-    ];
-    if work.labels > 1 {
-        limits.push(Limit {
-            what: "reduce reads all features for the classifier in one Lambda, which ends after 15 minutes",
-            images: beyond(work, |schedule| schedule.reduce),
-            remedy: "set \"classifier\": false, split the images, or run `pomona run s3://...` on a server",
-            by: Remedy::NoClassifier,
-        });
-    }
-    limits.extend(of_requests(work, deployment));
-    if Schedule::new(work, deployment, starts).featurize.seconds > LAMBDA_SECONDS {
-        limits.push(Limit {
-            what: "one shard takes longer than 15 minutes, after which a Lambda ends and another one goes on",
-            images: per_shard as u64,
-            remedy: "lower shard_size or raise FeaturizeMemory; each start costs a second",
-            by: Remedy::Wait,
-        });
-    }
-    if deployment.concurrency > deployment.account_concurrency {
-        limits.push(Limit {
-            what: "MaxConcurrency is above the account's Lambda concurrency: calls are throttled and retried",
-            images: (f64::from(deployment.account_concurrency) * per_shard) as u64,
-            remedy: "lower MaxConcurrency, or request more Lambda concurrency in Service Quotas",
-            by: Remedy::Quota,
-        });
-    }
-    limits.sort_by_key(|limit| limit.images);
-    limits
+    ]
 }
 
 /// Requests a second of one prefix.

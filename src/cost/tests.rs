@@ -64,10 +64,10 @@ fn endless() -> Retrier {
 /// the last ones wait for 40 s, and a sum of five waits is 31 s on average. With shards of 20 s, 92 % of the runs fail.
 #[test]
 fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
-    // 23 shards of 20 seconds.
-    let work = Workload { shard_size: 1_024, ms_per_image: 20.5, ..Workload::new(22_688) };
+    // 23 shards of 20 seconds on average.
+    let of_size = |shard_size| Workload { shard_size, ms_per_image: 20.3, ..Workload::new(22_688) };
+    let work = (1_024..4_096).map(of_size).find(|work| work.shards() == 23).unwrap();
     let shards = Shards::new(&work);
-    assert_eq!(work.shards(), 23);
     let failed = |deployment: Deployment, retrier: Retrier| {
         let schedule = Schedule::new(&work, &deployment, prices().map_children_per_second);
         let run = |seed| simulate::run_with((&schedule, &shards), &deployment, &prices(), retrier, seed);
@@ -104,7 +104,8 @@ fn every_line_of_the_bill_has_a_price_and_a_source_and_they_add_up() {
 }
 
 fn simulate_tail(schedule: &Schedule) -> f64 {
-    0.45 * (schedule.featurize.seconds + schedule.merge.seconds + schedule.project.seconds)
+    // The largest shard has 1.25 times the target, and the mean has 0.77 times.
+    0.7 * (schedule.featurize.seconds + schedule.merge.seconds + schedule.project.seconds)
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn a_map_beyond_the_accounts_quota_is_throttled_and_ends() {
 fn the_first_user_pays_cents() {
     let deployment = Deployment { concurrency: 100, ..Deployment::default() };
     let estimate = estimate(Workload::new(22_688), deployment, prices()).unwrap();
-    assert_eq!(estimate.shards, 91);
+    assert_eq!(estimate.shards, 92);
     assert!(estimate.dollars.total < 0.05, "{estimate:?}");
     assert!(estimate.seconds < 90.0, "{estimate:?}");
     assert!(estimate.dollars.total < estimate.emr.dollars / 5.0);

@@ -50,14 +50,13 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
 /// [`reduce`] with the sums of some of the groups.
 pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, mut known: KnownGroups) -> Result<Reduced> {
     let timer = Timer::start();
-    let output = stores.output.as_ref();
-    let run = input.run;
+    let (output, run) = (stores.output.as_ref(), input.run);
     let plan = Plan::read(output, &run).await?;
     let base = base_of(output, &plan).await?;
     let base = base.as_ref();
-    let gathered = gather(output, &plan, base).await?;
-    let rejects_table = keep_rejects(output, &plan, &gathered.rejects).await?;
-    let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } = gathered;
+    let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } =
+        gather(output, &plan, base).await?;
+    let rejects_table = keep_rejects(output, &plan, &rejects).await?;
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = groups.iter().map(|group| group.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);

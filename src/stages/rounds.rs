@@ -134,14 +134,14 @@ impl Rounds {
         Ok(read.into_iter().collect())
     }
 
-    /// Deletes the files of the rounds of a run that has nothing to do. The record goes first: without it, the run lists
-    /// again.
+    /// Deletes the files of the rounds of a run that has nothing to do, and the results of their maps. The record goes
+    /// first: without it, the run lists again.
     pub(super) async fn delete(output: &dyn Store, run: &RunId) -> Result<()> {
         output.delete(&Rounds::key(run)).await?;
-        let folder = keys::run(run, "listed/");
-        let pieces = store::list_all(output, &folder).await?.into_iter().map(|object| object.key);
-        let rounds = store::list_all(output, &keys::run(run, "list-")).await?.into_iter().map(|object| object.key);
-        let files: Vec<String> = pieces.chain(rounds).chain([keys::run(run, "finished.jsonl")]).collect();
+        let mut files = vec![keys::run(run, "finished.jsonl")];
+        for prefix in [keys::run(run, "listed/"), keys::run(run, "list-"), format!("{}/", keys::map_results(run))] {
+            files.extend(store::list_all(output, &prefix).await?.into_iter().map(|object| object.key));
+        }
         let deletes: Vec<_> = files.iter().map(|key| output.delete(key)).collect();
         stream::iter(deletes).buffer_unordered(STORE_CONCURRENCY).try_collect().await
     }

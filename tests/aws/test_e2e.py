@@ -363,16 +363,17 @@ def test_a_bucket_that_functions_list_in_rounds_gives_the_bits_of_one_listing(st
 
 
 def test_the_sample_events_of_a_listing_are_a_run_by_hand(stack, tmp_path):
-    for bucket in ("pomona-images", "pomona-results"):
-        stack.s3.create_bucket(Bucket=bucket)
+    images, results = (place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results))
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
-    for path in (tmp_path / "images").rglob("*.jpg"):
-        stack.s3.put_object(Bucket="pomona-images", Key=f"images/{path.relative_to(tmp_path / 'images')}", Body=path.read_bytes())
+    keys = {f"images/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
+    for key, path in keys.items():
+        stack.s3.put_object(Bucket=images, Key=key, Body=path.read_bytes())
     functions = [f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"]]
 
     def call(name, event):
         function = next(f for f in functions if f"-{name.title()}Function" in f)
-        body = (ROOT / f"functions/{name}/events/{event}.json").read_bytes()
+        body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
+        body = body.replace("s3://pomona-images/", f"s3://{images}/").replace("s3://pomona-results/pomona/listed/", f"{stack.results}by-hand/")
         answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
         payload = json.loads(answer["Payload"].read())
         assert "FunctionError" not in answer, f"{name}: {payload}"
@@ -380,11 +381,13 @@ def test_the_sample_events_of_a_listing_are_a_run_by_hand(stack, tmp_path):
 
     planned = call("plan", "listed")
     assert planned["listers"] == 1 and "objects" not in planned, planned
-    line = json.loads(stack.s3.get_object(Bucket="pomona-results", Key=planned["list_key"])["Body"].read())
+    line = json.loads(stack.s3.get_object(Bucket=results, Key=planned["list_key"])["Body"].read())
     sample = json.loads((ROOT / "functions/list/events/ranges.json").read_text())["work"]
     assert sample == without_checksums(line), json.dumps(without_checksums(line))
     assert call("list", "ranges") == {"run": "listed", "objects": 0, "ranges_left": 0}
     assert (done := call("plan", "listed"))["listers"] == 0 and done["objects"] == 56
+    for key in keys:
+        stack.s3.delete_object(Bucket=images, Key=key)
 
 
 def test_functions_killed_in_mid_work_are_tried_again(stack, demo):
