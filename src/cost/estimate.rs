@@ -81,7 +81,9 @@ pub struct Lines {
 pub fn requests(run: &Counts) -> Usage {
     let Counts { images, inferred, shards, made, groups, parts, lines, classifier } = *run;
     let invocations = 3 + lines.rounds + lines.list + lines.featurize + groups + lines.project;
-    let of_classes = if classifier { 2 * shards } else { 0 };
+    // Features for the sums of classes and for the cross-validation; per part: predictions, the classifier, and predictions
+    // for the report.
+    let (gets_of_classifier, puts_of_classifier) = if classifier { (2 * shards + 2 * parts, parts) } else { (0, 0) };
     Usage {
         gb_seconds: 0.0,
         invocations,
@@ -95,25 +97,25 @@ pub fn requests(run: &Counts) -> Usage {
         key_requests: 0,
         noncurrent_bytes: 0,
         // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
-        // parts; per part: scores, predictions and a record. Large groups have sums of classes too.
+        // parts; per part: scores and a record. Large groups have sums of classes too.
         // Per round and lister: two records and a list of shards; two files of the map.
         puts: images.div_ceil(1_000)
             + 3 * made
             + 4 * groups
-            + 3 * parts
+            + 2 * parts
+            + puts_of_classifier
             + ONCE.puts
             + 4 * lines.rounds
             + 3 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record, and features for the sums of classes and for the cross-validation; per group: lines of the list of
-        // shards, sums, records (5), a list of parts; per part: basis, classifier, features, its record twice, predictions
-        // for the report, and the scores of some.
+        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, features,
+        // its record twice, and the scores of some.
         gets: inferred
             + 5 * made
             + shards
-            + of_classes
+            + gets_of_classifier
             + 8 * groups
-            + 6 * parts
+            + 4 * parts
             + parts.min(PARTS_OF_REPORT)
             + ONCE.gets
             + 6 * lines.rounds

@@ -86,6 +86,8 @@ class Roles:
     def __init__(self, evaluator, client):
         self.evaluator, self.client = evaluator, client
         self.policies, self.boundaries, self.bucket_policies = {}, {}, {}
+        # Of keys that were used, by ARN.
+        self.key_policies = {}
         self.keys, self.known = {}, {}
 
     def load(self):
@@ -116,10 +118,10 @@ class Roles:
         self.keys = {access_key(arn): arn for arn in policies}
 
     def resource_policy(self, ask):
-        """The policy of the bucket that an ask is about. Other policies are given by the caller."""
+        """The policy of the bucket or key that an ask is about. Other policies are given by the caller."""
         if ask.resource.startswith("arn:aws:s3:::"):
             return self.bucket_policies.get(ask.resource.removeprefix("arn:aws:s3:::").split("/")[0])
-        return None
+        return self.key_policies.get(ask.resource)
 
     def decide(self, role, ask, resource_policy=None):
         """The decision for a role, remembered until the next deployment."""

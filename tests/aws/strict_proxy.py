@@ -185,6 +185,7 @@ class StrictProxy(FaultProxy):
             arn = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
             self.key_policies[key] = arn, json.loads(kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
         arn, policy = self.key_policies[key]
+        self.roles.key_policies[arn] = policy
         ask = Ask(action, arn, (("kms:ViaService", f"s3.{REGION}.amazonaws.com"),))
         return None if self.allowed(role, [ask], policy) is None else denial("s3", role, ask)
 
