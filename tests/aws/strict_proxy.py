@@ -147,7 +147,7 @@ class StrictProxy(FaultProxy):
             # S3 checks s3:ListBucket without s3:prefix here: the request is no listing.
             if self.allowed(role, [Ask.of("s3:ListBucket", f"arn:aws:s3:::{bucket}")]) is not None:
                 return s3_error(403, "AccessDenied", "Access Denied")
-        if status == 200 and request.method == "GET":
+        if status in (200, 206) and request.method == "GET":
             found = {name.lower(): value for name, value in headers}
             key = found.get("x-amz-server-side-encryption-aws-kms-key-id")
             if key and (refusal := self.use_key(role, "kms:Decrypt", key)) is not None:

@@ -365,7 +365,7 @@ def test_a_bucket_that_functions_list_in_rounds_gives_the_bits_of_one_listing(st
 def test_the_sample_events_of_a_listing_are_a_run_by_hand(stack, tmp_path):
     images, results = (place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results))
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
-    keys = {f"images/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
+    keys = {f"images/by-hand/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
     for key, path in keys.items():
         stack.s3.put_object(Bucket=images, Key=key, Body=path.read_bytes())
     functions = [f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"]]
@@ -373,7 +373,7 @@ def test_the_sample_events_of_a_listing_are_a_run_by_hand(stack, tmp_path):
     def call(name, event):
         function = next(f for f in functions if f"-{name.title()}Function" in f)
         body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
-        body = body.replace("s3://pomona-images/", f"s3://{images}/").replace("s3://pomona-results/pomona/listed/", f"{stack.results}by-hand/")
+        body = body.replace("s3://pomona-images/images/", f"s3://{images}/images/by-hand/").replace("s3://pomona-results/pomona/listed/", f"{stack.results}by-hand/")
         answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
         payload = json.loads(answer["Payload"].read())
         assert "FunctionError" not in answer, f"{name}: {payload}"
