@@ -98,7 +98,8 @@ pub fn requests(run: &Counts) -> Usage {
         noncurrent_bytes: 0,
         // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
         // parts; per part: scores and a record. Large groups have sums of classes too.
-        // Per round and lister: two records and a list of shards; two files of the map.
+        // Per round: records and a list of ranges; two files of the map. Per lister: two records, a list of shards, and seven
+        // requests that divide the keys and end a range.
         puts: images.div_ceil(1_000)
             + 3 * made
             + 4 * groups
@@ -106,7 +107,7 @@ pub fn requests(run: &Counts) -> Usage {
             + puts_of_classifier
             + ONCE.puts
             + 4 * lines.rounds
-            + 3 * lines.list,
+            + 10 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
         // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, features,
         // its record twice, and the scores of some.
