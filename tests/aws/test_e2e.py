@@ -640,13 +640,13 @@ def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(sta
         with lock:
             calls[function] += 1
             # With less than 80 s, a function works for half of its time.
-            return {1: 0.01, 2: 8}.get(calls[function])
+            return {1: 0.01, 2: 16}.get(calls[function])
 
     def rule(method, path):
         if method == "GET" and "/images/demo/" in path:
             with lock:
                 slow[0] += 1
-                waits = slow[0] < 60
+                waits = slow[0] < 120
             if waits:
                 with few:
                     time.sleep(0.25)
