@@ -114,10 +114,7 @@ impl Summer {
         let folds = self.folds.iter_mut().map(|fold| {
             fold.flush(self.columns, self.per_unit)?;
             let mut moments = fold.whole.take().unwrap_or_else(|| TotalMoments::zero(self.columns));
-            // Adding nothing to 128-bit sums takes as long as adding something.
-            if fold.part.rows() > 0 {
-                moments.add(&fold.part)?;
-            }
+            moments.add(&fold.part)?;
             Ok(FoldSums { classes: std::mem::take(&mut fold.classes), moments })
         });
         let folds = folds.collect::<Result<_>>()?;
@@ -187,9 +184,6 @@ impl FoldSums {
 
     /// Adds `sign` times the sums of other images. Fails with `Dataset.Corrupt`.
     pub(super) fn combine(&mut self, other: &FoldSums, sign: i128) -> Result<()> {
-        if other.moments.rows() == 0 {
-            return Ok(());
-        }
         if sign > 0 { self.moments.add(&other.moments) } else { self.moments.subtract(&other.moments) }?;
         for (label, sum) in &other.classes {
             let class = self.classes.entry(label.clone()).or_default();
