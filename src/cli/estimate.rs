@@ -162,7 +162,7 @@ fn assumptions(estimate: &Estimate) -> String {
         work.ms_per_image,
         format::bytes(work.bytes_per_image),
         format::counted(estimate.shards, "shard"),
-        work.images / estimate.shards,
+        work.per_shard() as u64,
         deployment.memory,
         format::count(deployment.concurrency.min(deployment.account_concurrency).into()),
         prices.region,

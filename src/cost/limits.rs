@@ -66,7 +66,7 @@ fn images_beyond_lambda(work: &Workload, deployment: &Deployment, starts: f64, s
 /// children that Step Functions starts per second.
 pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> Vec<Limit> {
     let beyond = |work: &Workload, seconds| images_beyond_lambda(work, deployment, starts, seconds);
-    let per_shard = work.images as f64 / work.shards() as f64;
+    let per_shard = work.per_shard();
     let mut limits = of_all(work, deployment, starts);
     if work.labels > 1 {
         limits.push(Limit {
@@ -100,7 +100,7 @@ pub(super) fn limits(work: &Workload, deployment: &Deployment, starts: f64) -> V
 /// The limits that each run has.
 fn of_all(work: &Workload, deployment: &Deployment, starts: f64) -> Vec<Limit> {
     let beyond = |work: &Workload, seconds| images_beyond_lambda(work, deployment, starts, seconds);
-    let per_shard = work.images as f64 / work.shards() as f64;
+    let per_shard = work.per_shard();
     let shards_in = |mb: f64, bytes: f64| (mb * 0.9 * MIB / bytes * per_shard) as u64;
     vec![
         Limit {

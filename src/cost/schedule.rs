@@ -125,6 +125,11 @@ impl Workload {
         ((self.images as f64 / mean).round() as u64).max(1)
     }
 
+    /// Mean number of images per shard.
+    pub fn per_shard(&self) -> f64 {
+        self.images as f64 / self.shards() as f64
+    }
+
     /// Archives that hold the images.
     pub fn archives(&self) -> u64 {
         if self.packed { (self.images as f64 * self.bytes_per_image as f64 / ARCHIVE).ceil() as u64 } else { 0 }
@@ -219,13 +224,8 @@ impl Listing {
         let plan_shards = work.shards() as f64 * time::PLAN_SHARD;
         let here = of_keys(images.min(LISTED));
         if images <= LISTED {
-            return Listing {
-                plan: here + plan_shards,
-                longest_plan: here + plan_shards,
-                rounds: 0.0,
-                listers: 0.0,
-                lister: 0.0,
-            };
+            let plan = here + plan_shards;
+            return Listing { plan, longest_plan: plan, rounds: 0.0, listers: 0.0, lister: 0.0 };
         }
         let left = images - LISTED;
         let rounds = (left / (LISTERS_OF_ROUND * MOST_LISTED)).ceil();
@@ -358,10 +358,15 @@ impl Schedule {
         time::COLD_START + time::TRANSITION + seconds
     }
 
+    /// Wall-clock seconds of all calls of `plan`, start-up included.
+    pub(super) fn all_plans(&self) -> f64 {
+        self.plans as f64 * Self::one(0.0) + self.plan
+    }
+
     /// Name and wall-clock seconds of each stage, in order.
     pub fn stages(&self) -> Vec<(&'static str, f64)> {
         vec![
-            ("plan", self.plans as f64 * Self::one(0.0) + self.plan),
+            ("plan", self.all_plans()),
             ("list", self.list.seconds()),
             ("featurize", self.featurize.seconds()),
             ("merge", self.merge.seconds()),

@@ -112,8 +112,7 @@ pub fn run_with(
 ) -> Simulated {
     let mut random = Rng::with_seed(seed);
     let account = deployment.account_concurrency;
-    let plan = schedule.plans as f64 * Schedule::one(0.0) + schedule.plan;
-    let mut total = Simulated { seconds: plan, ..Simulated::default() };
+    let mut total = Simulated { seconds: schedule.all_plans(), ..Simulated::default() };
     let tolerated = deployment.tolerated_percent / 100.0;
     let (featurize, of_featurize) = shards.items(schedule.featurize, schedule.shards, &mut random);
     let (project, of_project) = shards.items(schedule.project, schedule.shards, &mut random);
