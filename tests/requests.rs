@@ -5,21 +5,18 @@ mod common;
 #[path = "common/packs.rs"]
 mod packs;
 
-use std::{
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use common::*;
-use futures::{StreamExt, stream::BoxStream};
+use common::{
+    stores::{Gate, Gated},
+    *,
+};
 use packs::File;
 use pomona::{
-    Result,
     cost::estimate::{Counts, Lines, Workload, requests},
     dataset::{
         Sealed,
@@ -31,74 +28,31 @@ use pomona::{
         self, CancellationToken, Limits, ListWork, MergeWork, PartWork, PlanInput, PlanStep, Planned, RunInput,
         ShardWork, Silent, Stores,
     },
-    store::{MemoryStore, Object, Store},
+    store::{MemoryStore, Store},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Counts requests by their price in S3: PUT and LIST, and GET. Deletions are free.
-#[derive(Debug)]
-struct Counted {
-    inner: Arc<MemoryStore>,
+#[derive(Debug, Default)]
+struct Requests {
     puts: AtomicU64,
     gets: AtomicU64,
 }
 
-impl Counted {
-    fn new(inner: Arc<MemoryStore>) -> Arc<Self> {
-        Arc::new(Counted { inner, puts: AtomicU64::new(0), gets: AtomicU64::new(0) })
-    }
-
-    fn put(&self) {
+impl Gate for Requests {
+    fn page(&self) {
         self.puts.fetch_add(1, Relaxed);
     }
-
-    fn get(&self) -> &MemoryStore {
+    fn written(&self) {
+        self.puts.fetch_add(1, Relaxed);
+    }
+    fn read(&self) {
         self.gets.fetch_add(1, Relaxed);
-        &self.inner
     }
 }
 
-#[async_trait]
-impl Store for Counted {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
-        // S3 answers the first request whatever it finds, and each page is another one.
-        self.put();
-        let pages = self.inner.list(prefix, after).enumerate();
-        pages
-            .inspect(|(number, _)| {
-                if *number > 0 {
-                    self.put();
-                }
-            })
-            .map(|(_, page)| page)
-            .boxed()
-    }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.get().get(key).await
-    }
-    async fn get_listed(&self, object: &Object) -> Result<Bytes> {
-        self.get().get_listed(object).await
-    }
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.get().get_range(key, range).await
-    }
-    async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
-        self.get().get_part(object, range).await
-    }
-    async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        self.put();
-        self.inner.put_stream(key, body).await
-    }
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
-        self.put();
-        self.inner.put_if_absent(key, body).await
-    }
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key).await
-    }
+fn counted(inner: Arc<MemoryStore>) -> Arc<Gated<Requests>> {
+    Arc::new(Gated { inner, gate: Requests::default() })
 }
 
 async fn lines<T: DeserializeOwned + Serialize>(output: &MemoryStore, key: &str) -> Vec<T> {
@@ -118,7 +72,7 @@ struct Made {
 /// Calls the stages as the state machine does. Each function opens the stores anew.
 async fn made(images: Arc<MemoryStore>, settings: &Settings, limits: Limits) -> Made {
     let results = Arc::new(MemoryStore::new());
-    let (input, output) = (Counted::new(images), Counted::new(results.clone()));
+    let (input, output) = (counted(images), counted(results.clone()));
     let stores = || Stores::new(input.clone(), output.clone());
     let (engine, stop) = (engine("tiny", 2), CancellationToken::default());
     let run = || RunInput { run: run_id("r") };
@@ -152,7 +106,7 @@ async fn made(images: Arc<MemoryStore>, settings: &Settings, limits: Limits) -> 
     }
     stages::publish(&stores(), run()).await.unwrap();
     // The pictures of a report are not among the requests of a run.
-    let read = input.gets.load(Relaxed);
+    let read = input.gate.gets.load(Relaxed);
     let publish = Timer::start().read();
     report::report(&stores(), ReportInput { run: run_id("r"), publish }).await.unwrap();
     let counts = Counts {
@@ -165,7 +119,7 @@ async fn made(images: Arc<MemoryStore>, settings: &Settings, limits: Limits) -> 
         lines: of,
         classifier: reduced.classifier.is_some_and(|classifier| classifier.fitted().is_some()),
     };
-    let of = |store: &Counted| (store.puts.load(Relaxed), store.gets.load(Relaxed));
+    let of = |store: &Gated<Requests>| (store.gate.puts.load(Relaxed), store.gate.gets.load(Relaxed));
     Made { counts, input: (of(&input).0, read), output: of(&output) }
 }
 

@@ -123,14 +123,12 @@ class Roles:
             return self.bucket_policies.get(ask.resource.removeprefix("arn:aws:s3:::").split("/")[0])
         return self.key_policies.get(ask.resource)
 
-    def decide(self, role, ask, resource_policy=None):
+    def decide(self, role, ask):
         """The decision for a role, remembered until the next deployment."""
-        policy = resource_policy or self.resource_policy(ask)
-        key = (role, ask, json.dumps(resource_policy))
-        if key not in self.known:
+        if (role, ask) not in self.known:
             policies, boundary = self.policies.get(role, []), self.boundaries.get(role)
-            self.known[key] = self.evaluator.decide(session(role), policies, [ask], policy, boundary)[0]
-        return self.known[key]
+            self.known[role, ask] = self.evaluator.decide(session(role), policies, [ask], self.resource_policy(ask), boundary)[0]
+        return self.known[role, ask]
 
     def statements(self, role):
         """Yields (policy, index, statement) for all statements of a role."""

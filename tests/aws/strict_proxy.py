@@ -78,7 +78,7 @@ class StrictProxy(FaultProxy):
         self.conflicts, self.chance = 0.0, random.Random(1)
         self.deadline = lambda function: None
         self.copies = lambda: 1
-        self.key_policies, self.bucket_keys = {}, {}
+        self.key_arns, self.bucket_keys = {}, {}
 
     def learn(self, aws):
         """Reads the deployed policies, keys and encryption of buckets."""
@@ -86,7 +86,7 @@ class StrictProxy(FaultProxy):
         roles = Roles(self.evaluator, aws.client)
         roles.load()
         with self.lock:
-            self.roles, self.asked, self.key_policies, self.bucket_keys = roles, {}, {}, {}
+            self.roles, self.asked, self.key_arns, self.bucket_keys = roles, {}, {}, {}
             self.generations.append((roles, self.asked))
 
     def stop(self):
@@ -95,11 +95,11 @@ class StrictProxy(FaultProxy):
 
     # IAM
 
-    def allowed(self, role, asks, resource_policy=None):
+    def allowed(self, role, asks):
         """The first ask that a role may not do, or None. All are recorded."""
         for ask in asks:
             with self.lock:
-                decision = self.roles.decide(role, ask, resource_policy) if self.roles else "ImplicitlyDenied"
+                decision = self.roles.decide(role, ask) if self.roles else "ImplicitlyDenied"
                 self.asked.setdefault(role, set()).add(ask)
                 if decision != "Allowed":
                     self.refused.append((role, ask))
@@ -180,14 +180,12 @@ class StrictProxy(FaultProxy):
         return self.bucket_keys[bucket]
 
     def use_key(self, role, action, key):
-        if key not in self.key_policies:
+        if key not in self.key_arns:
             kms = self.client("kms")
-            arn = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
-            self.key_policies[key] = arn, json.loads(kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
-        arn, policy = self.key_policies[key]
-        self.roles.key_policies[arn] = policy
-        ask = Ask(action, arn, (("kms:ViaService", f"s3.{REGION}.amazonaws.com"),))
-        return None if self.allowed(role, [ask], policy) is None else denial("s3", role, ask)
+            arn = self.key_arns[key] = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
+            self.roles.key_policies[arn] = json.loads(kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
+        ask = Ask(action, self.key_arns[key], (("kms:ViaService", f"s3.{REGION}.amazonaws.com"),))
+        return None if self.allowed(role, [ask]) is None else denial("s3", role, ask)
 
     # Quotas and faults
 

@@ -71,6 +71,20 @@ class Stack:
         if hasattr(self.proxy, "learn"):
             self.proxy.learn(self.aws)
 
+    def function(self, name):
+        """The deployed name of a function of the template."""
+        return next(f["FunctionName"] for f in self.aws.client("lambda").list_functions()["Functions"] if f"-{name}Function" in f["FunctionName"])
+
+    def call_sample(self, name, event, places):
+        """Calls a function with the event in its folder, as `cargo lambda invoke --data-file` does, but with these places."""
+        body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
+        for sample, place in places.items():
+            body = body.replace(sample, place)
+        answer = self.aws.client("lambda").invoke(FunctionName=self.function(name.title()), Payload=body)
+        payload = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, f"{name}: {payload}"
+        return payload
+
     def upload(self, folder, prefix):
         """Uploads the files of a folder below images/<prefix>/; returns the location."""
         bucket, base = self.images.removeprefix("s3://").split("/", 1)
@@ -238,7 +252,7 @@ def test_a_package_for_another_processor_fails_the_deployment(stack, wrong_build
     assert template.count("ServiceTimeout: 300") == 1
     (wrong_build / "template.yaml").write_text(template.replace("ServiceTimeout: 300", "ServiceTimeout: 3"))
     lambdas = stack.aws.client("lambda")
-    function = next(f["FunctionName"] for f in lambdas.list_functions()["Functions"] if "-PlanFunction" in f["FunctionName"])
+    function = stack.function("Plan")
     before = lambdas.get_function(FunctionName=function)["Configuration"]["CodeSha256"]
     with pytest.raises(RuntimeError, match="sam deploy failed"):
         stack.deploy(wrong_build / "template.yaml")
@@ -251,24 +265,18 @@ def test_a_package_for_another_processor_fails_the_deployment(stack, wrong_build
 
 
 def test_the_sample_events_are_a_run_by_hand(stack, tmp_path):
-    """Calls each function with the event in its folder, as `cargo lambda invoke --data-file` does, but with the stack's buckets and
-    the output of uploads, which is the one that the vacuum's role is for."""
+    """Calls each function with its sample event, but with the stack's buckets and the output of uploads, which is the one that the
+    vacuum's role is for."""
     images, results = (place.removeprefix("s3://").split("/")[0] for place in (stack.images, stack.results))
     output = f"{stack.results}uploads/"
     stack.aws.pomona("demo", tmp_path, "--images-only", "--views", 4)
     keys = {f"images/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
     for key, path in keys.items():
         stack.s3.put_object(Bucket=images, Key=key, Body=path.read_bytes())
-    functions = {f["FunctionName"]: f for f in stack.aws.client("lambda").list_functions()["Functions"]}
+    places = {"s3://pomona-images/": f"s3://{images}/", "s3://pomona-results/pomona/first/": output}
 
     def call(name, event):
-        function = next(f for f in functions if f"-{name.title()}Function" in f)
-        body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
-        body = body.replace("s3://pomona-images/", f"s3://{images}/").replace("s3://pomona-results/pomona/first/", output)
-        answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
-        payload = json.loads(answer["Payload"].read())
-        assert "FunctionError" not in answer, f"{name}: {payload}"
-        return payload
+        return stack.call_sample(name, event, places)
 
     def check_sample(event, work_list):
         """Compares an event with the only line of a work list."""
@@ -368,16 +376,10 @@ def test_the_sample_events_of_a_listing_are_a_run_by_hand(stack, tmp_path):
     keys = {f"images/by-hand/{path.relative_to(tmp_path / 'images')}": path for path in (tmp_path / "images").rglob("*.jpg")}
     for key, path in keys.items():
         stack.s3.put_object(Bucket=images, Key=key, Body=path.read_bytes())
-    functions = [f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"]]
+    places = {"s3://pomona-images/images/": f"s3://{images}/images/by-hand/", "s3://pomona-results/pomona/listed/": f"{stack.results}by-hand/"}
 
     def call(name, event):
-        function = next(f for f in functions if f"-{name.title()}Function" in f)
-        body = (ROOT / f"functions/{name}/events/{event}.json").read_text()
-        body = body.replace("s3://pomona-images/images/", f"s3://{images}/images/by-hand/").replace("s3://pomona-results/pomona/listed/", f"{stack.results}by-hand/")
-        answer = stack.aws.client("lambda").invoke(FunctionName=function, Payload=body)
-        payload = json.loads(answer["Payload"].read())
-        assert "FunctionError" not in answer, f"{name}: {payload}"
-        return payload
+        return stack.call_sample(name, event, places)
 
     planned = call("plan", "listed")
     assert planned["listers"] == 1 and "objects" not in planned, planned
@@ -1017,7 +1019,7 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
     before = stack.manifest("uploads")
     versions = [key for key in stack.keys("uploads") if key.endswith(".json") and key.startswith("versions/")]
     assert len(versions) >= 2
-    function = next(f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"] if "Vacuum" in f["FunctionName"])
+    function = stack.function("Vacuum")
     request = {"output": f"{stack.results}uploads/", "keep_versions": 1, "older_than_days": 0}
     # A vacuum has died, and a run has left its mark: Step Functions says that it has ended.
     bucket, prefix = stack.results.removeprefix("s3://").split("/", 1)
