@@ -52,6 +52,12 @@ def classifier():
         if "peers" in run:
             each = "; ".join(f"{peer['classes']} classes: {peer['lda_one_fit']:.1f} s" for peer in run["peers"])
             text.append(f"One fit of scikit-learn's LDA with one shrinkage, without cross-validation, and its predictions: {each}.\n")
+    stem, run = newest("classifier", lambda run: "growth" in run)
+    if run:
+        rows = [[f"{grown['images']:,}", *(f"{grown[kind][key]:,.1f}" for key in ("cpu", "peak_mb") for kind in ("with", "without")), f"{grown['ratio_of_cpu']:.3f}",
+                 f"{grown['predict_one']['cpu'] * 1e3:.0f}", f"{grown['predict_many_cpu_ms']:.1f}"] for grown in run["growth"]]
+        text += [f"A whole run with and without the classifier, in turn; and `pomona predict` for one photo, start and neighbours included, and for each of 560. Run `{stem}`.\n",
+                 table(["images", "processor s, with", "without", "MB, with", "without", "ratio of processor time", "ms for one photo", "ms for each of 560"], rows)]
     return text
 
 
