@@ -216,10 +216,9 @@ impl Attempt<'_> {
 
     async fn merge(&mut self, groups: Vec<MergeWork>, known: &mut KnownGroups) -> Result<()> {
         let stores = self.stores;
-        // Sums of classes take 200 MB per group while they are added up, by two threads.
-        let at_a_time = if groups.iter().any(|group| group.classes.is_some()) { 1 } else { SHARDS_AT_A_TIME };
-        let mut merging =
-            stream::iter(groups).map(|group| merge_with(stores, group, Known::default())).buffer_unordered(at_a_time);
+        let mut merging = stream::iter(groups)
+            .map(|group| merge_with(stores, group, Known::default()))
+            .buffer_unordered(SHARDS_AT_A_TIME);
         let all = async {
             while let Some(merged) = merging.try_next().await? {
                 keep(known, merged)?;
