@@ -175,13 +175,13 @@ bench-classifier: build .venv/tables/ready ## Compare the classifier with scikit
 bench-scaling: build .venv/bench/ready ## Measure time and memory against images and threads; write a plot to bench/
 	.venv/bench/bin/python bench/scaling.py --pomona $(POMONA)
 
-# IMAGES=N: so many files in a folder; IMAGES_ON_AWS=N: in the local S3. KEYS: sizes of buckets that are planned on a virtual clock.
-IMAGES ?= 1000000
+# FILES=N: so many files in a folder; IMAGES_ON_AWS=N: in the local S3. KEYS: sizes of buckets that are planned on a virtual clock.
+FILES ?= 1000000
 IMAGES_ON_AWS ?= 50000
 KEYS ?= 10000000,100000000
 .PHONY: scale
-scale: build scale-keys lambdas ## Plan 100 million keys; run 1,000,000 tiny images in a folder, 50,000 on a local AWS
-	python3 bench/scale.py --pomona $(POMONA) --images $(IMAGES)
+scale: build scale-keys $(PACKAGES) ## Plan 100 million keys; run 1,000,000 tiny images in a folder, 50,000 on a local AWS
+	python3 bench/scale.py --pomona $(POMONA) --images $(FILES)
 	.venv/ministack/bin/python bench/scale.py --aws $(IMAGES_ON_AWS)
 
 .PHONY: scale-keys

@@ -144,7 +144,7 @@ async fn the_report_of_a_hundred_thousand_images_is_below_five_megabytes() {
     };
     let records = [
         StageRecords::one("plan", timing(0)),
-        StageRecords { stage: "featurize", pieces: (0..1_000).map(|i| (format!("{i:032x}"), timing(i))).collect() },
+        StageRecords::new("featurize", (0..1_000).map(|i| (format!("{i:032x}"), timing(i))).collect()),
     ];
     let at = Place::Lambda { region: "eu-west-3".to_owned() };
     let receipt = Receipt::new(&manifest, 0, &records, at).unwrap();

@@ -69,6 +69,11 @@ impl Summer {
         Summer { columns, per_unit, folds: std::iter::repeat_with(fold).take(FOLDS).collect() }
     }
 
+    /// Sums of no rows, of the same features.
+    pub fn empty(&self) -> Self {
+        Summer::new(self.columns, self.per_unit)
+    }
+
     /// Adds rows of features `[rows, columns]` with their labels and folds. Rows without a label are left out.
     ///
     /// Fails with `Internal.Bug` if the lengths differ, and as [`ShardMoments::from_features`] does.

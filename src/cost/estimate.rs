@@ -81,9 +81,12 @@ pub struct Lines {
 pub fn requests(run: &Counts) -> Usage {
     let Counts { images, inferred, shards, made, groups, parts, lines, classifier } = *run;
     let invocations = 3 + lines.rounds + lines.list + lines.featurize + groups + lines.project;
-    // Features for the sums of classes and for the cross-validation; per part: predictions, the classifier, and predictions
-    // for the report.
-    let (gets_of_classifier, puts_of_classifier) = if classifier { (2 * shards + 2 * parts, parts) } else { (0, 0) };
+    // Features for the sums of classes and for the cross-validation; per part: predictions, and predictions for the report;
+    // per call of project: the classifier.
+    let (gets_of_classifier, puts_of_classifier) =
+        if classifier { (2 * shards + parts + lines.project, parts) } else { (0, 0) };
+    // A list of batches, and its lines.
+    let batched = lines.project < parts;
     Usage {
         gb_seconds: 0.0,
         invocations,
@@ -105,18 +108,20 @@ pub fn requests(run: &Counts) -> Usage {
             + 4 * groups
             + 2 * parts
             + puts_of_classifier
+            + u64::from(batched)
             + ONCE.puts
             + 4 * lines.rounds
             + 10 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, features,
-        // its record twice, and the scores of some.
+        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: features, its
+        // record twice, and the scores of some; per call of project: the basis.
         gets: inferred
             + 5 * made
             + shards
             + gets_of_classifier
             + 8 * groups
-            + 4 * parts
+            + 3 * parts
+            + lines.project * (1 + u64::from(batched))
             + parts.min(PARTS_OF_REPORT)
             + ONCE.gets
             + 6 * lines.rounds

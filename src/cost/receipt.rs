@@ -23,12 +23,19 @@ pub struct StageRecords {
     pub stage: &'static str,
     /// One entry per piece of work: the name of its shard, part or group, and its timing.
     pub pieces: Vec<(String, Timing)>,
+    /// Calls of the function: one per piece, or fewer if each is for several pieces.
+    pub calls: u64,
 }
 
 impl StageRecords {
+    /// A stage whose function is called for each piece of work.
+    pub fn new(stage: &'static str, pieces: Vec<(String, Timing)>) -> Self {
+        StageRecords { stage, calls: pieces.len() as u64, pieces }
+    }
+
     /// A stage that runs once.
     pub fn one(stage: &'static str, timing: Timing) -> Self {
-        StageRecords { stage, pieces: vec![(stage.to_owned(), timing)] }
+        StageRecords::new(stage, vec![(stage.to_owned(), timing)])
     }
 }
 
@@ -61,7 +68,7 @@ impl Place {
 pub struct Line {
     /// Name of the stage.
     pub stage: &'static str,
-    /// Pieces of work; on Lambda, each is one invocation.
+    /// Calls of the function. On one machine, pieces of work.
     pub invocations: u64,
     /// Wall-clock time, summed over the pieces of work.
     pub milliseconds: u64,
@@ -112,15 +119,19 @@ impl Receipt {
         let prices = Prices::new(region, Architecture::here())?;
         let lines: Vec<Line> = records.iter().map(Line::new).collect();
         let figures = &manifest.figures;
-        let pieces = |stage: &str| lines.iter().find(|line| line.stage == stage).map_or(0, |line| line.invocations);
+        let of = |stage: &str| {
+            let records = records.iter().find(|records| records.stage == stage);
+            records.map_or((0, 0), |records| (records.pieces.len() as u64, records.calls))
+        };
+        let ((_, featurize), (parts, project)) = (of("featurize"), of("project"));
         let counts = Counts {
             images: manifest.images + manifest.rejects,
             inferred: figures.inferred,
             shards: manifest.shards(),
             made: figures.shards_computed,
             groups,
-            parts: pieces("project"),
-            lines: Lines { featurize: pieces("featurize"), project: pieces("project"), ..Lines::default() },
+            parts,
+            lines: Lines { featurize, project, ..Lines::default() },
             classifier: manifest.classifier.as_ref().is_some_and(|classifier| classifier.fitted().is_some()),
         };
         let usage = match at {
@@ -169,7 +180,7 @@ impl Line {
             |(memory, ms): (&Option<u32>, &u64)| f64::from(memory.unwrap_or(0)) / 1_024.0 * *ms as f64 / 1_000.0;
         Line {
             stage: records.stage,
-            invocations: records.pieces.len() as u64,
+            invocations: records.calls,
             milliseconds: by_memory.values().sum(),
             memory_mb: by_memory.keys().max().copied().flatten(),
             // `Sum` of no numbers is -0.0, which JSON shows.
@@ -188,7 +199,7 @@ mod tests {
     fn a_stage_is_billed_by_time_and_memory() {
         let timing = |milliseconds, memory_mb| Timing { began: Timestamp::UNIX_EPOCH, milliseconds, memory_mb };
         let pieces = vec![("a".to_owned(), timing(1_500, Some(2_048))), ("b".to_owned(), timing(500, Some(2_048)))];
-        let line = Line::new(&StageRecords { stage: "featurize", pieces });
+        let line = Line::new(&StageRecords::new("featurize", pieces));
         assert_eq!((line.invocations, line.milliseconds, line.memory_mb), (2, 2_000, Some(2_048)));
         assert!((line.gb_seconds - 4.0).abs() < 1e-12);
         let own = Line::new(&StageRecords::one("plan", timing(10, None)));

@@ -50,8 +50,8 @@ pub(super) const PLAN_MB: f64 = 1_769.0;
 pub(super) const REDUCE_MB: f64 = 3_008.0;
 /// Bytes per second that one function reads from S3.
 const S3_BANDWIDTH: f64 = 75e6;
-/// Bytes of the features of an image, and of the sums of a group, for 1,280 features.
-const FEATURES: f64 = 5_120.0;
+/// Bytes of the features of an image in a table, and of the sums of a group, for 1,280 features: docs/file-formats.md.
+const FEATURES: f64 = 3_800.0;
 pub(super) const GROUP_SUMS: f64 = 5.0e6;
 /// Bytes of the sums of classes of a group with many images.
 const CLASS_SUMS: f64 = FOLDS as f64 * GROUP_SUMS;
@@ -262,10 +262,10 @@ impl Classes<'_> {
         self.group_rows * (FEATURES / S3_BANDWIDTH).max(time::SUM_IMAGE / self.processors)
     }
 
-    /// Seconds of `merge` for each group.
+    /// Seconds of `merge` for each group. The sums of all images are those of the classes, added up.
     fn merge(&self) -> f64 {
         let works = self.work.labels > 1 && self.are_kept();
-        if works { self.sum() + CLASS_SUMS / S3_BANDWIDTH } else { 0.0 }
+        if works { CLASS_SUMS / S3_BANDWIDTH } else { 0.0 }
     }
 
     /// Seconds of `reduce`: the sums of all groups, the fit, and all features, which are scored out of fold.
@@ -322,7 +322,7 @@ impl Schedule {
             map(shards.div_ceil(size), (shards as f64 / shards.div_ceil(size) as f64) * seconds + own)
         };
         let of_featurize = batches::of_featurize(shards, work.shard_size, deployment.concurrency);
-        let of_project = batches::of_project(shards, work.shard_size, deployment.concurrency);
+        let of_project = batches::of_project(shards, (rows as u32).max(1), deployment.concurrency);
         let listing = Listing::new(work);
         // Files are read while the model runs; the slower of the two decides.
         let model = work.ms_per_image / 1e3 / processors;

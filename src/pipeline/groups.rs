@@ -41,8 +41,12 @@ impl OpenGroups {
     /// Which sums of a shard of this group are needed.
     pub(super) fn needed(&self, group: u64) -> Sums {
         let groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_base = groups.get(&group).is_some_and(|open| open.work.base.is_some());
-        if has_base { Sums::WholeOrChange } else { Sums::Whole }
+        match groups.get(&group).map(|open| &open.work) {
+            Some(work) if work.base.is_some() => Sums::WholeOrChange,
+            // The sums of classes add up to those of the group, and read all features.
+            Some(work) if work.classes.is_some() => Sums::NotNeeded,
+            _ => Sums::Whole,
+        }
     }
 
     /// Adds the sums of a computed shard. With the last shard of a group, returns what finishes the group.

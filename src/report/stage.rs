@@ -68,6 +68,9 @@ pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
 async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Timing) -> Result<[StageRecords; 6]> {
     let run = &plan.run;
     let work: Vec<ShardWork> = read_work_list(output, &keys::run(run, "featurize.jsonl")).await?;
+    let featurize_calls = of_batches(work.len() as u64, |shards| plan.shards_per_call(shards));
+    let all = (reduced.images, reduced.parts);
+    let project_calls = of_batches(reduced.parts_to_project, |parts| plan.parts_per_call(parts, all));
     let made = stream::iter(work)
         .map(|work| featurized(output, run, work.shard))
         .buffered(STORE_CONCURRENCY)
@@ -83,10 +86,15 @@ async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Ti
     let merged = merged.buffered(STORE_CONCURRENCY);
     Ok([
         StageRecords::one("plan", plan.timing.clone()),
-        StageRecords { stage: "featurize", pieces: made.try_collect().await? },
-        StageRecords { stage: "merge", pieces: merged.try_collect().await? },
+        StageRecords { calls: featurize_calls, ..StageRecords::new("featurize", made.try_collect().await?) },
+        StageRecords::new("merge", merged.try_collect().await?),
         StageRecords::one("reduce", reduced.timing.clone()),
-        StageRecords { stage: "project", pieces: projected.try_collect().await? },
+        StageRecords { calls: project_calls, ..StageRecords::new("project", projected.try_collect().await?) },
         StageRecords::one("publish", publish),
     ])
+}
+
+/// Calls for so many pieces of work, of which each call takes several.
+fn of_batches(pieces: u64, per_call: impl Fn(u64) -> u64) -> u64 {
+    pieces.div_ceil(per_call(pieces).max(1))
 }

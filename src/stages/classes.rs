@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     ErrorKind, Result,
@@ -22,6 +22,7 @@ use crate::{
     },
     ids::ShardId,
     model::ExtractorInfo,
+    pca::moments::TotalMoments,
     store::Store,
 };
 
@@ -173,30 +174,87 @@ pub(crate) async fn of_shards<'a>(
     rules: &TrainingRules,
     shards: impl Iterator<Item = &'a ShardEntry>,
 ) -> Result<ClassSums> {
+    Ok(summed(output, extractor, (rules, Others::LeftOut), shards).await?.0)
+}
+
+/// What happens to rows from which the classifier does not learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    LeftOut,
+    /// They are summed too, all together.
+    Summed,
+}
+
+/// Sums of the rows from which the classifier learns, and of the others.
+struct Sums {
+    learned: Summer,
+    others: Option<Summer>,
+}
+
+impl Sums {
+    fn add(&mut self, training: &Training, rows: &FeatureRows, others: Others) -> Result<()> {
+        add(&mut self.learned, training, rows, |_| true)?;
+        if others == Others::LeftOut {
+            return Ok(());
+        }
+        let labels: Vec<Option<&str>> =
+            training.roles(rows).iter().map(|role| role.learns.is_none().then_some("")).collect();
+        if labels.iter().any(Option::is_some) {
+            let summer = self.others.get_or_insert_with(|| self.learned.empty());
+            summer.add_rows(rows.features.view(), &labels, &vec![0; labels.len()])?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, other: Sums) -> Result<()> {
+        self.learned.append(other.learned)?;
+        match (&mut self.others, other.others) {
+            (Some(to), Some(from)) => to.append(from),
+            (to, from) => {
+                *to = to.take().or(from);
+                Ok(())
+            }
+        }
+    }
+
+    /// The sums of classes, and those of the other rows.
+    fn finish(self) -> Result<(ClassSums, Option<ClassSums>)> {
+        Ok((self.learned.finish()?, self.others.map(Summer::finish).transpose()?))
+    }
+}
+
+/// The sums of classes of shards, from their features, in two threads, and those of the other rows.
+async fn summed<'a>(
+    output: &dyn Store,
+    extractor: &ExtractorInfo,
+    (rules, others): (&TrainingRules, Others),
+    shards: impl Iterator<Item = &'a ShardEntry>,
+) -> Result<(ClassSums, Option<ClassSums>)> {
     let training = Training::new(rules)?;
     let tables: Vec<FileRef> = shards.filter_map(ShardEntry::features).collect();
     let halves = tables.chunks(tables.len().div_ceil(READ_AT_A_TIME).max(1)).map(|tables| {
         let training = training.clone();
         async move {
-            let mut summer = Summer::new(extractor.columns, extractor.feature_range.per_unit());
+            let learned = Summer::new(extractor.columns, extractor.feature_range.per_unit());
+            let mut sums = Sums { learned, others: None };
             for file in tables {
                 let rows = rows_of(output, extractor, file.clone()).await?;
                 let training = training.clone();
                 let add = move || {
-                    add(&mut summer, &training, &rows, |_| true)?;
-                    Ok(summer)
+                    sums.add(&training, &rows, others)?;
+                    Ok(sums)
                 };
-                summer = run_blocking(add).await?;
+                sums = run_blocking(add).await?;
             }
-            Ok(summer)
+            Ok(sums)
         }
     });
     let halves: Vec<_> = halves.collect();
-    let mut halves: Vec<Summer> = stream::iter(halves).buffer_unordered(READ_AT_A_TIME).try_collect().await?;
-    let Some(mut summer) = halves.pop() else { return Ok(ClassSums::zero(extractor.columns)) };
+    let mut halves: Vec<Sums> = stream::iter(halves).buffer_unordered(READ_AT_A_TIME).try_collect().await?;
+    let Some(mut sums) = halves.pop() else { return Ok((ClassSums::zero(extractor.columns), None)) };
     run_blocking(move || {
-        halves.into_iter().try_for_each(|half| summer.append(half))?;
-        summer.finish()
+        halves.into_iter().try_for_each(|half| sums.append(half))?;
+        sums.finish()
     })
     .await
 }
@@ -222,26 +280,69 @@ pub(crate) async fn encode(extractor: &ExtractorInfo, sums: ClassSums) -> Result
     .await
 }
 
-/// Computes the sums of a group that `merge` has finished, and keeps them if it is large enough. Also returns them.
-pub(super) async fn finish(
-    output: &dyn Store,
-    extractor: &ExtractorInfo,
-    work: &ClassWork,
-    record: &GroupRecord,
-    base: Option<&GroupRef>,
-) -> Result<Option<(Checksum, ClassSums)>> {
-    // Labels and splits can only make the images fewer. With too many labels, there is no classifier.
-    let labels = record.labels.iter().filter(|count| count.label.is_some()).count();
-    if !are_kept(record.rows, extractor.columns) || labels == 0 || labels > MAX_CLASSES {
-        return Ok(None);
+/// The sums of the classes of a group that are to be kept, and the turn to compute them.
+pub(super) struct Turn<'a> {
+    work: &'a ClassWork,
+    /// Dropped when the sums are written.
+    _turn: SemaphorePermit<'static>,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits for a turn. None if the sums of the group are not kept.
+    pub(super) async fn wait(
+        extractor: &ExtractorInfo,
+        work: Option<&'a ClassWork>,
+        record: &GroupRecord,
+    ) -> Option<Turn<'a>> {
+        // Labels and splits can only make the images fewer. With too many labels, there is no classifier.
+        let labels = record.labels.iter().filter(|count| count.label.is_some()).count();
+        if !are_kept(record.rows, extractor.columns) || labels == 0 || labels > MAX_CLASSES {
+            return None;
+        }
+        // The semaphore is never closed, so there is no error.
+        Some(Turn { work: work?, _turn: ADDED_UP.acquire().await.ok()? })
     }
-    // The semaphore is never closed, so there is no error.
-    let _turn = ADDED_UP.acquire().await;
-    let base = BaseClasses::read(output, base, work).await?;
-    let sums = of_group(output, extractor, &work.rules, record, base).await?;
-    let (sums, file) = encode(extractor, sums).await?;
-    let Some(file) = file else { return Ok(None) };
-    let checksum = Checksum::of(&file);
-    output.put(&keys::classes(&record.id, &work.rules.id()?), file).await?;
-    Ok(Some((checksum, sums)))
+
+    /// The sums of classes of a group, and those of all of its rows. Each row is read and multiplied once.
+    pub(super) async fn all(
+        &self,
+        output: &dyn Store,
+        extractor: &ExtractorInfo,
+        record: &GroupRecord,
+    ) -> Result<(ClassSums, TotalMoments)> {
+        let with_others = (&self.work.rules, Others::Summed);
+        let (classes, others) = summed(output, extractor, with_others, record.shards.iter()).await?;
+        run_blocking(move || {
+            let mut all = TotalMoments::zero(classes.columns());
+            for fold in classes.folds().iter().chain(others.iter().flat_map(|others| others.folds())) {
+                if fold.moments.rows() > 0 {
+                    all.add(&fold.moments)?;
+                }
+            }
+            Ok((classes, all))
+        })
+        .await
+    }
+
+    /// Keeps the sums of a group that `merge` has finished, after computing them if they are not given. Also returns them.
+    pub(super) async fn keep(
+        self,
+        output: &dyn Store,
+        extractor: &ExtractorInfo,
+        (record, base): (&GroupRecord, Option<&GroupRef>),
+        sums: Option<ClassSums>,
+    ) -> Result<Option<(Checksum, ClassSums)>> {
+        let sums = match sums {
+            Some(sums) => sums,
+            None => {
+                let base = BaseClasses::read(output, base, self.work).await?;
+                of_group(output, extractor, &self.work.rules, record, base).await?
+            }
+        };
+        let (sums, file) = encode(extractor, sums).await?;
+        let Some(file) = file else { return Ok(None) };
+        let checksum = Checksum::of(&file);
+        output.put(&keys::classes(&record.id, &self.work.rules.id()?), file).await?;
+        Ok(Some((checksum, sums)))
+    }
 }

@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
     Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores,
+    classes::Turn,
     damage::noted,
     records::featurized,
     sums::{GroupSums, Known, moments_of},
@@ -50,13 +51,21 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
     let record = record(&work, &shards);
-    let own = record.clone();
-    let (entry, file, sums) = match finished(output, &record).await? {
-        Some(entry) => (entry, None, None),
-        None => finish(output, &work, record, &known).await?,
+    let (finished, turn) = (finished(output, &record).await?, Turn::wait(&work.extractor, work.classes.as_ref(), &record));
+    let (own, turn) = (record.clone(), turn.await);
+    // Without earlier sums, those of the classes and of all rows come from the same products.
+    let (classes, all) = match &turn {
+        Some(turn) if finished.is_none() && work.base.is_none() && known.is_empty() => {
+            turn.all(output, &work.extractor, &record).await.map(|(classes, all)| (Some(classes), Some(all)))?
+        }
+        _ => (None, None),
     };
-    let classes = match &work.classes {
-        Some(classes) => super::classes::finish(output, &work.extractor, classes, &own, work.base.as_ref()).await?,
+    let (entry, file, sums) = match finished {
+        Some(entry) => (entry, None, None),
+        None => finish(output, &work, record, (&known, all)).await?,
+    };
+    let classes = match turn {
+        Some(turn) => turn.keep(output, &work.extractor, (&own, work.base.as_ref()), classes).await?,
         None => None,
     };
     let (classes, of_classes) = classes.unzip();
@@ -85,16 +94,20 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
     Ok((merged, GroupSums { moments: sums, classes }))
 }
 
-/// Writes the sums of a group. Also returns its record, which is to be written afterwards, as a file.
+/// Writes the sums of a group, which may be known. Also returns its record, which is to be written afterwards, as a file.
 async fn finish(
     output: &dyn Store,
     work: &MergeWork,
     mut record: GroupRecord,
-    known: &Known,
+    (known, all): (&Known, Option<TotalMoments>),
 ) -> Result<(GroupEntry, Option<Bytes>, Option<TotalMoments>)> {
     let mut sums_of_group = None;
     if record.rows > 0 {
-        let (sums, id) = (sums(output, work, &record, known).await?, work.extractor.id.clone());
+        let sums = match all {
+            Some(all) => check_rows(all, record.rows)?,
+            None => sums(output, work, &record, known).await?,
+        };
+        let id = work.extractor.id.clone();
         let written = run_blocking(move || {
             let file = tables::write_group_sums(&sums, id.as_str())?;
             Ok((sums, Checksum::of(&file), file))

@@ -25,7 +25,6 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    cost::batches,
     dataset::{
         self, FORMAT, Manifest, ShardEntry, contents,
         inbox::{self, Inbox},
@@ -315,9 +314,7 @@ impl Planning<'_> {
             try_join!(planner.write_lists(), output.put(&planned.merge_work_list, merges), async {
                 output.put(&Plan::key(run), plan_file).await
             },)?;
-            let size = plan
-                .concurrency
-                .map_or(1, |most| batches::of_featurize(planner.work.lines, settings.shard_size(), most));
+            let size = plan.shards_per_call(planner.work.lines);
             let of_lines = (&planner.work.ends[..], size, self.extractor.decoding);
             planned.batch_list = write_batches(output, run, &planned.work_list, of_lines).await?;
         }

@@ -12,6 +12,7 @@ pub use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    cost::batches,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
         RunFigures, keys,
@@ -144,6 +145,17 @@ impl Plan {
     /// Numbers of the groups that this run finishes.
     pub(crate) fn merges(&self) -> impl Iterator<Item = u64> {
         self.groups.iter().zip(0..).filter(|(group, _)| !group.ready).map(|(_, number)| number)
+    }
+
+    /// Shards that a call of `featurize` computes, of so many.
+    pub(crate) fn shards_per_call(&self, shards: u64) -> u64 {
+        self.concurrency.map_or(1, |most| batches::of_featurize(shards, self.settings.shard_size(), most))
+    }
+
+    /// Parts that a call of `project` computes, of so many. `all` are the images and the parts of the version.
+    pub(crate) fn parts_per_call(&self, parts: u64, all: (u64, u64)) -> u64 {
+        let rows = u32::try_from(all.0 / all.1.max(1)).unwrap_or(u32::MAX).max(1);
+        self.concurrency.map_or(1, |most| batches::of_project(parts, rows, most))
     }
 }
 

@@ -22,7 +22,6 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    cost::batches,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments,
         RejectedObject, RunFigures, ShardEntry,
@@ -80,8 +79,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         None => work,
     };
     let work_list = keys::run(&run, "project.jsonl");
-    let rows = u32::try_from(images / parts.max(1)).unwrap_or(u32::MAX).max(1);
-    let size = plan.concurrency.map_or(1, |most| batches::of_project(work.len() as u64, rows, most));
+    let size = plan.parts_per_call(work.len() as u64, (images, parts));
     let batch_list = write_work(output, &run, &work_list, &work, (size, plan.extractor.decoding)).await?;
     let timing = timer.read();
     figures.reduce_ms += timing.milliseconds;

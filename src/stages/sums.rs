@@ -153,6 +153,11 @@ impl Known {
         Ok(())
     }
 
+    /// Whether nothing is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.changed.is_empty()
+    }
+
     /// Whether all rows of this shard of the base version are accounted for by the changes.
     pub(crate) fn covers(&self, shard: &ShardId) -> bool {
         self.sources.contains_key(shard)
