@@ -240,7 +240,10 @@ fn classifier(manifest: &Manifest) -> String {
     );
     for split in summary.splits.iter().filter(|split| split.split.as_deref().is_some_and(|name| name != TRAIN)) {
         let name = format::shorten(split.split.as_deref().unwrap_or_default(), 40);
-        text.push_str(&format!(", {} of {name}", share(split.correct, split.images)));
+        text.push_str(&match split.known {
+            0 => format!(", no label of {name} is a class"),
+            _ => format!(", {} of {name}", share(split.correct, split.images)),
+        });
     }
     let suspects: u64 = summary.splits.iter().map(|split| split.suspects).sum();
     text + &format!("; {}\n", format::counted(suspects, "suspect label"))
