@@ -29,7 +29,7 @@ struct Requests {
 
 /// Requests of plan, of reduce, and of publish with the report, that a run of any size makes; and those of Step Functions,
 /// which reads three work lists and writes three files per map.
-const ONCE: Requests = Requests { puts: 12 + 8 + 10 + 9, gets: 3 + 1 + 12 + 3 };
+const ONCE: Requests = Requests { puts: 12 + 8 + 12 + 9, gets: 3 + 1 + 14 + 3 };
 /// Bytes that one invocation writes to the log: its metrics, its own lines, and three lines of Lambda.
 const LOG_BYTES: u64 = 3_000;
 /// X-Ray records one request a second, and this share of the others.
@@ -91,10 +91,10 @@ pub fn requests(run: &Counts) -> Usage {
         // parts; per part: scores, predictions and a record. Large groups have sums of classes too.
         puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 3 * parts + ONCE.puts,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record, and features for the sums of classes and for the cross-validation; per group: lines of the list of
-        // shards, sums, records (5), a list of parts; per part: basis, classifier, features, its record twice, predictions
+        // its record, and features for the sums of classes, for the cross-validation and for the duplicates, and scores for
+        // the outliers; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, classifier, features, its record twice, predictions
         // for the report, and the scores of some.
-        gets: inferred + 5 * made + 3 * shards + 8 * groups + 6 * parts + parts.min(PARTS_OF_REPORT) + ONCE.gets,
+        gets: inferred + 5 * made + 5 * shards + 8 * groups + 6 * parts + parts.min(PARTS_OF_REPORT) + ONCE.gets,
         stored_bytes: (images as f64 * STORED_PER_IMAGE + (groups + 2) as f64 * GROUP_SUMS) as u64,
     }
 }

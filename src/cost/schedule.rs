@@ -3,7 +3,11 @@
 use serde::Serialize;
 
 use super::batches;
-use crate::dataset::shard::{DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS};
+use crate::dataset::{
+    Searched,
+    settings::DUPLICATE_IMAGES_ON_AWS,
+    shard::{DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS},
+};
 
 /// Milliseconds per image on one processor of a Lambda: reading, decoding, features and sums.
 ///
@@ -35,6 +39,8 @@ pub(super) mod time {
     pub(crate) const SUM_IMAGE: f64 = 2e-4;
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
+    /// Projection of one image for the search of duplicates, and that search, on one processor.
+    pub(crate) const SEARCH_IMAGE: f64 = 1e-4;
 }
 /// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
 pub(super) const PLAN_MB: f64 = 1_769.0;
@@ -43,6 +49,8 @@ pub(super) const REDUCE_MB: f64 = 3_008.0;
 const S3_BANDWIDTH: f64 = 75e6;
 /// Bytes of the features of an image, and of the sums of a group, for 1,280 features.
 const FEATURES: f64 = 5_120.0;
+/// Bytes of the scores of an image, for 50 components.
+const SCORES: f64 = 200.0;
 pub(super) const GROUP_SUMS: f64 = 5.0e6;
 /// Records that a stage reads at the same time.
 const READERS: f64 = 32.0;
@@ -177,6 +185,8 @@ impl Schedule {
         // Files are read while the model runs; the slower of the two decides.
         let model = work.ms_per_image / 1e3 / processors;
         let network = work.bytes_per_image as f64 / S3_BANDWIDTH;
+        let searched =
+            if Searched::among(work.images, DUPLICATE_IMAGES_ON_AWS) == Searched::Nothing { 0.0 } else { images };
         Schedule {
             plan: (images / 1e3).ceil() * time::LIST + images * time::PLAN_OBJECT + 6.0 * time::REQUEST,
             featurize: batched(of_featurize, rows * model.max(network) + 6.0 * time::REQUEST),
@@ -192,7 +202,10 @@ impl Schedule {
                 + time::EIGEN
                 + 8.0 * time::REQUEST,
             project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
-            publish: records(shards as f64) + 8.0 * time::REQUEST,
+            publish: records(shards as f64)
+                + searched * (FEATURES / S3_BANDWIDTH + time::SEARCH_IMAGE)
+                + images * SCORES / S3_BANDWIDTH
+                + 10.0 * time::REQUEST,
         }
     }
 
