@@ -113,9 +113,9 @@ fn widest(rows: &Array2<f64>, directions: &mut Array2<f64>, which: std::ops::Ran
             let length = orthogonalize(&mut direction, directions, number);
             // What is left of a direction that depends on the others is only rounding.
             if length > 1e-9 {
-                direction /= length
+                direction /= length;
             } else {
-                direction.fill(0.0)
+                direction.fill(0.0);
             };
             directions.row_mut(number).assign(&direction);
         }
