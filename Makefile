@@ -113,9 +113,27 @@ test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definiti
 lambdas: .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready ## Build the Lambda functions for this machine's processor into .aws-sam/build
 	.venv/ministack/bin/python tests/aws/build.py
 
+# Not linked for Amazon Linux, but compiled with the crates of `make build`: seconds instead of minutes.
+.PHONY: lambdas-host
+lambdas-host: build .venv/ministack/ready .venv/sam/ready ## Build the Lambda functions into .aws-sam/build for tests on this machine
+	.venv/ministack/bin/python tests/aws/build.py --host
+
+# PACKAGES=lambdas tests those that users deploy.
+PACKAGES ?= lambdas-host
 .PHONY: e2e
-e2e: build lambdas $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete the stack
+e2e: build $(PACKAGES) $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete the stack
 	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_e2e.py
+
+RUNS ?= 20
+.PHONY: e2e-new-account
+e2e-new-account: build $(PACKAGES) $(AWS_VENVS) ## Run 23 shards with ten functions at a time, RUNS=20 times, on the strict local AWS
+	POMONA_RUNS=$(RUNS) .venv/ministack/bin/python -m pytest -v -s tests/aws/test_e2e.py -k 23_shards
+
+IMAGES ?= 22688
+.PHONY: smoke-aws
+smoke-aws: build .venv/ministack/ready ## Test the deployed STACK=... on a real account; prints the cost and asks first
+	@[ -n '$(STACK)' ] || { echo 'Which stack? make smoke-aws STACK=...'; exit 2; }
+	POMONA=$(abspath $(POMONA)) .venv/ministack/bin/python tests/aws/smoke.py $(STACK) --images $(IMAGES) $(SMOKE)
 
 .PHONY: test-watch
 test-watch: build .venv/ministack/ready .venv/cargo-lambda/ready ## Call each function under `make watch`, edit one, call it again
@@ -168,7 +186,7 @@ scale: build scale-keys lambdas ## Plan 100 million keys; run 1,000,000 tiny ima
 
 .PHONY: scale-keys
 scale-keys: ## Plan buckets of KEYS=10000000,100000000 keys with one and with many listers, on a virtual clock
-	POMONA_KEYS=$(KEYS) $(CARGO) test --release --workspace --test large_listing -- --nocapture
+	python3 bench/scale.py --keys $(KEYS)
 
 # The first seed is printed; SEED=N tries the same ones again, and POMONA_SEEDS=N..M (see tests/races.rs) a single one.
 SEED := $(or $(SEED),$(shell date +%s))

@@ -4,6 +4,8 @@
 
 Accuracy: labels by parent folder, the same folds (a hash of the path), on the demo and on folders of images that are given.
 Planted: 1 % of the images move to the folder of another label; of these, the share among the 2 % most suspect labels.
+Growth: runs of 2,000 and of --images pictures with and without it, in turn: processor time and peak memory. And the processor
+time of `predict` for one photo and for 560.
 Time: made-up features of 38,000 images (`examples/classifier_time.rs`), and scikit-learn's LDA and logistic regression on as
 many rows. Raw runs go to bench/runs/.
 """
@@ -12,6 +14,7 @@ import argparse
 import json
 import pathlib
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -21,6 +24,7 @@ import time
 import numpy as np
 import pandas as pd
 import record
+from compare import measure, write_images
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
@@ -88,6 +92,32 @@ def planted(program, images, work, seeds):
     return {"images": len(files), "planted": few, "suspects": top, "mean": statistics.mean(shares), "shares": shares}
 
 
+def spent(*command):
+    """Wall clock and processor seconds of a command, and its peak memory."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
+        row = measure(command, log)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return row | {"cpu": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2)}
+
+
+def growth(program, work, count, rounds):
+    """A run with the classifier beside one without, and predictions with it."""
+    images = write_images(program, work / f"growth-{count}", count)
+    kinds = {"with": [], "without": ["--no-classifier"]}
+    rows = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, options in kinds.items():
+            shutil.rmtree(work / kind, ignore_errors=True)
+            rows[kind].append(spent(program, "run", images, work / kind, *options))
+    photos = sorted(images.rglob("*.jpg"))[:560]
+    one, many = (spent(program, "predict", work / "with", *some) for some in (photos[:1], photos))
+    medians = {kind: {key: statistics.median(row[key] for row in of_kind) for key in of_kind[0]} for kind, of_kind in rows.items()}
+    ratio = statistics.median(a["cpu"] / b["cpu"] for a, b in zip(rows["with"], rows["without"]))
+    return {"images": count, **medians, "ratio_of_cpu": round(ratio, 3), "predict_one": one,
+            "predict_many_cpu_ms": round(1e3 * many["cpu"] / len(photos), 2), "rounds": rows}
+
+
 def peer_times(rows, columns, classes):
     """Seconds of scikit-learn on random rows: one LDA, and one logistic regression on a tenth of them."""
     rng = np.random.default_rng(17)
@@ -109,7 +139,8 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--skip", nargs="*", default=[], choices=["accuracy", "planted", "time", "peers"])
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--skip", nargs="*", default=[], choices=["accuracy", "planted", "growth", "time", "peers"])
     args = parser.parse_args()
     program, fields = args.pomona.resolve(), {}
     with tempfile.TemporaryDirectory() as work:
@@ -126,6 +157,9 @@ def main():
             for name, folder in data.items():
                 fields["planted"][name] = planted(program, folder, work, args.seeds)
                 print(name, fields["planted"][name], flush=True)
+        if "growth" not in args.skip:
+            fields["growth"] = [growth(program, work, count, rounds) for count, rounds in ((2_000, args.rounds), (args.images, 1))]
+            print(*fields["growth"], sep="\n", flush=True)
     if args.example and "time" not in args.skip:
         rounds = [subprocess.run([args.example], capture_output=True, text=True, check=True).stdout for _ in range(args.rounds)]
         fields["time"] = [[json.loads(line) for line in text.splitlines()] for text in rounds]

@@ -3,10 +3,14 @@ for work (Lambda's init phase, which loads program and model), and from there to
 
     make e2e && .venv/ministack/bin/python bench/cold_start.py
 
-`--handler plan` measures the init phase of another function, and `--bootstrap` another program. It emulates Lambda's runtime API, from which a function requests its events. Raw runs go to bench/runs/.
+`--handler plan` measures the init phase of another function, and `--bootstrap` another program. `--separate FOLDER` compares
+the one program with programs of one function each (FOLDER/plan, FOLDER/featurize, ...), which releases up to 0.1.0 had: sizes,
+init phases and the first answer of each function, in alternation. It emulates Lambda's runtime API, from which a function
+requests its events. Raw runs go to bench/runs/.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import statistics
@@ -25,7 +29,7 @@ from local_aws import LocalAws  # noqa: E402
 BOOTSTRAP = ROOT / "target/lambda/lambda/bootstrap"
 
 
-def start(aws, args, event):
+def start(aws, bootstrap, handler, event):
     """Starts the function once; returns milliseconds of init and of the first invocation."""
     times, done = {}, threading.Event()
 
@@ -61,16 +65,40 @@ def start(aws, args, event):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = aws.environment() | {"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}", "AWS_LAMBDA_FUNCTION_NAME": "featurize",
-                               "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "_HANDLER": args.handler}
+                               "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "_HANDLER": handler,
+                               # The trigger's, from the template.
+                               "INPUT": "s3://cold-in/", "OUTPUT": "s3://cold-out/", "SETTINGS": "{}", "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:0:stateMachine:none"}
     began = time.perf_counter()
-    process = subprocess.Popen([args.bootstrap], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([bootstrap], env=env, stdout=subprocess.DEVNULL)
     done.wait(60)
     process.kill()
     process.wait()
     server.shutdown()
-    if args.handler == "featurize":
+    if handler == "featurize":
         assert json.loads(times["answer"])["inferred"] == 1, times["answer"]
     return (times["asked"] - began) * 1e3, (times["answered"] - times["asked"]) * 1e3
+
+
+def sizes(program):
+    """Bytes of a program and of its zip."""
+    content = program.read_bytes()
+    return {"bootstrap_bytes": len(content), "zip_bytes": len(zlib.compress(content, 6))}
+
+
+def compare(aws, args, event):
+    """Measures each function as one of many in a program, and as a program of its own."""
+    rows = {}
+    for name in ("plan", "featurize", "reduce", "project", "publish", "trigger", "vacuum"):
+        own, found = args.separate / name, {"one": [], "separate": []}
+        for i in range(args.rounds):
+            for which, program in (("one", args.bootstrap), ("separate", own)):
+                found[which].append(start(aws, program, name, event(f"{name} {which} {i}")))
+        rows[name] = {which: {"init_ms": round(statistics.median(init for init, _ in times), 1),
+                              "answer_ms": round(statistics.median(init + answer for init, answer in times), 1),
+                              "all": [[round(value, 1) for value in pair] for pair in times]} for which, times in found.items()}
+        rows[name]["separate"] |= sizes(own)
+        print(name, {which: [row["init_ms"], row["answer_ms"]] for which, row in rows[name].items()}, flush=True)
+    record.write("cold-start-separate", functions=rows, one=sizes(args.bootstrap))
 
 
 def main():
@@ -78,6 +106,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--handler", default="featurize")
     parser.add_argument("--bootstrap", type=pathlib.Path, default=BOOTSTRAP)
+    parser.add_argument("--separate", type=pathlib.Path)
     args = parser.parse_args()
     with LocalAws() as aws:
         s3 = aws.client("s3")
@@ -91,20 +120,25 @@ def main():
         listed = s3.list_objects_v2(Bucket="cold-in")["Contents"][0]
         line = json.dumps({"key": key, "etag": listed["ETag"].strip('"'), "size": listed["Size"], "modified": 0}).encode() + b"\n"
         s3.put_object(Bucket="cold-out", Key="runs/cold/objects-00000.jsonl", Body=line)
+
+        def event(name):
+            return {"input": "s3://cold-in/", "output": "s3://cold-out/", "work": {
+                "run": "cold", "shard": hashlib.sha256(name.encode()).hexdigest()[:32], "sources": [],
+                "objects": {"key": "runs/cold/objects-00000.jsonl", "offset": 0, "length": len(line)}}}
+
+        if args.separate:
+            return compare(aws, args, event)
         inits, firsts = [], []
         for i in range(args.rounds):
-            event = {"input": "s3://cold-in/", "output": "s3://cold-out/", "work": {
-                "run": "cold", "shard": f"{i:032x}", "sources": [],
-                "objects": {"key": "runs/cold/objects-00000.jsonl", "offset": 0, "length": len(line)}}}
-            init, first = start(aws, args, event)
+            init, first = start(aws, args.bootstrap, args.handler, event(str(i)))
             inits.append(init)
             firsts.append(first)
     medians = {"init_ms": round(statistics.median(inits), 1), "first_image_ms": round(statistics.median(firsts), 1)}
     print(json.dumps(medians))
-    program = args.bootstrap.read_bytes()
     record.write("cold-start", **medians,
                  init_ms_all=[round(x, 1) for x in inits], first_image_ms_all=[round(x, 1) for x in firsts],
-                 bootstrap_bytes=len(program), zip_bytes=len(zlib.compress(program, 6)))
+                 **sizes(args.bootstrap))
+    return None
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     make bench-incremental          (or: incremental.py --pomona PATH --images 10000 --rounds 5)
 
-Each round adds one picture and runs again. The program's summary must say that it inferred exactly one image. With
+Each round adds one picture and runs again, with a new fit and, on a copy of the output, without one. The program's summary must say that it inferred exactly one image. With
 --before, an earlier build of the program runs in turn with it, on an output of its own. Raw runs go to bench/runs/.
 """
 
@@ -37,26 +37,31 @@ def main():
     programs = {"this": args.pomona.resolve()} | ({"before": args.before.resolve()} if args.before else {})
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
-        images = write_images(programs["this"], work / "data", args.images + args.rounds * 2)
+        images = write_images(programs["this"], work / "data", args.images + args.rounds)
         # Some pictures are moved away first and added one by one.
-        later = sorted(images.rglob("*.jpg"))[:: args.images // (args.rounds * 2)][: args.rounds * 2]
+        later = sorted(images.rglob("*.jpg"))[:: args.images // args.rounds][: args.rounds]
         (work / "later").mkdir()
         held = [(path, shutil.move(path, work / "later" / f"{i}.jpg")) for i, path in enumerate(later)]
         first = {name: run(program, images, work / name) for name, program in programs.items()}
         for name, row in first.items():
             print(f"first run, {name}: {row['seconds']:.1f} s, {row['inferred']} images inferred", flush=True)
-        rounds = {name: {"refit": [], "kept": []} for name in programs}
+        kinds = {"refit": [], "kept": ["--refit", "never"]}
+        for name in programs:
+            # An output for each kind: a run that keeps the fit leaves work to the next one that does not.
+            shutil.copytree(work / name, work / f"{name}-kept")
+            (work / name).rename(work / f"{name}-refit")
+        rounds = {name: {kind: [] for kind in kinds} for name in programs}
         for i, (path, source) in enumerate(held):
             shutil.move(source, path)
-            kind, options = ("refit", []) if i % 2 == 0 else ("kept", ["--refit", "never"])
-            # In turn, so that neither is always the second.
-            for name in sorted(programs, reverse=i // 2 % 2 == 1):
-                row = run(programs[name], images, work / name, *options)
-                assert row["inferred"] == row["added"] == 1, row
-                rounds[name][kind].append(row)
-                print(f"one more ({kind}), {name}: {row['seconds']:.2f} s {row['seconds_by_stage']}", flush=True)
+            for kind, options in kinds.items():
+                # In turn, so that neither is always the second.
+                for name in sorted(programs, reverse=i % 2 == 1):
+                    row = run(programs[name], images, work / f"{name}-{kind}", *options)
+                    assert row["inferred"] == row["added"] == 1, row
+                    rounds[name][kind].append(row)
+                    print(f"one more ({kind}), {name}: {row['seconds']:.2f} s {row['seconds_by_stage']}", flush=True)
     summary = {}
-    for kind in ("refit", "kept"):
+    for kind in kinds:
         seconds = {name: statistics.median(r["seconds"] for r in rows[kind]) for name, rows in rounds.items()}
         summary[kind] = {"seconds": seconds["this"], "times_faster": round(first["this"]["seconds"] / seconds["this"], 1)}
         print(f"{kind}: {seconds['this']:.2f} s, {summary[kind]['times_faster']:.0f} times faster than the first run")

@@ -4,7 +4,8 @@
 
 The images are BMPs of 8 x 8 pixels in folders of 1,000, the model is tests/models/tiny.onnx. `--flat` puts all of them into one
 folder, `--list-only` stops the run when its plan is written. With --aws, the images are in the local S3 of the tests, and the
-template is deployed there: run `make lambdas` before. Fails if a stage takes more than 1 GB. The raw run goes to bench/runs/.
+template is deployed there: run `make lambdas` before. Fails if a stage takes more than 1 GB. With --keys, buckets of this many keys
+are planned on a virtual clock (tests/large_listing.rs). The raw run goes to bench/runs/.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import struct
@@ -172,8 +174,7 @@ def on_local_aws(images):
     from test_e2e import STACK, Stack
 
     functions, proxy = Functions(), FaultProxy()
-    with LocalAws(endpoint_for_functions=proxy.endpoint) as aws:
-        proxy.target = aws.port
+    with LocalAws(proxy) as aws:
         stack = Stack(aws, proxy)
         stack.deploy()
         bucket, base = stack.images.removeprefix("s3://").split("/", 1)
@@ -203,6 +204,22 @@ def on_local_aws(images):
     return rows
 
 
+def on_a_virtual_clock(keys):
+    """Plans large buckets with one and with many listers, and keeps what the test prints."""
+    command = ["cargo", "test", "--locked", "--release", "--workspace", "--test", "large_listing", "--", "--nocapture"]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"POMONA_KEYS": keys}, stdout=subprocess.PIPE, text=True)
+    plans = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if found := re.match(r"(?:test .*)?(\w+), (\d+) keys, (.*): ([\d.]+) s, (\d+) requests, at most (\d+) MB", line):
+            shape, count, how, seconds, requests, peak = found.groups()
+            plans.append({"shape": shape, "keys": int(count), "how": how, "simulated_seconds": float(seconds),
+                          "requests": int(requests), "peak_mb": int(peak)})
+    if process.wait() != 0:
+        sys.exit("the test failed")
+    record.write("scale-keys", f"bench/scale.py --keys {keys}", plans=plans)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pomona", type=pathlib.Path, default=ROOT / "target/release/pomona")
@@ -211,7 +228,10 @@ def main():
     parser.add_argument("--list-only", action="store_true", help="only the stage plan")
     parser.add_argument("--work", type=pathlib.Path, help="folder for the images and the results; they are deleted afterwards")
     parser.add_argument("--aws", type=int, metavar="IMAGES", help="on the local AWS, with this number of images")
+    parser.add_argument("--keys", metavar="N,N", help="plan buckets of this many keys on a virtual clock")
     args = parser.parse_args()
+    if args.keys:
+        return on_a_virtual_clock(args.keys)
     rows, again = (on_local_aws(args.aws), []) if args.aws else on_a_folder(args)
     record.write("scale-aws" if args.aws else "scale", images=args.aws or args.images,
                  stages=[dict(zip(("stage", "seconds", "peak_mb"), row)) for row in rows],

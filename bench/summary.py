@@ -52,6 +52,12 @@ def classifier():
         if "peers" in run:
             each = "; ".join(f"{peer['classes']} classes: {peer['lda_one_fit']:.1f} s" for peer in run["peers"])
             text.append(f"One fit of scikit-learn's LDA with one shrinkage, without cross-validation, and its predictions: {each}.\n")
+    stem, run = newest("classifier", lambda run: "growth" in run)
+    if run:
+        rows = [[f"{grown['images']:,}", *(f"{grown[kind][key]:,.1f}" for key in ("cpu", "peak_mb") for kind in ("with", "without")), f"{grown['ratio_of_cpu']:.3f}",
+                 f"{grown['predict_one']['cpu'] * 1e3:.0f}", f"{grown['predict_many_cpu_ms']:.1f}"] for grown in run["growth"]]
+        text += [f"A whole run with and without the classifier, in turn; and `pomona predict` for one photo, start and neighbours included, and for each of 560. Run `{stem}`.\n",
+                 table(["images", "processor s, with", "without", "MB, with", "without", "ratio of processor time", "ms for one photo", "ms for each of 560"], rows)]
     return text
 
 
@@ -116,6 +122,20 @@ def main():
                  f"The function asks for work {run['init_ms']:.0f} ms after its process has started, with the model loaded. It answers for its first image "
                  f"{run['first_image_ms']:.0f} ms later, with S3 on the same machine. Lambda adds its own start and the download of a zip of less than 25 MB. "
                  f"`{run['command']}` after `make e2e`, run `{stem}`, with the build of that date.\n"]
+    stem, run = newest("cold-start-separate")
+    if run:
+        mb = lambda size: f"{size / 1e6:.1f}"  # noqa: E731
+        rows = [[name, *(f"{row[which][value]:.0f}" for value in ("init_ms", "answer_ms") for which in ("separate", "one")),
+                 mb(row["separate"]["zip_bytes"])] for name, row in run["functions"].items()]
+        total = sum(row["separate"]["zip_bytes"] for row in run["functions"].values())
+        text += ["## One program for all functions\n",
+                 "Until 0.1.0, each function was a program of its own; now one program has them all, and the handler names one. Milliseconds from the "
+                 "start of the process to the request for work (Lambda bills them as `Init Duration`) and to the first answer, with S3 on the same "
+                 "machine; the answer of `featurize` is for one image, that of the others an error, because they have no event. Medians. "
+                 f"`{run['command']}`, run `{stem}`; the folder has the programs of a build before the change."
+                 f"{' Note: ' + run['note'] + '.' if 'note' in run else ''}\n",
+                 table(["function", "request, before", "after", "answer, before", "after", "zip before, MB"], rows),
+                 f"The zip of the one program has {mb(run['one']['zip_bytes'])} MB ({mb(run['one']['bootstrap_bytes'])} MB unpacked), instead of seven with {mb(total)} MB together.\n"]
     stem, run = newest("incremental")
     if run:
         rows = [[name, f"{row['seconds']:.2f}", f"{row['times_faster']:.0f}"] for name, row in

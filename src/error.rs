@@ -113,7 +113,7 @@ kinds! {
         "Add `--upgrade` (`\"upgrade\": true`) to compute all features again, or use the release that made the version. Old versions stay readable.";
     /// A vacuum is in progress, or a run that excludes one.
     DatasetBusy = "Dataset.Busy", retry: true,
-        "Try again when the other run or vacuum has finished, usually within minutes. After a crash, a run blocks for 72 hours, a vacuum for 30 minutes.";
+        "Try again when the other run or vacuum has finished, usually within minutes. One that has died does not block. Where nobody can tell whether it lives, as on another machine, the message says when it began: a run blocks for 72 hours, a vacuum for 30 minutes, or until `pomona vacuum --break-lock`.";
     /// A file that Pomona wrote is missing or cannot be decoded.
     DatasetCorrupt = "Dataset.Corrupt", retry: false,
         "`pomona check OUTPUT` lists what is damaged, and `pomona check OUTPUT --repair` makes it again where that is possible. Otherwise restore the file from a backup.";
@@ -166,8 +166,8 @@ impl fmt::Display for ErrorKind {
 
 /// An error: kind, message, context (pairs such as `path: photos/1.jpg`) and source.
 ///
-/// Its `Display` form is one line: `message (key: value, key: value): source`. Names in it come from users, so invisible
-/// characters are escaped.
+/// Its `Display` form is one line: `message (key: value, key: value): source [request]`. Names in it come from users, so
+/// invisible characters are escaped.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -177,12 +177,14 @@ struct Inner {
     message: String,
     context: Vec<(&'static str, String)>,
     source: Option<Source>,
+    /// Identifies the request that failed, for the support of a service.
+    request: Option<String>,
 }
 
 impl Error {
     /// An error without context or source. The message starts with a lower-case letter and has no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
+        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None, request: None }))
     }
 
     /// Adds a pair that locates the error, such as `path` and a file name. Pairs are printed in the order of the calls.
@@ -199,6 +201,19 @@ impl Error {
     /// Sets the error that caused this one.
     pub fn source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// Sets the id of the request that failed, if there is one.
+    pub fn request(mut self, id: Option<&str>) -> Self {
+        self.0.request = id.map(str::to_owned);
+        self
+    }
+
+    /// The error without what differs from one request to the next. Tables have this text, so that a run that meets the same
+    /// error again makes the same bytes.
+    pub fn without_request(mut self) -> Self {
+        self.0.request = None;
         self
     }
 
@@ -224,6 +239,9 @@ impl fmt::Display for Error {
         }
         if let Some(source) = &self.0.source {
             write!(f, ": {}", escape_invisible(&source.to_string()))?;
+        }
+        if let Some(request) = &self.0.request {
+            write!(f, " [request {}]", escape_invisible(request))?;
         }
         Ok(())
     }
@@ -265,6 +283,17 @@ fn is_invisible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_id_of_a_request_is_shown_and_can_be_left_out() {
+        let failed = |id: &str| {
+            let error = Error::new(ErrorKind::StoreArchived, "the object is archived").context("location", "s3://b/k");
+            error.source("InvalidObjectState: it is archived").request(Some(id))
+        };
+        let text = "the object is archived (location: s3://b/k): InvalidObjectState: it is archived";
+        assert_eq!(failed("4442587FB7D0A2F9").to_string(), format!("{text} [request 4442587FB7D0A2F9]"));
+        assert_eq!(failed("1").without_request().to_string(), text);
+    }
 
     #[test]
     fn invisible_characters_are_escaped_and_all_others_stay() {

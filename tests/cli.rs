@@ -331,7 +331,7 @@ fn two_demos_have_the_same_bytes() {
 #[test]
 fn an_estimate_agrees_with_its_simulation_and_checks_its_arguments() {
     let all = json(pomona().args(["estimate", "--images", "22688"]));
-    assert_eq!(all["shards"], 89);
+    assert_eq!(all["shards"], 92);
     let simulated = all["simulated_seconds"].as_f64().unwrap() / all["seconds"].as_f64().unwrap();
     assert!((0.7..1.4).contains(&simulated), "{simulated}");
     fails(pomona().args(["estimate", "--images", "5", "--region", "mars-1"]), 2, "Input.Invalid");

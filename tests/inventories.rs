@@ -245,6 +245,36 @@ async fn what_is_no_inventory_is_named() {
     fails(&root.path().join("z.parquet"), ErrorKind::InputInvalid, "cannot be read").await;
 }
 
+/// `pomona run` on a folder with a manifest, in another working directory.
+fn run_in(folder: &Path, images: &Path, manifest: &str) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pomona"));
+    let output = tempfile::tempdir().unwrap();
+    command.current_dir(folder).arg("run").arg(images).arg(output.path().join("out"));
+    command.args(["--inventory", manifest, "--model"]).arg(fs::canonicalize(model_path("tiny")).unwrap());
+    command.output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relative_manifest_finds_its_files_and_no_others() {
+    let root = tempfile::tempdir().unwrap();
+    let images = root.path().join("images");
+    fs::create_dir_all(&images).unwrap();
+    (0..3).for_each(|i| fs::write(images.join(format!("{i}.png")), png(i)).unwrap());
+    let listed = list_all(&FolderStore::new(&images), "").await.unwrap();
+    let lines: String = listed.iter().map(|object| csv_line(object, true, false)).collect();
+    let manifest = s3_inventory(&root, "CSV", &[("1.csv.gz".to_owned(), gzip(&lines))]);
+    // The files are in a folder beside that of the manifest, which its relative path does not show.
+    let done = run_in(manifest.parent().unwrap(), &images, "manifest.json");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+
+    // A file of the same name where the program runs is not that of the inventory.
+    let here = tempfile::tempdir().unwrap();
+    fs::rename(root.path().join("inventories/fruit/daily/data/1.csv.gz"), here.path().join("1.csv.gz")).unwrap();
+    let done = run_in(here.path(), &images, manifest.to_str().unwrap());
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success() && text.contains("a file of the inventory is missing"), "{text}");
+}
+
 /// A run with an inventory asks for no listing, makes the same data set, and rejects what has changed since.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_on_an_inventory_equals_one_on_a_listing() {

@@ -62,7 +62,7 @@ pub(super) async fn objects(store: &dyn Store, cache: &dyn Store, archive: &Obje
         Ok(()) => {}
         Err(e) if e.kind().retryable() => return Err(e),
         // The archive has no list; the next run tries again.
-        Err(e) => return Ok(unusable(archive, unreadable(&e))),
+        Err(e) => return Ok(unusable(archive, unreadable(e))),
     }
     let container = Container { archive: archive_ref(archive), objects: index.into_objects(archive) };
     let (file, objects) = run_blocking(move || Ok((tables::write_container(&container)?, container.objects))).await?;
@@ -87,8 +87,8 @@ fn unusable(archive: &Object, problem: Problem) -> Vec<Object> {
     index.into_objects(archive)
 }
 
-fn unreadable(error: &Error) -> Problem {
-    Problem::new(Reason::of(error.kind()), error.to_string())
+fn unreadable(error: Error) -> Problem {
+    Problem::new(Reason::of(error.kind()), error.without_request().to_string())
 }
 
 /// The archive of a list, as a key of the listing, and when the list was made; None if the file is damaged.

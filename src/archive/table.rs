@@ -296,7 +296,9 @@ impl Table<'_> {
         // Most headers are short.
         let mut header = None;
         for length in [1 << 10, MAX_HEADER] {
-            header = header.or(PageHeader::parse(&self.blocks.get(at..end.min(at + length)).await?));
+            if header.is_none() {
+                header = PageHeader::parse(&self.blocks.get(at..end.min(at + length)).await?);
+            }
         }
         let Some(header) = header else { return ended() };
         let most = if header.kind == PageKind::Data { MAX_PAGE } else { MAX_COLUMN };

@@ -1,5 +1,7 @@
 //! The input of an execution of the state machine.
 
+use std::num::NonZeroU64;
+
 use serde_json::{Map, Value};
 
 use crate::{
@@ -33,6 +35,9 @@ pub struct Request {
     pub mode: Mode,
     /// Location of a file of labels, `s3://BUCKET/KEY`; the field `labels`.
     pub labels: Option<String>,
+    /// About how many objects of a large input one function lists: the field `objects_per_lister`. The result does not
+    /// depend on it.
+    pub objects_per_lister: Option<NonZeroU64>,
     /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
     pub decoding: Decoding,
 }
@@ -56,6 +61,10 @@ impl Request {
         let wrong = |e: serde_json::Error| {
             Error::new(ErrorKind::InputInvalid, "a setting in the execution's input is invalid").source(e)
         };
+        let objects_per_lister = fields.remove("objects_per_lister").map(serde_json::from_value).transpose();
+        let objects_per_lister = objects_per_lister.map_err(|e| {
+            Error::new(ErrorKind::InputInvalid, "\"objects_per_lister\" must be a whole number above 0").source(e)
+        })?;
         let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
         let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
@@ -67,7 +76,7 @@ impl Request {
                 "\"inventory\" lists all images, and \"listing\": \"changed\" asks for a part; leave one of them out";
             return Err(Error::new(ErrorKind::InputInvalid, message));
         }
-        Ok(Request { input, output, inventory, settings, mode, labels, decoding })
+        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding })
     }
 }
 
@@ -125,6 +134,9 @@ mod tests {
         assert_eq!(request(json!({})).unwrap().inventory, None);
         let inventory = "s3://i/images/daily/2024-01-01T01-00Z/manifest.json";
         assert_eq!(request(json!({"inventory": inventory})).unwrap().inventory.as_deref(), Some(inventory));
+        let listed = |more: Value| request(more).unwrap().objects_per_lister.map(NonZeroU64::get);
+        assert_eq!((listed(json!({})), listed(json!({"objects_per_lister": 5_000}))), (None, Some(5_000)));
+        assert!(request(json!({"objects_per_lister": 0})).unwrap_err().to_string().contains("objects_per_lister"));
         assert!(request(json!({"decode": "half"})).unwrap_err().to_string().contains("half"));
         assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
     }

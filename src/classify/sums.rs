@@ -103,15 +103,18 @@ impl Summer {
         Ok(())
     }
 
+    /// Adds the rows of another one. Fails as [`Summer::add_rows`] does.
+    pub fn append(&mut self, other: Summer) -> Result<()> {
+        let per_unit = self.per_unit;
+        self.folds.iter_mut().zip(other.folds).try_for_each(|(to, from)| to.append(from, self.columns, per_unit))
+    }
+
     /// The sums of all rows. Fails as [`Summer::add_rows`] does.
     pub fn finish(mut self) -> Result<ClassSums> {
         let folds = self.folds.iter_mut().map(|fold| {
             fold.flush(self.columns, self.per_unit)?;
             let mut moments = fold.whole.take().unwrap_or_else(|| TotalMoments::zero(self.columns));
-            // Adding nothing to 128-bit sums takes as long as adding something.
-            if fold.part.rows() > 0 {
-                moments.add(&fold.part)?;
-            }
+            moments.add(&fold.part)?;
             Ok(FoldSums { classes: std::mem::take(&mut fold.classes), moments })
         });
         let folds = folds.collect::<Result<_>>()?;
@@ -120,6 +123,28 @@ impl Summer {
 }
 
 impl OpenFold {
+    fn append(&mut self, mut other: OpenFold, columns: usize, per_unit: f64) -> Result<()> {
+        other.flush(columns, per_unit)?;
+        for (label, sum) in other.classes {
+            let class = self.classes.entry(label).or_default();
+            let overflow = || Error::new(ErrorKind::InternalBug, "a sum exceeds 128 bits");
+            class.combine(&sum, 1).ok_or_else(overflow)?;
+        }
+        if let Some(whole) = other.whole {
+            match &mut self.whole {
+                Some(to) => to.add(&whole)?,
+                None => self.whole = Some(whole),
+            }
+        }
+        self.flush(columns, per_unit)?;
+        if self.part.rows() + other.part.rows() > MAX_SHARD_ROWS as u64 {
+            self.whole.get_or_insert_with(|| TotalMoments::zero(columns)).add(&self.part)?;
+            self.part = other.part;
+            return Ok(());
+        }
+        self.part.append(&other.part)
+    }
+
     /// Multiplies the rows that wait.
     fn flush(&mut self, columns: usize, per_unit: f64) -> Result<()> {
         let rows = self.waiting.len() / columns.max(1);
@@ -159,9 +184,6 @@ impl FoldSums {
 
     /// Adds `sign` times the sums of other images. Fails with `Dataset.Corrupt`.
     pub(super) fn combine(&mut self, other: &FoldSums, sign: i128) -> Result<()> {
-        if other.moments.rows() == 0 {
-            return Ok(());
-        }
         if sign > 0 { self.moments.add(&other.moments) } else { self.moments.subtract(&other.moments) }?;
         for (label, sum) in &other.classes {
             let class = self.classes.entry(label.clone()).or_default();

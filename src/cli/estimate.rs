@@ -4,9 +4,9 @@ use pomona::{
     Result,
     cost::{
         bill::{self, BillLine},
-        estimate::{self, Deployment, Estimate, Schedule, Workload},
+        estimate::{self, Deployment, Estimate, Fit, Schedule, Workload},
         prices::{Architecture, Prices},
-        simulate::{self, Simulated},
+        simulate::{self, Shards, Simulated},
     },
 };
 use serde::Serialize;
@@ -53,10 +53,11 @@ impl Simulation {
         if items > MAX_SIMULATED_ITEMS {
             return None;
         }
-        let one = simulate::run(&schedule, deployment, prices, SEED);
+        let shards = Shards::new(work);
+        let one = simulate::run((&schedule, &shards), deployment, prices, SEED);
         // Retries take time to simulate, too.
         let runs = (MAX_SIMULATED_ITEMS / (items + one.throttled)).clamp(1, MAX_SIMULATED_RUNS);
-        let failure_probability = simulate::failure_probability(&schedule, deployment, prices, runs);
+        let failure_probability = simulate::failure_probability((&schedule, &shards), deployment, prices, runs);
         Some(Simulation { one, runs, failure_probability })
     }
 }
@@ -72,6 +73,8 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
         bytes_per_image: args.bytes_per_image,
         ms_per_image: args.ms_per_image,
         shard_size: args.shard_size,
+        labels: args.labels,
+        packed: args.packed,
         csv: args.csv,
         uploads: args.uploads,
         image_key: args.image_key,
@@ -111,7 +114,8 @@ fn text(estimate: &Estimate, simulation: Option<&Simulation>) -> String {
         format::duration(emr.seconds),
         format::dollars(emr.dollars)
     );
-    let stages = estimate.seconds_by_stage.iter();
+    // Without listers, their map is not called.
+    let stages = estimate.seconds_by_stage.iter().filter(|(_, seconds)| *seconds > 0.0);
     let mut rows: Vec<_> = stages.map(|(stage, seconds)| format::row([stage, &format::duration(*seconds)])).collect();
     let mut failures = String::new();
     if let Some(Simulation { one, runs, failure_probability }) = simulation {
@@ -152,13 +156,13 @@ fn bill_of(lines: &[BillLine]) -> String {
 fn assumptions(estimate: &Estimate) -> String {
     let Estimate { work, deployment, prices, .. } = estimate;
     let mut text = format!(
-        "Assumptions: {} ms per image on one processor, {} per image, {} of about {} images,\n  \
+        "Assumptions: {} ms per image on one processor, {} per image, {} of {} images on average,\n  \
          {} MB per function, at most {} functions at once; prices of {}, {}, on {},\n  \
          without free tier, taxes and transfer out of the region.\n",
         work.ms_per_image,
         format::bytes(work.bytes_per_image),
         format::counted(estimate.shards, "shard"),
-        work.shard_size,
+        work.per_shard() as u64,
         deployment.memory,
         format::count(deployment.concurrency.min(deployment.account_concurrency).into()),
         prices.region,
@@ -182,5 +186,25 @@ fn limits(estimate: &Estimate) -> String {
         let from = format::count(limit.images);
         text.push_str(&format!("{mark} from {from} images: {}\n      {}\n", limit.what, limit.remedy));
     }
-    text
+    text + &fit(estimate)
+}
+
+/// Whether the run stays below the limits that AWS does not raise, and if not, how it would.
+fn fit(estimate: &Estimate) -> String {
+    let (Fit { shard_size, classifier, outputs }, work) = (estimate.fit, &estimate.work);
+    let mut changes = Vec::new();
+    if outputs > 1 {
+        let each = format::count(work.images.div_ceil(outputs));
+        changes.push(format!("{} of {each} images each", format::counted(outputs, "output")));
+    }
+    if shard_size != work.shard_size {
+        changes.push(format!("\"shard_size\": {shard_size}"));
+    }
+    if work.labels > 1 && !classifier {
+        changes.push("\"classifier\": false".to_owned());
+    }
+    if changes.is_empty() {
+        return "This run stays below all limits that AWS does not raise.\n".to_owned();
+    }
+    format!("This run exceeds limits that AWS does not raise. A plan that fits: {}.\n", changes.join(", "))
 }

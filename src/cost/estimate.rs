@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::{
     bill::{self, BillLine},
-    limits::limits,
+    limits::{fit, limits},
     prices::{Cost, Emr, Prices, Usage},
     schedule::{GROUP_SUMS, PLAN_MB, REDUCE_MB, time},
 };
 pub use super::{
-    limits::Limit,
+    limits::{Fit, Limit, Remedy},
     schedule::{BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, Map, Schedule, Workload},
 };
 use crate::{Error, ErrorKind, Result};
@@ -58,11 +58,17 @@ pub struct Counts {
     pub parts: u64,
     /// Lines of the work lists: one per shard, or fewer with several shards each.
     pub lines: Lines,
+    /// Whether there is a classifier.
+    pub classifier: bool,
 }
 
-/// Lines of the work lists of the maps over shards and parts. Each is an invocation.
+/// Lines of the work lists of the maps over ranges of keys, shards and parts. Each is an invocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Lines {
+    /// Of list.
+    pub list: u64,
+    /// Calls of plan before listers.
+    pub rounds: u64,
     /// Of featurize.
     pub featurize: u64,
     /// Of project.
@@ -73,13 +79,16 @@ pub struct Lines {
 ///
 /// `tests/aws/test_e2e.py` compares these numbers with the requests to a local S3.
 pub fn requests(run: &Counts) -> Usage {
-    let Counts { images, inferred, shards, made, groups, parts, lines } = *run;
-    let invocations = 3 + lines.featurize + groups + lines.project;
+    let Counts { images, inferred, shards, made, groups, parts, lines, classifier } = *run;
+    let invocations = 3 + lines.rounds + lines.list + lines.featurize + groups + lines.project;
+    // Features for the sums of classes and for the cross-validation; per part: predictions, the classifier, and predictions
+    // for the report.
+    let (gets_of_classifier, puts_of_classifier) = if classifier { (2 * shards + 2 * parts, parts) } else { (0, 0) };
     Usage {
         gb_seconds: 0.0,
         invocations,
         // The states of the machine, and one per child of a map.
-        transitions: 11 + invocations,
+        transitions: 12 + 2 * lines.rounds + invocations,
         log_bytes: invocations * LOG_BYTES,
         traces: (invocations as f64 * TRACED).ceil() as u64,
         // `VersionPublished`.
@@ -88,13 +97,30 @@ pub fn requests(run: &Counts) -> Usage {
         key_requests: 0,
         noncurrent_bytes: 0,
         // LIST of the images; then, per computed shard: features and two records; per group: sums, two records and a list of
-        // parts; per part: scores, predictions and a record. Large groups have sums of classes too.
-        puts: images.div_ceil(1_000) + 3 * made + 4 * groups + 3 * parts + ONCE.puts,
+        // parts; per part: scores and a record. Large groups have sums of classes too.
+        // Per round: records and a list of ranges; two files of the map. Per lister: two records, a list of shards, and seven
+        // requests that divide the keys and end a range.
+        puts: images.div_ceil(1_000)
+            + 3 * made
+            + 4 * groups
+            + 2 * parts
+            + puts_of_classifier
+            + ONCE.puts
+            + 4 * lines.rounds
+            + 10 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record, and features for the sums of classes, for the cross-validation and for the duplicates, and scores for
-        // the outliers; per group: lines of the list of shards, sums, records (5), a list of parts; per part: basis, classifier, features, its record twice, predictions
-        // for the report, and the scores of some.
-        gets: inferred + 5 * made + 5 * shards + 8 * groups + 6 * parts + parts.min(PARTS_OF_REPORT) + ONCE.gets,
+        // its record, features for the duplicates and scores for the outliers; per group: lines of the list of shards, sums,
+        // records (5), a list of parts; per part: basis, features, its record twice, and the scores of some.
+        gets: inferred
+            + 5 * made
+            + 3 * shards
+            + gets_of_classifier
+            + 8 * groups
+            + 4 * parts
+            + parts.min(PARTS_OF_REPORT)
+            + ONCE.gets
+            + 6 * lines.rounds
+            + 4 * lines.list,
         stored_bytes: (images as f64 * STORED_PER_IMAGE + (groups + 2) as f64 * GROUP_SUMS) as u64,
     }
 }
@@ -116,11 +142,18 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
         made: shards,
         groups,
         parts: shards,
-        lines: Lines { featurize: schedule.featurize.items, project: schedule.project.items },
+        lines: Lines {
+            list: schedule.list.items,
+            rounds: schedule.plans - 1,
+            featurize: schedule.featurize.items,
+            project: schedule.project.items,
+        },
+        classifier: work.labels > 1,
     });
     let csv_bytes = if work.csv { (work.images as f64 * CSV_BYTES) as u64 } else { 0 };
     Usage {
-        gb_seconds: one(schedule.plan, PLAN_MB)
+        gb_seconds: one(schedule.plan + (schedule.plans - 1) as f64 * time::COLD_START, PLAN_MB)
+            + billed(&schedule.list, PLAN_MB)
             + billed(&schedule.featurize, f64::from(deployment.memory))
             + billed(&schedule.merge, REDUCE_MB)
             + one(schedule.reduce, REDUCE_MB)
@@ -130,8 +163,9 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
         queue_requests: if work.uploads { work.images * QUEUE_REQUESTS } else { 0 },
         // One request per object. A bucket key of the results bucket needs next to none.
         key_requests: if work.image_key { work.images } else { 0 },
-        puts: base.puts + if work.csv { shards } else { 0 },
-        gets: base.gets + if work.csv { shards } else { 0 },
+        // A list of members for each archive.
+        puts: base.puts + if work.csv { shards } else { 0 } + work.archives(),
+        gets: base.gets - work.images + work.image_gets() + if work.csv { shards } else { 0 } + work.archives(),
         stored_bytes: base.stored_bytes + csv_bytes,
         noncurrent_bytes: csv_bytes,
         ..base
@@ -165,6 +199,8 @@ pub struct Estimate {
     pub emr: Emr,
     /// Limits, in the order in which a growing number of images reaches them.
     pub limits: Vec<Limit>,
+    /// How the run stays below the limits that AWS does not raise.
+    pub fit: Fit,
 }
 
 /// Estimates a run.
@@ -190,6 +226,7 @@ pub fn estimate(work: Workload, deployment: Deployment, prices: Prices) -> Resul
         monthly: bill::of_month(&usage, &prices),
         emr: Emr::new(work.images, &prices),
         limits: limits(&work, &deployment, prices.map_children_per_second),
+        fit: fit(&work, &deployment, prices.map_children_per_second),
         usage,
         work,
         deployment,

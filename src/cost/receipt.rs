@@ -10,7 +10,7 @@ use crate::{
         estimate::{self, Counts, Deployment, Lines, Workload},
         prices::{Architecture, Cost, Emr, Prices, Usage},
     },
-    dataset::{Checksum, Manifest, timing::Timing},
+    dataset::{Checksum, Classification, Manifest, timing::Timing},
 };
 
 /// The region whose prices are used if that of a run is not known or not in the table.
@@ -120,15 +120,20 @@ impl Receipt {
             made: figures.shards_computed,
             groups,
             parts: pieces("project"),
-            lines: Lines { featurize: pieces("featurize"), project: pieces("project") },
+            lines: Lines { featurize: pieces("featurize"), project: pieces("project"), ..Lines::default() },
+            classifier: manifest.classifier.as_ref().is_some_and(|classifier| classifier.fitted().is_some()),
         };
         let usage = match at {
             Place::Lambda { .. } => {
                 Usage { gb_seconds: lines.iter().map(|line| line.gb_seconds).sum(), ..estimate::requests(&counts) }
             }
             Place::OwnMachine => {
-                let work =
-                    Workload { shard_size: manifest.settings.shard_size(), ..Workload::new(figures.inferred.max(1)) };
+                let labels = manifest.classifier.as_ref().and_then(Classification::fitted).map_or(0, |fit| fit.classes);
+                let work = Workload {
+                    shard_size: manifest.settings.shard_size(),
+                    labels: u32::try_from(labels).unwrap_or(u32::MAX),
+                    ..Workload::new(figures.inferred.max(1))
+                };
                 let like = estimate::estimate(work, Deployment::default(), prices.clone())?;
                 Usage { stored_bytes: estimate::requests(&counts).stored_bytes, ..like.usage }
             }

@@ -3,10 +3,14 @@
 use serde::Serialize;
 
 use super::batches;
-use crate::dataset::{
-    Searched,
-    settings::DUPLICATE_IMAGES_ON_AWS,
-    shard::{DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS},
+use crate::{
+    classify::FOLDS,
+    dataset::{
+        Searched,
+        settings::DUPLICATE_IMAGES_ON_AWS,
+        shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS, MAX_SHARD_SIZE},
+    },
+};
 };
 
 /// Milliseconds per image on one processor of a Lambda: reading, decoding, features and sums.
@@ -31,12 +35,18 @@ pub(super) mod time {
     pub(crate) const LIST: f64 = 0.1;
     /// Hashing a key and writing its line of the plan.
     pub(crate) const PLAN_OBJECT: f64 = 8e-6;
+    /// Reading what a lister wrote about a shard, and writing its lines of the plan.
+    pub(crate) const PLAN_SHARD: f64 = 3e-5;
     /// One small request to S3.
     pub(crate) const REQUEST: f64 = 0.03;
     /// Eigenvectors of a 1,280 x 1,280 matrix.
     pub(crate) const EIGEN: f64 = 0.8;
     /// Exact sums of products of one image on one processor.
     pub(crate) const SUM_IMAGE: f64 = 2e-4;
+    /// Fitting all discriminants of all folds on one processor (`examples/classifier_time.rs`).
+    pub(crate) const FIT: f64 = 3.7;
+    /// Scoring one image by all discriminants of one class on one processor (the same, with 131 classes).
+    pub(crate) const SCORE_CLASS: f64 = 1.2e-6;
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
     /// Projection of one image for the search of duplicates, and that search, on one processor.
@@ -52,8 +62,22 @@ const FEATURES: f64 = 5_120.0;
 /// Bytes of the scores of an image, for 50 components.
 const SCORES: f64 = 200.0;
 pub(super) const GROUP_SUMS: f64 = 5.0e6;
+/// Bytes of the sums of classes of a group with many images.
+const CLASS_SUMS: f64 = FOLDS as f64 * GROUP_SUMS;
+/// Images of a group above which its sums of classes are kept.
+const CLASS_SUMS_FROM: f64 = FOLDS as f64 * 1_281.0;
 /// Records that a stage reads at the same time.
 const READERS: f64 = 32.0;
+/// Objects that a function lists, at most, and functions of a round: see `stages::Limits`.
+const LISTED: f64 = 1e6;
+const MOST_LISTED: f64 = 3e6;
+const LISTERS_OF_ROUND: f64 = 100.0;
+/// Listings of one function at the same time.
+pub(super) const LISTINGS: f64 = 16.0;
+/// Bytes of a tar file: several thousand images.
+const ARCHIVE: f64 = 100e6;
+/// Bytes of a request for parts of an archive.
+const ARCHIVE_REQUEST: f64 = (8 << 20) as f64;
 
 /// The images of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -64,8 +88,12 @@ pub struct Workload {
     pub bytes_per_image: u64,
     /// Milliseconds per image on one processor.
     pub ms_per_image: f64,
-    /// Mean number of images per shard.
+    /// Target size of a shard, images: the setting `shard_size`.
     pub shard_size: u32,
+    /// Number of labels. Below 2, there is no classifier.
+    pub labels: u32,
+    /// Whether the images are in tar files of about 100 MB.
+    pub packed: bool,
     /// Whether the run writes a CSV.
     pub csv: bool,
     /// Whether uploads start the run: one event per image.
@@ -82,6 +110,8 @@ impl Workload {
             bytes_per_image: BYTES_PER_IMAGE,
             ms_per_image: MS_PER_IMAGE,
             shard_size: DEFAULT_SHARD_SIZE_ON_AWS,
+            labels: 131,
+            packed: false,
             csv: false,
             uploads: false,
             image_key: false,
@@ -93,9 +123,39 @@ impl Workload {
         self.images.div_ceil(DEFAULT_GROUP_SIZE.into()).max(1)
     }
 
-    /// Number of shards, at least 1.
+    /// Where shards end.
+    pub(super) fn boundaries(&self) -> Option<Boundaries> {
+        Boundaries::new(self.shard_size.clamp(1, MAX_SHARD_SIZE)).ok()
+    }
+
+    /// Expected number of shards, at least 1.
     pub fn shards(&self) -> u64 {
-        self.images.div_ceil(u64::from(self.shard_size).max(1)).max(1)
+        let mean = self.boundaries().map_or(1.0, |boundaries| boundaries.mean());
+        ((self.images as f64 / mean).round() as u64).max(1)
+    }
+
+    /// Mean number of images per shard.
+    pub fn per_shard(&self) -> f64 {
+        self.images as f64 / self.shards() as f64
+    }
+
+    /// Archives that hold the images.
+    pub fn archives(&self) -> u64 {
+        if self.packed { (self.images as f64 * self.bytes_per_image as f64 / ARCHIVE).ceil() as u64 } else { 0 }
+    }
+
+    /// GET requests for the images.
+    pub fn image_gets(&self) -> u64 {
+        if !self.packed {
+            return self.images;
+        }
+        let (shards, archives) = (self.shards() as f64, self.archives() as f64);
+        let bytes = self.images as f64 * self.bytes_per_image as f64;
+        // The list of an archive takes a request per 8 MB of a tar file. Then there is one per shard, or more if it has
+        // more than 8 MB or lies in two archives.
+        let of_lists = (bytes / ARCHIVE_REQUEST).max(archives);
+        let of_shards = shards * (bytes / shards / ARCHIVE_REQUEST).ceil() + archives;
+        (of_lists + of_shards).ceil() as u64
     }
 }
 
@@ -147,11 +207,102 @@ impl Map {
     }
 }
 
+/// Seconds to read this number of small records.
+fn records(number: f64) -> f64 {
+    number / READERS * time::REQUEST
+}
+
+/// The listing of a large input: calls of `plan`, and rounds of listers between them.
+struct Listing {
+    plan: f64,
+    longest_plan: f64,
+    rounds: f64,
+    listers: f64,
+    lister: f64,
+}
+
+impl Listing {
+    fn new(work: &Workload) -> Self {
+        let images = work.images as f64;
+        let of_keys = |keys: f64| {
+            let pages = (keys / 1e3).ceil();
+            // One listing begins, and the number of them doubles with each page.
+            let begins = 1.0 + pages.clamp(1.0, LISTINGS).log2();
+            time::LIST * begins + (pages / LISTINGS * time::LIST).max(keys * time::PLAN_OBJECT) + 6.0 * time::REQUEST
+        };
+        let plan_shards = work.shards() as f64 * time::PLAN_SHARD;
+        let here = of_keys(images.min(LISTED));
+        if images <= LISTED {
+            let plan = here + plan_shards;
+            return Listing { plan, longest_plan: plan, rounds: 0.0, listers: 0.0, lister: 0.0 };
+        }
+        let left = images - LISTED;
+        let rounds = (left / (LISTERS_OF_ROUND * MOST_LISTED)).ceil();
+        let listers = (left / rounds / LISTED).ceil().min(LISTERS_OF_ROUND);
+        // Ranges are found by probes, and the last call reads what the listers wrote.
+        let probes = listers / LISTINGS * 4.0 * time::LIST;
+        let last = plan_shards + records(rounds * listers);
+        Listing {
+            plan: here + rounds * probes + last,
+            longest_plan: (here + probes).max(last),
+            rounds,
+            listers,
+            lister: of_keys(left / rounds / listers),
+        }
+    }
+}
+
+/// The work for the classifier.
+struct Classes<'a> {
+    work: &'a Workload,
+    groups: f64,
+    group_rows: f64,
+    /// Of the function `reduce`.
+    processors: f64,
+}
+
+impl Classes<'_> {
+    fn are_kept(&self) -> bool {
+        self.group_rows > CLASS_SUMS_FROM
+    }
+
+    /// Seconds to sum the images of a group, all together or by class: features are read meanwhile.
+    fn sum(&self) -> f64 {
+        self.group_rows * (FEATURES / S3_BANDWIDTH).max(time::SUM_IMAGE / self.processors)
+    }
+
+    /// Seconds of `merge` for each group.
+    fn merge(&self) -> f64 {
+        let works = self.work.labels > 1 && self.are_kept();
+        if works { self.sum() + CLASS_SUMS / S3_BANDWIDTH } else { 0.0 }
+    }
+
+    /// Seconds of `reduce`: the sums of all groups, the fit, and all features, which are scored out of fold.
+    fn reduce(&self) -> f64 {
+        if self.work.labels < 2 {
+            return 0.0;
+        }
+        let labels = f64::from(self.work.labels);
+        let sums = self.groups * if self.are_kept() { CLASS_SUMS / S3_BANDWIDTH } else { self.sum() };
+        let fit = time::FIT / self.processors;
+        let score = (FEATURES / S3_BANDWIDTH).max(labels * time::SCORE_CLASS / self.processors);
+        sums + fit + self.work.images as f64 * score
+    }
+}
+
 /// The work of each state of the state machine, in seconds of warm functions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    /// Seconds of the function `plan`.
+    /// Seconds of the function `plan`, of all of its calls.
     pub plan: f64,
+    /// Its calls: one more than there are rounds of listers.
+    pub plans: u64,
+    /// The longest call.
+    pub longest_plan: f64,
+    /// One item per lister, of all rounds.
+    pub list: Map,
+    /// Expected number of shards.
+    pub shards: u64,
     /// One item per shard, or per batch of shards.
     pub featurize: Map,
     /// One item per group of shards.
@@ -181,25 +332,32 @@ impl Schedule {
         };
         let of_featurize = batches::of_featurize(shards, work.shard_size, deployment.concurrency);
         let of_project = batches::of_project(shards, work.shard_size, deployment.concurrency);
-        let records = |n: f64| n / READERS * time::REQUEST;
+        let listing = Listing::new(work);
         // Files are read while the model runs; the slower of the two decides.
         let model = work.ms_per_image / 1e3 / processors;
         let network = work.bytes_per_image as f64 / S3_BANDWIDTH;
+        let of_classes = Classes { work, groups: groups as f64, group_rows, processors: REDUCE_MB / MB_PER_PROCESSOR };
         let searched =
             if Searched::among(work.images, DUPLICATE_IMAGES_ON_AWS) == Searched::Nothing { 0.0 } else { images };
         Schedule {
-            plan: (images / 1e3).ceil() * time::LIST + images * time::PLAN_OBJECT + 6.0 * time::REQUEST,
+            plan: listing.plan,
+            plans: listing.rounds as u64 + 1,
+            longest_plan: listing.longest_plan,
+            list: map((listing.rounds * listing.listers) as u64, listing.lister),
+            shards,
             featurize: batched(of_featurize, rows * model.max(network) + 6.0 * time::REQUEST),
             merge: map(
                 groups,
-                group_rows * (FEATURES / S3_BANDWIDTH + time::SUM_IMAGE)
+                of_classes.sum()
                     + records(2.0 * group_shards)
                     + GROUP_SUMS / S3_BANDWIDTH
+                    + of_classes.merge()
                     + 5.0 * time::REQUEST,
             ),
             reduce: records(2.0 * groups as f64)
                 + groups as f64 * GROUP_SUMS / S3_BANDWIDTH
                 + time::EIGEN
+                + of_classes.reduce()
                 + 8.0 * time::REQUEST,
             project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
             publish: records(shards as f64)
@@ -214,10 +372,16 @@ impl Schedule {
         time::COLD_START + time::TRANSITION + seconds
     }
 
+    /// Wall-clock seconds of all calls of `plan`, start-up included.
+    pub(super) fn all_plans(&self) -> f64 {
+        self.plans as f64 * Self::one(0.0) + self.plan
+    }
+
     /// Name and wall-clock seconds of each stage, in order.
     pub fn stages(&self) -> Vec<(&'static str, f64)> {
         vec![
-            ("plan", Self::one(self.plan)),
+            ("plan", self.all_plans()),
+            ("list", self.list.seconds()),
             ("featurize", self.featurize.seconds()),
             ("merge", self.merge.seconds()),
             ("reduce", Self::one(self.reduce)),

@@ -9,7 +9,7 @@ use fastrand::Rng;
 
 use super::{
     prices::Prices,
-    schedule::{Deployment, Map, Schedule, time},
+    schedule::{Deployment, Map, Schedule, Workload, time},
 };
 
 /// Execution environments that Lambda starts for one function within [`SCALING_PERIOD`].
@@ -19,9 +19,42 @@ const SCALING_PERIOD: Moment = 10_000_000;
 const THROTTLED_RETRIES: u32 = 100;
 const FIRST_WAIT: f64 = 1.0;
 const LONGEST_WAIT: f64 = 30.0;
-/// Items take between 1 - `SPREAD` and 1 + `SPREAD` times their mean, because shards differ in size and functions in
-/// speed.
-const SPREAD: f64 = 0.3;
+/// Items of the same size take between 1 - `SPREAD` and 1 + `SPREAD` times their mean, because functions differ in speed.
+const SPREAD: f64 = 0.1;
+/// Images whose shards are cut for a simulation. Larger runs have their lengths again and again.
+const CUT: u64 = 200_000;
+
+/// Lengths of the shards of a run, as the plan cuts them.
+#[derive(Clone, Debug)]
+pub struct Shards {
+    /// Lengths relative to their mean, and whether these are all shards.
+    lengths: Vec<f64>,
+    are_all: bool,
+}
+
+impl Shards {
+    /// Cuts the shards of a run.
+    pub fn new(work: &Workload) -> Self {
+        let images = work.images.min(CUT);
+        let lengths = work.boundaries().map_or_else(Vec::new, |boundaries| boundaries.lengths(images));
+        let mean = images as f64 / lengths.len().max(1) as f64;
+        let lengths = lengths.into_iter().map(|length| length as f64 / mean).collect();
+        Shards { lengths, are_all: images == work.images }
+    }
+
+    /// The map over these shards, with their number if it is known, and the relative lengths of its items in random order.
+    fn items(&self, map: Map, shards: u64, random: &mut Rng) -> (Map, Vec<f64>) {
+        let mut lengths = self.lengths.clone();
+        random.shuffle(&mut lengths);
+        let together = usize::try_from(shards / map.items.max(1)).unwrap_or(1).max(1);
+        if together == 1 && self.are_all {
+            let (all, now) = (map.items as f64, lengths.len() as f64);
+            return (Map { items: lengths.len() as u64, seconds: map.seconds * all / now, ..map }, lengths);
+        }
+        let items = lengths.chunks(together).map(|batch| batch.iter().sum::<f64>() / batch.len() as f64);
+        (map, items.collect())
+    }
+}
 
 /// Result of a simulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -59,19 +92,19 @@ impl Default for Retrier {
 }
 
 /// The share of `runs` simulated runs that fail.
-pub fn failure_probability(schedule: &Schedule, deployment: &Deployment, prices: &Prices, runs: u64) -> f64 {
-    let failed = (0..runs).filter(|seed| run(schedule, deployment, prices, *seed).fails).count();
+pub fn failure_probability(work: (&Schedule, &Shards), deployment: &Deployment, prices: &Prices, runs: u64) -> f64 {
+    let failed = (0..runs).filter(|seed| run(work, deployment, prices, *seed).fails).count();
     failed as f64 / runs.max(1) as f64
 }
 
 /// Simulates a whole run; the same seed gives the same result. The functions of the run are the only ones of the account.
-pub fn run(schedule: &Schedule, deployment: &Deployment, prices: &Prices, seed: u64) -> Simulated {
-    run_with(schedule, deployment, prices, Retrier::default(), seed)
+pub fn run(work: (&Schedule, &Shards), deployment: &Deployment, prices: &Prices, seed: u64) -> Simulated {
+    run_with(work, deployment, prices, Retrier::default(), seed)
 }
 
 /// [`run`] with another retrier.
 pub fn run_with(
-    schedule: &Schedule,
+    (schedule, shards): (&Schedule, &Shards),
     deployment: &Deployment,
     prices: &Prices,
     retrier: Retrier,
@@ -79,11 +112,18 @@ pub fn run_with(
 ) -> Simulated {
     let mut random = Rng::with_seed(seed);
     let account = deployment.account_concurrency;
-    let mut total = Simulated { seconds: Schedule::one(schedule.plan), ..Simulated::default() };
+    let mut total = Simulated { seconds: schedule.all_plans(), ..Simulated::default() };
     let tolerated = deployment.tolerated_percent / 100.0;
-    for (stage, tolerated) in [(schedule.featurize, tolerated), (schedule.merge, 0.0), (schedule.project, 0.0)] {
+    let (featurize, of_featurize) = shards.items(schedule.featurize, schedule.shards, &mut random);
+    let (project, of_project) = shards.items(schedule.project, schedule.shards, &mut random);
+    for (stage, lengths, tolerated) in [
+        (schedule.list, &[][..], 0.0),
+        (featurize, &of_featurize, tolerated),
+        (schedule.merge, &[], 0.0),
+        (project, &of_project, 0.0),
+    ] {
         let stage = Map { starts: prices.map_children_per_second, concurrency: deployment.concurrency, ..stage };
-        let one = map(&stage, account, retrier, &mut random);
+        let one = map((&stage, lengths), account, retrier, &mut random);
         total.failed += one.failed;
         total.fails |= one.failed as f64 > tolerated * stage.items as f64;
         total.seconds += one.seconds;
@@ -95,17 +135,20 @@ pub fn run_with(
     total
 }
 
-/// Simulates one map. `account` is the Lambda concurrency of the account.
-pub fn map(map: &Map, account: u32, retrier: Retrier, random: &mut Rng) -> Simulated {
+/// Simulates one map, whose items have these lengths, again and again, relative to their mean; without lengths, all are
+/// alike. `account` is the Lambda concurrency of the account.
+pub fn map((map, lengths): (&Map, &[f64]), account: u32, retrier: Retrier, random: &mut Rng) -> Simulated {
     let events = BinaryHeap::from([Reverse((0, Event::Start))]);
     let environments = Environments { account, running: 0, warm: 0, period: 0, started: 0 };
     let simulation = MapSimulation {
         map,
+        lengths,
         retrier,
         random,
         events,
         environments,
         left: map.items,
+        called: 0,
         open: 0,
         waits_for_place: false,
         result: Simulated::default(),
@@ -177,12 +220,15 @@ impl Environments {
 
 struct MapSimulation<'a> {
     map: &'a Map,
+    lengths: &'a [f64],
     retrier: Retrier,
     random: &'a mut Rng,
     events: BinaryHeap<Reverse<(Moment, Event)>>,
     environments: Environments,
     /// Items that have not started.
     left: u64,
+    /// Calls that were not throttled.
+    called: usize,
     /// Items that have started and not ended.
     open: u32,
     /// Whether the next item waits until another one ends.
@@ -235,7 +281,9 @@ impl MapSimulation<'_> {
             }
             Call::Warm => 0.0,
         };
-        let seconds = self.map.seconds * (1.0 + SPREAD * (2.0 * self.random.f64() - 1.0)) + start_up;
+        let length = self.lengths.get(self.called % self.lengths.len().max(1)).copied().unwrap_or(1.0);
+        self.called += 1;
+        let seconds = self.map.seconds * length * (1.0 + SPREAD * (2.0 * self.random.f64() - 1.0)) + start_up;
         self.result.billed += seconds;
         self.push(now + moment(seconds + time::TRANSITION).max(1), Event::End);
     }

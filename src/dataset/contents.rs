@@ -223,9 +223,7 @@ pub(crate) fn keep_suspects(to: &mut Vec<PredictionRow>, rows: Vec<PredictionRow
 /// The classifier of a version; None without one. Fails with `Dataset.Corrupt`.
 pub async fn classifier(output: &dyn Store, version: &Manifest) -> Result<Option<Classifier>> {
     let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) else { return Ok(None) };
-    let (file, columns) = (summary.file.clone(), version.extractor.columns);
-    let body = file.read(output).await?;
-    run_blocking(move || tables::read_classifier(body, columns, &file.key).map(Some)).await
+    summary.file.decode(output, version.extractor.columns, tables::read_classifier).await.map(Some)
 }
 
 /// The classifier of a version and the sums of classes that it was fitted to, as far as they are kept.

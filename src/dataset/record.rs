@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use super::blocking::run_blocking;
 use crate::{
     Error, ErrorKind, Result,
     store::{self, Store},
@@ -90,6 +91,18 @@ impl FileRef {
     /// Reads the file. Fails with `Dataset.Corrupt` if it is missing or does not match its checksum.
     pub async fn read(&self, output: &dyn Store) -> Result<Bytes> {
         get_checked(output, &self.key, self.checksum.as_ref()).await
+    }
+
+    /// Reads and decodes the file. `decode` gets its content, the number of columns, and its key for errors; it must fail
+    /// with `Dataset.Corrupt`.
+    pub(crate) async fn decode<T: Send + 'static>(
+        &self,
+        output: &dyn Store,
+        columns: usize,
+        decode: fn(Bytes, usize, &str) -> Result<T>,
+    ) -> Result<T> {
+        let (body, key) = (self.read(output).await?, self.key.clone());
+        run_blocking(move || decode(body, columns, &key)).await
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Settings {
     /// always allowed.
     pub max_reject_percent: f64,
     /// Target number of objects per shard, 1 to [`MAX_SHARD_SIZE`](crate::dataset::shard::MAX_SHARD_SIZE). None for that
-    /// of the current version; without one, 1,024 on one machine and 256 on AWS. A manifest has the number.
+    /// of the current version; without one, 1,024 on one machine and 320 on AWS. A manifest has the number.
     pub shard_size: Option<u32>,
     /// Target number of objects per group of shards, at most 32,768, which is the default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -340,7 +340,7 @@ mod tests {
     fn omitted_settings_are_those_of_the_current_version() {
         let sizes = |settings: Settings| (settings.shard_size, settings.compression);
         assert_eq!(sizes(Settings::default().resolved(None, false)), (Some(1_024), None));
-        assert_eq!(sizes(Settings::default().resolved(None, true)), (Some(256), None));
+        assert_eq!(sizes(Settings::default().resolved(None, true)), (Some(320), None));
         let current = Settings { shard_size: Some(64), compression: Some(Compression::Zstd), ..Settings::default() };
         assert_eq!(sizes(Settings::default().resolved(Some(&current), true)), (Some(64), Some(Compression::Zstd)));
         let given = Settings { shard_size: Some(128), ..Settings::default() };

@@ -22,8 +22,9 @@ use crate::{
 
 /// Default target size of a shard on one machine, objects.
 pub const DEFAULT_SHARD_SIZE: u32 = 1_024;
-/// Default target size of a shard on AWS, where it decides how long the longest function takes.
-pub const DEFAULT_SHARD_SIZE_ON_AWS: u32 = 256;
+/// Default target size of a shard on AWS, where it decides how long the longest function takes. Shards have 250 images on
+/// average: packed images then need fewer than 5,000 GETs a million.
+pub const DEFAULT_SHARD_SIZE_ON_AWS: u32 = 320;
 /// Default and largest target size of a group, objects.
 pub const DEFAULT_GROUP_SIZE: u32 = 32_768;
 /// Largest target size of a shard, objects. The sums of a group, which may end with a shard of five quarters of this
@@ -138,10 +139,39 @@ impl Boundaries {
             return true;
         }
         let digest = Sha256::digest(key);
+        let one_in = self.one_in(len);
+        self.chance(&digest, 0, self.target * 8, step) || (len >= self.min() && self.chance(&digest, 1, one_in, step))
+    }
+
+    /// Mean length of a shard, objects, if the hashes of keys are random: less than the target.
+    pub fn mean(&self) -> f64 {
+        let target = self.target as f64;
+        let (mut mean, mut goes_on) = (0.0, 1.0);
+        for len in 1..=self.max() {
+            mean += goes_on;
+            let in_range = if len < self.min() { 0.0 } else { 1.0 / self.one_in(len) as f64 };
+            goes_on *= (1.0 - 0.125 / target) * (1.0 - in_range);
+        }
+        mean
+    }
+
+    /// One key in this many ends a shard of `len` objects, if it has at least half of the target size.
+    fn one_in(&self, len: u64) -> u64 {
         // With these numbers, shards of the largest size are rare, whose boundaries do not depend on the content, and after
         // a change the boundaries soon are those of before.
-        let one_in = if len * 5 < self.target * 4 { self.target * 2 / 3 } else { self.target / 8 }.max(1);
-        self.chance(&digest, 0, self.target * 8, step) || (len >= self.min() && self.chance(&digest, 1, one_in, step))
+        if len * 5 < self.target * 4 { self.target * 2 / 3 } else { self.target / 8 }.max(1)
+    }
+
+    /// Lengths of the shards of so many objects with made-up keys.
+    pub fn lengths(&self, objects: u64) -> Vec<u64> {
+        let (mut lengths, mut len) = (Vec::new(), 0);
+        for number in 0..objects {
+            len += 1;
+            if number + 1 == objects || self.ends(len, &format!("{number:09}.jpg")) {
+                lengths.push(std::mem::take(&mut len));
+            }
+        }
+        lengths
     }
 
     /// Whether a shard ends with `key` wherever it began. A listing that starts behind such a key has the shards of one that

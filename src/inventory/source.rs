@@ -142,12 +142,15 @@ async fn manifest_files(manifest: &Manifest, location: &str, format: Format) -> 
         false => None,
     };
     for file in &manifest.files {
-        let (store, key) = match &root {
-            Some(root) => (root.clone(), file.key.clone()),
+        let place = match &root {
+            Some(root) => Some((root.clone(), file.key.clone())),
             None => local_file(location, &file.key).await?,
         };
-        let found = find(store.as_ref(), &key).await?;
-        let Some(object) = found else {
+        let found = match place {
+            Some((store, key)) => find(store.as_ref(), &key).await?.map(|object| (store, object)),
+            None => None,
+        };
+        let Some((store, object)) = found else {
             let message = "a file of the inventory is missing";
             return Err(Error::new(ErrorKind::InputNotFound, message)
                 .context("inventory", location)
@@ -162,14 +165,18 @@ async fn manifest_files(manifest: &Manifest, location: &str, format: Format) -> 
     Ok(files)
 }
 
-async fn local_file(manifest: &str, key: &str) -> Result<(Arc<dyn Store>, String)> {
+/// A file of a manifest in a folder, and its name there; None if it is not where it is searched for.
+async fn local_file(manifest: &str, key: &str) -> Result<Option<(Arc<dyn Store>, String)>> {
     let name = key.rsplit('/').next().unwrap_or(key);
     let unsafe_part = |part: &str| part.is_empty() || part == "." || part == "..";
-    let folders = Path::new(manifest).ancestors().skip(1);
+    // A relative path does not name the folders above the working directory.
+    let Ok(manifest) = std::path::absolute(manifest) else { return Ok(None) };
+    let folders = manifest.ancestors().skip(1);
     let in_bucket = folders.clone().filter(|_| !key.split('/').any(unsafe_part)).map(|folder| folder.join(key));
     let beside = folders.take(2).flat_map(|folder| [folder.join("data").join(name), folder.join(name)]);
     let path = in_bucket.chain(beside).find(|path| path.is_file() && !unsafe_part(name));
-    let folder = path.as_deref().and_then(Path::parent).map_or_else(|| ".".into(), |folder| folder.to_string_lossy());
-    let folder = if folder.is_empty() { ".".into() } else { folder };
-    Ok((store::open(&folder).await?, name.to_owned()))
+    match path.as_deref().and_then(Path::parent) {
+        Some(folder) => Ok(Some((store::open(&folder.to_string_lossy()).await?, name.to_owned()))),
+        None => Ok(None),
+    }
 }

@@ -151,15 +151,15 @@ fn sums_as(a: &FeatureRows, row: usize, b: &FeatureRows, other: usize) -> bool {
     a.labels[row] == b.labels[other] && a.splits[row] == b.splits[other] && a.features.row(row) == b.features.row(other)
 }
 
-async fn rows_of(output: &dyn Store, extractor: &ExtractorInfo, file: FileRef) -> Result<FeatureRows> {
+/// The rows of a table of features. Fails with `Dataset.Corrupt`.
+pub(super) async fn rows_of(output: &dyn Store, extractor: &ExtractorInfo, file: FileRef) -> Result<FeatureRows> {
     let (body, key, info) = (file.read(output).await?, file.key, extractor.clone());
     run_blocking(move || Ok(tables::read_labelled_features(body, &info, &key)?.into_rows())).await
 }
 
 /// Reads a file of sums. Fails with `Dataset.Corrupt`.
 pub(crate) async fn read(output: &dyn Store, file: &FileRef, columns: usize) -> Result<ClassSums> {
-    let (body, key) = (file.read(output).await?, file.key.clone());
-    run_blocking(move || tables::read_classes(body, columns, &key)).await
+    file.decode(output, columns, tables::read_classes).await
 }
 
 /// The sums of shards, from their features, in two threads.
@@ -176,28 +176,25 @@ pub(crate) async fn of_shards<'a>(
         async move {
             let mut summer = Summer::new(extractor.columns, extractor.feature_range.per_unit());
             for file in tables {
-                let (body, key, info) = (file.read(output).await?, file.key.clone(), extractor.clone());
+                let rows = rows_of(output, extractor, file.clone()).await?;
                 let training = training.clone();
                 let add = move || {
-                    let rows = tables::read_labelled_features(body, &info, &key)?.into_rows();
                     add(&mut summer, &training, &rows, |_| true)?;
                     Ok(summer)
                 };
                 summer = run_blocking(add).await?;
             }
-            run_blocking(move || summer.finish()).await
+            Ok(summer)
         }
     });
     let halves: Vec<_> = halves.collect();
-    let mut halves = stream::iter(halves).buffer_unordered(READ_AT_A_TIME);
-    let mut total: Option<ClassSums> = None;
-    while let Some(sums) = halves.try_next().await? {
-        match &mut total {
-            Some(total) => total.add(&sums)?,
-            None => total = Some(sums),
-        }
-    }
-    Ok(total.unwrap_or_else(|| ClassSums::zero(extractor.columns)))
+    let mut halves: Vec<Summer> = stream::iter(halves).buffer_unordered(READ_AT_A_TIME).try_collect().await?;
+    let Some(mut summer) = halves.pop() else { return Ok(ClassSums::zero(extractor.columns)) };
+    run_blocking(move || {
+        halves.into_iter().try_for_each(|half| summer.append(half))?;
+        summer.finish()
+    })
+    .await
 }
 
 /// Adds those rows of a table that `counts` says.

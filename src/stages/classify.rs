@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 pub(crate) use super::classes::of_shards as sums_of_shards;
-use super::{KnownClasses, Plan, classes};
+use super::{KnownSums, Plan, classes, sums::add_to};
 use crate::{
     ErrorKind, Result,
     classify::{self, Candidates, ClassSums, Classifier, MAX_CLASSES, NoClassifier, SUSPECT_BELOW, Tally, TallyRow},
@@ -52,7 +52,7 @@ pub(super) async fn classify(
     base: Option<&Manifest>,
     groups: &[GroupEntry],
     (records, merged): (&[GroupRecord], &[Option<Checksum>]),
-    known: KnownClasses,
+    known: KnownSums<ClassSums>,
 ) -> Result<Classification> {
     let settings = &plan.settings;
     if !settings.classifier {
@@ -123,11 +123,11 @@ pub(crate) async fn fit(
     extractor: &ExtractorInfo,
     settings: &Settings,
     groups: &[Group<'_>],
-    known: KnownClasses,
+    known: KnownSums<ClassSums>,
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
     let rules = settings.training_rules();
-    let mut total = known.sums.unwrap_or_else(|| ClassSums::zero(extractor.columns));
+    let mut total = known.total;
     let mut kept = Vec::with_capacity(groups.len());
     for group in groups {
         if known.groups.contains(&group.entry.id) {
@@ -135,9 +135,10 @@ pub(crate) async fn fit(
             continue;
         }
         let (sums, checksum) = sums_of(output, extractor, &rules, group, write).await?;
-        total.add(&sums)?;
+        add_to(&mut total, sums, |total, sums| total.add(sums))?;
         kept.push(checksum);
     }
+    let total = total.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let (priors, per_unit) = (settings.priors(), extractor.feature_range.per_unit());
     let candidates = match run_blocking(move || classify::fit(&total, per_unit, priors)).await? {
         Ok(candidates) => Arc::new(candidates),
@@ -197,9 +198,8 @@ async fn tally(
     training: Arc<Training>,
     file: FileRef,
 ) -> Result<(Tally, u64)> {
-    let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
+    let rows = classes::rows_of(output, extractor, file).await?;
     run_blocking(move || {
-        let rows = tables::read_labelled_features(body, &extractor, &key)?.into_rows();
         let images = training.roles(&rows);
         let learned = images.iter().map(|image| TallyRow { label: image.learns, fold: image.fold });
         let tally = candidates.tally(rows.features.view(), &learned.collect::<Vec<_>>());

@@ -364,8 +364,7 @@ fn check_rows(totals: TotalMoments, rows: u64) -> Result<TotalMoments> {
 
 /// Reads a file of sums. Fails with `Dataset.Corrupt`.
 pub(crate) async fn read_sums(output: &dyn Store, file: &FileRef, columns: usize) -> Result<TotalMoments> {
-    let (body, key) = (file.read(output).await?, file.key.clone());
-    run_blocking(move || tables::read_sums(body, columns, &key)).await
+    file.decode(output, columns, tables::read_sums).await
 }
 
 /// Adds the sums of shards, computed from their features.

@@ -75,7 +75,7 @@ pub use reduce::reduce;
 pub(crate) use reduce::{reduce_with, sum_of_groups};
 pub(crate) use resume::check_input;
 pub use rounds::{Limits, Round};
-pub(crate) use sums::{GroupSums, Known, KnownClasses, KnownGroups, ShardSums, Sums, moments_of};
+pub(crate) use sums::{GroupSums, Known, KnownGroups, KnownSums, ShardSums, Sums, moments_of};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream, try_join};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream, try_join};
 use ndarray::Axis;
 use tokio::sync::OnceCell;
 
@@ -48,22 +48,14 @@ pub(crate) struct Models {
 
 impl Models {
     async fn basis(&self, output: &dyn Store, work: &PartWork) -> Result<Arc<Basis>> {
-        let read = || async {
-            let (body, key) = (work.basis_file.read(output).await?, work.basis_file.key.clone());
-            let columns = work.extractor.columns;
-            run_blocking(move || tables::read_basis(body, columns, &key).map(Arc::new)).await
-        };
+        let read = || work.basis_file.decode(output, work.extractor.columns, tables::read_basis).map_ok(Arc::new);
         self.basis.get_or_try_init(read).await.cloned()
     }
 
     /// None if the run has no classifier.
     async fn classifier(&self, output: &dyn Store, work: &PartWork) -> Result<Option<Arc<Classifier>>> {
         let Some(predict) = &work.predict else { return Ok(None) };
-        let read = || async {
-            let (body, key) = (predict.file.read(output).await?, predict.file.key.clone());
-            let columns = work.extractor.columns;
-            run_blocking(move || tables::read_classifier(body, columns, &key).map(Arc::new)).await
-        };
+        let read = || predict.file.decode(output, work.extractor.columns, tables::read_classifier).map_ok(Arc::new);
         self.classifier.get_or_try_init(read).await.cloned().map(Some)
     }
 }

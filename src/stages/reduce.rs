@@ -18,7 +18,7 @@ use super::{
     plan::is_up_to_date,
     records::{REJECTS, read_merged},
     reuse,
-    sums::KnownGroups,
+    sums::{KnownGroups, KnownSums},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -48,16 +48,15 @@ pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
 }
 
 /// [`reduce`] with the sums of some of the groups.
-pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, mut known: KnownGroups) -> Result<Reduced> {
+pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGroups) -> Result<Reduced> {
     let timer = Timer::start();
-    let output = stores.output.as_ref();
-    let run = input.run;
+    let (output, run) = (stores.output.as_ref(), input.run);
     let plan = Plan::read(output, &run).await?;
     let base = base_of(output, &plan).await?;
     let base = base.as_ref();
-    let gathered = gather(output, &plan, base).await?;
-    let rejects_table = keep_rejects(output, &plan, &gathered.rejects).await?;
-    let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } = gathered;
+    let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } =
+        gather(output, &plan, base).await?;
+    let rejects_table = keep_rejects(output, &plan, &rejects).await?;
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = groups.iter().map(|group| group.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
@@ -68,10 +67,9 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, mut known: Kno
     if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
-    let known_classes = std::mem::take(&mut known.classes);
-    let totals = total(output, &plan, &groups, base, known).await?;
+    let totals = total(output, &plan, &groups, base, known.moments).await?;
     let Fitted { basis, moments } = fit(output, &plan, totals, &groups, base).await?;
-    let classifier = classify(output, &plan, base, &groups, (&records, &classes), known_classes).await?;
+    let classifier = classify(output, &plan, base, &groups, (&records, &classes), known.classes).await?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
     let version = dataset::claim(output, &run).await?;
@@ -365,7 +363,7 @@ async fn total(
     plan: &Plan,
     groups: &[GroupEntry],
     base: Option<&Manifest>,
-    known: KnownGroups,
+    known: KnownSums<TotalMoments>,
 ) -> Result<TotalMoments> {
     let columns = plan.extractor.columns;
     let base = base.filter(|base| base.extractor.id == plan.extractor.id && base.released.is_none());
@@ -377,13 +375,13 @@ async fn total(
         // The base has the rows of a group that was made again because it was damaged.
         let usable = !known.groups.iter().any(|group| old.contains(group));
         if usable && 1 + added.len() + dropped.len() < unknown.len() {
-            match from_base(output, base, &added, &dropped, known.sums.as_ref()).await {
+            match from_base(output, base, &added, &dropped, known.total.as_ref()).await {
                 Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
                 totals => return totals,
             }
         }
     }
-    let mut totals = known.sums.unwrap_or_else(|| TotalMoments::zero(columns));
+    let mut totals = known.total.unwrap_or_else(|| TotalMoments::zero(columns));
     add_groups(output, &mut totals, unknown.into_iter()).await?;
     Ok(totals)
 }

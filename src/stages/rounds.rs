@@ -43,7 +43,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { here: 1_000_000, each: 1_000_000, most: 3_000_000, listers: 100 }
+        Limits::of(1_000_000)
+    }
+}
+
+impl Limits {
+    /// About this number of objects for each function.
+    pub fn of(objects: u64) -> Self {
+        Limits { here: objects, each: objects, most: objects.saturating_mul(3), listers: 100 }
     }
 }
 
@@ -127,14 +134,14 @@ impl Rounds {
         Ok(read.into_iter().collect())
     }
 
-    /// Deletes the files of the rounds of a run that has nothing to do. The record goes first: without it, the run lists
-    /// again.
+    /// Deletes the files of the rounds of a run that has nothing to do, and the results of their maps. The record goes
+    /// first: without it, the run lists again.
     pub(super) async fn delete(output: &dyn Store, run: &RunId) -> Result<()> {
         output.delete(&Rounds::key(run)).await?;
-        let folder = keys::run(run, "listed/");
-        let pieces = store::list_all(output, &folder).await?.into_iter().map(|object| object.key);
-        let rounds = store::list_all(output, &keys::run(run, "list-")).await?.into_iter().map(|object| object.key);
-        let files: Vec<String> = pieces.chain(rounds).chain([keys::run(run, "finished.jsonl")]).collect();
+        let mut files = vec![keys::run(run, "finished.jsonl")];
+        for prefix in [keys::run(run, "listed/"), keys::run(run, "list-"), format!("{}/", keys::map_results(run))] {
+            files.extend(store::list_all(output, &prefix).await?.into_iter().map(|object| object.key));
+        }
         let deletes: Vec<_> = files.iter().map(|key| output.delete(key)).collect();
         stream::iter(deletes).buffer_unordered(STORE_CONCURRENCY).try_collect().await
     }

@@ -177,35 +177,46 @@ pub(crate) struct GroupSums {
 /// The sums of groups that this process has finished.
 #[derive(Debug, Default)]
 pub(crate) struct KnownGroups {
-    pub(crate) groups: HashSet<GroupId>,
-    pub(crate) sums: Option<TotalMoments>,
-    pub(crate) classes: KnownClasses,
+    pub(crate) moments: KnownSums<TotalMoments>,
+    pub(crate) classes: KnownSums<ClassSums>,
 }
 
-/// The sums of the classes of some groups, all together.
-#[derive(Debug, Default)]
-pub(crate) struct KnownClasses {
+/// The sums of some groups, all together.
+#[derive(Debug)]
+pub(crate) struct KnownSums<T> {
     pub(crate) groups: HashSet<GroupId>,
-    pub(crate) sums: Option<ClassSums>,
+    pub(crate) total: Option<T>,
+}
+
+impl<T> Default for KnownSums<T> {
+    fn default() -> Self {
+        KnownSums { groups: HashSet::new(), total: None }
+    }
 }
 
 impl KnownGroups {
     /// Adds the sums of a group. Fails with `Dataset.Corrupt` if it has another number of columns.
     pub(crate) fn add(&mut self, group: GroupId, GroupSums { moments, classes }: GroupSums) -> Result<()> {
         if let Some(sums) = classes {
-            match &mut self.classes.sums {
-                Some(total) => total.add(&sums)?,
-                None => self.classes.sums = Some(sums),
-            }
+            add_to(&mut self.classes.total, sums, |total, sums| total.add(sums))?;
             self.classes.groups.insert(group.clone());
         }
-        let Some(sums) = moments else { return Ok(()) };
-        match &mut self.sums {
-            Some(total) => total.add(&sums)?,
-            None => self.sums = Some(sums),
+        if let Some(sums) = moments {
+            add_to(&mut self.moments.total, sums, |total, sums| total.add(sums))?;
+            self.moments.groups.insert(group);
         }
-        self.groups.insert(group);
         Ok(())
+    }
+}
+
+/// Adds to a total that may be empty. The first sums become the total: nothing is added to zeros.
+pub(super) fn add_to<T>(total: &mut Option<T>, sums: T, add: impl FnOnce(&mut T, &T) -> Result<()>) -> Result<()> {
+    match total {
+        Some(total) => add(total, &sums),
+        None => {
+            *total = Some(sums);
+            Ok(())
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! role of a Lambda, ...). The SDK retries requests that were throttled or lost. [`S3Store`] retries downloads whose
 //! connection breaks.
 
+mod parts;
+
 use std::{
     fmt,
     ops::Range,
@@ -16,19 +18,21 @@ use aws_config::{AppName, SdkConfig};
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
-    operation::get_object::builders::GetObjectFluentBuilder,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{RequestId as _, get_object::builders::GetObjectFluentBuilder},
     primitives::ByteStream,
-    types::{CompletedMultipartUpload, CompletedPart, EncodingType},
+    types::EncodingType,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use parts::next_part;
+
 use super::{
     Object, Store, outside,
-    requests::{RequestCounter, copy_source, decoded},
+    requests::{RequestCounter, cause, copy_source, decoded},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -122,7 +126,7 @@ impl S3Store {
         {
             failure = failure.context("region of the bucket", region);
         }
-        failure.source(DisplayErrorContext(&error).to_string())
+        failure.source(cause(&error)).request(error.request_id())
     }
 
     /// Sends a request and reads the whole body. Repeats both if the connection breaks.
@@ -160,69 +164,6 @@ impl S3Store {
         let request = self.client.put_object().bucket(&self.bucket).key(self.full(key));
         request.body(ByteStream::from(body)).send().await.map(drop).map_err(|e| self.fail(e, key))
     }
-
-    /// A multipart upload, aborted if a part fails.
-    async fn put_parts(&self, key: &str, first: Bytes, rest: BoxStream<'_, Result<Bytes>>) -> Result<()> {
-        let full = self.full(key);
-        let create = self.client.create_multipart_upload().bucket(&self.bucket).key(&full);
-        let created = create.send().await.map_err(|e| self.fail(e, key))?;
-        let id = created.upload_id.unwrap_or_default();
-        let outcome = async {
-            let parts = self.upload_parts(key, &id, first, rest).await?;
-            let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-            let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(&full).upload_id(&id);
-            complete.multipart_upload(parts).send().await.map(drop).map_err(|e| self.fail(e, key))
-        };
-        let outcome = outcome.await;
-        if outcome.is_err() {
-            // If this fails too, the bucket's lifecycle rule deletes the parts.
-            let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(&full).upload_id(&id);
-            let _ = abort.send().await;
-        }
-        outcome
-    }
-
-    /// Copies an object of any size through this process, one part at a time.
-    async fn copy_parts(&self, from: &str, to: &str) -> Result<()> {
-        let head = self.client.head_object().bucket(&self.bucket).key(self.full(from));
-        let size = head.send().await.map_err(|e| self.fail(e, from))?.content_length.unwrap_or(0);
-        let size = u64::try_from(size).unwrap_or(0);
-        let parts = (0..size).step_by(PART_BYTES).map(|start| start..size.min(start + PART_BYTES as u64));
-        self.put_stream(to, stream::iter(parts).then(|part| self.get_range(from, part)).boxed()).await
-    }
-
-    async fn upload_parts(
-        &self,
-        key: &str,
-        id: &str,
-        first: Bytes,
-        mut rest: BoxStream<'_, Result<Bytes>>,
-    ) -> Result<Vec<CompletedPart>> {
-        let mut parts = Vec::new();
-        let mut next = Some(first);
-        while let Some(body) = next {
-            let number = parts.len() as i32 + 1;
-            let _permit = self.permit().await;
-            let upload = self.client.upload_part().bucket(&self.bucket).key(self.full(key)).upload_id(id);
-            let sent = upload.part_number(number).body(ByteStream::from(body)).send().await;
-            let sent = sent.map_err(|e| self.fail(e, key))?;
-            parts.push(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build());
-            next = next_part(&mut rest).await?;
-        }
-        Ok(parts)
-    }
-}
-
-/// Collects pieces until they have the size of a part. None at the end of the body.
-async fn next_part(body: &mut BoxStream<'_, Result<Bytes>>) -> Result<Option<Bytes>> {
-    let mut part = BytesMut::new();
-    while part.len() < PART_BYTES {
-        match body.next().await {
-            Some(piece) => part.extend_from_slice(&piece?),
-            None => break,
-        }
-    }
-    Ok((!part.is_empty()).then(|| part.freeze()))
 }
 
 async fn pause(attempt: u32) {

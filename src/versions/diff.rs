@@ -104,8 +104,7 @@ async fn rows_without(output: &dyn Store, version: &Manifest, other: &Manifest) 
 }
 
 async fn read_basis(output: &dyn Store, version: &Manifest) -> Result<Basis> {
-    let file = &version.basis.file;
-    tables::read_basis(file.read(output).await?, version.basis.columns, &file.key)
+    version.basis.file.decode(output, version.basis.columns, tables::read_basis).await
 }
 
 /// The principal angles between two subspaces, in degrees, ascending.

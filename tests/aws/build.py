@@ -2,20 +2,33 @@
 
 `sam build` hides the output of cargo, and a first build takes more than ten minutes. So this program first runs the command that
 SAM runs, and prints how far it is. Then `sam build` finds everything compiled and only copies.
+
+With `--host` (`make lambdas-host`), the program is compiled with the crates of `make build`, which takes less than a minute after
+it. It then needs the C library of this machine, so it is for tests here; everything else is the same. cargo-lambda links against
+that of Amazon Linux, with crates of its own.
 """
 
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import zlib
 
+import yaml
 from local_aws import ARCHITECTURE, ROOT, VENVS, build_environment
 
 # Seconds between two lines of progress.
 INTERVAL = float(os.environ.get("POMONA_BUILD_INTERVAL", "20"))
 STARTED = time.monotonic()
+# A new environment downloads and unpacks the zip.
+ZIP_BYTES = 25_000_000
+# Where cargo-lambda puts the program, and SAM looks for it.
+BOOTSTRAP = ROOT / "target/lambda/lambda/bootstrap"
 
 
 def template():
@@ -82,19 +95,70 @@ def run(name, command, folder, env, shown=None):
         sys.exit(f"{' '.join(map(str, command))} failed in {folder}")
 
 
+# The field e_machine of the ELF header, by the name of Lambda.
+MACHINES = {62: "x86_64", 183: "arm64"}
+
+
+def machine_of(program):
+    """The processor that a program is for, from the first bytes of its file."""
+    if program[:4] != b"\x7fELF" or len(program) < 20:
+        return "no Linux program"
+    machine = int.from_bytes(program[18:20], "little")
+    return MACHINES.get(machine, f"processor {machine} of ELF")
+
+
+def check_packages(folder):
+    """The packages below a folder that its template.yaml has for another processor, as lines."""
+    template = yaml.safe_load((folder / "template.yaml").read_text())
+    common, wrong = template["Globals"]["Function"].get("Architectures"), []
+    for name, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::Serverless::Function":
+            continue
+        (wanted,) = resource["Properties"].get("Architectures", common)
+        with open(folder / resource["Properties"]["CodeUri"] / "bootstrap", "rb") as program:
+            found = machine_of(program.read(20))
+        if found != wanted:
+            wrong.append(f"{name}: the program is for {found}, the template says {wanted}")
+    return wrong
+
+
+def build_with_cargo_lambda(env):
+    arm = ["--arm64"] if ARCHITECTURE == "arm64" else []
+    run("lambda", ["cargo", "lambda", "build", "--release", *arm, "--bin", "lambda"], ROOT / "functions/lambda", env)
+
+
+def build_with_cargo(env, folder):
+    """Puts a `cargo-lambda` that has nothing to compile before the real one."""
+    # With the features of the whole workspace, as in `make build`.
+    run("lambda", ["cargo", "--locked", "build", "--release", "--workspace", "--bin", "lambda"], ROOT, env)
+    BOOTSTRAP.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "target/release/lambda", BOOTSTRAP)
+    command = pathlib.Path(folder) / "cargo-lambda"
+    command.write_text("#!/bin/sh\nexit 0\n")
+    command.chmod(0o755)
+    env["PATH"] = f"{folder}:{env['PATH']}"
+
+
 def main():
     env = build_environment()
     # As SAM sets it, so that SAM finds what is built here.
     env["CARGO_TARGET_DIR"] = str(ROOT / "target")
     env |= {"CARGO_TERM_PROGRESS_WHEN": "always", "CARGO_TERM_PROGRESS_WIDTH": "120"}
-    say(f"Building the functions for {ARCHITECTURE} with cargo-lambda; the first build takes minutes")
+    host = sys.argv[1:] == ["--host"]
+    say(f"Building the functions for {ARCHITECTURE} with {'cargo' if host else 'cargo-lambda; the first build takes minutes'}")
     before = time.monotonic()
-    arm = ["--arm64"] if ARCHITECTURE == "arm64" else []
-    run("lambda", ["cargo", "lambda", "build", "--release", *arm, "--bin", "lambda"], ROOT / "functions/lambda", env)
-    size = (ROOT / "target/lambda/lambda/bootstrap").stat().st_size
-    say(f"lambda: built in {time.monotonic() - before:.0f} s, {size / 1e6:.1f} MB")
-    command = [VENVS / "sam/bin/sam", "build", "--template-file", template()]
-    run("sam build", command, ROOT, env, shown=r"Building codeuri: .* functions: (.*)")
+    with tempfile.TemporaryDirectory() as folder:
+        if host:
+            build_with_cargo(env, folder)
+        else:
+            build_with_cargo_lambda(env)
+        say(f"lambda: built in {time.monotonic() - before:.0f} s, {BOOTSTRAP.stat().st_size / 1e6:.1f} MB")
+        command = [VENVS / "sam/bin/sam", "build", "--template-file", template()]
+        run("sam build", command, ROOT, env, shown=r"Building codeuri: .* functions: (.*)")
+    if not host and (size := len(zlib.compress(BOOTSTRAP.read_bytes(), 6))) > ZIP_BYTES:
+        sys.exit(f"the zip of the program has {size} bytes, more than {ZIP_BYTES}")
+    if wrong := check_packages(ROOT / ".aws-sam/build"):
+        sys.exit("\n".join(["the packages in .aws-sam/build cannot run", *wrong]))
     say("The functions are in .aws-sam/build")
 
 

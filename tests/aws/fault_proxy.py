@@ -3,14 +3,15 @@
 `rule(method, path)` is called for every request and returns None (forward it), "throttle" (503 SlowDown), "fail" (500),
 "refuse" (400), "cut" (the connection is closed) or "cut half" (half of the answer, then closed).
 
-`calls` is the set of (function, method, path with query); the function comes from the user agent. The source of a copy is in
-it with the method "COPY". `sent` lists the requests in order.
+`sent` lists the requests (function, method, path with query) in order; the function comes from the user agent. strict_proxy.py
+adds answers of AWS that ministack does not give.
 """
 
 import http.client
-import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from actions import Request
 
 SLOW_DOWN = (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
 INTERNAL = (500, b"<Error><Code>InternalError</Code><Message>made to fail</Message></Error>")
@@ -22,7 +23,6 @@ class FaultProxy:
         self.target = None
         self.rule = lambda method, path: None
         self.faults = 0
-        self.calls = set()
         self.sent = []
         proxy = self
 
@@ -55,14 +55,12 @@ class FaultProxy:
                 self.close_connection = self.close_connection or cut
 
             def pass_on(self):
-                body = self.body()
-                if found := re.search(r"app/(\S+)", self.headers.get("User-Agent", "")):
-                    call = (found.group(1), self.command, self.path)
-                    proxy.calls.add(call)
-                    proxy.sent.append(call)
-                    if source := self.headers.get("x-amz-copy-source"):
-                        proxy.calls.add((found.group(1), "COPY", "/" + source.removeprefix("/")))
-                fault = proxy.rule(self.command, self.path)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Request(self.command, self.path, headers, self.body())
+                if request.function:
+                    proxy.sent.append((request.function, self.command, self.path))
+                inside = self.path.startswith("/_strict/")
+                fault = None if inside else proxy.rule(self.command, self.path)
                 if fault:
                     proxy.faults += 1
                 if fault in ("throttle", "fail", "refuse"):
@@ -71,14 +69,9 @@ class FaultProxy:
                 if fault == "cut":
                     self.close_connection = True
                     return None
-                connection = http.client.HTTPConnection("127.0.0.1", proxy.target, timeout=60)
-                headers = {n: v for n, v in self.headers.items() if n.lower() not in ("transfer-encoding", "connection", "content-length")}
-                headers["Content-Length"] = str(len(body))
-                connection.request(self.command, self.path, body, headers)
-                response = connection.getresponse()
-                content = response.read()
-                self.answer(response.status, response.getheaders(), content, cut=fault == "cut half")
-                connection.close()
+                if (refusal := proxy.before(request)) is not None:
+                    return self.answer(*refusal)
+                self.answer(*proxy.after(request, *proxy.forward(request)), cut=fault == "cut half")
                 return None
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on
@@ -87,6 +80,25 @@ class FaultProxy:
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def before(self, request):
+        """The answer to a request that is not passed on, or None."""
+
+    def after(self, request, status, headers, body):
+        """The answer to a request that was passed on."""
+        return status, headers, body
+
+    def forward(self, request):
+        """Status, headers and body of ministack's answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.target, timeout=60)
+        try:
+            headers = {n: v for n, v in request.headers.items() if n not in ("transfer-encoding", "connection", "content-length")}
+            headers["content-length"] = str(len(request.body))
+            connection.request(request.method, request.target, request.body, headers)
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
 
     def stop(self):
         self.server.shutdown()

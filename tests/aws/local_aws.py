@@ -44,7 +44,9 @@ def free_port():
 class LocalAws:
     """Starts ministack on a free port of 127.0.0.1 and stops it, and what it started, at the end."""
 
-    def __init__(self, endpoint_for_functions=None):
+    def __init__(self, proxy=None, concurrency=None):
+        """With a proxy, the functions reach AWS through it; with a strict one, ministack asks it what is allowed
+        (strict_ministack.py). `concurrency` is the account's limit of functions at the same time."""
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pomona-aws-"))
@@ -53,10 +55,17 @@ class LocalAws:
         env = {
             "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8", "GATEWAY_PORT": str(self.port),
             "BIND_HOST": "127.0.0.1", "LAMBDA_EXECUTOR": "local",
-            "AWS_ENDPOINT_URL": endpoint_for_functions or self.endpoint,
+            "AWS_ENDPOINT_URL": proxy.endpoint if proxy else self.endpoint,
         }
-        self.process = subprocess.Popen([VENVS / "ministack/bin/ministack"], env=env, cwd=self.folder, stdout=self.log,
-                                        stderr=self.log, start_new_session=True)
+        command = [VENVS / "ministack/bin/ministack"]
+        if concurrency:
+            env["LAMBDA_ACCOUNT_CONCURRENCY"] = str(concurrency)
+        if proxy:
+            proxy.target = self.port
+        if hasattr(proxy, "learn"):
+            env |= {"POMONA_STRICT": proxy.endpoint, "POMONA_VENVS": str(VENVS)}
+            command = [VENVS / "ministack/bin/python", pathlib.Path(__file__).with_name("strict_ministack.py")]
+        self.process = subprocess.Popen(command, env=env, cwd=self.folder, stdout=self.log, stderr=self.log, start_new_session=True)
         self.wait_until_ready()
 
     def wait_until_ready(self):
@@ -74,9 +83,10 @@ class LocalAws:
         return build_environment() | {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test",
                                       "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
-    def client(self, service):
-        return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="test",
-                            aws_secret_access_key="test", config=Config(retries={"max_attempts": 3}))
+    def client(self, service, endpoint=None, key="test", attempts=3):
+        """A client of root; `key` is the access key of somebody else (iam.access_key)."""
+        return boto3.client(service, endpoint_url=endpoint or self.endpoint, region_name=REGION, aws_access_key_id=key,
+                            aws_secret_access_key="test", config=Config(retries={"max_attempts": attempts}))
 
     def sam(self, *args):
         done = subprocess.run([VENVS / "sam/bin/sam", *args], cwd=ROOT, env=self.environment(), capture_output=True, text=True)
@@ -84,8 +94,8 @@ class LocalAws:
             raise RuntimeError(f"sam {args[0]} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done.stdout + done.stderr
 
-    def pomona(self, *args, check=True):
-        done = subprocess.run([POMONA, *map(str, args)], env=self.environment(), capture_output=True, text=True)
+    def pomona(self, *args, check=True, **environment):
+        done = subprocess.run([POMONA, *map(str, args)], env=self.environment() | environment, capture_output=True, text=True)
         if check and done.returncode != 0:
             raise RuntimeError(f"pomona {args} failed: {done.stderr}")
         return done

@@ -13,7 +13,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from local_aws import REGION, ROOT, VENVS
 
-STAGES = ["Plan", "Featurize", "Reduce", "Project", "Publish"]
+STAGES = ["Plan", "List", "Featurize", "Reduce", "Project", "Publish"]
 FUNCTIONS = [*STAGES, "Trigger", "Vacuum"]
 # Errors that AWS raises, in addition to those of src/error.rs.
 AWS_ERRORS = {
@@ -32,7 +32,7 @@ Tag.add_multi_constructor("!", lambda loader, suffix, node: {suffix: (
     else loader.construct_mapping(node, deep=True))})
 
 # Short forms of {"Fn::Name": ...}, and the two names without the prefix.
-TAGS = {"Sub", "GetAtt", "If", "Equals", "Not", "And", "Or", "Join", "Contains", "Ref", "Condition"}
+TAGS = {"Sub", "GetAtt", "If", "Equals", "Not", "And", "Or", "Join", "Select", "Contains", "Ref", "Condition"}
 TEMPLATE = yaml.load((ROOT / "template.yaml").read_text(), Tag)
 RESOURCES = TEMPLATE["Resources"]
 SOURCE = (ROOT / "statemachine/pipeline.asl.json").read_text()
@@ -176,7 +176,7 @@ def tasks():
 
 def test_error_names_are_those_of_the_library_and_only_retryable_ones_are_retried():
     known = kinds()
-    assert len(known) >= 20 and len(tasks()) == 6
+    assert len(known) >= 20 and len(tasks()) == 7
     for name, state in states(definition()):
         for error, retry in retriers(state).items():
             # featurize keeps its rows when it runs out of time, and continues.
@@ -229,13 +229,13 @@ def test_a_function_that_runs_out_of_time_is_not_started_from_nothing_again():
         # Otherwise the state times out before the function can answer.
         assert state["TimeoutSeconds"] > timeout, name
         attempts = {e: retry["MaxAttempts"] for e, retry in retriers(state).items() if e in ("Sandbox.Timedout", "States.Timeout")}
-        children = ("FeaturizeShard", "MergeGroup", "ProjectShard")
+        children = ("ListRanges", "FeaturizeShard", "MergeGroup", "ProjectShard")
         assert attempts == ({"Sandbox.Timedout": 1, "States.Timeout": 1} if name in children else {}), name
 
 
 def test_maps_read_jsonl_and_carry_nothing_back():
     maps = [state for _, state in states(definition()) if state["Type"] == "Map"]
-    assert [m["Label"] for m in maps] == ["Featurize", "Merge", "Project"]
+    assert [m["Label"] for m in maps] == ["List", "Featurize", "Merge", "Project"]
     for state in maps:
         assert state["ItemReader"]["ReaderConfig"] == {"InputType": "JSONL"}
         assert set(state["ItemReader"]["Parameters"]) == {"Bucket.$", "Key.$"}
@@ -261,6 +261,18 @@ def test_groups_are_merged_unless_all_of_them_are_finished():
     merge = all_states["Merge"]
     # A shard that failed is tolerated, a group is not.
     assert merge["Next"] == "Reduce" and merge["ToleratedFailurePercentage"] == 0
+
+
+def test_a_large_input_is_listed_in_rounds():
+    all_states = definition()["States"]
+    assert all_states["Plan"]["Next"] == "Anything to list?"
+    choice = {key: value for key, value in all_states["Anything to list?"].items() if key != "Comment"}
+    assert choice == {"Type": "Choice", "Default": "Anything to do?",
+                      "Choices": [{"Variable": "$.listers", "NumericGreaterThan": 0, "Next": "List"}]}
+    # The same plan goes on with what was listed: `attempt` is still in the state. A range that is not listed is an error.
+    assert all_states["List"]["Next"] == "Plan" and all_states["List"]["ToleratedFailurePercentage"] == 0
+    answer = (ROOT / "functions/plan/src/lib.rs").read_text()
+    assert all(f"    {field}:" in answer for field in ("listers", "list_key", "attempt", "input", "output", "bucket", "map_results"))
 
 
 def test_the_plan_knows_how_many_functions_share_its_work():
@@ -351,7 +363,7 @@ def test_every_role_learns_that_an_object_is_missing():
         assert listing["Action"] == ["s3:ListBucket"] and listing["Resource"] == {"GetAtt": "ResultsArn.Value"}
         (operator,) = listing["Condition"]
         assert operator == "StringLikeIfExists" and set(listing["Condition"][operator]) == {"s3:prefix"}
-        assert reads_images(by_sid) == (name in ("Plan", "Featurize", "Publish"))
+        assert reads_images(by_sid) == (name in ("Plan", "List", "Featurize", "Publish"))
 
 
 def test_customer_managed_keys_are_granted_where_they_are_used():
@@ -389,6 +401,8 @@ def test_everything_that_can_have_tags_has_them():
     for name, resource in RESOURCES.items():
         if resource["Type"] == "AWS::Serverless::Function":
             continue  # Globals
+        if resource["Type"].startswith("Custom::"):
+            continue  # nothing that exists
         tags = resource["Properties"].get("Tags")
         expected = None if resource["Type"] in without else "application"
         assert (expected in json.dumps(tags)) if expected else tags is None, name
@@ -503,7 +517,22 @@ def test_the_estimate_knows_the_memory_of_the_functions():
     text = "".join((ROOT / f"src/cost/{name}.rs").read_text() for name in ("estimate", "schedule"))
     memory = {name: int(mb.replace("_", "")) for name, mb in re.findall(r"const (\w+)_MB: f64 = ([\d_]+)\.0;", text)}
     of = lambda name: RESOURCES[f"{name}Function"]["Properties"]["MemorySize"]  # noqa: E731
-    assert {of("Plan"), of("Project"), of("Publish")} == {memory["PLAN"]} and of("Reduce") == memory["REDUCE"]
+    assert {of("Plan"), of("List"), of("Project"), of("Publish")} == {memory["PLAN"]} and of("Reduce") == memory["REDUCE"]
     featurize = TEMPLATE["Parameters"]["FeaturizeMemory"]["Default"]
     assert of("Featurize") == {"Ref": "FeaturizeMemory"} and f"Deployment {{ memory: {featurize:_}," in text
     assert f"concurrency: {TEMPLATE['Parameters']['MaxConcurrency']['Default']}, account" in text
+
+
+def test_a_program_that_does_not_start_fails_the_deployment():
+    """All functions are one package, so one of them answers for all. test_e2e.py deploys a package for another processor."""
+    packages = {r["Properties"].get("CodeUri") for r in RESOURCES.values() if r["Type"] == "AWS::Serverless::Function"}
+    assert packages == {None} and TEMPLATE["Globals"]["Function"]["CodeUri"] == "functions/lambda"
+    assert not any("Architectures" in r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::Serverless::Function")
+    asks = RESOURCES["ProgramStarts"]
+    assert asks["Properties"]["ServiceToken"] == {"Ref": "PlanFunction.Alias"}
+    # A new version for each package: CloudFormation asks only if a property changes.
+    assert asks["Properties"]["Version"] == {"Ref": "PlanFunction.Version"}
+    # By default, CloudFormation waits for an hour. Lambda repeats a throttled call for longer than a minute.
+    assert 60 < asks["Properties"]["ServiceTimeout"] <= 300
+    # To the deletion of the resource, a program that does not start cannot answer either.
+    assert asks["DeletionPolicy"] == asks["UpdateReplacePolicy"] == "Retain"

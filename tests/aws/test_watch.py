@@ -1,16 +1,19 @@
 """`make watch`: the functions under `cargo lambda watch`, called as docs/deploy.md says it."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
-from local_aws import ROOT, VENVS, build_environment, free_port
+from local_aws import ROOT, build_environment, free_port
 
 # The first call of a function builds it.
 SECONDS = 1_800
@@ -20,7 +23,7 @@ class Watch:
     """`tests/aws/watch.py` in a process of its own, and its output so far."""
 
     def __init__(self):
-        self.port, self.lines, self.ready = free_port(), [], threading.Event()
+        self.port, self.lines = free_port(), []
         env = build_environment() | {"PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, ROOT / "tests/aws/watch.py"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -31,9 +34,15 @@ class Watch:
     def read(self):
         for line in self.process.stdout:
             self.lines.append(line)
-            if "listening" in line or "127.0.0.1" in line:
-                self.ready.set()
-        self.ready.set()
+
+    def wait(self, seconds=120):
+        """Until it listens."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), contextlib.closing(socket.create_connection(("127.0.0.1", self.port), 1)):
+                return True
+            time.sleep(0.2)
+        return False
 
     def output(self):
         return "".join(self.lines)
@@ -57,9 +66,11 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch():
     watch = Watch()
-    assert watch.ready.wait(120) and watch.process.poll() is None, watch.output()
-    yield watch
-    watch.stop()
+    try:
+        assert watch.wait(), watch.output()
+        yield watch
+    finally:
+        watch.stop()
 
 
 def documented():
@@ -92,10 +103,10 @@ def test_an_edited_function_is_built_again(watch):
     mark = "this line is of a test"
     try:
         source.write_text(before.replace("    pomona_vacuum::serve()", f'    println!("{mark}");\n    pomona_vacuum::serve()'))
-        for _ in range(30):
+        deadline = time.monotonic() + SECONDS
+        while mark not in watch.output() and time.monotonic() < deadline:
+            time.sleep(1)
             watch.invoke("vacuum", "functions/vacuum/events/weekly.json")
-            if mark in watch.output():
-                break
         assert mark in watch.output(), watch.output()[-4000:]
     finally:
         source.write_text(before)

@@ -3,17 +3,13 @@
 Invoke the functions one by one, as docs/deploy.md shows. Ctrl-C stops both.
 """
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 
-from local_aws import ROOT, VENVS, LocalAws, free_port
+from local_aws import ROOT, VENVS, LocalAws
 
 IMAGES, RESULTS = "pomona-images", "pomona-results"
 

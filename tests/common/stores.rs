@@ -27,6 +27,10 @@ pub(crate) trait Gate: fmt::Debug + Send + Sync {
     async fn before(&self, _key: &str) -> Result<()> {
         Ok(())
     }
+    /// Is called for each request of a listing: S3 answers the first whatever it finds, and each page is another one.
+    fn page(&self) {}
+    /// Is called for each object that is written.
+    fn written(&self) {}
     /// Is called for each object that is read from a listing.
     fn listed(&self) {}
     /// Is called for each object, or part of one, that is read.
@@ -52,10 +56,19 @@ impl<G: Gate> Store for Gated<G> {
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
         stream::once(async move {
             self.gate.before(prefix).await?;
+            self.gate.page();
             Ok::<_, Error>(self.inner.list(prefix, after))
         })
         .flat_map(move |pages| match pages {
-            Ok(pages) => pages.inspect_ok(|page| page.iter().for_each(|_| self.gate.listed())).boxed(),
+            Ok(pages) => {
+                let pages = pages.inspect_ok(|page| page.iter().for_each(|_| self.gate.listed())).enumerate();
+                let pages = pages.inspect(|(number, _)| {
+                    if *number > 0 {
+                        self.gate.page();
+                    }
+                });
+                pages.map(|(_, page)| page).boxed()
+            }
             Err(e) => stream::iter([Err(e)]).boxed(),
         })
         .boxed()
@@ -82,11 +95,13 @@ impl<G: Gate> Store for Gated<G> {
     }
     async fn put_stream(&self, key: &str, body: BoxStream<'_, Result<Bytes>>) -> Result<()> {
         self.gate.before(key).await?;
+        self.gate.written();
         self.inner.put_stream(key, body).await?;
         self.gate.after(key).await
     }
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
         self.gate.before(key).await?;
+        self.gate.written();
         let written = self.inner.put_if_absent(key, body).await?;
         self.gate.after(key).await.map(|()| written)
     }

@@ -9,6 +9,7 @@
 
 mod deadline;
 pub mod event;
+mod installed;
 mod metrics;
 mod spending;
 
@@ -40,6 +41,15 @@ pub struct MapItem<Work> {
     pub work: Sealed<Work>,
 }
 
+/// What a function answers.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Reply<Out> {
+    /// CloudFormation was told that the program starts.
+    Installed,
+    Answer(Out),
+}
+
 /// Serves invocations with `handle` until the environment ends. Work before this call belongs to the init phase of the
 /// environment, which happens once. Every invocation fails with `Input.Invalid` if the environment variable
 /// `POMONA_INSTRUCTIONS` is invalid. The token of an invocation is cancelled 40 s before its deadline.
@@ -63,6 +73,9 @@ where
         let before = spending.requests();
         let cold = first.swap(false, Ordering::Relaxed);
         tracing::debug!(request = event.context.request_id, cold, "invocation started");
+        if installed::answer(&event.payload).await.map_err(diagnostic)? {
+            return Ok(Reply::Installed);
+        }
         // Here and not in `main`, so that the state machine sees the name of the error.
         let outcome = match check_instructions().and_then(|()| decode(&event.payload)) {
             Ok(input) => handle(input, deadline.stop()).await,
@@ -73,7 +86,7 @@ where
         let spent = spending.dollars(milliseconds, before);
         let invocation = Invocation { function: &function, milliseconds, cold, spent, stack: spending.stack() };
         println!("{}", line(&event.payload, &outcome, invocation));
-        outcome.map_err(diagnostic)
+        outcome.map(Reply::Answer).map_err(diagnostic)
     }))
     .await
 }

@@ -5,7 +5,7 @@
 
 use pomona::{
     Result,
-    stages::{Featurized, Merged, Planned, Projected, Published},
+    stages::{Featurized, ListDone, Merged, Planned, Projected, Published},
     versions::vacuum::Vacuumed,
 };
 use serde::Serialize;
@@ -52,6 +52,12 @@ pub trait Measured: Serialize {
 }
 
 impl Measured for Planned {
+    fn figures(&self) -> Figures {
+        Figures { objects: Some(self.objects), ..Figures::default() }
+    }
+}
+
+impl Measured for ListDone {
     fn figures(&self) -> Figures {
         Figures { objects: Some(self.objects), ..Figures::default() }
     }

@@ -6,6 +6,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let handler = std::env::var("_HANDLER").unwrap_or_default();
     match handler.as_str() {
         "plan" => pomona_plan::serve().await,
+        "list" => pomona_list::serve().await,
         "featurize" => pomona_featurize::serve().await,
         "reduce" => pomona_reduce::serve().await,
         "project" => pomona_project::serve().await,

@@ -7,7 +7,7 @@ use pomona::{
     dataset::keys,
     ids::RunId,
     model::FeatureRange,
-    stages::{self, CancellationToken, PlanInput, Planned, Silent, Stores},
+    stages::{self, CancellationToken, Limits, PlanInput, PlanStep, Planned, Round, Silent, Stores},
 };
 use pomona_host::{Figures, Measured};
 use serde::{Deserialize, Serialize};
@@ -28,54 +28,87 @@ struct Event {
 #[derive(Serialize)]
 struct Answer {
     #[serde(flatten)]
-    planned: Planned,
+    step: Step,
+    /// Lines of the work list of listers. Above 0, they are to be called, and then this function again.
+    listers: u64,
     input: String,
     output: String,
     attempt: u32,
-    /// Bucket and keys of the work lists of the maps.
+    /// Bucket of the work lists of the maps.
     bucket: String,
-    featurize_key: String,
-    merge_key: String,
     /// Prefix in the bucket for the results of the maps.
     map_results: String,
 }
 
+/// What comes next, with the keys of its work lists in the bucket.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Step {
+    List {
+        run: RunId,
+        list_key: String,
+    },
+    Run {
+        #[serde(flatten)]
+        planned: Box<Planned>,
+        featurize_key: String,
+        merge_key: String,
+    },
+}
+
 impl Measured for Answer {
     fn figures(&self) -> Figures {
-        self.planned.figures()
+        match &self.step {
+            Step::List { .. } => Figures::default(),
+            Step::Run { planned, .. } => planned.figures(),
+        }
     }
 }
 
-async fn handle(event: Event, stop: CancellationToken) -> Result<Answer> {
-    let Request { input, output, inventory, settings, mode, labels, decoding } = Request::parse(event.request)?;
-    let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
+/// Opens the stores of a request, and plans. An inventory is read by one function: it needs no listing.
+async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
+    let request = Request::parse(event.request)?;
     let name = RunId::try_from(event.run)?;
     let (run, earlier) = (name.attempt(event.attempt)?, (1..event.attempt).map(|earlier| name.attempt(earlier)));
-    let info = pomona::model::embedded_info(FeatureRange::default(), decoding);
-    let stores = Stores::open_inventory(&input, &output, inventory.as_deref()).await?;
-    let Event { execution, concurrency, .. } = event;
-    let plan = PlanInput {
-        settings,
-        mode,
-        labels,
-        execution,
-        concurrency,
+    let info = pomona::model::embedded_info(FeatureRange::default(), request.decoding);
+    let inventory = request.inventory.as_deref();
+    let stores = Stores::open_inventory(&request.input, &request.output, inventory).await?;
+    let input = PlanInput {
+        settings: request.settings,
+        mode: request.mode,
+        labels: request.labels,
+        execution: event.execution,
+        concurrency: event.concurrency,
         earlier: earlier.collect::<Result<_>>()?,
         ..PlanInput::new(run)
     };
-    let planned = stages::plan(&stores, &info, plan, &Silent, &stop).await?;
-    let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
-    tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");
-    Ok(Answer {
-        featurize_key: format!("{prefix}{}", planned.batch_list.as_ref().unwrap_or(&planned.work_list)),
-        merge_key: format!("{prefix}{}", planned.merge_work_list),
-        map_results: format!("{prefix}{}", keys::map_results(&planned.run)),
-        input,
-        output,
-        attempt: event.attempt,
-        bucket,
-        planned,
-    })
+    if inventory.is_some() {
+        return stages::plan(&stores, &info, input, &Silent, stop).await.map(PlanStep::Planned);
+    }
+    let limits = request.objects_per_lister.map_or_else(Limits::default, |objects| Limits::of(objects.get()));
+    stages::plan_step(&stores, &info, input, limits, &Silent, stop).await
+}
+
+async fn handle(event: Event, stop: CancellationToken) -> Result<Answer> {
+    let Request { input, output, .. } = Request::parse(event.request.clone())?;
+    let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
+    let attempt = event.attempt;
+    let (step, run, listers) = match plan(event, &stop).await? {
+        PlanStep::List(Round { run, round, listers, work_list }) => {
+            tracing::info!(%run, round, listers, "functions are to list the rest");
+            (Step::List { run: run.clone(), list_key: format!("{prefix}{work_list}") }, run, listers)
+        }
+        PlanStep::Planned(planned) => {
+            let Planned { run, up_to_date, objects, shards, shards_to_featurize, .. } = &planned;
+            tracing::info!(%run, up_to_date, objects, shards, shards_to_featurize, "run planned");
+            let (run, featurize) = (run.clone(), planned.batch_list.as_ref().unwrap_or(&planned.work_list));
+            let (featurize_key, merge_key) =
+                (format!("{prefix}{featurize}"), format!("{prefix}{}", planned.merge_work_list));
+            (Step::Run { planned: Box::new(planned), featurize_key, merge_key }, run, 0)
+        }
+    };
+    let map_results = format!("{prefix}{}", keys::map_results(&run));
+    Ok(Answer { step, listers, input, output, attempt, bucket, map_results })
 }
 
 /// Serves the function `plan`.

@@ -2,7 +2,7 @@
 
 use pomona::{
     cost::{
-        estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE},
+        estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE, Workload},
         receipt::USUAL_REGION,
     },
     dataset::shard::DEFAULT_SHARD_SIZE_ON_AWS,
@@ -22,7 +22,7 @@ use super::{
 #[command(after_help = "\
 Examples:
   pomona estimate --images 22688
-  pomona estimate --images 100000000 --concurrency 1000
+  pomona estimate --images 1000000000 --concurrency 1000
   pomona estimate --images 1000000 --ms-per-image 30 --bytes-per-image 120000
                                                   photos of 500 x 400 pixels")]
 pub(crate) struct EstimateArgs {
@@ -65,6 +65,12 @@ pub(crate) struct EstimateArgs {
     /// Target shard size, in images
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_SIZE_ON_AWS, value_parser = clap::value_parser!(u32).range(1..))]
     pub shard_size: u32,
+    /// Number of labels; below 2, or with the setting "classifier": false, there is no classifier
+    #[arg(long, value_name = "N", default_value_t = Workload::new(1).labels, value_parser = clap::value_parser!(u32).range(0..=1_024))]
+    pub labels: u32,
+    /// The images are in tar files of about 100 MB
+    #[arg(long)]
+    pub packed: bool,
     #[command(flatten)]
     pub format: FormatOptions,
 }

@@ -24,7 +24,7 @@ use crate::{
         moments::{ShardMoments, TotalMoments},
     },
     pipeline::Watcher,
-    stages::{ClassGroup, KnownClasses, WriteSums, encode_classifier, fit_classifier, moments_of, sums_of_shards},
+    stages::{ClassGroup, KnownSums, WriteSums, encode_classifier, fit_classifier, moments_of, sums_of_shards},
     store::Store,
 };
 
@@ -207,12 +207,7 @@ async fn read_sums(survey: &mut Survey, output: &dyn Store, key: &str, columns: 
     if survey.problems.contains_key(key) {
         return Ok(None);
     }
-    let (file, name) = (survey.file(key), key.to_owned());
-    let read = match file.read(output).await {
-        Ok(body) => run_blocking(move || tables::read_sums(body, columns, &name)).await,
-        Err(e) => Err(e),
-    };
-    match read {
+    match survey.file(key).decode(output, columns, tables::read_sums).await {
         Ok(sums) => Ok(Some(sums)),
         Err(e) => survey.note(key, e, Fault::Wrong).map(|()| None),
     }
@@ -367,7 +362,7 @@ pub(super) async fn classifier(
         &manifest.extractor,
         &manifest.settings,
         &groups,
-        KnownClasses::default(),
+        KnownSums::default(),
         WriteSums::Nothing,
     )
     .await?;

@@ -14,7 +14,7 @@ use crate::{
     dataset::{
         Checksum, FileRef, Manifest, Part, PredictedPart, ShardEntry,
         blocking::run_blocking,
-        keys,
+        contents, keys,
         record::Hasher,
         tables::{self, FeatureRows, ScoreRows},
     },
@@ -166,17 +166,12 @@ fn all_known(survey: &Survey, manifest: &Manifest) -> bool {
 
 /// Reads the basis of a version. Fails with `Dataset.Corrupt`.
 pub(super) async fn read_basis(output: &dyn Store, manifest: &Manifest) -> Result<Basis> {
-    let (body, columns) = (manifest.basis.file.read(output).await?, manifest.extractor.columns);
-    let key = manifest.basis.file.key.clone();
-    run_blocking(move || tables::read_basis(body, columns, &key)).await
+    manifest.basis.file.decode(output, manifest.extractor.columns, tables::read_basis).await
 }
 
 /// Reads the classifier of a version, if it has one. Fails with `Dataset.Corrupt`.
 pub(super) async fn read_classifier(output: &dyn Store, manifest: &Manifest) -> Result<Option<Arc<Classifier>>> {
-    let Some(work) = PredictWork::of(manifest.classifier.as_ref()) else { return Ok(None) };
-    let (body, columns) = (work.file.read(output).await?, manifest.extractor.columns);
-    run_blocking(move || tables::read_classifier(body, columns, &work.file.key).map(|found| Some(Arc::new(found))))
-        .await
+    Ok(contents::classifier(output, manifest).await?.map(Arc::new))
 }
 
 /// The predictions for the rows of a part, made again.
