@@ -11,7 +11,6 @@ use crate::{
         shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS, MAX_SHARD_SIZE},
     },
 };
-};
 
 /// Milliseconds per image on one processor of a Lambda: reading, decoding, features and sums.
 ///
