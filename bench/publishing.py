@@ -4,7 +4,7 @@
 
 No images are needed: examples/publish_rows.rs generates the features of all shards, about 5 GB for a million rows, and then
 runs the pipeline, which finds them finished. Peak memory is that of the process that runs it (VmHWM), with one heap as in
-the program. Raw runs go to bench/runs/.
+the program. Fails if a run takes 500 MB or more. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -12,11 +12,13 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 import record
 
 NEW = 10
+LIMIT_MB = 500
 
 
 def main():
@@ -38,6 +40,8 @@ def main():
                 runs.append(run)
                 print(f"{rows:9,} rows, {kind}: {run['seconds']:7.1f} s, peak {run['peak_mb']} MB", flush=True)
     record.write("publishing", runs=runs)
+    if high := [f"{run['rows']:,} rows, {run['kind']}" for run in runs if run["peak_mb"] >= LIMIT_MB]:
+        sys.exit(f"{LIMIT_MB} MB or more: {'; '.join(high)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::{
     ErrorKind, Result,
@@ -28,6 +29,9 @@ use crate::{
 const READ_AT_A_TIME: usize = 2;
 /// Most rows of shards that are in memory together to be compared: 40 MB.
 const COMPARED_ROWS: u64 = 8_192;
+
+/// The group whose sums are added up, by two threads. That takes up to 200 MB, so the other groups of the process wait.
+static ADDED_UP: Semaphore = Semaphore::const_new(1);
 
 /// The sums of classes that a group needs, for work lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,6 +235,8 @@ pub(super) async fn finish(
     if !are_kept(record.rows, extractor.columns) || labels == 0 || labels > MAX_CLASSES {
         return Ok(None);
     }
+    // The semaphore is never closed, so there is no error.
+    let _turn = ADDED_UP.acquire().await;
     let base = BaseClasses::read(output, base, work).await?;
     let sums = of_group(output, extractor, &work.rules, record, base).await?;
     let (sums, file) = encode(extractor, sums).await?;
