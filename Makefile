@@ -106,7 +106,7 @@ AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .ven
 
 .PHONY: test-aws
 test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e
-	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_watch.py
+	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py
 	$(MAKE) --no-print-directory e2e
 
 .PHONY: lambdas

@@ -50,10 +50,17 @@ class Watch:
     def invoke(self, function, event):
         """The answer of a function, or the error that `cargo lambda invoke` prints."""
         command = ["cargo", "lambda", "invoke", "--invoke-address", "127.0.0.1", "--invoke-port", str(self.port), function, "--data-file", event]
-        done = subprocess.run(command, cwd=ROOT, env=build_environment(), capture_output=True, text=True, timeout=SECONDS)
-        if done.returncode == 0:
-            return json.loads(done.stdout)
-        return done.stdout + done.stderr
+        call = subprocess.Popen(command, cwd=ROOT, env=build_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline, before = time.monotonic() + SECONDS, len(self.lines)
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                answer, _ = call.communicate(timeout=1)
+                return json.loads(answer) if call.returncode == 0 else answer
+            # A function that does not build or start never answers.
+            said = "".join(self.lines[before:])
+            if "command exited" in said or time.monotonic() > deadline:
+                call.kill()
+                pytest.fail(f"{function} does not answer; `make watch` says:\n{self.output()[-4000:]}")
 
     def stop(self):
         os.killpg(self.process.pid, signal.SIGTERM)
@@ -90,6 +97,14 @@ def test_a_run_by_hand_is_what_the_documentation_says(watch):
     plan, featurize, merge, reduce, _, publish, vacuum = answers
     assert (plan["objects"], plan["shards"]) == (56, 1) and featurize["rows"] == 56 and merge["entry"]["rows"] == 56
     assert reduce["parts_to_project"] == 1 and publish["version"] == 1 and vacuum["kept"] == [1]
+
+
+def test_a_lister_and_plan_take_turns(watch):
+    plan, ranges = "functions/plan/events/listed.json", "functions/list/events/ranges.json"
+    answers = [watch.invoke(function, event) for function, event in [("plan", plan), ("list", ranges), ("plan", plan)]]
+    assert all(isinstance(answer, dict) for answer in answers), f"{answers}\n{watch.output()[-4000:]}"
+    assert answers[0]["listers"] == 1 and answers[1] == {"run": "listed", "objects": 0, "ranges_left": 0}
+    assert answers[2]["listers"] == 0 and answers[2]["objects"] == 56
 
 
 def test_a_trigger_without_a_state_machine_says_so(watch):

@@ -16,11 +16,12 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// A deadline at `at`. Lambda always sends one; a time of zero means that there is none.
+    /// A deadline at `at`. Lambda always sends one; a time in the past means that there is none: `cargo lambda watch` says
+    /// 600,000 ms after 1970 for each call.
     pub(crate) fn new(at: SystemTime) -> Self {
         let stop = CancellationToken::new();
-        let wait = (at != SystemTime::UNIX_EPOCH).then(|| {
-            let time = time_to_work(at.duration_since(SystemTime::now()).unwrap_or_default());
+        let wait = at.duration_since(SystemTime::now()).ok().map(|left| {
+            let time = time_to_work(left);
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(time).await;
@@ -65,7 +66,7 @@ mod tests {
         let deadline = soon();
         deadline.stop().cancelled().await;
         // The invocation has ended before its deadline.
-        let (ended, none) = (soon().stop(), Deadline::new(SystemTime::UNIX_EPOCH));
+        let (ended, none) = (soon().stop(), Deadline::new(SystemTime::UNIX_EPOCH + Duration::from_millis(600_000)));
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!ended.is_cancelled() && !none.stop().is_cancelled());
     }
