@@ -69,6 +69,7 @@
 //! | [`model`] | from pixels to features: extractors, and the threads that run them |
 //! | [`pca`] | exact sums, eigenproblem, basis |
 //! | [`classify`] | sums per class, linear discriminant analysis, cross-validation, prediction |
+//! | [`search`] | images that are there twice: exact distances, projections, groups |
 //! | [`dataset`] | everything on disk: manifests, keys, tables, shard plan, settings, commit protocol |
 //! | [`archive`] | tar, zip and Parquet files whose members are objects of the input |
 //! | [`inventory`] | the keys of an input from files instead of listings |
@@ -101,6 +102,7 @@ pub mod pca;
 pub mod pipeline;
 #[cfg(feature = "report")]
 pub mod report;
+pub mod search;
 pub mod stages;
 pub mod store;
 pub mod versions;

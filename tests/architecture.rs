@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A room imports only rooms before it in this list.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "error",
     "ids",
     "store",
@@ -16,6 +16,7 @@ const ROOMS: [&str; 18] = [
     "model",
     "pca",
     "classify",
+    "search",
     "dataset",
     "archive",
     "inventory",

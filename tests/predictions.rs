@@ -111,6 +111,46 @@ fn wrong_labels_are_found_and_the_result_is_evaluated() {
 }
 
 #[test]
+fn duplicates_outliers_and_rejects_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = (dir.path().join("images"), dir.path().join("results"));
+    data_set(&images);
+    fs::create_dir_all(images.join("test/green")).unwrap();
+    fs::copy(images.join("blue/wrong.png"), images.join("test/green/copy.png")).unwrap();
+    fs::write(images.join("test/green/broken.png"), "no image").unwrap();
+    let summary = json(&mut run(&images, &output, &["--max-reject-percent", "5"]));
+    let list = |what: &str, options: &[&str]| {
+        let mut command = pomona();
+        command.args(["list", what]).arg(&output).args(options);
+        command
+    };
+    let groups = json(&mut list("duplicates", &["--across-labels"]));
+    let of_copy = |group: &&Value| group["paths"].as_array().unwrap().contains(&"test/green/copy.png".into());
+    let group = groups.as_array().unwrap().iter().find(of_copy).unwrap();
+    assert_eq!((&group["distance"], &group["across_splits"]), (&0.0.into(), &true.into()));
+    assert_eq!((&group["same_bytes"], &summary["duplicates"]["copies"]), (&true.into(), &1.into()));
+    let csv = success(finish(&mut list("duplicates", &["--csv", "--across-splits"])));
+    assert!(csv.starts_with("group,path,label,split,distance,same_bytes,across_labels,across_splits\n"), "{csv}");
+    assert!(csv.contains(",test/green/copy.png,green,test,0,true,true,true\n"), "{csv}");
+    let text = success(finish(&mut list("duplicates", &[])));
+    assert!(text.contains("across labels") && text.contains("blue/wrong.png"), "{text}");
+    let all = json(&mut list("duplicates", &[]));
+    assert_eq!(all.as_array().unwrap().len() as u64, summary["duplicates"]["groups"].as_u64().unwrap());
+
+    let outliers = json(&mut list("outliers", &[]));
+    assert_eq!(outliers.as_array().unwrap().len() as u64, summary["outliers"].as_u64().unwrap());
+    assert!(success(finish(&mut list("outliers", &["--csv"]))).starts_with("path,label,distance\n"));
+    assert!(success(finish(&mut list("outliers", &[]))).contains("among 92 images"));
+    let rejects = json(&mut list("rejects", &[]));
+    assert_eq!((&rejects[0]["path"], &rejects[0]["reason"]), (&"test/green/broken.png".into(), &"not_an_image".into()));
+    let csv = success(finish(&mut list("rejects", &["--csv"])));
+    assert!(csv.starts_with("path,reason,detail\ntest/green/broken.png,not_an_image,"), "{csv}");
+    assert!(success(finish(&mut list("rejects", &[]))).contains("1 image without features"));
+    let shown = success(finish(pomona().arg("show").arg(&output)));
+    assert!(shown.contains("of duplicates:") && shown.contains("across splits"), "{shown}");
+}
+
+#[test]
 fn training_images_with_and_without_a_folder_for_them_are_one_split() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));

@@ -108,6 +108,8 @@ async fn fill(output: &MemoryStore) -> Manifest {
         rejects: rejects.len() as u64,
         ignored: Some(0),
         labels_unused: None,
+        duplicates: None,
+        outliers: None,
         labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
         basis: BasisSummary {
             id: "b".into(),

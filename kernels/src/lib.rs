@@ -61,6 +61,7 @@ mod instructions;
 pub mod jpeg;
 mod layout;
 pub mod linear;
+pub mod nearest;
 mod network;
 pub mod resample;
 mod simd;

@@ -1,8 +1,11 @@
 //! Tables, numbers and names in a terminal.
 
 pub(crate) use pomona::escape_invisible;
-use pomona::ids::Version;
 pub(crate) use pomona::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
+use pomona::{
+    dataset::{Duplicates, Searched},
+    ids::Version,
+};
 
 /// Columns as wide as their widest cell; the first `left` columns are aligned to the left, the others to the right.
 /// Invisible characters are escaped.
@@ -30,6 +33,37 @@ pub(crate) fn table(rows: &[Vec<String>], left: usize) -> String {
 /// The cells of one row of a [`table`].
 pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
+}
+
+/// What was found of the images that are there twice, in one line.
+pub(crate) fn duplicates(found: &Duplicates) -> String {
+    let images = counted(found.images, "image");
+    if found.searched == Searched::Nothing {
+        return format!("Duplicates were not searched: {images} are too many");
+    }
+    if found.groups == 0 {
+        return format!("No duplicates among {images}{}", limited(found));
+    }
+    let across = |groups: u64, of: &str| {
+        if groups > 0 { format!("; {} across {of}", count(groups)) } else { String::new() }
+    };
+    format!(
+        "{} of duplicates: {}, {} with the bytes of another{}{}{}",
+        counted(found.groups, "group"),
+        counted(found.rows, "image"),
+        count(found.copies),
+        across(found.across_labels, "labels"),
+        across(found.across_splits, "splits"),
+        limited(found),
+    )
+}
+
+/// What was not searched, if anything.
+pub(crate) fn limited(found: &Duplicates) -> &'static str {
+    match found.searched {
+        Searched::SameBytes => "; near-duplicates were not searched, because there are too many images",
+        _ => "",
+    }
 }
 
 /// Version numbers in one line.

@@ -2,16 +2,21 @@
 
 use pomona::{
     Result,
+    dataset::{Manifest, RejectedObject},
     versions::{
+        findings::{self, DuplicateGroup, Outlier},
         neighbours::Neighbour,
         predict::{self, Suspect},
     },
 };
 
 use crate::{
-    args::{Format, ListArgs, ListCommand, SuspectsArgs},
+    args::{
+        AnswerFormat, DuplicatesArgs, Format, ListArgs, ListCommand, ListOptions, OutliersArgs, RejectsArgs,
+        SuspectsArgs,
+    },
     format, open,
-    out::out,
+    out::{note, out},
     print_json,
 };
 
@@ -19,10 +24,140 @@ use crate::{
 const KEY: usize = 60;
 /// Similar images of each class.
 const NEAR: usize = 3;
+/// Images of a group that are printed as text.
+const IMAGES: usize = 12;
 
 pub(crate) async fn list(args: ListArgs) -> Result<()> {
     match args.what {
+        ListCommand::Duplicates(args) => duplicates(args).await,
         ListCommand::Suspects(args) => suspects(args).await,
+        ListCommand::Outliers(OutliersArgs { list }) => outliers(list).await,
+        ListCommand::Rejects(RejectsArgs { list }) => rejects(list).await,
+    }
+}
+
+async fn duplicates(args: DuplicatesArgs) -> Result<()> {
+    let (store, version) = open::version(&args.list.output, args.list.version).await?;
+    let mut groups = findings::duplicates(store.as_ref(), &version).await?;
+    groups.retain(|group| (!args.across_labels || group.across_labels) && (!args.across_splits || group.across_splits));
+    let limited = version.duplicates.as_ref().map_or("", format::limited);
+    match args.list.answer_format() {
+        AnswerFormat::Text => return out(&duplicates_text(&groups, &version, args.list.rows)),
+        AnswerFormat::Json => print_json(&groups)?,
+        AnswerFormat::Csv => {
+            let head = ["group", "path", "label", "split", "distance", "same_bytes", "across_labels", "across_splits"];
+            out(&csv(head, groups.iter().flat_map(csv_rows)))?;
+        }
+    }
+    if !limited.is_empty() {
+        note(&format!("note: only equal bytes{limited}"));
+    }
+    Ok(())
+}
+
+fn csv_rows(group: &DuplicateGroup) -> Vec<[String; 8]> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let rows = group.paths.iter().zip(&group.labels).zip(&group.splits).zip(group.distances.iter().zip(&group.copies));
+    rows.map(|(((path, label), split), (distance, copy))| {
+        let flags = [group.across_labels, group.across_splits].map(|flag| flag.to_string());
+        let [across_labels, across_splits] = flags;
+        let (number, path, distance, copy) =
+            (group.group.to_string(), path.clone(), distance.to_string(), copy.to_string());
+        [number, path, text(label), text(split), distance, copy, across_labels, across_splits]
+    })
+    .collect()
+}
+
+fn duplicates_text(groups: &[DuplicateGroup], version: &Manifest, limit: usize) -> String {
+    let Some(summary) = &version.duplicates else { return String::new() };
+    let mut text = format!("{}\n", format::duplicates(summary));
+    if summary.groups > 0 {
+        let near = format!("near-duplicates are at most {} apart", summary.distance);
+        text.push_str(&format!("Printed: {}; {near}\n", format::counted(groups.len() as u64, "group")));
+    }
+    for group in groups.iter().take(limit) {
+        let mut flags = vec![if group.same_bytes { "same bytes" } else { "near-duplicates" }];
+        flags.extend(group.across_labels.then_some("different labels"));
+        flags.extend(group.across_splits.then_some("different splits"));
+        text.push_str(&format!("  {}: {}\n", format::counted(group.paths.len() as u64, "image"), flags.join(", ")));
+        let name = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), |t| format::shorten(t, KEY));
+        let rows = group.paths.iter().zip(&group.labels).zip(&group.splits).zip(&group.distances);
+        for (((path, label), split), distance) in rows.take(IMAGES) {
+            let path = format::shorten(path, KEY * 2);
+            text.push_str(&format!("    {distance:.3}  {path}  label {}, split {}\n", name(label), name(split)));
+        }
+        if group.paths.len() > IMAGES {
+            text.push_str(&format!("    … and {} more\n", format::count((group.paths.len() - IMAGES) as u64)));
+        }
+    }
+    text + &more(groups.len(), limit)
+}
+
+/// A line about what is not printed.
+fn more(all: usize, limit: usize) -> String {
+    if all <= limit {
+        return String::new();
+    }
+    format!("  … and {} more; --json prints all\n", format::count((all - limit) as u64))
+}
+
+/// Rows as CSV.
+fn csv<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    // Writing to memory does not fail.
+    let _ = writer.write_record(head);
+    for row in rows {
+        let _ = writer.write_record(row);
+    }
+    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+}
+
+async fn outliers(list: ListOptions) -> Result<()> {
+    let (store, version) = open::version(&list.output, list.version).await?;
+    let found = findings::outliers(store.as_ref(), &version).await?;
+    match list.answer_format() {
+        AnswerFormat::Json => print_json(&found),
+        AnswerFormat::Csv => {
+            let row =
+                |row: &Outlier| [row.path.clone(), row.label.clone().unwrap_or_default(), row.distance.to_string()];
+            out(&csv(["path", "label", "distance"], found.iter().map(row)))
+        }
+        AnswerFormat::Text => {
+            let images = format::counted(version.images, "image");
+            if found.is_empty() {
+                return out(&format!("No outliers among {images}\n"));
+            }
+            let threshold = version.outliers.as_ref().map_or(0.0, |summary| summary.threshold);
+            let head = format::counted(found.len() as u64, "outlier");
+            let mut text = format!("{head} among {images}, farther than {threshold:.2} from the mean\n");
+            let rows = found.iter().take(list.rows).map(|row| {
+                let label = format::shorten(row.label.as_deref().unwrap_or("-"), KEY);
+                vec![format::shorten(&row.path, KEY * 2), label, format!("{:.2}", row.distance)]
+            });
+            text.push_str(&format::table(&rows.collect::<Vec<_>>(), 2));
+            out(&(text + &more(found.len(), list.rows)))
+        }
+    }
+}
+
+async fn rejects(list: ListOptions) -> Result<()> {
+    let (store, version) = open::version(&list.output, list.version).await?;
+    let found = findings::rejects(store.as_ref(), &version).await?;
+    let cells = |row: &RejectedObject| [row.path.clone(), row.reject.reason.to_string(), row.reject.detail.clone()];
+    match list.answer_format() {
+        AnswerFormat::Json => print_json(&found),
+        AnswerFormat::Csv => out(&csv(["path", "reason", "detail"], found.iter().map(cells))),
+        AnswerFormat::Text => {
+            if found.is_empty() {
+                return out("No rejects\n");
+            }
+            let rows =
+                found.iter().take(list.rows).map(cells).map(|[path, reason, detail]| {
+                    vec![format::shorten(&path, KEY), reason, format::shorten(&detail, KEY)]
+                });
+            let head = format!("{} without features\n", format::counted(found.len() as u64, "image"));
+            out(&(head + &format::table(&rows.collect::<Vec<_>>(), 3) + &more(found.len(), list.rows)))
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
         settings(store.as_ref(), &shown).await?,
         labels(&shown, args.rows.max(20)),
         classifier(&shown),
+        findings(&shown),
         variance(&shown, args.rows.max(10)),
         first_rows(store.as_ref(), &shown, args.rows).await?,
         rejects(store.as_ref(), &shown, args.rows).await?,
@@ -104,6 +105,17 @@ fn classifier(manifest: &Manifest) -> String {
         head.push_str(&format!("; the fold pattern matches {} of {of} training images", format::count(grouped)));
     }
     format!("Classifier ({head})\n{}\n", format::table(&rows, 1))
+}
+
+/// Duplicates and outliers; nothing for versions of releases without them.
+fn findings(manifest: &Manifest) -> String {
+    let Some(duplicates) = &manifest.duplicates else { return String::new() };
+    let outliers = manifest.outliers.as_ref().map_or(0, |found| found.rows);
+    let mut rows = vec![vec![format::duplicates(duplicates)], vec![format::counted(outliers, "outlier")]];
+    if duplicates.across_labels > 0 {
+        rows.push(format::row(["`pomona list duplicates --across-labels` prints the groups with different labels"]));
+    }
+    format!("Findings\n{}\n", format::table(&rows, 1))
 }
 
 fn variance(manifest: &Manifest, limit: usize) -> String {

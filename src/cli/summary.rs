@@ -1,7 +1,7 @@
 //! What `pomona run` prints when it has finished: for people, or as JSON.
 
 use pomona::{
-    dataset::{Classification, ClassifierSummary, Manifest, keys, training::TRAIN},
+    dataset::{Classification, ClassifierSummary, Duplicates, Manifest, keys, training::TRAIN},
     pipeline::Summary,
     report::Reported,
 };
@@ -43,6 +43,9 @@ pub(crate) struct Json<'a> {
     components_for_90_percent: usize,
     /// Share of the training images whose label is predicted out of fold; none without a classifier.
     accuracy: Option<f64>,
+    /// What was found of the images that are there twice; none for versions of older releases.
+    duplicates: Option<&'a Duplicates>,
+    outliers: Option<u64>,
     seconds: f64,
     seconds_by_stage: serde_json::Map<String, serde_json::Value>,
     images_per_second: f64,
@@ -62,6 +65,8 @@ struct Files {
     predictions: Option<String>,
     csv: Option<String>,
     rejects: String,
+    duplicates: Option<String>,
+    outliers: Option<String>,
     report: Option<String>,
 }
 
@@ -82,6 +87,15 @@ impl Files {
                 .map(|_| at(keys::predictions_folder(manifest.version).trim_end_matches('/'))),
             csv: manifest.outputs.csv.as_ref().map(|csv| at(&csv.key)),
             rejects: at(&manifest.outputs.rejects.key),
+            duplicates: manifest
+                .duplicates
+                .as_ref()
+                .filter(|found| !found.files.is_empty())
+                .map(|_| at(keys::duplicates_folder(manifest.version).trim_end_matches('/'))),
+            outliers: manifest
+                .outliers
+                .as_ref()
+                .map(|_| at(keys::outliers_folder(manifest.version).trim_end_matches('/'))),
             report: reported.map(|reported| at(&reported.report)),
         }
     }
@@ -126,6 +140,8 @@ impl<'a> Finished<'a> {
             explained_variance_ratio: manifest.basis.explained_variance_ratio.iter().sum(),
             components_for_90_percent: manifest.basis.components_for_90_percent,
             accuracy: learned(manifest).map(|summary| summary.correct as f64 / summary.images.max(1) as f64),
+            duplicates: manifest.duplicates.as_ref(),
+            outliers: manifest.outliers.as_ref().map(|found| found.rows),
             seconds,
             seconds_by_stage: summary.seconds.iter().map(|(stage, s)| (stage.clone(), (*s).into())).collect(),
             images_per_second: figures.inferred as f64 / seconds,
@@ -207,6 +223,7 @@ fn figures(manifest: &Manifest) -> String {
         basis.components_for_90_percent,
     );
     text.push_str(&classifier(manifest));
+    text.push_str(&findings(manifest));
     text.push_str(&format!("{} inferred", format::counted(figures.inferred, "image")));
     let reused = manifest.images.saturating_sub(figures.inferred);
     if reused > 0 {
@@ -249,6 +266,13 @@ fn classifier(manifest: &Manifest) -> String {
     text + &format!("; {}\n", format::counted(suspects, "suspect label"))
 }
 
+/// Duplicates and outliers.
+fn findings(manifest: &Manifest) -> String {
+    let duplicates = manifest.duplicates.iter().map(|found| format!("{}\n", format::duplicates(found)));
+    let outliers = manifest.outliers.iter().map(|found| format!("{}\n", format::counted(found.rows, "outlier")));
+    duplicates.chain(outliers).collect()
+}
+
 /// Where the results are.
 fn places(manifest: &Manifest, files: &Files) -> String {
     let mut places = vec![("features", &files.features), ("scores", &files.pca), ("basis", &files.basis)];
@@ -257,6 +281,7 @@ fn places(manifest: &Manifest, files: &Files) -> String {
     if manifest.rejects > 0 {
         places.push(("rejects", &files.rejects));
     }
+    places.extend(files.duplicates.as_ref().map(|duplicates| ("duplicates", duplicates)));
     places.push(("manifest", &files.manifest));
     places.extend(files.report.as_ref().map(|report| ("report", report)));
     let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();

@@ -29,7 +29,7 @@ struct Requests {
 
 /// Requests of plan, of reduce, and of publish with the report, that a run of any size makes; and those of Step Functions,
 /// which reads three work lists and writes three files per map.
-const ONCE: Requests = Requests { puts: 12 + 8 + 10 + 9, gets: 3 + 1 + 12 + 3 };
+const ONCE: Requests = Requests { puts: 12 + 8 + 12 + 9, gets: 3 + 1 + 14 + 3 };
 /// Bytes that one invocation writes to the log: its metrics, its own lines, and three lines of Lambda.
 const LOG_BYTES: u64 = 3_000;
 /// X-Ray records one request a second, and this share of the others.
@@ -113,11 +113,12 @@ pub fn requests(run: &Counts) -> Usage {
             + 4 * lines.rounds
             + 10 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: features, its
-        // record twice, and the scores of some; per call of project: the basis.
+        // its record, features for the duplicates and scores for the outliers; per group: lines of the list of shards, sums,
+        // records (5), a list of parts; per part: features, its record twice, and the scores of some; per call of project: the
+        // basis.
         gets: inferred
             + 5 * made
-            + shards
+            + 3 * shards
             + gets_of_classifier
             + 8 * groups
             + 3 * parts

@@ -5,7 +5,11 @@ use serde::Serialize;
 use super::batches;
 use crate::{
     classify::FOLDS,
-    dataset::shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS, MAX_SHARD_SIZE},
+    dataset::{
+        Searched,
+        settings::DUPLICATE_IMAGES_ON_AWS,
+        shard::{Boundaries, DEFAULT_GROUP_SIZE, DEFAULT_SHARD_SIZE_ON_AWS, MAX_SHARD_SIZE},
+    },
 };
 
 /// Milliseconds per image on one processor of a Lambda: reading, decoding, features and sums.
@@ -44,6 +48,8 @@ pub(super) mod time {
     pub(crate) const SCORE_CLASS: f64 = 1.2e-6;
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
+    /// Projection of one image for the search of duplicates, and that search, on one processor.
+    pub(crate) const SEARCH_IMAGE: f64 = 1e-4;
 }
 /// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
 pub(super) const PLAN_MB: f64 = 1_769.0;
@@ -52,6 +58,8 @@ pub(super) const REDUCE_MB: f64 = 3_008.0;
 const S3_BANDWIDTH: f64 = 75e6;
 /// Bytes of the features of an image in a table, and of the sums of a group, for 1,280 features: docs/file-formats.md.
 const FEATURES: f64 = 3_800.0;
+/// Bytes of the scores of an image, for 50 components.
+const SCORES: f64 = 200.0;
 pub(super) const GROUP_SUMS: f64 = 5.0e6;
 /// Bytes of the sums of classes of a group with many images.
 const CLASS_SUMS: f64 = FOLDS as f64 * GROUP_SUMS;
@@ -328,6 +336,8 @@ impl Schedule {
         let model = work.ms_per_image / 1e3 / processors;
         let network = work.bytes_per_image as f64 / S3_BANDWIDTH;
         let of_classes = Classes { work, groups: groups as f64, group_rows, processors: REDUCE_MB / MB_PER_PROCESSOR };
+        let searched =
+            if Searched::among(work.images, DUPLICATE_IMAGES_ON_AWS) == Searched::Nothing { 0.0 } else { images };
         Schedule {
             plan: listing.plan,
             plans: listing.rounds as u64 + 1,
@@ -349,7 +359,10 @@ impl Schedule {
                 + of_classes.reduce()
                 + 8.0 * time::REQUEST,
             project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
-            publish: records(shards as f64) + 8.0 * time::REQUEST,
+            publish: records(shards as f64)
+                + searched * (FEATURES / S3_BANDWIDTH + time::SEARCH_IMAGE)
+                + images * SCORES / S3_BANDWIDTH
+                + 10.0 * time::REQUEST,
         }
     }
 

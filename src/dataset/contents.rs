@@ -161,6 +161,7 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         bare(keys::success(version.version)),
     ];
     files.extend(version.outputs.csv.clone());
+    files.extend(findings(version).cloned());
     let labels = version.settings.labels.clone();
     files.extend(labels.map(|file| FileRef { key: keys::labels(&file), checksum: Some(file) }));
     files.extend(version.outputs.scores.iter().cloned());
@@ -232,6 +233,12 @@ pub(crate) fn of_classifier(version: &Manifest) -> Result<Vec<FileRef>> {
     let sums = version.groups.iter().zip(&summary.sums).filter_map(|(group, sums)| Some((group, sums.clone()?)));
     let sums = sums.map(|(group, sums)| FileRef { key: keys::classes(&group.id, &rules), checksum: Some(sums) });
     Ok(sums.chain([summary.file.clone()]).collect())
+}
+
+/// The tables of duplicates and outliers of a version.
+pub(crate) fn findings(version: &Manifest) -> impl Iterator<Item = &FileRef> {
+    let duplicates = version.duplicates.iter().flat_map(|found| &found.files);
+    duplicates.chain(version.outliers.iter().flat_map(|found| &found.files))
 }
 
 /// The files in the folder of a version's features.

@@ -12,8 +12,8 @@ use super::{
     registry::{self, FileKind, KINDS},
 };
 pub use fitted::{
-    basis, classes, classifier, parse_classes, parse_predictions, parse_totals, predictions, predictions_folder, sums,
-    totals,
+    basis, classes, classifier, duplicates, duplicates_folder, outliers, outliers_folder, parse_classes,
+    parse_predictions, parse_totals, predictions, predictions_folder, sums, totals,
 };
 
 use crate::ids::{ContainerId, ExtractorId, GroupId, RunId, ShardId, Version, short_hex};
@@ -72,6 +72,10 @@ pub const FEATURES: &str = "features/";
 pub const CSV: &str = "csv/";
 /// Tables of rejects.
 pub const REJECTS: &str = "rejects/";
+/// Tables of images that are there twice.
+pub const DUPLICATES: &str = "duplicates/";
+/// Tables of images that are unlike the others.
+pub const OUTLIERS: &str = "outliers/";
 /// Work lists, records, receipts and reports of runs.
 pub const RUNS: &str = "runs/";
 /// Notices of uploads.

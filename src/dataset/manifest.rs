@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     classification::{Classification, PredictedPart},
+    findings::{Duplicates, Outliers},
     keys,
     record::{Checksum, FileRef},
     released::Released,
@@ -323,6 +324,12 @@ pub struct Manifest {
     /// The classifier. None for versions of releases without classifiers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier: Option<Classification>,
+    /// The images that are there twice. None for versions of releases without such tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<Duplicates>,
+    /// The images that are unlike the others. None for versions of releases without such tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<Outliers>,
     /// The tables for readers.
     pub outputs: Outputs,
     /// All groups of shards, in key order.

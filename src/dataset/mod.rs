@@ -21,6 +21,7 @@ pub(crate) mod blocking;
 pub mod classification;
 pub mod commit;
 pub mod contents;
+pub mod findings;
 mod holder;
 pub mod inbox;
 pub mod keys;
@@ -44,6 +45,7 @@ pub use classification::{Classification, ClassifierSummary, PredictedPart, Split
 pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;
+pub use findings::{Duplicates, Outliers, Searched};
 pub(crate) use manifest::add_labels;
 pub use manifest::{
     BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,

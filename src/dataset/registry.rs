@@ -301,6 +301,12 @@ kinds! {
         holds [paths vectors], ShardsAndBasis, SWEPT;
     /// The table of rejects of a version.
     REJECTS = "rejects", "rejects/v={version}.parquet", by "publish", from "version", holds [paths], Groups, SWEPT;
+    /// Images that a version has twice.
+    DUPLICATES = "duplicates", "duplicates/v={version}/part-{part}.parquet", by "publish", from "version", holds [paths],
+        Shards, SWEPT;
+    /// Images that are unlike the others of a version.
+    OUTLIERS = "outliers", "outliers/v={version}/part-{part}.parquet", by "publish", from "version", holds [paths],
+        Scores, SWEPT;
 
     /// The plan of a run.
     RUN_PLAN = "run-plan", "runs/{run}/plan.json", by "plan", from ITS_KEY, holds [paths], Record, SWEPT;

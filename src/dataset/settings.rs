@@ -15,6 +15,11 @@ use crate::{
     pca::{ComponentSelection, Scaling},
 };
 
+/// Default of [`Settings::duplicate_images`] on one machine.
+const DUPLICATE_IMAGES: u64 = 5_000_000;
+/// Its default on AWS, where one function searches.
+pub(crate) const DUPLICATE_IMAGES_ON_AWS: u64 = 500_000;
+
 /// Settings that the result of a run depends on. The fields have the same names in the input of an execution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -74,6 +79,14 @@ pub struct Settings {
     /// folder with a name such as `train` or `Test` is the split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split_pattern: Option<String>,
+    /// The largest distance of near-duplicates, in units of the features. None for that of the current version; without
+    /// one, that of the built-in model, and 0 for other models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate_distance: Option<f64>,
+    /// Most images among which near-duplicates are searched; with more, only those with the same bytes. None for that of
+    /// the current version; without one, 5,000,000 on one machine and 500,000 on AWS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate_images: Option<u64>,
 }
 
 /// Settings of a single run. With the defaults, the result depends only on the images and the [`Settings`].
@@ -153,6 +166,8 @@ impl Default for Settings {
             label_pattern: None,
             labels: None,
             split_pattern: None,
+            duplicate_distance: None,
+            duplicate_images: None,
         }
     }
 }
@@ -166,6 +181,10 @@ impl Settings {
             return Err(
                 Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
             );
+        }
+        if let Some(distance) = self.duplicate_distance.filter(|distance| !distance.is_finite() || *distance < 0.0) {
+            let message = "the distance of duplicates must be a number from 0";
+            return Err(Error::new(ErrorKind::InputInvalid, message).context("duplicate distance", distance));
         }
         Training::new(&self.training_rules())?;
         if self.label_depth.is_some() && self.label_pattern.is_some() {
@@ -181,6 +200,7 @@ impl Settings {
     #[must_use]
     pub fn resolved(&self, current: Option<&Settings>, on_aws: bool) -> Settings {
         let default = if on_aws { DEFAULT_SHARD_SIZE_ON_AWS } else { DEFAULT_SHARD_SIZE };
+        let most = on_aws.then_some(DUPLICATE_IMAGES_ON_AWS);
         let pattern = |of: fn(&Settings) -> &Option<String>| {
             of(self).as_ref().or(current.and_then(|current| of(current).as_ref())).filter(|p| !p.is_empty()).cloned()
         };
@@ -200,8 +220,15 @@ impl Settings {
             priors: self.priors.or(current.and_then(|current| current.priors)).filter(|p| *p != Priors::Counts),
             fold_pattern: pattern(|settings| &settings.fold_pattern),
             holdout: pattern(|settings| &settings.holdout),
+            duplicate_distance: self.duplicate_distance.or(current.and_then(|current| current.duplicate_distance)),
+            duplicate_images: self.duplicate_images.or(current.and_then(|current| current.duplicate_images)).or(most),
             ..self.clone()
         }
+    }
+
+    /// Most images among which near-duplicates are searched.
+    pub fn duplicate_images(&self) -> u64 {
+        self.duplicate_images.unwrap_or(DUPLICATE_IMAGES)
     }
 
     /// The priors of the classifier.

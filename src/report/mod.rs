@@ -26,7 +26,7 @@ use crate::{
     report::text::{label_name, percent},
     store::Store,
 };
-use findings::{Duplicates, Outliers, Scores, evenly};
+use findings::{Found, Scores, evenly};
 use learned::Learned;
 use plots::{Scatter, Scree};
 use sample::{Sample, Sheet};
@@ -36,8 +36,9 @@ const POINTS: usize = 300;
 /// Images whose nearest neighbours are shown, and the number of neighbours.
 const ASKED: usize = 6;
 const NEAREST: usize = 6;
-/// Outliers and pairs of near-duplicates on the page.
+/// Outliers and groups of duplicates on the page, and images of a group.
 const LISTED: usize = 12;
+const MEMBERS: usize = 4;
 /// Rejects on the page.
 const REJECTS: usize = 60;
 
@@ -58,8 +59,7 @@ struct Content<'a> {
     sample: Sample,
     /// Rows of the sample that are points of the plots.
     points: Vec<usize>,
-    outliers: Outliers,
-    duplicates: Duplicates,
+    found: Found,
     /// Some rows, and the nearest neighbours of each with their distances.
     nearest: Vec<(usize, Vec<(usize, f64)>)>,
     /// None without a classifier.
@@ -113,13 +113,12 @@ async fn gather<'a>(
     let scree = Scree { shares, kept: basis.components, for_mark: basis.components_for_90_percent };
 
     let sample = sample::read(output, manifest).await?;
-    let (variances, kept) = (basis.explained_variance.clone(), basis.components);
-    let (sample, outliers, duplicates, nearest) = run_blocking(move || {
+    let kept = basis.components;
+    let (sample, nearest) = run_blocking(move || {
         let scores = Scores { values: &sample.scores, kept };
         let asked = evenly(scores.rows(), ASKED);
         let nearest = asked.into_iter().map(|row| (row, scores.nearest(row, NEAREST))).collect();
-        let (outliers, duplicates) = (scores.outliers(&variances), scores.duplicates());
-        Ok((sample, outliers, duplicates, nearest))
+        Ok((sample, nearest))
     })
     .await?;
     let file = &manifest.outputs.rejects;
@@ -131,8 +130,7 @@ async fn gather<'a>(
         records,
         receipt,
         sample,
-        outliers,
-        duplicates,
+        found: findings::read(output, manifest).await?,
         nearest,
         learned: learned::read(output, manifest).await?,
         sheet: Sheet::default(),
@@ -150,16 +148,20 @@ impl Content<'_> {
 
     /// Paths of all images on the page, without repetitions; those of the findings are first.
     fn pictured(&self) -> Vec<String> {
-        let outliers = self.outliers.rows.iter().take(LISTED).map(|(row, _)| *row);
-        let pairs = self.duplicates.pairs.iter().take(LISTED).flat_map(|(a, b, _)| [*a, *b]);
+        let outliers = self.found.farthest.iter().map(|row| row.path.as_str());
+        let groups = self.found.groups.iter().flat_map(|group| group.iter().take(MEMBERS)).map(|row| row.path.as_str());
         let nearest = self.nearest.iter().flat_map(|(row, near)| {
             let near = near.iter().map(|(row, _)| *row);
             [*row].into_iter().chain(near)
         });
-        let rows = outliers.chain(pairs).chain(nearest).chain(self.points.iter().copied());
+        let rows = nearest.chain(self.points.iter().copied());
         let rejects = self.rejects.iter().take(REJECTS).map(|[path, ..]| path.as_str());
         let suspects = self.learned.iter().flat_map(|learned| &learned.first).map(|row| row.path.as_str());
-        let paths = suspects.chain(rows.map(|row| self.sample.paths[row].as_str())).chain(rejects);
+        let paths = groups
+            .chain(suspects)
+            .chain(outliers)
+            .chain(rows.map(|row| self.sample.paths[row].as_str()))
+            .chain(rejects);
         let mut seen = BTreeSet::new();
         paths.filter(|path| seen.insert(*path)).map(str::to_owned).collect()
     }

@@ -366,6 +366,9 @@ pub(super) fn is_up_to_date<'a>(
         && base.settings == plan.settings
         // A version of a release without classifiers gets one.
         && base.classifier.is_some()
+        // And one without tables of duplicates and outliers gets them.
+        && base.duplicates.is_some()
+        && base.outliers.is_some()
         // An input that has moved is recorded by a new version.
         && (recorded || !plan.mode.input_moved)
         && base.groups.len() == groups.len()

@@ -1,8 +1,8 @@
 //! Publishing: the tables of a whole version, and its manifest.
 //!
 //! Reads `runs/<run>/plan.json`, `reduced.json`, `rejects.parquet`, `projected/`, `csv/` and the records of the groups.
-//! Writes the lists of parts, the folder of features, the record of the extractor, the rejects table and the CSV, then
-//! `versions/<number>.json`, which makes the version visible.
+//! Writes the lists of parts, the folder of features, the record of the extractor, the tables of rejects, duplicates and
+//! outliers and the CSV, then `versions/<number>.json`, which makes the version visible.
 
 use std::pin::pin;
 
@@ -10,14 +10,18 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::{
-    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores, damage::noted, project::csv_header,
+    Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores,
+    damage::noted,
+    duplicates::{Subject, duplicates},
+    outliers::{Scored, outliers},
+    project::csv_header,
     records::read_projected,
 };
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Classification, ClassifierSummary, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest, Outputs,
-        PartList, RunFigures, SplitCount, VersionState,
+        self, Classification, ClassifierSummary, Duplicates, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest,
+        Outliers, Outputs, Part, PartList, RunFigures, SplitCount, VersionState,
         classification::add_splits,
         contents, inbox, keys, lease,
         record::{Hasher, damaged},
@@ -111,13 +115,14 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let (Parts { scores, milliseconds, csv, splits }, features, rejects, ()) = try_join!(
+    let (Parts { scores, list, milliseconds, csv, splits }, features, rejects, ()) = try_join!(
         parts(output, run, &reduced, &groups),
         link_features(output, version, &groups, plan.settings.materialize_features),
         copy_rejects(output, &reduced),
         keep_extractor(output, &plan, &figures),
     )?;
     figures.project_ms += milliseconds;
+    let (duplicates, outliers) = findings(output, &plan, &reduced, &groups, &list).await?;
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
     Ok(Manifest {
         format: FORMAT,
@@ -138,6 +143,8 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         basis: reduced.basis,
         moments: reduced.moments,
         classifier: reduced.classifier.map(|classifier| with_splits(classifier, splits)),
+        duplicates: Some(duplicates),
+        outliers: Some(outliers),
         outputs: Outputs { features: Some(features), scores, csv, rejects },
         groups: reduced.groups,
         figures,
@@ -151,6 +158,8 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
 struct Parts {
     /// The lists of parts, one per group.
     scores: Vec<FileRef>,
+    /// All parts, in key order.
+    list: Vec<Part>,
     /// Milliseconds of their projection.
     milliseconds: u64,
     /// Their rows as CSV.
@@ -164,6 +173,27 @@ fn with_splits(classifier: Classification, splits: Vec<SplitCount>) -> Classific
         Classification::Fitted(summary) => Classification::Fitted(Box::new(ClassifierSummary { splits, ..*summary })),
         none => none,
     }
+}
+
+/// Writes the tables of duplicates and outliers.
+async fn findings(
+    output: &dyn Store,
+    plan: &Plan,
+    reduced: &Reduced,
+    groups: &[GroupRecord],
+    parts: &[Part],
+) -> Result<(Duplicates, Outliers)> {
+    let version = reduced.version;
+    let shards: Vec<_> = groups.iter().flat_map(|group| group.shards.iter().cloned()).collect();
+    let (extractor, settings) = (&plan.extractor, &plan.settings);
+    let (basis, labels) = (&reduced.basis, reduced.labels.as_slice());
+    let scored = Scored { version, extractor: &extractor.id, basis, labels, settings, parts };
+    let (outliers, outlier_files) = outliers(output, scored).await?;
+    let (duplicates, files) = duplicates(output, Subject { version, shards: &shards, extractor, settings }).await?;
+    for (key, body) in files.into_iter().chain(outlier_files) {
+        output.put(&key, body).await?;
+    }
+    Ok((duplicates, outliers))
 }
 
 /// Writes the lists of parts.
@@ -186,6 +216,7 @@ async fn parts(output: &dyn Store, run: &RunId, reduced: &Reduced, groups: &[Gro
             list.parts.push(part.part);
         }
         let (key, file) = (keys::part_list(reduced.version, number), dataset::to_record(&list)?);
+        parts.list.append(&mut list.parts);
         parts.scores.push(FileRef::of(key.clone(), &file));
         output.put(&key, file).await?;
     }

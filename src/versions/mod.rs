@@ -1,5 +1,5 @@
 //! Operations on published versions: check them, compare two, delete old ones, erase images from all of them; evaluate their
-//! predictions, and predict other images.
+//! predictions, list their duplicates and outliers, and predict other images.
 //!
 //! None of them changes a version: versions are immutable, and only whole ones are deleted.
 
@@ -7,6 +7,7 @@ pub mod check;
 pub mod diff;
 pub mod erase;
 pub mod evaluate;
+pub mod findings;
 mod nearest;
 pub mod neighbours;
 pub mod predict;

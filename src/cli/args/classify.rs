@@ -1,4 +1,4 @@
-//! Commands about labels: `predict`, `evaluate` and `list suspects`.
+//! Commands about labels and images: `predict`, `evaluate` and `list`.
 
 use std::path::PathBuf;
 
@@ -51,13 +51,19 @@ pub(crate) enum AnswerFormat {
     Csv,
 }
 
-impl PredictArgs {
-    pub(crate) fn answer_format(&self) -> AnswerFormat {
-        match self.format.format() {
-            _ if self.csv => AnswerFormat::Csv,
+impl AnswerFormat {
+    fn of(csv: bool, format: &FormatOptions) -> Self {
+        match format.format() {
+            _ if csv => AnswerFormat::Csv,
             Format::Json => AnswerFormat::Json,
             Format::Text => AnswerFormat::Text,
         }
+    }
+}
+
+impl PredictArgs {
+    pub(crate) fn answer_format(&self) -> AnswerFormat {
+        AnswerFormat::of(self.csv, &self.format)
     }
 }
 
@@ -96,7 +102,82 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ListCommand {
+    Duplicates(DuplicatesArgs),
     Suspects(SuspectsArgs),
+    Outliers(OutliersArgs),
+    Rejects(RejectsArgs),
+}
+
+/// What to list.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListOptions {
+    /// Folder or s3://bucket/prefix/ with the results of `pomona run`
+    pub output: String,
+    /// Version [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub version: Option<u64>,
+    /// Rows or groups to print as text
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub rows: usize,
+    /// Print all rows as CSV
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}
+
+impl ListOptions {
+    pub(crate) fn answer_format(&self) -> AnswerFormat {
+        AnswerFormat::of(self.csv, &self.format)
+    }
+}
+
+/// List images that are there twice
+///
+/// All images were compared: a group has images with the same bytes, and near-duplicates such as copies that were saved
+/// again or resized. Groups are connected: each image is near another one of its group. Prints for each image its distance
+/// from the first of the group. docs/duplicates.md says which distance counts as near. --json and --csv print all.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona list duplicates results/ --across-labels
+  pomona list duplicates results/ --json > duplicates.json")]
+pub(crate) struct DuplicatesArgs {
+    /// Only groups whose images have different labels
+    #[arg(long)]
+    pub across_labels: bool,
+    /// Only groups whose images have different splits, such as train and test
+    #[arg(long)]
+    pub across_splits: bool,
+    #[command(flatten)]
+    pub list: ListOptions,
+}
+
+/// List images that are unlike the others
+///
+/// The Mahalanobis distance of an outlier from the mean of all images exceeds the median of the distances by five scaled
+/// median absolute deviations. Prints the most distant first. --json and --csv print all.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona list outliers results/
+  pomona list outliers results/ --csv > outliers.csv")]
+pub(crate) struct OutliersArgs {
+    #[command(flatten)]
+    pub list: ListOptions,
+}
+
+/// List images without features, and why
+///
+/// Prints path, reason and detail in the order of the paths. --json and --csv print all.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona list rejects results/
+  pomona list rejects results/ --csv > rejects.csv")]
+pub(crate) struct RejectsArgs {
+    #[command(flatten)]
+    pub list: ListOptions,
 }
 
 /// List the labels that are most likely wrong

@@ -11,7 +11,10 @@ mod versions;
 use clap::{Parser, Subcommand};
 
 pub(crate) use aws::{ArchitectureArg, EstimateArgs, StartArgs, StatusArgs};
-pub(crate) use classify::{AnswerFormat, EvaluateArgs, ListArgs, ListCommand, PredictArgs, SuspectsArgs};
+pub(crate) use classify::{
+    AnswerFormat, DuplicatesArgs, EvaluateArgs, ListArgs, ListCommand, ListOptions, OutliersArgs, PredictArgs,
+    RejectsArgs, SuspectsArgs,
+};
 pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
 pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 

@@ -97,6 +97,14 @@ pub(crate) struct ResultOptions {
     /// Accept a model or settings that differ from those of the last version; otherwise they are an error
     #[arg(long)]
     pub rebuild: bool,
+    /// Largest distance of near-duplicates, in units of the features; 0 for images with equal features [default: that of
+    /// the last version, or that of the built-in model; docs/duplicates.md]
+    #[arg(long, value_name = "DISTANCE", value_parser = values::distance)]
+    pub duplicate_distance: Option<f64>,
+    /// Search near-duplicates among at most N images, and only the same bytes among more [default: that of the last
+    /// version, or 5000000]
+    #[arg(long, value_name = "N")]
+    pub duplicate_images: Option<u64>,
     #[command(flatten)]
     pub labelling: LabelOptions,
     #[command(flatten)]
@@ -287,6 +295,8 @@ impl ResultOptions {
             label_pattern: self.labelling.label_pattern.clone(),
             labels: None,
             split_pattern: self.labelling.split_pattern.clone(),
+            duplicate_distance: self.duplicate_distance,
+            duplicate_images: self.duplicate_images,
         }
     }
 }

@@ -10,6 +10,10 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     number(text, |v| (0.05..=86_400.0).contains(&v), "expected seconds, 0.05 to 86400")
 }
 
+pub(super) fn distance(text: &str) -> Result<f64, String> {
+    number(text, |v| (0.0..=1e9).contains(&v), "expected a distance from 0")
+}
+
 pub(super) fn share(text: &str) -> Result<f64, String> {
     number(text, |v| v > 0.0 && v <= 1.0, "expected a share above 0 and up to 1, such as 0.9")
 }

@@ -1,6 +1,6 @@
-//! Keys of sums, of bases and classifiers that are fitted to them, and of predictions.
+//! Keys of sums, of bases and classifiers that are fitted to them, and of predictions, duplicates and outliers.
 
-use super::{PREDICTED, build, only, registry};
+use super::{DUPLICATES, OUTLIERS, PREDICTED, build, only, registry};
 use crate::ids::{BasisId, ClassifierId, GroupId, MomentsId, RulesId, Version};
 
 /// Key of the exact sums of a group of shards.
@@ -52,4 +52,24 @@ pub fn predictions(version: Version, part: u64) -> String {
 pub fn parse_predictions(version: Version, key: &str) -> Option<u64> {
     let values = registry::PREDICTIONS.parse(key)?;
     (values.first()?.parse() == Ok(version.0)).then_some(values.get(1)?.parse().ok()?)
+}
+
+/// Folder of a version's duplicates, with `/` at its end.
+pub fn duplicates_folder(version: Version) -> String {
+    format!("{DUPLICATES}v={version}/")
+}
+
+/// Key of a part of a version's duplicates.
+pub fn duplicates(version: Version, part: u64) -> String {
+    build(&registry::DUPLICATES, [&version, &part])
+}
+
+/// Folder of a version's outliers, with `/` at its end.
+pub fn outliers_folder(version: Version) -> String {
+    format!("{OUTLIERS}v={version}/")
+}
+
+/// Key of a part of a version's outliers.
+pub fn outliers(version: Version, part: u64) -> String {
+    build(&registry::OUTLIERS, [&version, &part])
 }

@@ -40,6 +40,8 @@ fn keys() -> Vec<(String, FileKind)> {
         (symlinks(v), registry::SYMLINKS),
         (csv(v), registry::CSV),
         (rejects(v), registry::REJECTS),
+        (duplicates(v, 0), registry::DUPLICATES),
+        (outliers(v, 0), registry::OUTLIERS),
     ];
     let after = vec![
         (notice("0a"), registry::NOTICE),
@@ -100,7 +102,7 @@ fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
 fn the_folders_are_those_of_the_registry() {
     let named = [
         VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, CLASSIFIER, PREDICTED, LABELS, EXTRACTORS,
-        SCORES, PCA, FEATURES, CSV, REJECTS, RUNS, INBOX, TICKETS,
+        SCORES, PCA, FEATURES, CSV, REJECTS, DUPLICATES, OUTLIERS, RUNS, INBOX, TICKETS,
     ];
     assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
     let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();

@@ -1,11 +1,14 @@
-//! The findings on the page: nearest neighbours, outliers, near-duplicates and rejects.
+//! The findings on the page: nearest neighbours, outliers, duplicates and rejects.
 
 use maud::{Markup, html};
 
-use super::{Content, picture, shown};
-use crate::report::{
-    LISTED, REJECTS,
-    text::{count, counted},
+use super::{Content, picture, shown, shown_label};
+use crate::{
+    dataset::{Duplicates, Searched, tables::DuplicateRow},
+    report::{
+        MEMBERS, REJECTS,
+        text::{count, counted},
+    },
 };
 
 pub(super) fn nearest(content: &Content<'_>) -> Markup {
@@ -27,19 +30,23 @@ pub(super) fn nearest(content: &Content<'_>) -> Markup {
 }
 
 pub(super) fn outliers(content: &Content<'_>) -> Markup {
-    let outliers = &content.outliers;
+    let Some(summary) = &content.found.outliers else { return html! {} };
     html! {
         section #outliers {
             h2 { "Outliers" }
             p {
-                (counted(outliers.rows.len() as u64, "image")) " with a Mahalanobis distance above "
-                (format!("{:.1}", outliers.threshold)) " from the mean of all images. The threshold is the median of the "
-                "distances plus five times their scaled median absolute deviation. "
-                (sampled(content, content.sample.paths.len()))
+                (counted(summary.rows, "image")) " with a Mahalanobis distance above "
+                (format!("{:.1}", summary.threshold)) " from the mean of all images. The threshold is the median of the "
+                "distances plus five times their scaled median absolute deviation. All "
+                (count(content.manifest.images)) " images were measured."
             }
             ul .pictures {
-                @for (row, distance) in outliers.rows.iter().take(LISTED) {
-                    (captioned(content, *row, &format!("{distance:.1}")))
+                @for row in &content.found.farthest {
+                    li {
+                        (picture(content, &row.path))
+                        bdi .label { (shown_label(row.label.as_deref())) }
+                        small { (format!("{:.1}", row.distance)) }
+                    }
                 }
             }
         }
@@ -47,23 +54,54 @@ pub(super) fn outliers(content: &Content<'_>) -> Markup {
 }
 
 pub(super) fn duplicates(content: &Content<'_>) -> Markup {
-    let duplicates = &content.duplicates;
+    let Some(summary) = &content.found.duplicates else { return html! {} };
     html! {
         section #duplicates {
-            h2 { "Near-duplicates" }
-            p {
-                (counted(duplicates.pairs.len() as u64, "pair")) " of images with a distance below "
-                (format!("{:.2}", duplicates.threshold)) " (5 % of the median distance of two images). "
-                (sampled(content, duplicates.rows))
-            }
-            ul .pictures .pairs {
-                @for (a, b, distance) in duplicates.pairs.iter().take(LISTED) {
-                    li {
-                        (picture(content, &content.sample.paths[*a])) (picture(content, &content.sample.paths[*b]))
-                        small { (format!("{distance:.2}")) }
-                    }
+            h2 { "Duplicates" }
+            p { (searched(summary)) }
+            @if summary.groups > 0 {
+                p {
+                    (counted(summary.groups, "group")) " of " (counted(summary.rows, "image")) "; "
+                    (counted(summary.copies, "image")) " with the bytes of another. " strong {
+                        (count(summary.across_labels)) " across labels, " (count(summary.across_splits)) " across splits."
+                    } " " code { "pomona list duplicates" } " lists all of them."
                 }
             }
+            @for group in &content.found.groups { (group_of(content, group)) }
+        }
+    }
+}
+
+fn searched(summary: &Duplicates) -> Markup {
+    let images = counted(summary.images, "image");
+    match summary.searched {
+        Searched::NearDuplicates => html! {
+            "All pairs among " (images) " were compared: images with the same bytes, and images whose features are at most "
+            (summary.distance) " apart."
+        },
+        Searched::SameBytes => html! {
+            "Only images with the same bytes were searched: " (images) " are too many for near-duplicates."
+        },
+        Searched::Nothing => html! { "Duplicates were not searched: " (images) " are too many." },
+    }
+}
+
+fn group_of(content: &Content<'_>, group: &[DuplicateRow]) -> Markup {
+    let farthest = group.iter().map(|row| row.distance).fold(0.0, f64::max);
+    let same_bytes = group.iter().all(|row| row.same_bytes);
+    html! {
+        ul .pictures .group {
+            @for row in group.iter().take(MEMBERS) {
+                li {
+                    (picture(content, &row.path))
+                    bdi .label { (shown_label(row.label.as_deref())) }
+                    @if let Some(split) = &row.split { small { (shown(split)) } }
+                }
+            }
+            li { small {
+                (counted(group.len() as u64, "image")) ", "
+                @if same_bytes { "same bytes" } @else { "up to " (format!("{farthest:.2}")) " apart" }
+            } }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! files with exactly the content on record, and deletes nothing but the marks of dead runs.
 
 mod files;
+mod findings;
 mod named;
 mod notes;
 mod numbers;

@@ -64,6 +64,7 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
         .into_iter()
         .chain(&outputs.csv)
         .chain(&outputs.scores)
+        .chain(contents::findings(manifest))
         .chain(outputs.features.iter().filter_map(|folder| folder.list.as_ref()))
     {
         survey.name_file(version, file);

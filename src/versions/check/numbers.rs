@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt, stream};
 
-use super::{Fault, Survey, scores::Scores};
+use super::{Fault, Survey, findings, scores::Scores};
 use crate::{
     Error, Result,
     dataset::{
@@ -99,6 +99,7 @@ pub(super) async fn check(
         }
     }
     scores.finish(survey);
+    findings::check(survey, output).await?;
     check_totals(survey, output).await
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Survey, copy_of, numbers,
+    Survey, copy_of, findings, numbers,
     scores::{make, predict, project, read_basis, read_classifier},
     states::Claim,
 };
@@ -53,6 +53,7 @@ pub(super) async fn content(survey: &Survey, output: &dyn Store, key: &str) -> R
         registry::PREDICTIONS => predictions(survey, output, key).await,
         registry::PART | registry::LABEL_PART => part(survey, output, key).await,
         registry::PART_LIST => part_list(survey, output, key).await,
+        registry::DUPLICATES | registry::OUTLIERS => found(survey, output, key).await,
         registry::REJECTS | registry::RUN_REJECTS => rejects(survey, key),
         registry::SYMLINKS => symlinks(survey, output, key),
         registry::EXTRACTOR => extractor(survey, key),
@@ -290,6 +291,17 @@ async fn part_list(survey: &Survey, output: &dyn Store, key: &str) -> Result<Opt
         }
     }
     to_record(&list).map(Some)
+}
+
+/// A file of duplicates or outliers.
+async fn found(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    let Some(manifest) = owner(survey, key) else { return Ok(None) };
+    let files = if registry::DUPLICATES.parse(key).is_some() {
+        findings::duplicates(output, manifest).await?
+    } else {
+        findings::outliers(output, manifest).await?
+    };
+    Ok(files.into_iter().find(|(name, _)| name == key).map(|(_, body)| body))
 }
 
 fn rejects(survey: &Survey, key: &str) -> Result<Option<Bytes>> {

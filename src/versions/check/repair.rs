@@ -26,7 +26,7 @@ use crate::{
 const ROUNDS: u32 = 6;
 
 /// The order of repairs: what others are made from comes first.
-const ORDER: [FileKind; 22] = [
+const ORDER: [FileKind; 24] = [
     registry::VERSION,
     registry::RUN_MANIFEST,
     registry::CLAIM,
@@ -44,6 +44,8 @@ const ORDER: [FileKind; 22] = [
     registry::PREDICTIONS,
     registry::PART_LIST,
     registry::REJECTS,
+    registry::DUPLICATES,
+    registry::OUTLIERS,
     registry::RUN_REJECTS,
     registry::CSV,
     registry::FEATURES_PART,

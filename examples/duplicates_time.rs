@@ -1,0 +1,177 @@
+//! Times the search for duplicates on made-up features:
+//! `duplicates_time FOLDER [ROWS] [views|noise] [--check]`.
+//!
+//! Writes shards of features to FOLDER, unless they are there, and searches them as a run does. `views` are clusters of 40
+//! views of one thing, as far apart as views of real fruit, and every 100th row is another one that was saved again;
+//! `noise` is uniform in [0, 6], the worst case. `--check` also compares all pairs. Prints one JSON line.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::time::Instant;
+
+use ndarray::Array2;
+use pomona::{
+    dataset::{
+        Checksum, ShardEntry, keys,
+        settings::Settings,
+        tables::{self, Compression, FeatureRows},
+    },
+    ids::{ShardId, Version},
+    model::{Decoding, FeatureRange, embedded_info},
+    search::{Components, Limit, squared_quanta},
+    stages::{DuplicatesOf, duplicates},
+    store::{self, Store},
+};
+use rayon::prelude::*;
+
+const COLUMNS: usize = 1_280;
+const SHARD: usize = 1_024;
+/// Views of one thing.
+const VIEWS: usize = 40;
+/// Directions in which things differ, and in which views of one thing do.
+const FACTORS: usize = 60;
+
+/// How rows are made.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Views,
+    Noise,
+}
+
+#[tokio::main]
+async fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let folder = args.first().expect("a folder");
+    let rows: usize = args.get(1).map_or(10_000, |rows| rows.parse().expect("a number"));
+    let kind = if args.iter().any(|arg| arg == "noise") { Kind::Noise } else { Kind::Views };
+    let output = store::open(folder).await.unwrap();
+    let shards = shards(output.as_ref(), rows, kind).await;
+    let extractor = embedded_info(FeatureRange::default(), Decoding::default());
+    let settings = Settings::default();
+    let started = Instant::now();
+    let of = DuplicatesOf { version: Version(1), shards: &shards, extractor: &extractor, settings: &settings };
+    let (found, files) = duplicates(output.as_ref(), of).await.unwrap();
+    let seconds = started.elapsed().as_secs_f64();
+    let peak = peak_mb();
+    let groups: Vec<Vec<String>> = files
+        .iter()
+        .flat_map(|(key, body)| tables::read_duplicates(body.clone(), key).unwrap())
+        .collect::<Vec<_>>()
+        .chunk_by(|a, b| a.group == b.group)
+        .map(|group| group.iter().map(|row| row.path.clone()).collect())
+        .collect();
+    let mut line = serde_json::json!({
+        "rows": rows, "kind": if kind == Kind::Noise { "noise" } else { "views" }, "seconds": seconds, "peak_mb": peak,
+        "distance": found.distance, "groups": found.groups, "images": found.rows, "copies": found.copies,
+    });
+    if args.iter().any(|arg| arg == "--check") {
+        let started = Instant::now();
+        line["equal_to_all_pairs"] = (groups == all_pairs(rows, kind, found.distance)).into();
+        line["seconds_of_all_pairs"] = started.elapsed().as_secs_f64().into();
+    }
+    println!("{line}");
+}
+
+/// Most memory of this process so far, MB. Linux only.
+fn peak_mb() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb / 1_024)
+}
+
+fn on_grid(x: f64) -> f32 {
+    ((x.clamp(0.0, 5.999) * f64::from(1u32 << 20)).round() / f64::from(1u32 << 20)) as f32
+}
+
+/// Directions that all rows share: `[FACTORS, COLUMNS]`.
+fn factors() -> Array2<f32> {
+    let mut random = fastrand::Rng::with_seed(3);
+    Array2::from_shape_simple_fn((FACTORS, COLUMNS), || (random.f32() + random.f32() + random.f32() - 1.5) * 2.0)
+}
+
+/// A row of the data: things differ by a combination of factors and by features of their own, views by smaller ones.
+fn row(number: usize, kind: Kind, factors: &Array2<f32>) -> Vec<f32> {
+    let mut random = fastrand::Rng::with_seed(number as u64 + 1_000_000_007);
+    if kind == Kind::Noise {
+        return (0..COLUMNS).map(|_| on_grid(random.f64() * 6.0)).collect();
+    }
+    // A copy is a row far away, which was saved again.
+    if number % 100 == 99 {
+        let original = row(number / 2 / 100 * 100 + 1, kind, factors);
+        let change = 0.02 * random.f64();
+        return original.into_iter().map(|x| on_grid(f64::from(x) + (random.f64() - 0.5) * change)).collect();
+    }
+    let mut thing = fastrand::Rng::with_seed((number / VIEWS) as u64);
+    let mut values: Vec<f64> = (0..COLUMNS).map(|_| 0.45 + (thing.f64() - 0.5) * 0.5).collect();
+    for (i, factor) in factors.outer_iter().enumerate() {
+        let size = 1.0 / (1.0 + i as f64 / 6.0);
+        let weight = (thing.f64() - 0.5) * 0.9 * size + (random.f64() - 0.5) * 0.25 * size;
+        values.iter_mut().zip(factor).for_each(|(value, x)| *value += weight * f64::from(*x));
+    }
+    values.into_iter().map(|value| on_grid(value + (random.f64() - 0.5) * 0.35)).collect()
+}
+
+/// Writes the shards that are not there, 1,024 rows each.
+async fn shards(output: &dyn Store, rows: usize, kind: Kind) -> Vec<ShardEntry> {
+    let factors = factors();
+    let mut shards = Vec::new();
+    for first in (0..rows).step_by(SHARD) {
+        let last = (first + SHARD).min(rows);
+        let name = format!("{}{first:012x}{last:012x}", if kind == Kind::Noise { "a" } else { "b" });
+        let id = ShardId::from(name.as_str());
+        let key = keys::features(&id);
+        let body = match store::get_opt(output, &key).await.unwrap() {
+            Some(body) => body,
+            None => {
+                let values: Vec<f32> =
+                    (first..last).into_par_iter().flat_map_iter(|number| row(number, kind, &factors)).collect();
+                let body = encode(first..last, values);
+                output.put(&key, body.clone()).await.unwrap();
+                body
+            }
+        };
+        let path = |number: usize| format!("{number:09}.jpg");
+        shards.push(ShardEntry {
+            id,
+            rows: (last - first) as u64,
+            rejects: 0,
+            first: path(first),
+            last: path(last - 1),
+            features: Some(Checksum::of(&body)),
+            record: None,
+        });
+    }
+    shards
+}
+
+fn encode(numbers: std::ops::Range<usize>, values: Vec<f32>) -> bytes::Bytes {
+    let count = numbers.len();
+    let rows = FeatureRows {
+        paths: numbers.clone().map(|number| format!("{number:09}.jpg")).collect(),
+        labels: numbers.clone().map(|number| Some(format!("thing {}", number / VIEWS))).collect(),
+        splits: vec![None; count],
+        modified: vec![0; count],
+        lengths: vec![0; count],
+        etags: vec![String::new(); count],
+        contents: numbers.map(|number| Some(Checksum::of(&number.to_le_bytes()).sha256)).collect(),
+        features: Array2::from_shape_vec((count, COLUMNS), values).unwrap(),
+    };
+    tables::write_features(rows, "made-up", Compression::Snappy).unwrap()
+}
+
+/// The groups of all pairs.
+fn all_pairs(rows: usize, kind: Kind, distance: f64) -> Vec<Vec<String>> {
+    let (factors, limit) = (factors(), Limit::new(distance, FeatureRange::default()));
+    let all: Vec<Vec<f32>> = (0..rows).into_par_iter().map(|number| row(number, kind, &factors)).collect();
+    let near: Vec<(u32, u32)> = (0..rows)
+        .into_par_iter()
+        .flat_map_iter(|a| {
+            let all = &all;
+            let is_near = move |b: &usize| limit.includes(squared_quanta(&all[a], &all[*b], limit.range()));
+            (a + 1..rows).filter(is_near).map(move |b| (a as u32, b as u32))
+        })
+        .collect();
+    let mut components = Components::new(rows as u32);
+    near.into_iter().for_each(|(a, b)| components.connect(a, b));
+    let path = |row: u32| format!("{row:09}.jpg");
+    components.groups().into_iter().map(|group| group.into_iter().map(path).collect()).collect()
+}

@@ -1,0 +1,150 @@
+//! The outliers of a version, a part of the stage `publish`.
+//!
+//! Reads all scores. An outlier is an image whose Mahalanobis distance from the mean exceeds the median of all distances
+//! by five median absolute deviations, which are scaled to be standard deviations where distances are normal. The table is
+//! a function of the scores and their variances.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    Result,
+    dataset::{
+        BasisSummary, FileRef, LabelCount, Outliers, Part,
+        blocking::run_blocking,
+        keys, partition,
+        settings::Settings,
+        tables::{self, OutlierRow, ScoreRows},
+    },
+    ids::{ExtractorId, Version},
+    store::Store,
+};
+
+/// The distance of an outlier exceeds the median by this many scaled median absolute deviations.
+const OUTLYING: f64 = 5.0;
+/// Ratio of standard deviation and median absolute deviation of a normal distribution.
+const MAD_TO_DEVIATION: f64 = 1.4826;
+/// Files of scores that are read at a time.
+const AT_A_TIME: usize = 8;
+/// Rows of a file of the table.
+const PART_ROWS: usize = 1 << 17;
+
+/// The version whose outliers are searched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scored<'a> {
+    pub(crate) version: Version,
+    pub(crate) extractor: &'a ExtractorId,
+    pub(crate) basis: &'a BasisSummary,
+    pub(crate) labels: &'a [LabelCount],
+    pub(crate) settings: &'a Settings,
+    /// All parts of the scores.
+    pub(crate) parts: &'a [Part],
+}
+
+/// Finds the outliers. Returns the summary, and keys and contents of the files that it names. Fails with
+/// `Dataset.Corrupt`.
+pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outliers, Vec<(String, Bytes)>)> {
+    let files: Vec<&FileRef> = of.parts.iter().flat_map(|part| &part.scores).collect();
+    let folders = Folders::new(of.labels);
+    let mut all: Vec<f64> = Vec::with_capacity(of.parts.iter().map(|part| part.rows as usize).sum());
+    let mut lengths = Vec::with_capacity(files.len());
+    let read = |file: FileRef| read(output, of.basis, file);
+    let reads: Vec<_> = files.iter().map(|file| read((*file).clone())).collect();
+    let mut reads = stream::iter(reads).buffered(AT_A_TIME);
+    while let Some((_, distances)) = reads.try_next().await? {
+        lengths.push(distances.len());
+        all.extend(distances);
+    }
+    let threshold = threshold(&all);
+    let mut rows: Vec<OutlierRow> = Vec::new();
+    let mut start = 0;
+    for (file, length) in files.into_iter().zip(lengths) {
+        let distances = &all[start..start + length];
+        start += length;
+        if !distances.iter().any(|distance| *distance > threshold) {
+            continue;
+        }
+        let (scores, _) = read(file.clone()).await?;
+        let label = folders.label_of(&file.key);
+        for (row, distance) in distances.iter().enumerate().filter(|(_, distance)| **distance > threshold) {
+            rows.push(OutlierRow {
+                path: scores.paths[row].clone(),
+                label: label.clone().unwrap_or_else(|| scores.labels[row].clone()),
+                distance: *distance,
+            });
+        }
+    }
+    rows.sort_by(|a, b| b.distance.total_cmp(&a.distance).then_with(|| a.path.cmp(&b.path)));
+    let (extractor, basis) = (of.extractor.as_str(), of.basis.id.as_str());
+    let parts = rows.chunks(PART_ROWS).chain(rows.is_empty().then_some(rows.as_slice())).zip(0..);
+    let written: Vec<(String, Bytes)> = parts
+        .map(|(rows, part)| {
+            let body = tables::write_outliers(rows, extractor, basis, of.settings.compression())?;
+            Ok((keys::outliers(of.version, part), body))
+        })
+        .collect::<Result<_>>()?;
+    let files = written.iter().map(|(key, body)| FileRef::of(key.clone(), body)).collect();
+    Ok((Outliers { threshold, rows: rows.len() as u64, files }, written))
+}
+
+/// The labels of the folders of a partitioned table.
+struct Folders(HashMap<String, Option<String>>);
+
+impl Folders {
+    fn new(labels: &[LabelCount]) -> Self {
+        let folder = |label: &Option<String>| format!("label={}", partition::folder_value(label.as_deref()));
+        Folders(labels.iter().map(|count| (folder(&count.label), count.label.clone())).collect())
+    }
+
+    /// The label of all rows of a file. None if the file has a column of labels.
+    fn label_of(&self, key: &str) -> Option<Option<String>> {
+        key.split('/').find_map(|folder| self.0.get(folder).cloned())
+    }
+}
+
+/// Reads a file of scores, and computes the distances of its rows from the mean.
+async fn read(output: &dyn Store, basis: &BasisSummary, file: FileRef) -> Result<(ScoreRows, Vec<f64>)> {
+    let (body, kept) = (file.read(output).await?, basis.components);
+    let weights: Vec<f64> = basis.explained_variance.iter().map(|v| if *v > 0.0 { 1.0 / v } else { 0.0 }).collect();
+    run_blocking(move || {
+        let rows = tables::read_scores(body, kept, &file.key)?;
+        let distance = |scores: ndarray::ArrayView1<'_, f32>| {
+            let squares = scores.iter().zip(&weights).map(|(x, weight)| f64::from(*x) * f64::from(*x) * weight);
+            squares.sum::<f64>().sqrt()
+        };
+        let distances = rows.scores.outer_iter().map(distance).collect();
+        Ok((rows, distances))
+    })
+    .await
+}
+
+/// The distance that outliers exceed.
+fn threshold(distances: &[f64]) -> f64 {
+    let centre = median(distances.to_vec());
+    let deviation = MAD_TO_DEVIATION * median(distances.iter().map(|distance| (distance - centre).abs()).collect());
+    centre + OUTLYING * deviation
+}
+
+/// The upper median; 0 without values.
+fn median(mut values: Vec<f64>) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let middle = values.len() / 2;
+    *values.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threshold_is_five_deviations_above_the_median() {
+        assert_eq!(threshold(&[]), 0.0);
+        assert_eq!(threshold(&[2.0]), 2.0);
+        let distances: Vec<f64> = (0..101).map(f64::from).collect();
+        assert_eq!(threshold(&distances), 50.0 + 5.0 * 1.4826 * 25.0);
+    }
+}
