@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream, try_join};
 use super::{
     Plan, Published, Reduced, RunInput, STORE_CONCURRENCY, Stores,
     damage::noted,
-    duplicates::{Subject, duplicates},
+    duplicates::{Earlier, Subject, duplicates},
     outliers::{Scored, outliers},
     project::csv_header,
     records::read_projected,
@@ -21,7 +21,7 @@ use crate::{
     Error, ErrorKind, Result,
     dataset::{
         self, Classification, ClassifierSummary, Duplicates, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest,
-        Outliers, Outputs, Part, PartList, RunFigures, SplitCount, VersionState,
+        Outliers, Outputs, Part, PartList, ShardEntry, RunFigures, SplitCount, VersionState,
         classification::add_splits,
         contents, inbox, keys, lease,
         record::{Hasher, damaged},
@@ -175,6 +175,21 @@ fn with_splits(classifier: Classification, splits: Vec<SplitCount>) -> Classific
     }
 }
 
+/// The base version and its shards. None if it is gone or damaged: it is not needed.
+async fn earlier(output: &dyn Store, base: Version) -> Result<Option<(Box<Manifest>, Vec<ShardEntry>)>> {
+    let found = async {
+        let VersionState::Published(manifest) = dataset::state(output, base).await? else {
+            return Ok::<_, Error>(None);
+        };
+        let shards = contents::shards(output, &manifest).await?;
+        Ok(Some((manifest, shards)))
+    };
+    match found.await {
+        Err(e) if e.is(ErrorKind::DatasetCorrupt) || e.is(ErrorKind::StoreNotFound) => Ok(None),
+        found => found,
+    }
+}
+
 /// Writes the tables of duplicates and outliers.
 async fn findings(
     output: &dyn Store,
@@ -189,7 +204,16 @@ async fn findings(
     let (basis, labels) = (&reduced.basis, reduced.labels.as_slice());
     let scored = Scored { version, extractor: &extractor.id, basis, labels, settings, parts };
     let (outliers, outlier_files) = outliers(output, scored).await?;
-    let (duplicates, files) = duplicates(output, Subject { version, shards: &shards, extractor, settings }).await?;
+    let base = match plan.base {
+        Some(base) => earlier(output, base).await?,
+        None => None,
+    };
+    let base = base.as_ref().and_then(|(base, shards)| {
+        let duplicates = base.duplicates.as_ref()?;
+        Some(Earlier { shards, extractor: &base.extractor.id, duplicates })
+    });
+    let subject = Subject { version, shards: &shards, extractor, settings, base };
+    let (duplicates, files) = duplicates(output, subject).await?;
     for (key, body) in files.into_iter().chain(outlier_files) {
         output.put(&key, body).await?;
     }

@@ -17,7 +17,7 @@ use crate::{
 pub(super) async fn duplicates(output: &dyn Store, manifest: &Manifest) -> Result<Vec<(String, Bytes)>> {
     let shards = contents::shards(output, manifest).await?;
     let (extractor, settings) = (&manifest.extractor, &manifest.settings);
-    let of = DuplicatesOf { version: manifest.version, shards: &shards, extractor, settings };
+    let of = DuplicatesOf { version: manifest.version, shards: &shards, extractor, settings, base: None };
     Ok(stages::duplicates(output, of).await?.1)
 }
 
