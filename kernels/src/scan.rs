@@ -10,8 +10,9 @@ pub const LARGEST_CODE: i16 = 2_047;
 pub const MOST_CODES: usize = 64;
 
 compiled_twice!(
-    /// The squared distances of the rows of a block from `query`, in codes. The block has one entry per code of a row.
-    pub squared_codes, squared_codes_avx2, squared_codes_body, (query: &[i16], block: &[[i16; LANES]]) -> [i32; LANES]
+    /// The squared distances of the rows of a block from `query`, in codes. The block is `[query.len(), LANES]`: `i16` in
+    /// little-endian order.
+    pub squared_codes, squared_codes_avx2, squared_codes_body, (query: &[i16], block: &[u8]) -> [i32; LANES]
 );
 compiled_twice!(
     /// The squared distance of a packed row from `query`, whose numbers are below 2^23 in absolute value. A number of the row is
@@ -20,11 +21,11 @@ compiled_twice!(
 );
 
 #[inline(always)]
-fn squared_codes_body(query: &[i16], block: &[[i16; LANES]]) -> [i32; LANES] {
+fn squared_codes_body(query: &[i16], block: &[u8]) -> [i32; LANES] {
     let mut sums = [0i32; LANES];
-    for (q, codes) in query.iter().zip(block) {
-        for (sum, code) in sums.iter_mut().zip(codes) {
-            let difference = i32::from(*code) - i32::from(*q);
+    for (q, codes) in query.iter().zip(block.chunks_exact(2 * LANES)) {
+        for (sum, code) in sums.iter_mut().zip(codes.chunks_exact(2)) {
+            let difference = i32::from(i16::from_le_bytes([code[0], code[1]])) - i32::from(*q);
             *sum = sum.wrapping_add(difference.wrapping_mul(difference));
         }
     }
@@ -55,8 +56,9 @@ mod tests {
             let mut code = |end: i16| if ends { end } else { random.i16(-LARGEST_CODE..=LARGEST_CODE) };
             let query: Vec<i16> = (0..width).map(|_| code(LARGEST_CODE)).collect();
             let block: Vec<[i16; LANES]> = (0..width).map(|_| std::array::from_fn(|_| code(-LARGEST_CODE))).collect();
-            let sums = squared_codes(&query, &block);
-            prop_assert_eq!(sums, squared_codes_body(&query, &block));
+            let bytes: Vec<u8> = block.as_flattened().iter().flat_map(|code| code.to_le_bytes()).collect();
+            let sums = squared_codes(&query, &bytes);
+            prop_assert_eq!(sums, squared_codes_body(&query, &bytes));
             for lane in 0..LANES {
                 let of_lane = query.iter().zip(&block).map(|(q, codes)| i64::from(codes[lane] - q).pow(2));
                 prop_assert_eq!(i64::from(sums[lane]), of_lane.sum::<i64>());

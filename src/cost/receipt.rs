@@ -122,6 +122,7 @@ impl Receipt {
             parts: pieces("project"),
             lines: Lines { featurize: pieces("featurize"), project: pieces("project"), ..Lines::default() },
             classifier: manifest.classifier.as_ref().is_some_and(|classifier| classifier.fitted().is_some()),
+            index: manifest.index.is_some(),
         };
         let usage = match at {
             Place::Lambda { .. } => {

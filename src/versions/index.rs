@@ -229,7 +229,7 @@ async fn open(output: &dyn Store, version: &Manifest, group: &GroupEntry, file: 
         }
         let head = SegmentFile::open(&tail, bytes, &subject)?;
         let body = source.read(output, head.body()).await?;
-        run_blocking(move || Segment::open(head, &body)).await
+        run_blocking(move || Segment::open(head, body)).await
     };
     let segment = read.await.map_err(|e| source.of_this(shorter(e)))?;
     let keys = [group.first.clone(), group.last.clone()];

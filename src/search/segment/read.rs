@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use pomona_kernels::scan::LANES;
+use bytes::Bytes;
 
 use super::{BLOCK, FORMAT, Header, Layout, MAGIC, NONE, Subject, TRAILER, damaged, write::numbers};
 use crate::{Result, ids::ShardId, search::directions::Directions};
@@ -81,8 +81,8 @@ pub struct Segment {
     file: SegmentFile,
     pub(super) directions: Directions,
     pub(super) centres: Vec<f64>,
-    /// `[rows / LANES, width]` blocks.
-    pub(super) codes: Vec<[i16; LANES]>,
+    /// `[rows / LANES, width, LANES]`: `i16`. Not decoded, because that would take most of the time of opening.
+    pub(super) codes: Bytes,
     pub(super) residuals: Vec<f32>,
     /// Squared norms in quanta.
     pub(super) squares: Vec<u64>,
@@ -94,7 +94,7 @@ pub struct Segment {
 
 impl Segment {
     /// Decodes what is at [`SegmentFile::body`]. Fails with `Dataset.Corrupt`.
-    pub fn open(file: SegmentFile, body: &[u8]) -> Result<Self> {
+    pub fn open(file: SegmentFile, body: Bytes) -> Result<Self> {
         let layout = file.layout;
         let scan = layout.scan().len();
         if body.len() != scan + layout.model().len() {
@@ -132,7 +132,7 @@ impl Segment {
         Ok(Segment {
             directions: Directions::new(words(directions).map(f32::from_bits).collect(), layout.columns),
             centres: longs(centres).map(f64::from_bits).collect(),
-            codes: codes.chunks_exact(2 * LANES).map(lanes).collect(),
+            codes: body.slice(..codes.len()),
             residuals,
             squares,
             labels,
@@ -272,8 +272,4 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
 
 fn longs(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).map(|word| u64::from_le_bytes(std::array::from_fn(|i| word[i])))
-}
-
-fn lanes(bytes: &[u8]) -> [i16; LANES] {
-    std::array::from_fn(|lane| i16::from_le_bytes([bytes[2 * lane], bytes[2 * lane + 1]]))
 }

@@ -67,7 +67,7 @@ fn opened(file: &[u8], columns: usize) -> Result<(Segment, Vec<u8>)> {
     let head = SegmentFile::open(file, file.len() as u64, &subject(columns))?;
     let part = |range: std::ops::Range<u64>| &file[range.start as usize..range.end as usize];
     let paths = part(head.paths()).to_vec();
-    let segment = Segment::open(head.clone(), part(head.body()))?;
+    let segment = Segment::open(head.clone(), part(head.body()).to_vec().into())?;
     segment.check_paths(&paths)?;
     Ok((segment, paths))
 }
