@@ -10,7 +10,7 @@ use pomona::search::Metric;
 /// Prints the nearest images of the data set: distance, path and label. All images are compared: the search index only
 /// leaves out those that cannot be among the nearest (docs/search.md).
 ///
-/// Distances are by default 1 - cosine of the features: 0 for the same direction, about 0.1 for views of one thing, up to 1
+/// Distances are by default 1 - cosine of the features: 0 for the same direction, a few hundredths for views of one thing, up to 1
 /// for features of the built-in model. With --metric euclidean they are those of `pomona list duplicates`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
