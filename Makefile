@@ -160,6 +160,12 @@ bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, 
 bench-incremental: build .venv/bench/ready ## Time a run for one new image among 10,000
 	.venv/bench/bin/python bench/incremental.py --pomona $(POMONA)
 
+# Needs 10 GB in the folder for temporary files, which TMPDIR sets.
+.PHONY: bench-search
+bench-search: build .venv/bench/ready ## Time the search of 100,000 and a million images beside faiss, usearch and LanceDB
+	$(CARGO) build --release --workspace --example search_time
+	.venv/bench/bin/python bench/search.py --pomona $(POMONA) --example target/release/examples/search_time
+
 # Needs 12 GB in the folder for temporary files, which TMPDIR sets.
 .PHONY: bench-publishing
 bench-publishing: ## Measure the memory of a run that publishes a million rows

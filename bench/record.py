@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 
 RUNS = pathlib.Path(__file__).parent / "runs"
-PACKAGES = ["faiss-cpu", "numpy", "onnxruntime", "openvino", "pillow", "pyarrow", "pyspark", "tensorflow-cpu"]
+PACKAGES = ["faiss-cpu", "lancedb", "numpy", "onnxruntime", "openvino", "pillow", "pyarrow", "pyspark", "tensorflow-cpu", "usearch"]
 
 
 def version(package):

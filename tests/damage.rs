@@ -25,12 +25,14 @@ use pomona::{
     },
     ids::RunId,
     model::WorkerPool,
+    search::Metric,
     stages::{self, CancellationToken, PlanInput, RunInput, ShardWork, Silent, Stores},
     store::{self, MemoryStore, Store, list_all},
     versions::{
         check::{Depth, check},
         diff::{Diff, diff},
         erase::{EraseInput, erase},
+        find::{Finder, Hit, Query},
         vacuum::Action,
     },
 };
@@ -57,6 +59,8 @@ struct Truth {
     rows: BTreeMap<String, Vec<f32>>,
     diff: Diff,
     /// The data set with the new image, and that without the erased one.
+    /// The images nearest to one of the newest version.
+    near: Vec<Hit>,
     after_run: BTreeMap<String, Bytes>,
     after_erase: BTreeMap<String, Bytes>,
 }
@@ -77,6 +81,7 @@ async fn truth() -> Truth {
     without.delete(&key(ERASED)).await.unwrap();
     Truth {
         rows: rows(output.as_ref()).await.unwrap(),
+        near: near(&output, &manifests[1]).await.unwrap(),
         diff: diff(output.as_ref(), &manifests[0], &manifests[1]).await.unwrap(),
         after_run: fresh(&with, &engine, &settings()).await,
         after_erase: fresh(&without, &engine, &settings()).await,
@@ -108,6 +113,13 @@ async fn rows(output: &dyn Store) -> Result<BTreeMap<String, Vec<f32>>> {
     Ok(rows)
 }
 
+/// The images of a version that are nearest to one of them.
+async fn near(output: &MemoryStore, version: &dataset::Manifest) -> Result<Vec<Hit>> {
+    let finder = Finder::new(copy(output), version.clone());
+    let features = finder.features_of(&key(3)).await?;
+    finder.nearest(&Query::new(features, 5, Metric::Euclidean)).await
+}
+
 /// Fails if an error is not one that says what is wrong.
 fn named(error: &Error, what: &str) {
     let kinds = [ErrorKind::DatasetCorrupt, ErrorKind::OutputNoVersion, ErrorKind::OutputOccupied];
@@ -124,7 +136,8 @@ impl Truth {
                 let found = dataset::version(output, Some(number)).await?;
                 assert_eq!(found, *manifest, "{what}: show");
             }
-            assert_eq!(rows(output).await?, self.rows, "{what}: search");
+            assert_eq!(rows(output).await?, self.rows, "{what}: rows");
+            assert_eq!(near(output, &self.manifests[1]).await?, self.near, "{what}: search");
             assert_eq!(diff(output, &self.manifests[0], &self.manifests[1]).await?, self.diff, "{what}: diff");
             Ok(())
         };

@@ -110,6 +110,7 @@ async fn fill(output: &MemoryStore) -> Manifest {
         labels_unused: None,
         duplicates: None,
         outliers: None,
+        index: None,
         labels: (0..LABELS).map(|i| LabelCount { label: Some(label(i)), images: (IMAGES / LABELS) as u64 }).collect(),
         basis: BasisSummary {
             id: "b".into(),

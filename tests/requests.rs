@@ -118,6 +118,7 @@ async fn made(images: Arc<MemoryStore>, settings: &Settings, limits: Limits) -> 
         parts: reduced.parts,
         lines: of,
         classifier: reduced.classifier.is_some_and(|classifier| classifier.fitted().is_some()),
+        index: reduced.index.is_some(),
     };
     let of = |store: &Gated<Requests>| (store.gate.puts.load(Relaxed), store.gate.gets.load(Relaxed));
     Made { counts, input: (of(&input).0, read), output: of(&output) }
@@ -134,6 +135,7 @@ async fn the_estimate_has_the_requests_that_the_stores_count() {
     for (settings, limits) in [
         (small_shards(), Limits::default()),
         (Settings { classifier: false, ..small_shards() }, Limits::default()),
+        (Settings { index: false, ..small_shards() }, Limits::default()),
         (small_shards(), Limits::of(1_000)),
     ] {
         let made = made(images(0..4_000).await, &settings, limits).await;

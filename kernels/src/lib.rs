@@ -64,6 +64,7 @@ pub mod linear;
 pub mod nearest;
 mod network;
 pub mod resample;
+pub mod scan;
 mod simd;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ mod out;
 mod predict;
 mod progress;
 mod run;
+mod search;
 mod show;
 mod start;
 mod status;
@@ -117,6 +118,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Evaluate(args) => evaluate::evaluate(args).await,
             Command::Predict(args) => predict::predict(args).await,
             Command::List(args) => list::list(args).await,
+            Command::Search(args) => search::search(args).await,
             Command::Check(args) => check::check(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,

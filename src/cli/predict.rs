@@ -65,6 +65,12 @@ pub(crate) async fn predict(args: PredictArgs) -> Result<()> {
     printer.end()
 }
 
+/// The features of one photo: a file, or `-` for standard input.
+pub(crate) async fn features_of(workers: &WorkerPool, name: &str) -> Result<Photo> {
+    let source = if name == "-" { Source::Input } else { Source::File(name.to_owned()) };
+    photo(workers, source).await
+}
+
 /// All photos that the arguments name, in their order.
 async fn sources(arguments: &[String]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();

@@ -61,12 +61,21 @@ async fn settings(store: &dyn Store, manifest: &Manifest) -> Result<String> {
         format::row(["model", &model]),
         format::row(["scaling", scaling]),
         format::row(["shards", &shards]),
+        format::row(["index", &index(manifest)]),
     ];
     let report = keys::run(&manifest.run, "report.html");
     if !store::list_all(store, &report).await?.is_empty() {
         rows.push(format::row(["report", &report]));
     }
     Ok(format!("Version {}\n{}\n", manifest.version.0, format::table(&rows, 2)))
+}
+
+/// The search index in one line.
+fn index(manifest: &Manifest) -> String {
+    let Some(index) = &manifest.index else { return "none, so a search reads all features".to_owned() };
+    let segments: Vec<_> = index.segments.iter().flatten().collect();
+    let size = format::bytes(segments.iter().map(|segment| segment.bytes).sum());
+    format!("{size} in {}", format::counted(segments.len() as u64, "segment"))
 }
 
 fn labels(manifest: &Manifest, limit: usize) -> String {

@@ -19,6 +19,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Stored bytes per image: features and scores.
 const STORED_PER_IMAGE: f64 = 5_600.0;
+/// Stored bytes per image of the search index.
+const INDEX_PER_IMAGE: f64 = 4_000.0;
 
 /// Requests of one kind of work.
 struct Requests {
@@ -29,7 +31,7 @@ struct Requests {
 
 /// Requests of plan, of reduce, and of publish with the report, that a run of any size makes; and those of Step Functions,
 /// which reads three work lists and writes three files per map.
-const ONCE: Requests = Requests { puts: 12 + 8 + 12 + 9, gets: 3 + 1 + 14 + 3 };
+const ONCE: Requests = Requests { puts: 13 + 8 + 12 + 9, gets: 3 + 1 + 14 + 3 };
 /// Bytes that one invocation writes to the log: its metrics, its own lines, and three lines of Lambda.
 const LOG_BYTES: u64 = 3_000;
 /// X-Ray records one request a second, and this share of the others.
@@ -60,6 +62,8 @@ pub struct Counts {
     pub lines: Lines,
     /// Whether there is a classifier.
     pub classifier: bool,
+    /// Whether there is a search index.
+    pub index: bool,
 }
 
 /// Lines of the work lists of the maps over ranges of keys, shards and parts. Each is an invocation.
@@ -79,7 +83,7 @@ pub struct Lines {
 ///
 /// `tests/aws/test_e2e.py` compares these numbers with the requests to a local S3.
 pub fn requests(run: &Counts) -> Usage {
-    let Counts { images, inferred, shards, made, groups, parts, lines, classifier } = *run;
+    let Counts { images, inferred, shards, made, groups, parts, lines, classifier, index } = *run;
     let invocations = 3 + lines.rounds + lines.list + lines.featurize + groups + lines.project;
     // Features for the sums of classes and for the cross-validation; per part: predictions, and predictions for the report;
     // per call of project: the classifier.
@@ -87,6 +91,9 @@ pub fn requests(run: &Counts) -> Usage {
         if classifier { (2 * shards + parts + lines.project, parts) } else { (0, 0) };
     // A list of batches, and its lines.
     let batched = lines.project < parts;
+    // Per group a segment, from the features of its shards.
+    let (gets_of_index, puts_of_index) = if index { (shards, groups) } else { (0, 0) };
+    let index_bytes = if index { images as f64 * INDEX_PER_IMAGE } else { 0.0 };
     Usage {
         gb_seconds: 0.0,
         invocations,
@@ -109,6 +116,7 @@ pub fn requests(run: &Counts) -> Usage {
             + 2 * parts
             + puts_of_classifier
             + u64::from(batched)
+            + puts_of_index
             + ONCE.puts
             + 4 * lines.rounds
             + 10 * lines.list,
@@ -120,6 +128,7 @@ pub fn requests(run: &Counts) -> Usage {
             + 5 * made
             + 3 * shards
             + gets_of_classifier
+            + gets_of_index
             + 8 * groups
             + 3 * parts
             + lines.project * (1 + u64::from(batched))
@@ -127,7 +136,7 @@ pub fn requests(run: &Counts) -> Usage {
             + ONCE.gets
             + 6 * lines.rounds
             + 4 * lines.list,
-        stored_bytes: (images as f64 * STORED_PER_IMAGE + (groups + 2) as f64 * GROUP_SUMS) as u64,
+        stored_bytes: (images as f64 * STORED_PER_IMAGE + index_bytes + (groups + 2) as f64 * GROUP_SUMS) as u64,
     }
 }
 
@@ -155,6 +164,7 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
             project: schedule.project.items,
         },
         classifier: work.labels > 1,
+        index: true,
     });
     let csv_bytes = if work.csv { (work.images as f64 * CSV_BYTES) as u64 } else { 0 };
     Usage {

@@ -133,6 +133,7 @@ impl Receipt {
             parts,
             lines: Lines { featurize, project, ..Lines::default() },
             classifier: manifest.classifier.as_ref().is_some_and(|classifier| classifier.fitted().is_some()),
+            index: manifest.index.is_some(),
         };
         let usage = match at {
             Place::Lambda { .. } => {

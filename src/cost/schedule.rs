@@ -47,6 +47,8 @@ pub(super) mod time {
     pub(crate) const FIT: f64 = 3.7;
     /// Scoring one image by all discriminants of one class on one processor (the same, with 131 classes).
     pub(crate) const SCORE_CLASS: f64 = 1.2e-6;
+    /// Reading an image's features and adding it to the search index, on one processor.
+    pub(crate) const INDEX_IMAGE: f64 = 6e-5;
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
     /// Projection of one image for the search of duplicates, and that search, on one processor.
@@ -271,6 +273,11 @@ impl Classes<'_> {
         self.group_rows * (FEATURES / S3_BANDWIDTH).max(time::SUM_IMAGE / self.processors)
     }
 
+    /// Seconds to make the search index of a group.
+    fn index(&self) -> f64 {
+        self.group_rows * (2.0 * FEATURES / S3_BANDWIDTH).max(time::INDEX_IMAGE)
+    }
+
     /// Seconds of `merge` for each group. The sums of all images are those of the classes, added up.
     fn merge(&self) -> f64 {
         let works = self.work.labels > 1 && self.are_kept();
@@ -352,6 +359,7 @@ impl Schedule {
                     + records(2.0 * group_shards)
                     + GROUP_SUMS / S3_BANDWIDTH
                     + of_classes.merge()
+                    + of_classes.index()
                     + 5.0 * time::REQUEST,
             ),
             reduce: records(2.0 * groups as f64)

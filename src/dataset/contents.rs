@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Classification, GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord,
     blocking::run_blocking,
-    commit, from_json, get_file, keys,
+    commit, from_json, get_file, index_files, keys,
     record::{Checksum, FileRef, damaged, from_record, get_checked},
     released::ReleasedShard,
     tables::{self, PredictionRow},
@@ -178,6 +178,7 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         files.extend(group.sums());
     }
     files.extend(of_classifier(version)?);
+    files.extend(index_files(version));
     if version.released.is_none() {
         files.push(bare(keys::extractor(&version.extractor.id)));
     }

@@ -12,8 +12,8 @@ use super::{
     registry::{self, FileKind, KINDS},
 };
 pub use fitted::{
-    basis, classes, classifier, duplicates, duplicates_folder, outliers, outliers_folder, parse_classes,
-    parse_predictions, parse_totals, predictions, predictions_folder, sums, totals,
+    basis, classes, classifier, duplicates, duplicates_folder, index, outliers, outliers_folder, parse_classes,
+    parse_index, parse_predictions, parse_totals, predictions, predictions_folder, sums, totals,
 };
 
 use crate::ids::{ContainerId, ExtractorId, GroupId, RunId, ShardId, Version, short_hex};
@@ -54,6 +54,8 @@ pub const GROUPS: &str = "groups/";
 pub const MOMENTS: &str = "moments/";
 /// Fitted bases.
 pub const BASES: &str = "basis/";
+/// Segments of the search index.
+pub const INDEX: &str = "index/";
 /// Classifiers.
 pub const CLASSIFIER: &str = "classifier/";
 /// Parts of the table of predictions.
@@ -152,8 +154,11 @@ pub fn parse_shard(key: &str) -> Option<ShardId> {
 /// Key of the record of the shard or group that a file belongs to. None for other files.
 pub(crate) fn record_of(key: &str) -> Option<String> {
     let of_shard = [&registry::FEATURES, &registry::SHARD].into_iter().find_map(|kind| only(kind, key));
-    let of_group =
-        || [&registry::SUMS, &registry::GROUP, &registry::CLASSES].into_iter().find_map(|kind| only(kind, key));
+    let of_group = || {
+        [&registry::SUMS, &registry::GROUP, &registry::CLASSES, &registry::INDEX]
+            .into_iter()
+            .find_map(|kind| only(kind, key))
+    };
     of_shard.map(|id| shard(&id.into())).or_else(|| of_group().map(|id| group(&id.into())))
 }
 

@@ -21,9 +21,11 @@ pub(crate) mod blocking;
 pub mod classification;
 pub mod commit;
 pub mod contents;
+mod figures;
 pub mod findings;
 mod holder;
 pub mod inbox;
+mod index;
 pub mod keys;
 pub mod labelling;
 pub mod lease;
@@ -45,11 +47,14 @@ pub use classification::{Classification, ClassifierSummary, PredictedPart, Split
 pub(crate) use commit::upgrade_output;
 pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;
+pub use figures::RunFigures;
 pub use findings::{Duplicates, Outliers, Searched};
+pub use index::SearchIndex;
+pub(crate) use index::{index_files, segment_of};
 pub(crate) use manifest::add_labels;
 pub use manifest::{
     BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,
-    RejectedObject, RunFigures, ShardEntry, ShardRecord, VersionState,
+    RejectedObject, ShardEntry, ShardRecord, VersionState,
 };
 pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
 pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, to_sealed_lines};

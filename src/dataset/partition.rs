@@ -48,6 +48,11 @@ pub fn folder_value(label: Option<&str>) -> String {
     folder
 }
 
+/// The label whose [`folder_value`] this is.
+pub(crate) fn label_of_folder(value: &str) -> Option<String> {
+    (value != NO_LABEL).then(|| percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

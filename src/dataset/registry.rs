@@ -272,6 +272,8 @@ kinds! {
     BASIS = "basis", "basis/{id}.parquet", by "reduce", from "version", holds [], Sums, SWEPT;
     /// The sums of a group per class and fold, of a group that is large enough.
     CLASSES = "classes", "groups/{id}/classes-{name}.parquet", by "merge", from "version", holds [vectors], Shards, SWEPT;
+    /// A segment of the search index: the rows of a group.
+    INDEX = "index", "index/{id}-1.index", by "merge", from "version", holds [paths vectors], Shards, SWEPT;
     /// A classifier.
     CLASSIFIER = "classifier", "classifier/{id}.parquet", by "reduce", from "version", holds [vectors], Shards, SWEPT;
     /// Predictions for the images of a shard.

@@ -54,6 +54,9 @@ pub struct Settings {
     /// Whether labels are learned. True by default; there is a classifier if there are two labels.
     #[serde(skip_serializing_if = "Clone::clone")]
     pub classifier: bool,
+    /// Whether a search index is made. True by default. Without it, a search reads all features.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub index: bool,
     /// What is known of the classes. None for that of the current version; without one, their counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priors: Option<Priors>,
@@ -159,6 +162,7 @@ impl Default for Settings {
             compression: None,
             materialize_features: false,
             classifier: true,
+            index: true,
             priors: None,
             fold_pattern: None,
             holdout: None,

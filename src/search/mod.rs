@@ -11,14 +11,20 @@
 //! threads. `docs/duplicates.md` has the proof that no pair is missed.
 
 mod components;
+mod directions;
 mod limit;
+mod metric;
 mod pairs;
+mod ranking;
+pub mod segment;
 mod sketch;
 mod tree;
 
 pub use components::Components;
 pub use limit::{Limit, squared_quanta};
+pub use metric::Metric;
 pub use pairs::PairSearch;
+pub use ranking::{Ranked, Ranking, RowOf};
 pub use sketch::{Sketcher, Sketches};
 
 #[cfg(test)]

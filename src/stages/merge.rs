@@ -69,6 +69,7 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
         None => None,
     };
     let (classes, of_classes) = classes.unzip();
+    let index = if work.index { super::index::write(output, &work.extractor, &own).await? } else { None };
     let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
@@ -76,6 +77,7 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
         group: work.group,
         entry,
         classes,
+        index,
         computed: made.clone().map(|made| made.shard.clone()).collect(),
         base_is_unknown: made.clone().any(|made| made.base_is_unknown),
         figures: figures(made, &shards),

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FORMAT, Manifest, ShardEntry, contents,
+        self, FORMAT, Manifest, SearchIndex, ShardEntry, contents,
         inbox::{self, Inbox},
         keys,
         labelling::{self, Labelling},
@@ -369,6 +369,7 @@ pub(super) fn is_up_to_date<'a>(
         // And one without tables of duplicates and outliers gets them.
         && base.duplicates.is_some()
         && base.outliers.is_some()
+        && base.index.is_some() == SearchIndex::is_wanted(&plan.settings, &plan.extractor)
         // An input that has moved is recorded by a new version.
         && (recorded || !plan.mode.input_moved)
         && base.groups.len() == groups.len()
@@ -399,7 +400,7 @@ async fn shards_of(output: &dyn Store, version: &Manifest) -> Result<KnownShards
 
 /// All finished shards and groups of the output.
 async fn finished(output: &dyn Store) -> Result<Finished> {
-    let (mut shards, mut groups) = (HashSet::new(), HashSet::new());
+    let (mut shards, mut groups, mut segments) = (HashSet::new(), HashSet::new(), HashSet::new());
     let mut pages = store::ascending(output, keys::SHARDS, None);
     while let Some(page) = pages.try_next().await? {
         shards.extend(page.iter().filter_map(|object| keys::parse_shard(&object.key)));
@@ -408,5 +409,9 @@ async fn finished(output: &dyn Store) -> Result<Finished> {
     while let Some(page) = pages.try_next().await? {
         groups.extend(page.iter().filter_map(|object| keys::parse_group(&object.key)));
     }
-    Ok(Finished { shards: shards.into(), groups })
+    let mut pages = store::ascending(output, keys::INDEX, None);
+    while let Some(page) = pages.try_next().await? {
+        segments.extend(page.iter().filter_map(|object| keys::parse_index(&object.key)));
+    }
+    Ok(Finished { shards: shards.into(), groups, segments })
 }

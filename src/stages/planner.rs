@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Result,
     dataset::{
-        self, Checksum, GroupRef, Manifest, ShardEntry, keys,
+        self, Checksum, GroupRef, Manifest, SearchIndex, ShardEntry, keys,
         manifest::shards_between,
         settings::{Refit, Settings},
         shard::{Boundaries, group_id},
@@ -53,6 +53,8 @@ pub(super) struct Listed {
 pub(super) struct Finished {
     pub(super) shards: Arc<HashSet<ShardId>>,
     pub(super) groups: HashSet<GroupId>,
+    /// Groups that have a segment of the search index.
+    pub(super) segments: HashSet<GroupId>,
 }
 
 /// The current version, if it has the same extractor.
@@ -114,6 +116,8 @@ pub(super) struct Planner<'a> {
     settings: &'a Settings,
     /// How the classifier is trained, if one is fitted.
     classes: Option<TrainingRules>,
+    /// Whether groups get segments of the search index.
+    index: bool,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
     lists: Segments,
@@ -147,6 +151,7 @@ impl<'a> Planner<'a> {
             extractor,
             settings: &input.settings,
             classes,
+            index: SearchIndex::is_wanted(&input.settings, extractor),
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
             lists: Segments::new(keys::shard_list),
@@ -219,7 +224,7 @@ impl<'a> Planner<'a> {
         let id = group_id(shards.iter().map(|shard| &shard.id));
         let list = self.lists.push(self.run, &shards)?;
         self.lists.flush(self.output, self.run, SEGMENT_BYTES).await?;
-        let ready = !again && self.finished.groups.contains(&id);
+        let ready = !again && self.finished.groups.contains(&id) && (!self.index || self.has_segment(&id));
         if !ready {
             let (base, nearest) = (self.base, self.nearest(&shards));
             self.merges.push(MergeWork {
@@ -233,11 +238,20 @@ impl<'a> Planner<'a> {
                     base: nearest.and_then(|nearest| kept_sums(base?.manifest, nearest, &rules)),
                     rules,
                 }),
+                index: self.index,
                 labels: self.settings.label_rules(),
             });
         }
         self.groups.push(PlannedGroup { id, ready, shards: shards.len() as u64, list });
         Ok(())
+    }
+
+    /// Whether the base version has a segment of the index for this group, and the file is there; or it needs none.
+    fn has_segment(&self, group: &GroupId) -> bool {
+        let Some(base) = self.base else { return false };
+        let Some(at) = base.manifest.groups.iter().position(|entry| entry.id == *group) else { return false };
+        let segment = base.manifest.index.as_ref().and_then(|index| index.segments.get(at));
+        segment.is_some_and(|segment| segment.is_none() || self.finished.segments.contains(group))
     }
 
     /// The number of the group of the base version that has most of these shards.

@@ -145,6 +145,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
         classifier: reduced.classifier.map(|classifier| with_splits(classifier, splits)),
         duplicates: Some(duplicates),
         outliers: Some(outliers),
+        index: reduced.index,
         outputs: Outputs { features: Some(features), scores, csv, rejects },
         groups: reduced.groups,
         figures,

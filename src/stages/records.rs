@@ -15,7 +15,7 @@ use crate::{
     cost::batches,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
-        RunFigures, keys,
+        RunFigures, SearchIndex, keys,
         labelling::LabelRules,
         settings::{Mode, Settings},
         tables::Compression,
@@ -230,6 +230,9 @@ pub struct MergeWork {
     /// The sums of classes. None if no classifier is fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassWork>,
+    /// Whether the group gets a segment of the search index.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub index: bool,
     /// How labels and splits follow from keys, a part of the ids too.
     #[serde(default, skip_serializing_if = "LabelRules::is_default")]
     pub labels: LabelRules,
@@ -246,6 +249,9 @@ pub struct Merged {
     pub entry: GroupEntry,
     /// Its sums of classes, if they are kept.
     pub classes: Option<Checksum>,
+    /// Its segment of the search index, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Checksum>,
     /// Its shards that this run has computed.
     pub computed: Vec<ShardId>,
     /// Work on these shards, and images that they add to the base version or change.
@@ -279,6 +285,9 @@ pub struct Reduced {
     pub moments: Moments,
     /// The classifier, or why there is none.
     pub classifier: Option<Classification>,
+    /// The search index, if the version has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<SearchIndex>,
     /// Parts of the PCA table, one per shard that has rows.
     pub parts: u64,
     /// Parts that were not copied from the base version.

@@ -24,7 +24,7 @@ use crate::{
     Error, ErrorKind, Result,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments,
-        RejectedObject, RunFigures, ShardEntry,
+        RejectedObject, RunFigures, SearchIndex, ShardEntry,
         blocking::run_blocking,
         contents, inbox, keys, lease,
         manifest::{basis_id, moments_id},
@@ -53,7 +53,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
     let plan = Plan::read(output, &run).await?;
     let base = base_of(output, &plan).await?;
     let base = base.as_ref();
-    let Gathered { groups, records, classes, shards, labels, rejects, found, base_is_unknown, mut figures } =
+    let Gathered { groups, records, classes, index, shards, labels, rejects, found, base_is_unknown, mut figures } =
         gather(output, &plan, base).await?;
     let rejects_table = keep_rejects(output, &plan, &rejects).await?;
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
@@ -91,6 +91,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         basis,
         moments,
         classifier: Some(classifier),
+        index,
         parts,
         parts_to_project: work.len() as u64,
         work_list,
@@ -143,6 +144,7 @@ async fn nothing_new(
         basis: base.basis.clone(),
         moments: base.moments.clone(),
         classifier: base.classifier.clone(),
+        index: base.index.clone(),
         parts: 0,
         parts_to_project: 0,
         work_list: String::new(),
@@ -242,6 +244,7 @@ struct Gathered {
     records: Vec<GroupRecord>,
     /// The sums of classes that this run has kept.
     classes: Vec<Option<Checksum>>,
+    index: Option<SearchIndex>,
     shards: Vec<ShardEntry>,
     labels: Vec<LabelCount>,
     rejects: Vec<RejectedObject>,
@@ -258,6 +261,7 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         groups: Vec::with_capacity(plan.groups.len()),
         records: Vec::with_capacity(plan.groups.len()),
         classes: Vec::with_capacity(plan.groups.len()),
+        index: SearchIndex::is_wanted(&plan.settings, &plan.extractor).then(SearchIndex::default),
         shards: Vec::new(),
         labels: Vec::new(),
         rejects: Vec::new(),
@@ -275,7 +279,7 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         .collect();
     let mut reads = stream::iter(reads).buffered(STORE_CONCURRENCY);
     while let Some(group) = reads.try_next().await? {
-        let Group { entry, mut record, classes, computed, figures, base_is_unknown, reduce_ms } = group;
+        let Group { entry, mut record, classes, segment, computed, figures, base_is_unknown, reduce_ms } = group;
         gathered.base_is_unknown |= base_is_unknown;
         gathered.figures.reduce_ms += reduce_ms;
         gathered.figures.add(&figures);
@@ -288,6 +292,9 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         gathered.shards.extend(record.shards.iter().cloned());
         gathered.records.push(record);
         gathered.classes.push(classes);
+        if let Some(index) = &mut gathered.index {
+            index.segments.push(segment.or_else(|| dataset::segment_of(base?, &entry.id)));
+        }
         gathered.groups.push(entry);
     }
     Ok(gathered)
@@ -299,6 +306,8 @@ struct Group {
     record: GroupRecord,
     /// The sums of classes that this run has kept.
     classes: Option<Checksum>,
+    /// The segment of the search index that this run has written.
+    segment: Option<Checksum>,
     computed: HashSet<ShardId>,
     figures: RunFigures,
     base_is_unknown: bool,
@@ -319,8 +328,8 @@ async fn read_group(
         let computed = merged.computed.into_iter().collect();
         let reduce_ms = merged.timing.milliseconds;
         let (entry, figures, base_is_unknown) = (merged.entry, merged.figures, merged.base_is_unknown);
-        let classes = merged.classes;
-        return Ok(Group { entry, record, classes, computed, figures, base_is_unknown, reduce_ms });
+        let (classes, segment) = (merged.classes, merged.index);
+        return Ok(Group { entry, record, classes, segment, computed, figures, base_is_unknown, reduce_ms });
     }
     let (entry, record) = match of_base {
         Some(entry) => (entry.clone(), contents::group(output, entry).await?),
@@ -333,7 +342,8 @@ async fn read_group(
     };
     let reused = record.shards.iter().filter(|shard| shard.rows > 0).count() as u64;
     let figures = RunFigures { shards_reused: reused, ..RunFigures::default() };
-    Ok(Group { entry, record, classes: None, computed: HashSet::new(), figures, base_is_unknown: false, reduce_ms: 0 })
+    let (classes, segment, computed) = (None, None, HashSet::new());
+    Ok(Group { entry, record, classes, segment, computed, figures, base_is_unknown: false, reduce_ms: 0 })
 }
 
 /// Writes the rejects table of the run. Fails with `Dataset.TooManyRejects`.

@@ -68,6 +68,7 @@ pub async fn check(mut empty: impl AsyncFnMut() -> crate::Result<Arc<dyn Store>>
     let mut open = async || Guarantee("open").ok("opening an empty store", empty().await);
     objects_are_read_as_written(&*open().await?).await?;
     ranges_are_exact(&*open().await?).await?;
+    open_files_keep_their_content(&*open().await?).await?;
     missing_keys_are_not_found(&*open().await?).await?;
     listings_are_ordered_and_complete(&*open().await?).await?;
     listings_continue_after_a_key(&*open().await?).await?;
@@ -103,6 +104,17 @@ pub async fn ranges_are_exact(store: &dyn Store) -> Outcome {
         it.equal(&call, &it.ok(&call, store.get_range("digits", range).await)?, expected)?;
     }
     it.fails("get_range of bytes 5..11 of 10", store.get_range("digits", 5..11).await, ErrorKind::StoreFailed)
+}
+
+/// What [`Store::open`] opens has the content that the object had then, also after it is replaced. A store may open nothing.
+pub async fn open_files_keep_their_content(store: &dyn Store) -> Outcome {
+    let it = Guarantee("open_files_keep_their_content");
+    it.put(store, "digits", "0123456789").await?;
+    let Some(file) = it.ok("open", store.open("digits").await)? else { return Ok(()) };
+    it.put(store, "digits", "abc").await?;
+    it.equal("bytes 3..6 of 0123456789", &it.ok("reading", file.read(3..6))?, "345")?;
+    it.fails("reading bytes 5..11 of 10", file.read(5..11), ErrorKind::StoreFailed)?;
+    it.fails("opening a missing key", store.open("nothing").await, ErrorKind::StoreNotFound)
 }
 
 /// Reading a missing key fails with `Store.NotFound`. Listing a missing folder gives an empty listing.

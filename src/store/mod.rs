@@ -34,6 +34,7 @@ mod folder;
 mod location;
 pub(crate) mod members;
 mod memory;
+mod open_file;
 mod packed;
 #[cfg(feature = "aws")]
 mod requests;
@@ -44,6 +45,7 @@ pub use folder::FolderStore;
 pub(crate) use folder::escaped_name;
 pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use memory::MemoryStore;
+pub use open_file::OpenFile;
 pub use packed::{Form, Packed};
 #[cfg(feature = "aws")]
 pub use requests::{RequestCounts, requests_sent};
@@ -119,6 +121,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
         let body = self.get_listed(object).await?;
         slice(&body, range).ok_or_else(|| outside(&object.key))
+    }
+
+    /// Opens an object whose parts are read many times, if that is cheaper than [`get_range`](Store::get_range). None if it is
+    /// not. Fails with `Store.NotFound` if the object does not exist.
+    async fn open(&self, _key: &str) -> Result<Option<OpenFile>> {
+        Ok(None)
     }
 
     /// Writes the concatenated pieces of `body` as one object, which replaces an existing one. Writes nothing if a piece is

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, contents, inbox, keys, labelling, lease::Judge, settings::Mode},
+    dataset::{self, Manifest, contents, inbox, keys, labelling, lease::Judge, settings::Mode},
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -105,6 +105,7 @@ pub async fn erase(
     }
     let holders = holders(output, &found).await?;
     if holders.contains(&summary.manifest.version) {
+        expect_sound(output, &summary.manifest, &found).await?;
         return Err(Error::new(ErrorKind::InternalBug, "the new version contains an image that is not in the input")
             .context("version", summary.manifest.version)
             .context("files", found.files().into_iter().collect::<Vec<_>>().join(", ")));
@@ -125,6 +126,15 @@ pub async fn erase(
         checked: after.read.into_iter().collect(),
         not_searched: after.unsearched,
     })
+}
+
+/// Fails with `Dataset.Corrupt` if one of the files in which an image was found is damaged: it can have the content of another.
+async fn expect_sound(output: &dyn Store, version: &Manifest, found: &Found) -> Result<()> {
+    let holding = found.files();
+    for file in contents::files(output, version).await?.iter().filter(|file| holding.contains(&file.key)) {
+        file.read(output).await?;
+    }
+    Ok(())
 }
 
 async fn would_erase(

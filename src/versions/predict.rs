@@ -6,7 +6,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use ndarray::Array2;
 use serde::Serialize;
 
-use super::neighbours::{Neighbour, Query, neighbours};
+use super::{
+    find::Finder,
+    neighbours::{Neighbour, Query, neighbours, neighbours_by},
+};
 use crate::{
     Error, ErrorKind, Result,
     classify::Classifier,
@@ -64,8 +67,7 @@ pub type Photo = (String, std::result::Result<Vec<f32>, Reject>);
 /// The classifier of a version.
 #[derive(Debug)]
 pub struct Predictor {
-    output: Arc<dyn Store>,
-    version: Manifest,
+    finder: Finder,
     classifier: Arc<Classifier>,
 }
 
@@ -89,12 +91,12 @@ impl Predictor {
         let classifier = contents::classifier(output.as_ref(), &version).await?;
         let missing = || Error::new(ErrorKind::ClassifierMissing, "the version has no classifier");
         let classifier = Arc::new(classifier.ok_or_else(missing)?);
-        Ok(Predictor { output, version, classifier })
+        Ok(Predictor { finder: Finder::new(output, version), classifier })
     }
 
     /// Fails with `Classifier.OtherModel` if the classifier was not fitted to features of this extractor.
     pub fn check(&self, extractor: &ExtractorInfo) -> Result<()> {
-        let needed = &self.version.extractor;
+        let needed = &self.finder.version().extractor;
         if needed.id == extractor.id {
             return Ok(());
         }
@@ -107,7 +109,7 @@ impl Predictor {
 
     /// The answers for photos, in their order, with up to `count` neighbours each.
     pub async fn answers(&self, photos: Vec<Photo>, count: usize) -> Result<Vec<Answer>> {
-        let columns = self.version.extractor.columns;
+        let columns = self.finder.version().extractor.columns;
         let mut values = Vec::new();
         for features in photos.iter().filter_map(|(_, features)| features.as_ref().ok()) {
             values.extend_from_slice(features);
@@ -116,7 +118,7 @@ impl Predictor {
         let features = Array2::from_shape_vec((rows, columns), values)
             .map_err(|e| Error::new(ErrorKind::InternalBug, "photos have features of another model").source(e))?;
         let queries = features.outer_iter().map(|row| Query { features: row.to_vec(), except: None, label: None });
-        let near = neighbours(self.output.as_ref(), &self.version, queries.collect(), count).await?;
+        let near = neighbours_by(&self.finder, queries.collect(), count).await?;
         let classifier = Arc::clone(&self.classifier);
         let said =
             run_blocking(move || Ok((classifier.predict(features.view()), classifier.distances(features.view()))));

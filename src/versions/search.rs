@@ -158,7 +158,7 @@ impl Wanted {
                 let reason = "a picture: its pixels are drawn from scores, it holds no text".to_owned();
                 found.unsearched.push(Unsearched { file: name.clone(), reason });
             } else if !is_table(&name) || !this.in_table(body.clone(), &name, &mut found) {
-                this.in_text(&body, &name, &mut found);
+                this.in_text(text_of(&name, &body), &name, &mut found);
                 for vector in &this.features {
                     if find(&body, vector, 0).is_some() {
                         found.features.insert(name.clone());
@@ -253,6 +253,20 @@ impl Wanted {
             }
         }
     }
+}
+
+/// The part of a file that can hold a path: of a segment of the search index, its paths and its header, which are behind the
+/// numbers. In numbers, a short path would be found by chance.
+fn text_of<'b>(file: &str, body: &'b [u8]) -> &'b [u8] {
+    const TRAILER: usize = 24;
+    let start = || {
+        let end = body.len().checked_sub(TRAILER).filter(|_| file.ends_with(".index"))?;
+        let length = u32::from_le_bytes(body.get(end..end + 4)?.try_into().ok()?);
+        let header = end.checked_sub(length as usize)?;
+        let fields: serde_json::Value = serde_json::from_slice(&body[header..end]).ok()?;
+        header.checked_sub(usize::try_from(fields.get("paths_bytes")?.as_u64()?).ok()?)
+    };
+    &body[start().unwrap_or(0)..]
 }
 
 fn is_table(file: &str) -> bool {

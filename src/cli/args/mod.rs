@@ -5,6 +5,7 @@
 mod aws;
 mod classify;
 mod run;
+mod search;
 mod values;
 mod versions;
 
@@ -16,6 +17,7 @@ pub(crate) use classify::{
     RejectsArgs, SuspectsArgs,
 };
 pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
+pub(crate) use search::{SearchArgs, SpaceArg};
 pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 
 /// Image features and PCA at any scale, without a cluster
@@ -52,6 +54,7 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     Predict(PredictArgs),
     List(ListArgs),
+    Search(SearchArgs),
     Check(CheckArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),

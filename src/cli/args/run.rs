@@ -105,6 +105,9 @@ pub(crate) struct ResultOptions {
     /// version, or 5000000]
     #[arg(long, value_name = "N")]
     pub duplicate_images: Option<u64>,
+    /// Make no search index, which takes about 4 KB per image; `pomona search` then reads all features
+    #[arg(long)]
+    pub no_index: bool,
     #[command(flatten)]
     pub labelling: LabelOptions,
     #[command(flatten)]
@@ -288,6 +291,7 @@ impl ResultOptions {
             compression: self.compression.map(CompressionArg::compression),
             materialize_features: self.materialize_features,
             classifier: !self.learning.no_classifier,
+            index: !self.no_index,
             priors: self.learning.priors.map(PriorsArg::priors),
             fold_pattern: self.learning.fold_pattern.clone(),
             holdout: self.learning.holdout.clone(),

@@ -33,6 +33,16 @@ pub fn parse_classes(key: &str) -> Option<GroupId> {
     only(&registry::CLASSES, key).map(GroupId::from)
 }
 
+/// Key of the segment of the search index of a group. The key has the number of its format.
+pub fn index(group: &GroupId) -> String {
+    build(&registry::INDEX, [group])
+}
+
+/// Parses a key of [`index`]. None for other keys.
+pub fn parse_index(key: &str) -> Option<GroupId> {
+    only(&registry::INDEX, key).map(GroupId::from)
+}
+
 /// Key of a classifier.
 pub fn classifier(id: &ClassifierId) -> String {
     build(&registry::CLASSIFIER, [id])

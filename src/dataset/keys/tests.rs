@@ -28,6 +28,7 @@ fn keys() -> Vec<(String, FileKind)> {
         (totals(&"f0".into()), registry::TOTALS),
         (basis(&"b1".into()), registry::BASIS),
         (classes(&group_id, &"ef".into()), registry::CLASSES),
+        (index(&group_id), registry::INDEX),
         (classifier(&"ab".into()), registry::CLASSIFIER),
         (predictions(v, 1), registry::PREDICTIONS),
         (labels(&Checksum::of(b"")), registry::LABELS),
@@ -101,8 +102,8 @@ fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
 #[test]
 fn the_folders_are_those_of_the_registry() {
     let named = [
-        VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, CLASSIFIER, PREDICTED, LABELS, EXTRACTORS,
-        SCORES, PCA, FEATURES, CSV, REJECTS, DUPLICATES, OUTLIERS, RUNS, INBOX, TICKETS,
+        VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, INDEX, CLASSIFIER, PREDICTED, LABELS,
+        EXTRACTORS, SCORES, PCA, FEATURES, CSV, REJECTS, DUPLICATES, OUTLIERS, RUNS, INBOX, TICKETS,
     ];
     assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
     let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();

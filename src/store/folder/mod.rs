@@ -25,7 +25,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use rayon::prelude::*;
 use tempfile::NamedTempFile;
 
-use super::{Middle, Object, Store};
+use super::{Middle, Object, OpenFile, Store};
 use crate::{Error, ErrorKind, Result};
 use files::{Existing, Workspace, at, open_regular, publish, publish_name, read_within, second_name, stamp, temporary};
 pub(crate) use names::escaped_name;
@@ -232,6 +232,11 @@ impl Store for FolderStore {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(key)?;
         Self::blocking(move || Self::read_part(&path, range)).await
+    }
+
+    async fn open(&self, key: &str) -> Result<Option<OpenFile>> {
+        let path = self.path(key)?;
+        Self::blocking(move || open_regular(&path).map(|(file, _)| Some(OpenFile::new(file)))).await
     }
 
     async fn get_part(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {

@@ -6,6 +6,7 @@
 
 mod files;
 mod findings;
+mod index;
 mod named;
 mod notes;
 mod numbers;

@@ -9,8 +9,8 @@ use super::{Fault, Named, Survey, detail};
 use crate::{
     ErrorKind, Result,
     dataset::{
-        Checksum, FileRef, GroupEntry, GroupRecord, Manifest, PartList, ShardEntry, add_labels, contents, from_record,
-        keys,
+        self, Checksum, FileRef, GroupEntry, GroupRecord, Manifest, PartList, ShardEntry, add_labels, contents,
+        from_record, keys,
     },
     ids::Version,
     store::Store,
@@ -71,6 +71,9 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     }
     // Rules whose id cannot be made are those of another release; the classifier itself is named all the same.
     for file in contents::of_classifier(manifest).unwrap_or_default() {
+        survey.name_file(version, &file);
+    }
+    for file in dataset::index_files(manifest) {
         survey.name_file(version, &file);
     }
     if let Some(file) = &manifest.settings.labels {

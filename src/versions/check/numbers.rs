@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt, stream};
 
-use super::{Fault, Survey, findings, scores::Scores};
+use super::{Fault, Survey, findings, index, scores::Scores};
 use crate::{
     Error, Result,
     dataset::{
@@ -100,6 +100,7 @@ pub(super) async fn check(
     }
     scores.finish(survey);
     findings::check(survey, output).await?;
+    index::check(survey, output).await?;
     check_totals(survey, output).await
 }
 
@@ -372,7 +373,7 @@ pub(super) async fn classifier(
 
 impl Survey {
     /// Whether the table of a shard is not damaged.
-    fn is_whole(&self, shard: &ShardEntry) -> bool {
+    pub(super) fn is_whole(&self, shard: &ShardEntry) -> bool {
         shard.features().is_none_or(|file| !self.problems.contains_key(&file.key))
     }
 }

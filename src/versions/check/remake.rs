@@ -28,7 +28,7 @@ use crate::{
     ids::{GroupId, ShardId},
     model::ExtractorRecord,
     pca::Basis,
-    stages::{MergeWork, PartFiles, Plan, csv_header, group_sums, read_sums, remake_group, sum_of_groups},
+    stages::{MergeWork, PartFiles, Plan, csv_header, group_sums, read_sums, remake_group, segment, sum_of_groups},
     store::Store,
 };
 
@@ -49,6 +49,7 @@ pub(super) async fn content(survey: &Survey, output: &dyn Store, key: &str) -> R
         registry::TOTALS => totals(survey, output, key).await,
         registry::BASIS => basis(survey, output, key).await,
         registry::CLASSES => classes(survey, output, key).await,
+        registry::INDEX => segment_of(survey, output, key).await,
         registry::CLASSIFIER => classifier(survey, output, key).await,
         registry::PREDICTIONS => predictions(survey, output, key).await,
         registry::PART | registry::LABEL_PART => part(survey, output, key).await,
@@ -156,6 +157,7 @@ async fn group(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
                 extractor: plan.extractor.clone(),
                 compression: plan.settings.compression(),
                 classes: None,
+                index: false,
                 labels: plan.settings.label_rules(),
             };
             let files = remake_group(output, &work).await?;
@@ -200,6 +202,13 @@ async fn classes(survey: &Survey, output: &dyn Store, key: &str) -> Result<Optio
     let Some(record) = keys::parse_classes(key).and_then(|id| survey.groups.get(&id)) else { return Ok(None) };
     let Some(summary) = manifest.classifier.as_ref().and_then(dataset::Classification::fitted) else { return Ok(None) };
     numbers::classes(output, manifest, &summary.rules, record).await.map(Some)
+}
+
+/// A segment of the search index.
+async fn segment_of(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    let Some(manifest) = owner(survey, key) else { return Ok(None) };
+    let Some(record) = keys::parse_index(key).and_then(|id| survey.groups.get(&id)) else { return Ok(None) };
+    segment(output, &manifest.extractor, record).await
 }
 
 /// A classifier, fitted again to a version whose run has fitted it.

@@ -26,7 +26,7 @@ use crate::{
 const ROUNDS: u32 = 6;
 
 /// The order of repairs: what others are made from comes first.
-const ORDER: [FileKind; 24] = [
+const ORDER: [FileKind; 25] = [
     registry::VERSION,
     registry::RUN_MANIFEST,
     registry::CLAIM,
@@ -37,6 +37,7 @@ const ORDER: [FileKind; 24] = [
     registry::TOTALS,
     registry::BASIS,
     registry::CLASSES,
+    registry::INDEX,
     registry::CLASSIFIER,
     registry::EXTRACTOR,
     registry::PART,

@@ -1,0 +1,47 @@
+//! An open file, of which parts are read.
+
+use std::{fs::File, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{Error, ErrorKind, Result};
+
+/// An open file of a folder. Deleting or replacing its key does not change what is read.
+#[derive(Clone, Debug)]
+pub struct OpenFile(Arc<Shared>);
+
+#[cfg(unix)]
+type Shared = File;
+/// Its position is shared by all readers.
+#[cfg(not(unix))]
+type Shared = std::sync::Mutex<File>;
+
+impl OpenFile {
+    pub(super) fn new(file: File) -> Self {
+        OpenFile(Arc::new(Shared::from(file)))
+    }
+
+    /// Reads the bytes of `range`. Blocks. Fails with `Store.Failed` if the file ends before the range does.
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let failed =
+            |e: std::io::Error| Error::new(ErrorKind::StoreFailed, "a part of a file cannot be read").source(e);
+        let length = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|e| Error::new(ErrorKind::StoreFailed, "a part of a file is too long").source(e))?;
+        let mut body = vec![0; length];
+        self.read_at(&mut body, range.start).map_err(failed)?;
+        Ok(body.into())
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, body: &mut [u8], start: u64) -> std::io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self.0.as_ref(), body, start)
+    }
+
+    #[cfg(not(unix))]
+    fn read_at(&self, body: &mut [u8], start: u64) -> std::io::Result<()> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(body)
+    }
+}
