@@ -3,15 +3,15 @@
 use ndarray::Array2;
 
 /// Numbers of a row.
-pub const COLUMNS: usize = 1_280;
+pub(crate) const COLUMNS: usize = 1_280;
 /// Views of one thing.
-pub const VIEWS: usize = 40;
+pub(crate) const VIEWS: usize = 40;
 /// Directions in which things differ, and in which views of one thing do.
 const FACTORS: usize = 60;
 
 /// How rows are made.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Clusters of views of one thing; every 100th row is another one that was saved again.
     Views,
     /// Uniform in [0, 6], the worst case.
@@ -24,13 +24,13 @@ fn on_grid(x: f64) -> f32 {
 }
 
 /// Directions that all rows share: `[FACTORS, COLUMNS]`.
-pub fn factors() -> Array2<f32> {
+pub(crate) fn factors() -> Array2<f32> {
     let mut random = fastrand::Rng::with_seed(3);
     Array2::from_shape_simple_fn((FACTORS, COLUMNS), || (random.f32() + random.f32() + random.f32() - 1.5) * 2.0)
 }
 
 /// A row of the data: things differ by a combination of factors and by features of their own, views by smaller ones.
-pub fn row(number: usize, kind: Kind, factors: &Array2<f32>) -> Vec<f32> {
+pub(crate) fn row(number: usize, kind: Kind, factors: &Array2<f32>) -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(number as u64 + 1_000_000_007);
     if kind == Kind::Noise {
         return (0..COLUMNS).map(|_| on_grid(random.f64() * 6.0)).collect();

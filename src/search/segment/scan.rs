@@ -123,7 +123,7 @@ impl Segment {
         let (coarse, scale, own) = (coarse.next_up(), scale as f32, own as f32);
         let stretch = ((1.0 - self.excess()) as f32) * (1.0 - ROUNDING);
         let of_blocks = self.codes.chunks(2 * LANES * width.max(1)).map(|block| squared_codes(&codes, block));
-        let none = std::iter::repeat([0; LANES]).take(if width == 0 { bounds.len().div_ceil(LANES) } else { 0 });
+        let none = std::iter::repeat_n([0; LANES], if width == 0 { bounds.len().div_ceil(LANES) } else { 0 });
         let blocks = of_blocks.chain(none).zip(bounds.chunks_mut(LANES)).zip(self.residuals.chunks(LANES));
         for ((sums, bounds), residuals) in blocks {
             for ((bound, sum), residual) in bounds.iter_mut().zip(&sums).zip(residuals) {

@@ -46,7 +46,7 @@ fn path(row: usize) -> String {
 }
 
 fn label(row: usize) -> Option<String> {
-    (row % 7 != 0).then(|| format!("l{}", row % 3))
+    (!row.is_multiple_of(7)).then(|| format!("l{}", row % 3))
 }
 
 fn written(rows: &Array2<f32>) -> Vec<u8> {
@@ -55,7 +55,7 @@ fn written(rows: &Array2<f32>) -> Vec<u8> {
     for (name, range) in [("a", 0..half), ("b", half..rows.nrows())] {
         let paths: Vec<String> = range.clone().map(path).collect();
         let labels: Vec<_> = range.clone().map(label).collect();
-        let splits: Vec<_> = range.clone().map(|row| (row % 2 == 0).then(|| "train".to_owned())).collect();
+        let splits: Vec<_> = range.clone().map(|row| row.is_multiple_of(2).then(|| "train".to_owned())).collect();
         let features = rows.slice(ndarray::s![range, ..]);
         let shard = &ShardId::from(name);
         writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features }).unwrap();
@@ -137,7 +137,7 @@ proptest! {
                 let except = segment.row_of(&paths, &path(2)).unwrap();
                 prop_assert_eq!(except, (count > 2).then_some(2));
                 let filter = if filtered { Filter { label: Some("l1"), split: Some("train"), except } } else { Filter::default() };
-                let wanted = |row: usize| !filtered || (label(row).as_deref() == Some("l1") && row % 2 == 0 && row != 2);
+                let wanted = |row: usize| !filtered || (label(row).as_deref() == Some("l1") && row.is_multiple_of(2) && row != 2);
                 let expected = brute_force(&rows, &query, metric, wanted, answers);
                 let (found, _) = searched(&file, &segment, &prepared, &filter, answers).unwrap();
                 prop_assert_eq!(&found, &expected);
@@ -207,7 +207,7 @@ fn a_row_keeps_its_features_its_place_and_its_texts() {
         assert_eq!(segment.features(&file[at.start as usize..at.end as usize]), row.to_vec());
         assert_eq!(segment.path(&paths, number as u32).unwrap(), path(number));
         assert_eq!(segment.label(number as u32).map(str::to_owned), label(number));
-        assert_eq!(segment.split(number as u32), (number % 2 == 0).then_some("train"));
+        assert_eq!(segment.split(number as u32), number.is_multiple_of(2).then_some("train"));
         let (shard, position) = segment.place(number as u32).unwrap();
         assert_eq!(
             (shard.as_str(), position),
