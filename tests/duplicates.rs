@@ -207,7 +207,7 @@ async fn outliers_are_those_of_all_scores() {
         };
         let centre = median(distances.iter().map(|(distance, _)| *distance).collect());
         let deviation = 1.4826 * median(distances.iter().map(|(distance, _)| (distance - centre).abs()).collect());
-        let threshold = version.outliers.as_ref().unwrap().threshold;
+        let threshold = version.outliers.as_ref().unwrap().threshold.unwrap();
         assert!((threshold - centre - 5.0 * deviation).abs() < 1e-9, "{threshold} {centre} {deviation}");
         let expected: BTreeSet<&str> =
             distances.iter().filter(|(distance, _)| *distance > threshold).map(|(_, path)| path.as_str()).collect();

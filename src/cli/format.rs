@@ -3,7 +3,7 @@
 pub(crate) use pomona::escape_invisible;
 pub(crate) use pomona::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
 use pomona::{
-    dataset::{Duplicates, Searched},
+    dataset::{Duplicates, Outliers, Searched},
     ids::Version,
 };
 
@@ -56,6 +56,14 @@ pub(crate) fn duplicates(found: &Duplicates) -> String {
         across(found.across_splits, "splits"),
         limited(found),
     )
+}
+
+/// How many outliers there are, for a line of a summary.
+pub(crate) fn outliers(found: &Outliers) -> String {
+    match found.threshold {
+        Some(_) => counted(found.rows, "outlier"),
+        None => "Outliers were not searched: there are too many images".to_owned(),
+    }
 }
 
 /// What was not searched, if anything.

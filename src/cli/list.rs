@@ -127,7 +127,7 @@ async fn outliers(list: ListOptions) -> Result<()> {
             if found.is_empty() {
                 return out(&format!("No outliers among {images}\n"));
             }
-            let threshold = version.outliers.as_ref().map_or(0.0, |summary| summary.threshold);
+            let threshold = version.outliers.as_ref().and_then(|summary| summary.threshold).unwrap_or_default();
             let head = format::counted(found.len() as u64, "outlier");
             let mut text = format!("{head} among {images}, farther than {threshold:.2} from the mean\n");
             let rows = found.iter().take(list.rows).map(|row| {

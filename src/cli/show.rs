@@ -119,8 +119,8 @@ fn classifier(manifest: &Manifest) -> String {
 /// Duplicates and outliers; nothing for versions of releases without them.
 fn findings(manifest: &Manifest) -> String {
     let Some(duplicates) = &manifest.duplicates else { return String::new() };
-    let outliers = manifest.outliers.as_ref().map_or(0, |found| found.rows);
-    let mut rows = vec![vec![format::duplicates(duplicates)], vec![format::counted(outliers, "outlier")]];
+    let mut rows = vec![vec![format::duplicates(duplicates)]];
+    rows.extend(manifest.outliers.iter().map(|found| vec![format::outliers(found)]));
     if duplicates.across_labels > 0 {
         rows.push(format::row(["`pomona list duplicates --across-labels` prints the groups with different labels"]));
     }

@@ -141,7 +141,7 @@ impl<'a> Finished<'a> {
             components_for_90_percent: manifest.basis.components_for_90_percent,
             accuracy: learned(manifest).map(|summary| summary.correct as f64 / summary.images.max(1) as f64),
             duplicates: manifest.duplicates.as_ref(),
-            outliers: manifest.outliers.as_ref().map(|found| found.rows),
+            outliers: manifest.outliers.as_ref().filter(|found| found.threshold.is_some()).map(|found| found.rows),
             seconds,
             seconds_by_stage: summary.seconds.iter().map(|(stage, s)| (stage.clone(), (*s).into())).collect(),
             images_per_second: figures.inferred as f64 / seconds,
@@ -269,7 +269,7 @@ fn classifier(manifest: &Manifest) -> String {
 /// Duplicates and outliers.
 fn findings(manifest: &Manifest) -> String {
     let duplicates = manifest.duplicates.iter().map(|found| format!("{}\n", format::duplicates(found)));
-    let outliers = manifest.outliers.iter().map(|found| format!("{}\n", format::counted(found.rows, "outlier")));
+    let outliers = manifest.outliers.iter().map(|found| format!("{}\n", format::outliers(found)));
     duplicates.chain(outliers).collect()
 }
 

@@ -9,13 +9,16 @@ use super::{
     bill::{self, BillLine},
     limits::{fit, limits},
     prices::{Cost, Emr, Prices, Usage},
-    schedule::{GROUP_SUMS, PLAN_MB, REDUCE_MB, time},
+    schedule::{GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, time},
 };
 pub use super::{
     limits::{Fit, Limit, Remedy},
     schedule::{BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, Map, Schedule, Workload},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::{Searched, settings::DUPLICATE_IMAGES_ON_AWS},
+};
 
 /// Stored bytes per image: features and scores.
 const STORED_PER_IMAGE: f64 = 5_600.0;
@@ -89,6 +92,9 @@ pub fn requests(run: &Counts) -> Usage {
     // per call of project: the classifier.
     let (gets_of_classifier, puts_of_classifier) =
         if classifier { (2 * shards + parts + lines.project, parts) } else { (0, 0) };
+    // Features for the duplicates, and scores for the outliers.
+    let searched = Searched::among(images, DUPLICATE_IMAGES_ON_AWS) != Searched::Nothing;
+    let gets_of_findings = if searched { shards + parts } else { 0 };
     // A list of batches, and its lines.
     let batched = lines.project < parts;
     // Per group a segment, from the features of its shards.
@@ -121,12 +127,12 @@ pub fn requests(run: &Counts) -> Usage {
             + 4 * lines.rounds
             + 10 * lines.list,
         // Images; then, per computed shard: lines of the list of objects, earlier rows, features, its record twice; per shard:
-        // its record, features for the duplicates and scores for the outliers; per group: lines of the list of shards, sums,
-        // records (5), a list of parts; per part: features, its record twice, and the scores of some; per call of project: the
-        // basis.
+        // its record; per group: lines of the list of shards, sums, records (5), a list of parts; per part: features, its
+        // record twice, and the scores of some; per call of project: the basis.
         gets: inferred
             + 5 * made
-            + 3 * shards
+            + shards
+            + gets_of_findings
             + gets_of_classifier
             + gets_of_index
             + 8 * groups
@@ -174,7 +180,7 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
             + billed(&schedule.merge, REDUCE_MB)
             + one(schedule.reduce, REDUCE_MB)
             + billed(&schedule.project, PLAN_MB)
-            + one(schedule.publish, PLAN_MB),
+            + one(schedule.publish, PUBLISH_MB),
         events: if work.uploads { work.images + base.events } else { base.events },
         queue_requests: if work.uploads { work.images * QUEUE_REQUESTS } else { 0 },
         // One request per object. A bucket key of the results bucket needs next to none.

@@ -51,11 +51,12 @@ pub(super) mod time {
     pub(crate) const INDEX_IMAGE: f64 = 6e-5;
     /// Scores of one image on one processor.
     pub(crate) const PROJECT_IMAGE: f64 = 1e-4;
-    /// Projection of one image for the search of duplicates, and that search, on one processor.
+    /// One image in the search of duplicates, and in that of outliers, on one processor. Tables are read meanwhile.
     pub(crate) const SEARCH_IMAGE: f64 = 1e-4;
 }
-/// Memory in MiB of the functions plan, project and publish in `template.yaml`, and of reduce.
+/// Memory in MiB of the functions plan and project in `template.yaml`, of publish, and of reduce.
 pub(super) const PLAN_MB: f64 = 1_769.0;
+pub(super) const PUBLISH_MB: f64 = 3_008.0;
 pub(super) const REDUCE_MB: f64 = 3_008.0;
 /// Bytes per second that one function reads from S3.
 const S3_BANDWIDTH: f64 = 75e6;
@@ -369,8 +370,7 @@ impl Schedule {
                 + 8.0 * time::REQUEST,
             project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
             publish: records(shards as f64)
-                + searched * (FEATURES / S3_BANDWIDTH + time::SEARCH_IMAGE)
-                + images * SCORES / S3_BANDWIDTH
+                + searched * ((FEATURES + SCORES) / S3_BANDWIDTH).max(time::SEARCH_IMAGE / (PUBLISH_MB / MB_PER_PROCESSOR))
                 + 10.0 * time::REQUEST,
         }
     }

@@ -53,8 +53,9 @@ pub struct Duplicates {
 /// The outliers of a version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outliers {
-    /// The distance from which on an image is an outlier.
-    pub threshold: f64,
+    /// The distance from which on an image is an outlier. None if outliers were not searched, because the version has more
+    /// images than [`Searched::among`] searches.
+    pub threshold: Option<f64>,
     /// Number of outliers: rows of the table.
     pub rows: u64,
     /// The table.

@@ -2,7 +2,8 @@
 //!
 //! Reads all scores. An outlier is an image whose Mahalanobis distance from the mean exceeds the median of all distances
 //! by five median absolute deviations, which are scaled to be standard deviations where distances are normal. The table is
-//! a function of the scores and their variances.
+//! a function of the scores and their variances. All distances are in memory, so there are none for versions with too many
+//! images to search duplicates among them.
 
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::{
     Result,
     dataset::{
-        BasisSummary, FileRef, LabelCount, Outliers, Part,
+        BasisSummary, FileRef, LabelCount, Outliers, Part, Searched,
         blocking::run_blocking,
         keys, partition,
         settings::Settings,
@@ -46,9 +47,13 @@ pub(crate) struct Scored<'a> {
 /// Finds the outliers. Returns the summary, and keys and contents of the files that it names. Fails with
 /// `Dataset.Corrupt`.
 pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outliers, Vec<(String, Bytes)>)> {
+    let images = of.parts.iter().map(|part| part.rows).sum();
+    if Searched::among(images, of.settings.duplicate_images()) == Searched::Nothing {
+        return Ok((Outliers { threshold: None, rows: 0, files: Vec::new() }, Vec::new()));
+    }
     let files: Vec<&FileRef> = of.parts.iter().flat_map(|part| &part.scores).collect();
     let folders = Folders::new(of.labels);
-    let mut all: Vec<f64> = Vec::with_capacity(of.parts.iter().map(|part| part.rows as usize).sum());
+    let mut all: Vec<f64> = Vec::with_capacity(images as usize);
     let mut lengths = Vec::with_capacity(files.len());
     let read = |file: FileRef| read(output, of.basis, file);
     let reads: Vec<_> = files.iter().map(|file| read((*file).clone())).collect();
@@ -86,7 +91,7 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
         })
         .collect::<Result<_>>()?;
     let files = written.iter().map(|(key, body)| FileRef::of(key.clone(), body)).collect();
-    Ok((Outliers { threshold, rows: rows.len() as u64, files }, written))
+    Ok((Outliers { threshold: Some(threshold), rows: rows.len() as u64, files }, written))
 }
 
 /// The labels of the folders of a partitioned table.

@@ -91,14 +91,17 @@ pub async fn duplicates(output: &dyn Store, version: &Manifest) -> Result<Vec<Du
     Ok(rows.chunk_by(|a, b| a.group == b.group).map(DuplicateGroup::new).collect())
 }
 
-/// All outliers, the most distant first. Fails with `Input.Invalid` if the version has no table of them, and with
-/// `Dataset.Corrupt`.
+/// All outliers, the most distant first. Fails with `Input.Invalid` if they were not searched, and with `Dataset.Corrupt`.
 pub async fn outliers(output: &dyn Store, version: &Manifest) -> Result<Vec<Outlier>> {
     let Some(summary) = &version.outliers else {
         return Err(missing(
             "this version has no table of outliers: it is of an older release; the next run makes one",
         ));
     };
+    if summary.threshold.is_none() {
+        let message = "outliers were not searched: the version has too many images; allow more with --duplicate-images";
+        return Err(missing(message).context("images", version.images));
+    }
     let rows = tables::read_all(output, &summary.files, tables::read_outliers).await?;
     Ok(rows.into_iter().map(Outlier::from).collect())
 }

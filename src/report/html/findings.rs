@@ -30,13 +30,16 @@ pub(super) fn nearest(content: &Content<'_>) -> Markup {
 }
 
 pub(super) fn outliers(content: &Content<'_>) -> Markup {
-    let Some(summary) = &content.found.outliers else { return html! {} };
+    let Some((summary, threshold)) = content.found.outliers.as_ref().and_then(|found| Some((found, found.threshold?)))
+    else {
+        return html! {};
+    };
     html! {
         section #outliers {
             h2 { "Outliers" }
             p {
                 (counted(summary.rows, "image")) " with a Mahalanobis distance above "
-                (format!("{:.1}", summary.threshold)) " from the mean of all images. The threshold is the median of the "
+                (format!("{:.1}", threshold)) " from the mean of all images. The threshold is the median of the "
                 "distances plus five times their scaled median absolute deviation. All "
                 (count(content.manifest.images)) " images were measured."
             }
