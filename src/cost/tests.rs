@@ -132,12 +132,12 @@ fn the_first_user_pays_cents() {
     assert!(estimate.seconds < estimate.emr.seconds / 10.0);
 }
 
-/// From the first request to the last, with new functions and the shards that the plan cuts. A classifier of 131 labels
-/// takes longer: its sums, its fit and a second look at all features.
+/// From the first request to the last, with new functions and the shards that the plan cuts. The search index and the search
+/// for duplicates take 3 s, a classifier of 131 labels 5 s: its fit and a second look at all features.
 #[test]
-fn the_first_user_with_a_hundred_functions_waits_less_than_twenty_seconds() {
+fn the_first_user_with_a_hundred_functions_waits_less_than_half_a_minute() {
     let deployment = Deployment { concurrency: 100, ..Deployment::default() };
-    for (labels, most_seconds, most_dollars) in [(0, 20.0, 0.033), (131, 25.5, 0.034)] {
+    for (labels, most_seconds, most_dollars) in [(0, 23.0, 0.0335), (131, 28.0, 0.0345)] {
         let work = Workload { labels, ..Workload::new(22_688) };
         let estimate = estimate(work, deployment, prices()).unwrap();
         let (schedule, shards) = (Schedule::new(&work, &deployment, 100.0), Shards::new(&work));
