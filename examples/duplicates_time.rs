@@ -38,7 +38,8 @@ async fn main() {
     let extractor = embedded_info(FeatureRange::default(), Decoding::default());
     let settings = Settings::default();
     let started = Instant::now();
-    let of = DuplicatesOf { version: Version(1), shards: &shards, extractor: &extractor, settings: &settings, base: None };
+    let of =
+        DuplicatesOf { version: Version(1), shards: &shards, extractor: &extractor, settings: &settings, base: None };
     let (found, files) = duplicates(output.as_ref(), of).await.unwrap();
     let seconds = started.elapsed().as_secs_f64();
     let peak = peak_mb();

@@ -370,7 +370,8 @@ impl Schedule {
                 + 8.0 * time::REQUEST,
             project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
             publish: records(shards as f64)
-                + searched * ((FEATURES + SCORES) / S3_BANDWIDTH).max(time::SEARCH_IMAGE / (PUBLISH_MB / MB_PER_PROCESSOR))
+                + searched
+                    * ((FEATURES + SCORES) / S3_BANDWIDTH).max(time::SEARCH_IMAGE / (PUBLISH_MB / MB_PER_PROCESSOR))
                 + 10.0 * time::REQUEST,
         }
     }

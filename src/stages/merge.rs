@@ -51,7 +51,8 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
     let record = record(&work, &shards);
-    let (finished, turn) = (finished(output, &record).await?, Turn::wait(&work.extractor, work.classes.as_ref(), &record));
+    let (finished, turn) =
+        (finished(output, &record).await?, Turn::wait(&work.extractor, work.classes.as_ref(), &record));
     let (own, turn) = (record.clone(), turn.await);
     // Without earlier sums, those of the classes and of all rows come from the same products.
     let (classes, all) = match &turn {

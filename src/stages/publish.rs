@@ -21,7 +21,7 @@ use crate::{
     Error, ErrorKind, Result,
     dataset::{
         self, Classification, ClassifierSummary, Duplicates, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest,
-        Outliers, Outputs, Part, PartList, ShardEntry, RunFigures, SplitCount, VersionState,
+        Outliers, Outputs, Part, PartList, RunFigures, ShardEntry, SplitCount, VersionState,
         classification::add_splits,
         contents, inbox, keys, lease,
         record::{Hasher, damaged},

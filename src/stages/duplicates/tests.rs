@@ -33,8 +33,7 @@ fn image() -> impl Strategy<Value = Image> {
 impl Image {
     fn features(&self) -> Vec<f32> {
         let mut random = fastrand::Rng::with_seed(u64::from(self.centre % 30));
-        let value =
-            |x: u32, column: usize| (x as f32 + if column == 3 { f32::from(self.change) } else { 0.0 }) / 64.0;
+        let value = |x: u32, column: usize| (x as f32 + if column == 3 { f32::from(self.change) } else { 0.0 }) / 64.0;
         (0..COLUMNS).map(|column| value(random.u32(..64), column)).collect()
     }
 

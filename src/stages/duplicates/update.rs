@@ -14,7 +14,11 @@ use rayon::prelude::*;
 use super::{Content, Found, Member, Subject, content_of, copies};
 use crate::{
     ErrorKind, Result,
-    dataset::{FileRef, Searched, ShardEntry, blocking::run_blocking, tables::{self, FeatureRows}},
+    dataset::{
+        FileRef, Searched, ShardEntry,
+        blocking::run_blocking,
+        tables::{self, FeatureRows},
+    },
     ids::ShardId,
     model::{ExtractorInfo, FeatureRange},
     search::{Components, Limit, squared_quanta},
@@ -35,7 +39,11 @@ const STEP: usize = 128;
 
 /// Finds the duplicates with those of the base version. None if there is no such version, if it was searched otherwise, if
 /// it is damaged, or if too much is different.
-pub(super) async fn update(output: &dyn Store, rows: &Rows<'_>, (limit, of): (Limit, Subject<'_>)) -> Result<Option<Found>> {
+pub(super) async fn update(
+    output: &dyn Store,
+    rows: &Rows<'_>,
+    (limit, of): (Limit, Subject<'_>),
+) -> Result<Option<Found>> {
     match start(output, limit, of).await {
         Ok(Some(start)) => finish(rows, start).await,
         Err(e) if !e.is(ErrorKind::DatasetCorrupt) => Err(e),
@@ -88,7 +96,9 @@ fn is_within(a: &[f32], b: &[f32], limit: Limit) -> bool {
 async fn start(output: &dyn Store, limit: Limit, of: Subject<'_>) -> Result<Option<Start>> {
     let Some(base) = of.base.filter(|base| {
         let before = base.duplicates;
-        before.searched == Searched::NearDuplicates && before.distance == limit.distance() && *base.extractor == of.extractor.id
+        before.searched == Searched::NearDuplicates
+            && before.distance == limit.distance()
+            && *base.extractor == of.extractor.id
     }) else {
         return Ok(None);
     };
