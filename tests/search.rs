@@ -185,7 +185,7 @@ async fn a_missing_segment_is_an_error_and_is_made_again_by_the_next_run() {
     let error = Finder::new(output.clone(), version.clone()).nearest(&query).await.unwrap_err();
     assert!(error.is(ErrorKind::DatasetCorrupt) && error.to_string().contains(&key), "{error}");
     let found = check(output.as_ref(), Depth::Files, Judge::default(), &Silent).await.unwrap();
-    assert_eq!(found.problems.iter().map(|problem| problem.file.clone()).collect::<Vec<_>>(), [key.clone()]);
+    assert_eq!(found.problems.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), [key.as_str()]);
     run(&stores, &engine, &small_shards(), "b").await.unwrap();
     assert_eq!(output.get(&key).await.unwrap(), body);
     assert_eq!(dataset::current(output.as_ref()).await.unwrap().unwrap().version, version.version);
