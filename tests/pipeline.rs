@@ -67,8 +67,14 @@ async fn a_run_without_changes_makes_no_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_image_costs_one_read_of_its_shard_and_of_the_sums_of_its_group() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    // A classifier reads the features of a small group again.
-    let settings = Settings { shard_size: Some(16), classifier: false, ..Settings::default() };
+    // A classifier reads the features of a small group again; an index those of the group; a search for duplicates all.
+    let settings = Settings {
+        shard_size: Some(16),
+        classifier: false,
+        index: false,
+        duplicate_images: Some(0),
+        ..Settings::default()
+    };
     let first = run(&stores(&input, &output), &engine, &settings, "a").await.unwrap().manifest;
     input.put(&key(17), png(9_999)).await.unwrap();
     let noting = Arc::new(Noting { inner: output.clone(), gate: Notes::default() });

@@ -16,8 +16,10 @@ use crate::{
 /// Tables of features that are read ahead.
 const READ_AT_A_TIME: usize = 2;
 
-/// The segment that is made. It is in memory as a whole, up to 170 MB, so the other groups of the process wait.
+/// The large segment that is made. It is in memory as a whole, up to 170 MB, so those of the other groups of the process wait.
 static MADE: Semaphore = Semaphore::const_new(1);
+/// Rows of a large segment: more than 16 MB.
+const LARGE: u64 = 4_096;
 
 /// Makes the segment of a group and writes it. None without rows.
 pub(super) async fn write(
@@ -26,7 +28,7 @@ pub(super) async fn write(
     record: &GroupRecord,
 ) -> Result<Option<Checksum>> {
     // The semaphore is never closed, so there is no error.
-    let _turn = MADE.acquire().await;
+    let _turn = if record.rows > LARGE { MADE.acquire().await.ok() } else { None };
     let Some(file) = segment(output, extractor, record).await? else { return Ok(None) };
     let (checksum, file) = run_blocking(move || Ok((Checksum::of(&file), file))).await?;
     output.put(&keys::index(&record.id), file).await?;

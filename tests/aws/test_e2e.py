@@ -830,7 +830,8 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
     gets = methods.count("GET") - 168
     assert receipt["usage"]["puts"] == pytest.approx(puts, rel=0.25), (puts, receipt["usage"])
     assert receipt["usage"]["gets"] == pytest.approx(gets, rel=0.25), (gets, receipt["usage"])
-    assert receipt["usage"]["invocations"] == 3 + 2 * shards + 1
+    # One call of project takes all parts of so few rows.
+    assert receipt["usage"]["invocations"] == 3 + shards + 1 + 1
     lines = {line["stage"]: line for line in receipt["lines"]}
     assert lines["featurize"]["invocations"] == shards and lines["featurize"]["memory_mb"] == 1769
     assert lines["merge"]["invocations"] == 1 and lines["merge"]["memory_mb"] == 3008

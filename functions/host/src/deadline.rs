@@ -16,12 +16,13 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// A deadline at `at`. Lambda always sends one; a time in the past means that there is none: `cargo lambda watch` says
-    /// 600,000 ms after 1970 for each call.
+    /// A deadline at `at`. Lambda always sends one; the first day of 1970 means that there is none: `cargo lambda watch` says
+    /// 600,000 ms after its beginning for each call.
     pub(crate) fn new(at: SystemTime) -> Self {
         let stop = CancellationToken::new();
-        let wait = at.duration_since(SystemTime::now()).ok().map(|left| {
-            let time = time_to_work(left);
+        let is_real = at.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since > Duration::from_secs(86_400));
+        let wait = is_real.then(|| {
+            let time = time_to_work(at.duration_since(SystemTime::now()).unwrap_or_default());
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(time).await;
