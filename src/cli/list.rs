@@ -189,10 +189,7 @@ fn text(suspects: &[Suspect], limit: usize) -> String {
             text.push_str(&nearest(near));
         }
     }
-    if suspects.len() > limit {
-        text.push_str(&format!("  … and {} more; --json prints all\n", format::count((suspects.len() - limit) as u64)));
-    }
-    text
+    text + &more(suspects.len(), limit)
 }
 
 fn nearest(near: &[Neighbour]) -> String {

@@ -56,14 +56,7 @@ pub(crate) async fn search(args: SearchArgs) -> Result<()> {
 /// The features of a photo.
 async fn features(args: &SearchArgs, photo: &str, finder: &Finder) -> Result<Vec<f32>> {
     let workers = run::workers_for(args.model.as_deref(), args.engine, Some(1), &finder.version().extractor)?;
-    let (needed, model) = (&finder.version().extractor, workers.extractor().info());
-    if needed.id != model.id {
-        let message = "the data set has features of another model, or of another release of Pomona";
-        let name = |info: &pomona::model::ExtractorInfo| format!("{} ({})", info.model, info.id);
-        return Err(Error::new(ErrorKind::ClassifierOtherModel, message)
-            .context("data set", name(needed))
-            .context("model", name(model)));
-    }
+    finder.check(workers.extractor().info())?;
     let (name, features) = predict::features_of(&workers, photo).await?;
     features.map_err(|reject| {
         Error::new(ErrorKind::InputInvalid, "the photo cannot be read as an image")

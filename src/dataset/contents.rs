@@ -11,12 +11,13 @@ use super::{
     commit, from_json, get_file, index_files, keys,
     record::{Checksum, FileRef, damaged, from_record, get_checked},
     released::ReleasedShard,
-    tables::{self, PredictionRow},
+    tables::{self, FeatureRows, LabelledFeatures, PredictionRow},
 };
 use crate::{
     Error, Result,
     classify::Classifier,
     ids::{GroupId, ShardId},
+    model::ExtractorInfo,
     store::Store,
 };
 
@@ -84,6 +85,22 @@ pub(crate) async fn shard(output: &dyn Store, id: &ShardId) -> Result<(ShardReco
 pub async fn groups(output: &dyn Store, groups: &[GroupEntry]) -> Result<Vec<GroupRecord>> {
     let reads: Vec<_> = groups.iter().map(|entry| group(output, entry)).collect();
     stream::iter(reads).buffered(CONCURRENCY).try_collect().await
+}
+
+/// The rows of a table of features. Fails with `Dataset.Corrupt`.
+pub(crate) async fn feature_rows(output: &dyn Store, extractor: &ExtractorInfo, file: &FileRef) -> Result<FeatureRows> {
+    let (body, extractor, key) = (file.read(output).await?, extractor.clone(), file.key.clone());
+    run_blocking(move || tables::read_features(body, &extractor, &key)).await
+}
+
+/// What searches and sums need of a table of features. Fails with `Dataset.Corrupt`.
+pub(crate) async fn labelled_features(
+    output: &dyn Store,
+    extractor: &ExtractorInfo,
+    file: &FileRef,
+) -> Result<LabelledFeatures> {
+    let (body, extractor, key) = (file.read(output).await?, extractor.clone(), file.key.clone());
+    run_blocking(move || tables::read_labelled_features(body, &extractor, &key)).await
 }
 
 /// All shards of a version, in key order. Fails with `Dataset.Corrupt`.

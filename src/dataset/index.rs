@@ -1,5 +1,7 @@
 //! The search index of a version, as its manifest says it.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Checksum, FileRef, GroupEntry, Manifest, keys, settings::Settings};
@@ -25,10 +27,10 @@ impl SearchIndex {
     }
 }
 
-/// The segment of a group that a version has.
-pub(crate) fn segment_of(version: &Manifest, group: &GroupId) -> Option<Checksum> {
-    let at = version.groups.iter().position(|entry| entry.id == *group)?;
-    version.index.as_ref()?.segments.get(at)?.clone()
+/// The segments of the groups of a version; None for a group without rows. Empty without an index.
+pub(crate) fn segments_of(version: &Manifest) -> HashMap<&GroupId, Option<&Checksum>> {
+    let segments = version.index.iter().flat_map(|index| &index.segments).map(Option::as_ref);
+    version.groups.iter().map(|group| &group.id).zip(segments).collect()
 }
 
 /// The files of the index of a version.

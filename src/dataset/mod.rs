@@ -50,7 +50,7 @@ pub use contents::GroupRef;
 pub use figures::RunFigures;
 pub use findings::{Duplicates, Outliers, Searched};
 pub use index::SearchIndex;
-pub(crate) use index::{index_files, segment_of};
+pub(crate) use index::{index_files, segments_of};
 pub(crate) use manifest::add_labels;
 pub use manifest::{
     BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,

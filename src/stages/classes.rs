@@ -16,9 +16,9 @@ use crate::{
     dataset::{
         Checksum, FileRef, GroupRecord, GroupRef, ShardEntry,
         blocking::run_blocking,
-        keys,
-        tables::{self, FeatureRows},
-        training::{Training, TrainingRules},
+        contents, keys,
+        tables::{self, FeatureRows, LabelledFeatures},
+        training::{Role, Training, TrainingRules},
     },
     ids::ShardId,
     model::ExtractorInfo,
@@ -142,7 +142,7 @@ async fn differing(
             for table in tables {
                 let other = |row: usize| others.get(table.paths[row].as_str());
                 let differs = |row| other(row).is_none_or(|(other, at)| !sums_as(table, row, other, *at));
-                add(&mut summer, &training, table, differs)?;
+                add(&mut summer, &training.roles(table), table, differs)?;
             }
             summer.finish()
         };
@@ -158,8 +158,7 @@ fn sums_as(a: &FeatureRows, row: usize, b: &FeatureRows, other: usize) -> bool {
 
 /// The rows of a table of features. Fails with `Dataset.Corrupt`.
 pub(super) async fn rows_of(output: &dyn Store, extractor: &ExtractorInfo, file: FileRef) -> Result<FeatureRows> {
-    let (body, key, info) = (file.read(output).await?, file.key, extractor.clone());
-    run_blocking(move || Ok(tables::read_labelled_features(body, &info, &key)?.into_rows())).await
+    contents::labelled_features(output, extractor, &file).await.map(LabelledFeatures::into_rows)
 }
 
 /// Reads a file of sums. Fails with `Dataset.Corrupt`.
@@ -193,12 +192,12 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, training: &Training, rows: &FeatureRows, others: Others) -> Result<()> {
-        add(&mut self.learned, training, rows, |_| true)?;
+        let roles = training.roles(rows);
+        add(&mut self.learned, &roles, rows, |_| true)?;
         if others == Others::LeftOut {
             return Ok(());
         }
-        let labels: Vec<Option<&str>> =
-            training.roles(rows).iter().map(|role| role.learns.is_none().then_some("")).collect();
+        let labels: Vec<Option<&str>> = roles.iter().map(|role| role.learns.is_none().then_some("")).collect();
         if labels.iter().any(Option::is_some) {
             let summer = self.others.get_or_insert_with(|| self.learned.empty());
             summer.add_rows(rows.features.view(), &labels, &vec![0; labels.len()])?;
@@ -260,9 +259,8 @@ async fn summed<'a>(
 }
 
 /// Adds those rows of a table that `counts` says.
-fn add(summer: &mut Summer, training: &Training, rows: &FeatureRows, counts: impl Fn(usize) -> bool) -> Result<()> {
-    let roles = training.roles(rows).into_iter().enumerate();
-    let learned = roles.map(|(row, role)| (role.learns.filter(|_| counts(row)), role.fold));
+fn add(summer: &mut Summer, roles: &[Role<'_>], rows: &FeatureRows, counts: impl Fn(usize) -> bool) -> Result<()> {
+    let learned = roles.iter().enumerate().map(|(row, role)| (role.learns.filter(|_| counts(row)), role.fold));
     let (labels, folds): (Vec<Option<&str>>, Vec<u8>) = learned.unzip();
     summer.add_rows(rows.features.view(), &labels, &folds)
 }

@@ -33,8 +33,6 @@ const DISTANCE: f64 = 2.5;
 /// Candidates that are decided together, if features are in memory and if they are read again.
 const CANDIDATES_IN_MEMORY: usize = 1 << 20;
 const CANDIDATES: usize = 1 << 24;
-/// Rows of a file of the table.
-const PART_ROWS: usize = 1 << 17;
 
 /// The version whose duplicates are searched.
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +122,7 @@ async fn duplicates_with(
 
 fn encode(rows: &[DuplicateRow], of: Subject<'_>) -> Result<Vec<(String, Bytes)>> {
     let (extractor, compression) = (of.extractor.id.as_str(), of.settings.compression());
-    // An empty table is a file too: readers then find the columns.
-    let parts = rows.chunks(PART_ROWS).chain(rows.is_empty().then_some(rows));
-    let encoded = parts.zip(0..).map(|(rows, part)| {
+    let encoded = tables::parts(rows).map(|(part, rows)| {
         Ok((keys::duplicates(of.version, part), tables::write_duplicates(rows, extractor, compression)?))
     });
     encoded.collect()

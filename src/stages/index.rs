@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{Checksum, GroupRecord, ShardEntry, blocking::run_blocking, keys, tables},
+    dataset::{Checksum, GroupRecord, ShardEntry, blocking::run_blocking, contents, keys, tables},
     ids::ShardId,
     model::ExtractorInfo,
     search::segment::{SegmentWriter, ShardRows, Subject},
@@ -76,9 +76,5 @@ fn read<'a>(
     shard: &'a ShardEntry,
 ) -> Option<impl Future<Output = Result<(ShardId, tables::LabelledFeatures)>> + use<'a>> {
     let file = shard.features()?;
-    Some(async move {
-        let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
-        let table = run_blocking(move || tables::read_labelled_features(body, &extractor, &key)).await?;
-        Ok((shard.id.clone(), table))
-    })
+    Some(async move { Ok((shard.id.clone(), contents::labelled_features(output, extractor, &file).await?)) })
 }

@@ -5,15 +5,13 @@
 //! a function of the scores and their variances. All distances are in memory, so there are none for versions with too many
 //! images to search duplicates among them.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     Result,
     dataset::{
-        BasisSummary, FileRef, LabelCount, Outliers, Part, Searched,
+        BasisSummary, FileRef, Outliers, Part, Searched,
         blocking::run_blocking,
         keys, partition,
         settings::Settings,
@@ -29,8 +27,6 @@ const OUTLYING: f64 = 5.0;
 const MAD_TO_DEVIATION: f64 = 1.4826;
 /// Files of scores that are read at a time.
 const AT_A_TIME: usize = 8;
-/// Rows of a file of the table.
-const PART_ROWS: usize = 1 << 17;
 
 /// The version whose outliers are searched.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +34,6 @@ pub(crate) struct Scored<'a> {
     pub(crate) version: Version,
     pub(crate) extractor: &'a ExtractorId,
     pub(crate) basis: &'a BasisSummary,
-    pub(crate) labels: &'a [LabelCount],
     pub(crate) settings: &'a Settings,
     /// All parts of the scores.
     pub(crate) parts: &'a [Part],
@@ -52,7 +47,6 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
         return Ok((Outliers { threshold: None, rows: 0, files: Vec::new() }, Vec::new()));
     }
     let files: Vec<&FileRef> = of.parts.iter().flat_map(|part| &part.scores).collect();
-    let folders = Folders::new(of.labels);
     let mut all: Vec<f64> = Vec::with_capacity(images as usize);
     let mut lengths = Vec::with_capacity(files.len());
     let read = |file: FileRef| read(output, of.basis, file);
@@ -72,7 +66,9 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
             continue;
         }
         let (scores, _) = read(file.clone()).await?;
-        let label = folders.label_of(&file.key);
+        // A partitioned table has no column of labels.
+        let folder = keys::parse_part(of.version, &file.key).and_then(|(folder, _)| folder);
+        let label = folder.map(partition::label_of_folder);
         for (row, distance) in distances.iter().enumerate().filter(|(_, distance)| **distance > threshold) {
             rows.push(OutlierRow {
                 path: scores.paths[row].clone(),
@@ -83,30 +79,14 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
     }
     rows.sort_by(|a, b| b.distance.total_cmp(&a.distance).then_with(|| a.path.cmp(&b.path)));
     let (extractor, basis) = (of.extractor.as_str(), of.basis.id.as_str());
-    let parts = rows.chunks(PART_ROWS).chain(rows.is_empty().then_some(rows.as_slice())).zip(0..);
-    let written: Vec<(String, Bytes)> = parts
-        .map(|(rows, part)| {
+    let written: Vec<(String, Bytes)> = tables::parts(&rows)
+        .map(|(part, rows)| {
             let body = tables::write_outliers(rows, extractor, basis, of.settings.compression())?;
             Ok((keys::outliers(of.version, part), body))
         })
         .collect::<Result<_>>()?;
     let files = written.iter().map(|(key, body)| FileRef::of(key.clone(), body)).collect();
     Ok((Outliers { threshold: Some(threshold), rows: rows.len() as u64, files }, written))
-}
-
-/// The labels of the folders of a partitioned table.
-struct Folders(HashMap<String, Option<String>>);
-
-impl Folders {
-    fn new(labels: &[LabelCount]) -> Self {
-        let folder = |label: &Option<String>| format!("label={}", partition::folder_value(label.as_deref()));
-        Folders(labels.iter().map(|count| (folder(&count.label), count.label.clone())).collect())
-    }
-
-    /// The label of all rows of a file. None if the file has a column of labels.
-    fn label_of(&self, key: &str) -> Option<Option<String>> {
-        key.split('/').find_map(|folder| self.0.get(folder).cloned())
-    }
 }
 
 /// Reads a file of scores, and computes the distances of its rows from the mean.

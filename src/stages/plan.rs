@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
     sync::Arc,
 };
 
@@ -156,7 +157,9 @@ impl Planning<'_> {
             None => inbox::read(output).await?,
             Some(rounds) => Inbox { notices: rounds.notices.clone(), keys: BTreeSet::new(), is_complete: false },
         };
-        let finished = finished(output).await?.without(&self.input.again);
+        let finished = finished(output, SearchIndex::is_wanted(&self.input.settings, self.extractor))
+            .await?
+            .without(&self.input.again);
         let shards = finished.shards.clone();
 
         let comparable = base.as_ref().filter(|base| base.extractor.id == self.extractor.id);
@@ -398,20 +401,20 @@ async fn shards_of(output: &dyn Store, version: &Manifest) -> Result<KnownShards
     Ok((shards, group_of))
 }
 
-/// All finished shards and groups of the output.
-async fn finished(output: &dyn Store) -> Result<Finished> {
-    let (mut shards, mut groups, mut segments) = (HashSet::new(), HashSet::new(), HashSet::new());
-    let mut pages = store::ascending(output, keys::SHARDS, None);
-    while let Some(page) = pages.try_next().await? {
-        shards.extend(page.iter().filter_map(|object| keys::parse_shard(&object.key)));
-    }
-    let mut pages = store::ascending(output, keys::GROUPS, None);
-    while let Some(page) = pages.try_next().await? {
-        groups.extend(page.iter().filter_map(|object| keys::parse_group(&object.key)));
-    }
-    let mut pages = store::ascending(output, keys::INDEX, None);
-    while let Some(page) = pages.try_next().await? {
-        segments.extend(page.iter().filter_map(|object| keys::parse_index(&object.key)));
-    }
+/// All finished shards and groups of the output, and the segments of the index if these are wanted.
+async fn finished(output: &dyn Store, index: bool) -> Result<Finished> {
+    let (shards, groups, segments) =
+        try_join!(ids(output, keys::SHARDS, keys::parse_shard), ids(output, keys::GROUPS, keys::parse_group), async {
+            if index { ids(output, keys::INDEX, keys::parse_index).await } else { Ok(HashSet::new()) }
+        },)?;
     Ok(Finished { shards: shards.into(), groups, segments })
+}
+
+/// The ids in the keys below a prefix.
+async fn ids<T: Eq + Hash>(output: &dyn Store, prefix: &str, parse: fn(&str) -> Option<T>) -> Result<HashSet<T>> {
+    let (mut found, mut pages) = (HashSet::new(), store::ascending(output, prefix, None));
+    while let Some(page) = pages.try_next().await? {
+        found.extend(page.iter().filter_map(|object| parse(&object.key)));
+    }
+    Ok(found)
 }

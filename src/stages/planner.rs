@@ -118,6 +118,8 @@ pub(super) struct Planner<'a> {
     classes: Option<TrainingRules>,
     /// Whether groups get segments of the search index.
     index: bool,
+    /// The segments of the base version.
+    segments: HashMap<&'a GroupId, Option<&'a Checksum>>,
     boundaries: Boundaries,
     pub(super) base: Option<Base<'a>>,
     lists: Segments,
@@ -152,6 +154,7 @@ impl<'a> Planner<'a> {
             settings: &input.settings,
             classes,
             index: SearchIndex::is_wanted(&input.settings, extractor),
+            segments: base.map(|base| dataset::segments_of(base.manifest)).unwrap_or_default(),
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
             lists: Segments::new(keys::shard_list),
@@ -248,9 +251,7 @@ impl<'a> Planner<'a> {
 
     /// Whether the base version has a segment of the index for this group, and the file is there; or it needs none.
     fn has_segment(&self, group: &GroupId) -> bool {
-        let Some(base) = self.base else { return false };
-        let Some(at) = base.manifest.groups.iter().position(|entry| entry.id == *group) else { return false };
-        let segment = base.manifest.index.as_ref().and_then(|index| index.segments.get(at));
+        let segment = self.segments.get(group);
         segment.is_some_and(|segment| segment.is_none() || self.finished.segments.contains(group))
     }
 

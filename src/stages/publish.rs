@@ -176,12 +176,15 @@ fn with_splits(classifier: Classification, splits: Vec<SplitCount>) -> Classific
     }
 }
 
-/// The base version and its shards. None if it is gone or damaged: it is not needed.
+/// The base version and its shards. None if it has no duplicates, is gone or damaged: it is not needed.
 async fn earlier(output: &dyn Store, base: Version) -> Result<Option<(Box<Manifest>, Vec<ShardEntry>)>> {
     let found = async {
         let VersionState::Published(manifest) = dataset::state(output, base).await? else {
             return Ok::<_, Error>(None);
         };
+        if manifest.duplicates.is_none() {
+            return Ok(None);
+        }
         let shards = contents::shards(output, &manifest).await?;
         Ok(Some((manifest, shards)))
     };
@@ -202,8 +205,7 @@ async fn findings(
     let version = reduced.version;
     let shards: Vec<_> = groups.iter().flat_map(|group| group.shards.iter().cloned()).collect();
     let (extractor, settings) = (&plan.extractor, &plan.settings);
-    let (basis, labels) = (&reduced.basis, reduced.labels.as_slice());
-    let scored = Scored { version, extractor: &extractor.id, basis, labels, settings, parts };
+    let scored = Scored { version, extractor: &extractor.id, basis: &reduced.basis, settings, parts };
     let (outliers, outlier_files) = outliers(output, scored).await?;
     let base = match plan.base {
         Some(base) => earlier(output, base).await?,

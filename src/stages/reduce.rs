@@ -271,6 +271,7 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
     };
     let of_base: HashMap<&GroupId, &GroupEntry> =
         base.iter().flat_map(|base| &base.groups).map(|group| (&group.id, group)).collect();
+    let segments = base.map(dataset::segments_of).unwrap_or_default();
     let reads: Vec<_> = plan
         .groups
         .iter()
@@ -293,7 +294,7 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         gathered.records.push(record);
         gathered.classes.push(classes);
         if let Some(index) = &mut gathered.index {
-            index.segments.push(segment.or_else(|| dataset::segment_of(base?, &entry.id)));
+            index.segments.push(segment.or_else(|| segments.get(&entry.id).copied().flatten().cloned()));
         }
         gathered.groups.push(entry);
     }

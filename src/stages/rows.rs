@@ -8,11 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     Result,
-    dataset::{
-        FileRef, ShardEntry,
-        blocking::run_blocking,
-        tables::{self, FeatureRows},
-    },
+    dataset::{FileRef, ShardEntry, blocking::run_blocking, contents, tables::FeatureRows},
     model::{ExtractorInfo, FeatureRange},
     search::squared_quanta,
     store::Store,
@@ -106,9 +102,7 @@ impl<'a> Rows<'a> {
         if let Some(held) = self.held.get(number) {
             return Ok(held.clone());
         }
-        let Table { file, .. } = &self.tables[number];
-        let (body, extractor, key) = (file.read(self.output).await?, self.extractor.clone(), file.key.clone());
-        run_blocking(move || tables::read_features(body, &extractor, &key).map(Arc::new)).await
+        contents::feature_rows(self.output, self.extractor, &self.tables[number].file).await.map(Arc::new)
     }
 
     /// Computes something from each table, two at a time, and takes the results in order.

@@ -95,13 +95,9 @@ pub(super) async fn features(output: &dyn Store, version: &Manifest, path: &str)
     let shards = contents::shards(output, version).await?;
     let inside = |shard: &&ShardEntry| shard.first.as_str() <= path && path <= shard.last.as_str();
     let Some(file) = shards.iter().find(inside).and_then(ShardEntry::features) else { return Ok(None) };
-    let (body, extractor, path) = (file.read(output).await?, version.extractor.clone(), path.to_owned());
-    run_blocking(move || {
-        let table = tables::read_labelled_features(body, &extractor, &file.key)?;
-        let row = table.paths.binary_search(&path).ok();
-        Ok(row.map(|row| table.features.row(row).to_vec()))
-    })
-    .await
+    let table = contents::labelled_features(output, &version.extractor, &file).await?;
+    let row = table.paths.binary_search_by(|other| other.as_str().cmp(path)).ok();
+    Ok(row.map(|row| table.features.row(row).to_vec()))
 }
 
 /// The images with the nearest scores. Scores are `f32`; sums are in `f64`, in the order of the components.

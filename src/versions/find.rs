@@ -28,6 +28,7 @@ use super::{exhaustive, index::Index, nearest};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{Manifest, blocking::run_blocking, tables},
+    model::ExtractorInfo,
     search::Metric,
     store::Store,
 };
@@ -98,6 +99,12 @@ impl Finder {
         self.version.index.is_some()
     }
 
+    /// Fails with `Classifier.OtherModel` if the features of the version are not those of this extractor.
+    pub fn check(&self, extractor: &ExtractorInfo) -> Result<()> {
+        let message = "the data set has features of another model, or of another release of Pomona";
+        same_model((&self.version.extractor, "data set"), extractor, message)
+    }
+
     /// The nearest images, the nearest first; equally near ones by key. Fails with `Dataset.Corrupt`, and with `Input.Invalid` if
     /// the query has features of another extractor.
     pub async fn nearest(&self, query: &Query) -> Result<Vec<Hit>> {
@@ -151,6 +158,21 @@ impl Finder {
         let open = || Index::open(self.output.as_ref(), &self.version);
         self.index.get_or_try_init(open).await.map(Option::as_ref)
     }
+}
+
+/// Fails with `Classifier.OtherModel` if the needed extractor, which the error names so, is not this one.
+pub(super) fn same_model(
+    (needed, name): (&ExtractorInfo, &'static str),
+    extractor: &ExtractorInfo,
+    message: &'static str,
+) -> Result<()> {
+    if needed.id == extractor.id {
+        return Ok(());
+    }
+    let shown = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
+    Err(Error::new(ErrorKind::ClassifierOtherModel, message)
+        .context(name, shown(needed))
+        .context("model", shown(extractor)))
 }
 
 /// The answers for queries, by the index or without one.

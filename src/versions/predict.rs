@@ -7,7 +7,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use super::{
-    find::Finder,
+    find::{self, Finder},
     neighbours::{Neighbour, Query, neighbours, neighbours_by},
 };
 use crate::{
@@ -96,15 +96,8 @@ impl Predictor {
 
     /// Fails with `Classifier.OtherModel` if the classifier was not fitted to features of this extractor.
     pub fn check(&self, extractor: &ExtractorInfo) -> Result<()> {
-        let needed = &self.finder.version().extractor;
-        if needed.id == extractor.id {
-            return Ok(());
-        }
         let message = "the classifier was fitted to features of another model, or of another release of Pomona";
-        let name = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
-        Err(Error::new(ErrorKind::ClassifierOtherModel, message)
-            .context("fitted to", name(needed))
-            .context("model", name(extractor)))
+        find::same_model((&self.finder.version().extractor, "fitted to"), extractor, message)
     }
 
     /// The answers for photos, in their order, with up to `count` neighbours each.

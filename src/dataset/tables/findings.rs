@@ -45,6 +45,14 @@ pub struct OutlierRow {
     pub distance: f64,
 }
 
+/// Rows of a file of these tables.
+const PART_ROWS: usize = 1 << 17;
+
+/// The rows of each file, with its number. An empty table is a file too: readers then find the columns.
+pub(crate) fn parts<T>(rows: &[T]) -> impl Iterator<Item = (u64, &[T])> {
+    (0..).zip(rows.chunks(PART_ROWS).chain(rows.is_empty().then_some(rows)))
+}
+
 fn text<'a>(name: &str, nullable: bool, values: impl Iterator<Item = Option<&'a str>>) -> (Field, ArrayRef) {
     (Field::new(name, DataType::Utf8, nullable), Arc::new(values.collect::<StringArray>()))
 }

@@ -9,14 +9,14 @@ use std::{
     sync::Arc,
 };
 
+use futures::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
 
 use super::{Content, Found, Member, Subject, content_of, copies};
 use crate::{
     ErrorKind, Result,
     dataset::{
-        FileRef, Searched, ShardEntry,
-        blocking::run_blocking,
+        FileRef, Searched, ShardEntry, contents,
         tables::{self, FeatureRows},
     },
     ids::ShardId,
@@ -34,6 +34,8 @@ const NEW_ROWS: usize = 1_024;
 const GROUPED_ROWS: usize = 8_192;
 /// Most images of a group whose pairs are decided again.
 const GROUP: usize = 512;
+/// Tables that are read at a time.
+const AT_A_TIME: usize = 2;
 /// Columns after which a pair that is too far apart is left.
 const STEP: usize = 128;
 
@@ -142,13 +144,9 @@ async fn start(output: &dyn Store, limit: Limit, of: Subject<'_>) -> Result<Opti
 }
 
 async fn read_all(output: &dyn Store, extractor: &ExtractorInfo, shards: &[ShardEntry]) -> Result<Vec<FeatureRows>> {
-    let mut all = Vec::new();
-    for file in shards.iter().filter_map(ShardEntry::features) {
-        let FileRef { key, .. } = &file;
-        let (body, extractor, key) = (file.read(output).await?, extractor.clone(), key.clone());
-        all.push(run_blocking(move || tables::read_features(body, &extractor, &key)).await?);
-    }
-    Ok(all)
+    let files: Vec<FileRef> = shards.iter().filter_map(ShardEntry::features).collect();
+    let reads: Vec<_> = files.iter().map(|file| contents::feature_rows(output, extractor, file)).collect();
+    stream::iter(reads).buffered(AT_A_TIME).try_collect().await
 }
 
 /// A row of the version that may be in a group.

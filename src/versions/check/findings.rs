@@ -27,7 +27,6 @@ pub(super) async fn outliers(output: &dyn Store, manifest: &Manifest) -> Result<
         version: manifest.version,
         extractor: &manifest.extractor.id,
         basis: &manifest.basis,
-        labels: &manifest.labels,
         settings: &manifest.settings,
         parts: &contents::parts(output, manifest).await?,
     };

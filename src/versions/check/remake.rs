@@ -16,9 +16,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, Checksum, Manifest, PartList, ShardEntry, ShardRecord, VersionState, add_labels,
-        blocking::run_blocking,
-        contents, keys,
+        self, Checksum, Manifest, PartList, ShardEntry, ShardRecord, VersionState, add_labels, contents, keys,
         manifest::basis_id,
         record::{Hasher, damaged},
         registry,
@@ -262,8 +260,7 @@ async fn rows(output: &dyn Store, manifest: &Manifest, shard: &ShardEntry) -> Re
     let Some(file) = shard.features() else {
         return Err(Error::new(ErrorKind::InternalBug, "a shard without rows has no part"));
     };
-    let (body, extractor, key) = (file.read(output).await?, manifest.extractor.clone(), file.key);
-    run_blocking(move || tables::read_features(body, &extractor, &key)).await
+    contents::feature_rows(output, &manifest.extractor, &file).await
 }
 
 async fn part(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
