@@ -3,9 +3,12 @@
 
 mod common;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    cmp::Reverse,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -24,11 +27,14 @@ use pomona::{
     model::{Decoding, WorkerPool},
     report::{self, ReportInput},
     stages::{
-        self, Batch, CancellationToken, LineRange, MergeWork, PartWork, PlanInput, Planned, Published, RunInput,
-        ShardWork, Silent, Stores,
+        self, Batch, CancellationToken, LineRange, Makes, MergeDone, MergeWork, PartWork, PlanInput, Planned,
+        Published, RunInput, ShardWork, Silent, Stores,
     },
     store::{MemoryStore, Store, list_all},
-    versions::vacuum::{self, Action, Policy},
+    versions::{
+        check::{self, Depth},
+        vacuum::{self, Action, Policy},
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -190,7 +196,7 @@ async fn the_functions_of_an_execution_do_not_walk_neighbouring_keys() {
     let shards = execution.shards(&planned).await;
     let places = |shards: &[ShardWork]| shards.iter().map(|work| work.group).collect::<Vec<_>>();
     assert!(shards.len() > 8 && !places(&shards).is_sorted(), "{:?}", places(&shards));
-    assert!(shards.iter().map(|work| &work.shard).is_sorted());
+    assert!(shards.iter().map(|work| (Reverse(work.objects.length), &work.shard)).is_sorted());
     // The same input has the same order.
     let again = Execution::new(stores(&input, &Arc::new(MemoryStore::new())), small_shards());
     let planned = again.plan("r").await;
@@ -297,6 +303,54 @@ async fn a_large_run_in_batches_gives_the_bytes_of_one_without() {
     let text = output.get(&list).await.unwrap().to_vec();
     let line = String::from_utf8(text).unwrap().lines().next().unwrap().replace("\"count\":", "\"count\":1");
     assert!(serde_json::from_str::<Sealed<stages::Line<ShardWork>>>(&line).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_functions_sum_a_large_group_and_make_its_segment_of_the_index() {
+    let (input, output) = (images(0..4_200).await, Arc::new(MemoryStore::new()));
+    let settings = Settings { shard_size: Some(128), ..Settings::default() };
+    let execution = Execution::new(stores(&input, &output), settings.clone());
+    let planned = execution.plan("r").await;
+    let shards = execution.shards(&planned).await;
+    // The largest first, so that none of them ends long after the others.
+    assert!(shards.is_sorted_by_key(|shard| Reverse(shard.objects.length)));
+    assert!(shards.first().unwrap().objects.length > shards.last().unwrap().objects.length);
+    for shard in shards {
+        execution.featurize(shard).await.unwrap();
+    }
+    let [sums, segment] = &work::<MergeWork>(output.as_ref(), &planned.merge_work_list).await[..] else {
+        panic!("two lines were expected")
+    };
+    assert_eq!((planned.groups, sums.makes, segment.makes), (1, Makes::Sums, Makes::Segment));
+    let MergeDone::Segment(indexed) = stages::merge(&execution.stores, segment.clone()).await.unwrap() else {
+        panic!()
+    };
+    let MergeDone::Group(merged) = stages::merge(&execution.stores, sums.clone()).await.unwrap() else { panic!() };
+    assert_eq!((&indexed.id, merged.index), (&merged.entry.id, None));
+    // Without the segment, there is no version.
+    let record = keys::index_record(&run_id("r"), 0);
+    let body = output.get(&record).await.unwrap();
+    output.delete(&record).await.unwrap();
+    let reduce = || stages::reduce(&execution.stores, RunInput { run: run_id("r") });
+    assert!(reduce().await.unwrap_err().is(ErrorKind::DatasetCorrupt));
+    output.put(&record, body).await.unwrap();
+    let reduced = reduce().await.unwrap();
+    assert_eq!(reduced.index.unwrap().segments, [indexed.index]);
+    for part in work::<PartWork>(output.as_ref(), &reduced.work_list).await {
+        stages::project(&execution.stores, part).await.unwrap();
+    }
+    execution.publish("r").await.unwrap();
+    let publish = Timer::start().read();
+    let reported = report::report(&execution.stores, ReportInput { run: run_id("r"), publish }).await.unwrap();
+    let receipt: serde_json::Value = serde_json::from_slice(&output.get(&reported.receipt).await.unwrap()).unwrap();
+    assert_eq!((&receipt["lines"][2]["stage"], &receipt["lines"][2]["invocations"]), (&"merge".into(), &2.into()));
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &execution.engine, &settings).await);
+    let checked = check::check(output.as_ref(), Depth::Numbers, Judge::default(), &Silent).await.unwrap();
+    assert_eq!(checked.problems, []);
+    output.delete(&record).await.unwrap();
+    let checked = check::check(output.as_ref(), Depth::Files, Judge::default(), &Silent).await.unwrap();
+    let missing: Vec<&str> = checked.problems.iter().map(|problem| problem.file.as_str()).collect();
+    assert_eq!(missing, [record.as_str()]);
 }
 
 /// An execution keeps its definition and the versions of its functions. The first release whose executions do so reads the lists

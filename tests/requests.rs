@@ -95,7 +95,8 @@ async fn made(images: Arc<MemoryStore>, settings: &Settings, limits: Limits) -> 
         stages::featurize(&stores(), &engine, work, &Silent, &stop).await.unwrap();
     }
     let groups = lines::<MergeWork>(&results, &planned.merge_work_list).await;
-    let (made, groups_made) = (planned.shards_to_featurize, groups.len() as u64);
+    let (made, groups_made) = (planned.shards_to_featurize, planned.groups);
+    of.merge = groups.len() as u64;
     for work in groups {
         stages::merge(&stores(), work).await.unwrap();
     }
@@ -137,12 +138,16 @@ async fn the_estimate_has_the_requests_that_the_stores_count() {
         (Settings { classifier: false, ..small_shards() }, Limits::default()),
         (Settings { index: false, ..small_shards() }, Limits::default()),
         (small_shards(), Limits::of(1_000)),
+        // One group, whose sums and index are made by two functions.
+        (Settings { group_size: None, ..small_shards() }, Limits::default()),
     ] {
-        let made = made(images(0..4_000).await, &settings, limits).await;
+        let count = if settings.group_size.is_none() { 7_000 } else { 4_000 };
+        let made = made(images(0..count).await, &settings, limits).await;
         println!("{:?}", made.counts);
         assert_eq!(made.counts.lines.rounds > 0, limits != Limits::default());
         let estimated = requests(&made.counts);
-        assert_eq!(made.input.1, 4_000);
+        assert_eq!(made.input.1, count);
+        assert_eq!(made.counts.lines.merge, if settings.group_size.is_none() { 2 } else { made.counts.groups });
         assert_about("PUT, LIST", made.input.0 + made.output.0, estimated.puts);
         assert_about("GET", made.input.1 + made.output.1, estimated.gets);
     }

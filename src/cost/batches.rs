@@ -14,6 +14,9 @@ const IMAGES: u64 = 2_048;
 const ROWS: u64 = 65_536;
 /// Rows of a batch of `project`, at least: below a second. To start a child and to bill it costs more than these rows.
 const FEW_ROWS: u64 = 1_280;
+/// Images of a group above which its sums and its segment of the search index are the work of two functions. For fewer, a second
+/// call costs more than it saves.
+pub const APART: u64 = 4_096;
 
 /// The size of batches between the `least` and the `most`.
 fn size(lines: u64, (least, most): (u64, u64), concurrency: u32) -> u64 {

@@ -9,7 +9,7 @@ use super::{
     bill::{self, BillLine},
     limits::{fit, limits},
     prices::{Cost, Emr, Prices, Usage},
-    schedule::{GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, time},
+    schedule::{CLASS_SUMS_FROM, GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, time},
 };
 pub use super::{
     limits::{Fit, Limit, Remedy},
@@ -78,6 +78,8 @@ pub struct Lines {
     pub rounds: u64,
     /// Of featurize.
     pub featurize: u64,
+    /// Of merge: one or two per group.
+    pub merge: u64,
     /// Of project.
     pub project: u64,
 }
@@ -87,18 +89,24 @@ pub struct Lines {
 /// `tests/aws/test_e2e.py` compares these numbers with the requests to a local S3.
 pub fn requests(run: &Counts) -> Usage {
     let Counts { images, inferred, shards, made, groups, parts, lines, classifier, index } = *run;
-    let invocations = 3 + lines.rounds + lines.list + lines.featurize + groups + lines.project;
-    // Features for the sums of classes and for the cross-validation; per part: predictions, and predictions for the report;
+    let invocations = 3 + lines.rounds + lines.list + lines.featurize + lines.merge + lines.project;
+    let kept = images as f64 / groups.max(1) as f64 > CLASS_SUMS_FROM;
+    // Features for the cross-validation, and for the sums of classes unless `merge` has kept them; per part: predictions, and predictions for the report;
     // per call of project: the classifier.
     let (gets_of_classifier, puts_of_classifier) =
-        if classifier { (2 * shards + parts + lines.project, parts) } else { (0, 0) };
+        if classifier { ((1 + u64::from(!kept)) * shards + parts + lines.project, parts) } else { (0, 0) };
     // Features for the duplicates, and scores for the outliers.
     let searched = Searched::among(images, DUPLICATE_IMAGES_ON_AWS) != Searched::Nothing;
     let gets_of_findings = if searched { shards + parts } else { 0 };
     // A list of batches, and its lines.
     let batched = lines.project < parts;
-    // Per group a segment, from the features of its shards.
+    // Per group a segment, from the features of its shards. If it is made by a call of its own, that reads the records of the
+    // shards again: per computed shard twice its own, and per shard once; and there is a record.
     let (gets_of_index, puts_of_index) = if index { (shards, groups) } else { (0, 0) };
+    let apart = lines.merge.saturating_sub(groups);
+    let share = apart as f64 / groups.max(1) as f64;
+    let gets_of_index = gets_of_index + ((shards + made) as f64 * share) as u64 + 2 * apart;
+    let puts_of_index = puts_of_index + apart;
     let index_bytes = if index { images as f64 * INDEX_PER_IMAGE } else { 0.0 };
     Usage {
         gb_seconds: 0.0,
@@ -155,7 +163,7 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
     let billed =
         |map: &Map, mb: f64| (map.items as f64 * map.seconds + environments(map) * time::COLD_START) * mb / 1_024.0;
     let one = |seconds: f64, mb: f64| (seconds + time::COLD_START) * mb / 1_024.0;
-    let (shards, groups) = (work.shards(), schedule.merge.items);
+    let (shards, groups) = (work.shards(), work.groups());
     let base = requests(&Counts {
         images: work.images,
         inferred: work.images,
@@ -167,6 +175,7 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
             list: schedule.list.items,
             rounds: schedule.plans - 1,
             featurize: schedule.featurize.items,
+            merge: schedule.merge.items,
             project: schedule.project.items,
         },
         classifier: work.labels > 1,
@@ -178,7 +187,7 @@ fn usage(schedule: &Schedule, work: &Workload, deployment: &Deployment) -> Usage
             + billed(&schedule.list, PLAN_MB)
             + billed(&schedule.featurize, f64::from(deployment.memory))
             + billed(&schedule.merge, REDUCE_MB)
-            + one(schedule.reduce, REDUCE_MB)
+            + schedule.reduce * REDUCE_MB / 1_024.0
             + billed(&schedule.project, PLAN_MB)
             + one(schedule.publish, PUBLISH_MB),
         events: if work.uploads { work.images + base.events } else { base.events },

@@ -123,7 +123,7 @@ impl Receipt {
             let records = records.iter().find(|records| records.stage == stage);
             records.map_or((0, 0), |records| (records.pieces.len() as u64, records.calls))
         };
-        let ((_, featurize), (parts, project)) = (of("featurize"), of("project"));
+        let ((_, featurize), (_, merge), (parts, project)) = (of("featurize"), of("merge"), of("project"));
         let counts = Counts {
             images: manifest.images + manifest.rejects,
             inferred: figures.inferred,
@@ -131,7 +131,7 @@ impl Receipt {
             made: figures.shards_computed,
             groups,
             parts,
-            lines: Lines { featurize, project, ..Lines::default() },
+            lines: Lines { featurize, merge, project, ..Lines::default() },
             classifier: manifest.classifier.as_ref().is_some_and(|classifier| classifier.fitted().is_some()),
             index: manifest.index.is_some(),
         };

@@ -68,7 +68,7 @@ pub(super) const GROUP_SUMS: f64 = 5.0e6;
 /// Bytes of the sums of classes of a group with many images.
 const CLASS_SUMS: f64 = FOLDS as f64 * GROUP_SUMS;
 /// Images of a group above which its sums of classes are kept.
-const CLASS_SUMS_FROM: f64 = FOLDS as f64 * 1_281.0;
+pub(super) const CLASS_SUMS_FROM: f64 = FOLDS as f64 * 1_281.0;
 /// Records that a stage reads at the same time.
 const READERS: f64 = 32.0;
 /// Objects that a function lists, at most, and functions of a round: see `stages::Limits`.
@@ -177,7 +177,7 @@ pub struct Deployment {
 
 impl Default for Deployment {
     fn default() -> Self {
-        Deployment { memory: 1_769, concurrency: 8, account_concurrency: 1_000, tolerated_percent: 1.0 }
+        Deployment { memory: 3_008, concurrency: 8, account_concurrency: 1_000, tolerated_percent: 1.0 }
     }
 }
 
@@ -285,21 +285,23 @@ impl Classes<'_> {
         if works { CLASS_SUMS / S3_BANDWIDTH } else { 0.0 }
     }
 
-    /// Seconds of `reduce`: the sums of all groups, the fit, and all features, which are scored out of fold.
+    /// Seconds of `reduce`: the eigenvectors, the sums of all groups, the fit, and all features, which are scored out of fold.
     fn reduce(&self) -> f64 {
         if self.work.labels < 2 {
-            return 0.0;
+            return time::EIGEN;
         }
         let labels = f64::from(self.work.labels);
         let sums = self.groups * if self.are_kept() { CLASS_SUMS / S3_BANDWIDTH } else { self.sum() };
         let fit = time::FIT / self.processors;
         let score = (FEATURES / S3_BANDWIDTH).max(labels * time::SCORE_CLASS / self.processors);
-        sums + fit + self.work.images as f64 * score
+        // Eigenvectors take one processor; the sums are read meanwhile.
+        let eigen = (time::EIGEN - sums).max(0.0) / self.processors;
+        sums + eigen + fit + self.work.images as f64 * score
     }
 }
 
 /// The work of each state of the state machine, in seconds of warm functions.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     /// Seconds of the function `plan`, of all of its calls.
     pub plan: f64,
@@ -313,8 +315,10 @@ pub struct Schedule {
     pub shards: u64,
     /// One item per shard, or per batch of shards.
     pub featurize: Map,
-    /// One item per group of shards.
+    /// One or two items per group of shards.
     pub merge: Map,
+    /// Seconds of each of them: of the sums, and of the segment of the search index.
+    pub calls_of_merge: Vec<f64>,
     /// Seconds of the function `reduce`.
     pub reduce: f64,
     /// One item per shard, or per batch of shards.
@@ -345,6 +349,11 @@ impl Schedule {
         let model = work.ms_per_image / 1e3 / processors;
         let network = work.bytes_per_image as f64 / S3_BANDWIDTH;
         let of_classes = Classes { work, groups: groups as f64, group_rows, processors: REDUCE_MB / MB_PER_PROCESSOR };
+        let sums = of_classes.sum() + GROUP_SUMS / S3_BANDWIDTH + of_classes.merge();
+        let call = |seconds: f64| records(2.0 * group_shards) + seconds + 5.0 * time::REQUEST;
+        let apart = group_rows > batches::APART as f64;
+        let calls =
+            if apart { vec![call(sums), call(of_classes.index())] } else { vec![call(sums + of_classes.index())] };
         let searched =
             if Searched::among(work.images, DUPLICATE_IMAGES_ON_AWS) == Searched::Nothing { 0.0 } else { images };
         Schedule {
@@ -354,31 +363,29 @@ impl Schedule {
             list: map((listing.rounds * listing.listers) as u64, listing.lister),
             shards,
             featurize: batched(of_featurize, rows * model.max(network) + 6.0 * time::REQUEST),
-            merge: map(
-                groups,
-                of_classes.sum()
-                    + records(2.0 * group_shards)
-                    + GROUP_SUMS / S3_BANDWIDTH
-                    + of_classes.merge()
-                    + of_classes.index()
-                    + 5.0 * time::REQUEST,
-            ),
+            merge: map(groups * calls.len() as u64, calls.iter().sum::<f64>() / calls.len() as f64),
+            calls_of_merge: calls,
             reduce: records(2.0 * groups as f64)
                 + groups as f64 * GROUP_SUMS / S3_BANDWIDTH
-                + time::EIGEN
                 + of_classes.reduce()
                 + 8.0 * time::REQUEST,
             project: batched(of_project, rows * (time::PROJECT_IMAGE + FEATURES / S3_BANDWIDTH) + 4.0 * time::REQUEST),
-            publish: records(shards as f64)
-                + searched
-                    * ((FEATURES + SCORES) / S3_BANDWIDTH).max(time::SEARCH_IMAGE / (PUBLISH_MB / MB_PER_PROCESSOR))
-                + 10.0 * time::REQUEST,
+            // Duplicates are searched while the records are read.
+            publish: records(shards as f64).max(
+                searched
+                    * ((FEATURES + SCORES) / S3_BANDWIDTH).max(time::SEARCH_IMAGE / (PUBLISH_MB / MB_PER_PROCESSOR)),
+            ) + 10.0 * time::REQUEST,
         }
     }
 
     /// Seconds of a state that calls one function.
     pub(super) fn one(seconds: f64) -> f64 {
         time::COLD_START + time::TRANSITION + seconds
+    }
+
+    /// Wall-clock seconds of `reduce`: its function has worked on the groups before, so it need not start.
+    pub(super) fn reduces(&self) -> f64 {
+        time::TRANSITION + self.reduce
     }
 
     /// Wall-clock seconds of all calls of `plan`, start-up included.
@@ -393,7 +400,7 @@ impl Schedule {
             ("list", self.list.seconds()),
             ("featurize", self.featurize.seconds()),
             ("merge", self.merge.seconds()),
-            ("reduce", Self::one(self.reduce)),
+            ("reduce", self.reduces()),
             ("project", self.project.seconds()),
             ("publish", Self::one(self.publish)),
         ]

@@ -42,10 +42,22 @@ impl Shards {
         Shards { lengths, are_all: images == work.images }
     }
 
-    /// The map over these shards, with their number if it is known, and the relative lengths of its items in random order.
-    fn items(&self, map: Map, shards: u64, random: &mut Rng) -> (Map, Vec<f64>) {
+    /// The lengths in the order of the work list of `featurize`: the largest shards first.
+    fn largest_first(&self) -> Vec<f64> {
+        let mut lengths = self.lengths.clone();
+        lengths.sort_unstable_by(|a, b| b.total_cmp(a));
+        lengths
+    }
+
+    /// The lengths in random order.
+    fn shuffled(&self, random: &mut Rng) -> Vec<f64> {
         let mut lengths = self.lengths.clone();
         random.shuffle(&mut lengths);
+        lengths
+    }
+
+    /// The map over shards of these lengths, with their number if it is known, and the relative lengths of its items.
+    fn items(&self, lengths: Vec<f64>, map: Map, shards: u64) -> (Map, Vec<f64>) {
         let together = usize::try_from(shards / map.items.max(1)).unwrap_or(1).max(1);
         if together == 1 && self.are_all {
             let (all, now) = (map.items as f64, lengths.len() as f64);
@@ -114,12 +126,15 @@ pub fn run_with(
     let account = deployment.account_concurrency;
     let mut total = Simulated { seconds: schedule.all_plans(), ..Simulated::default() };
     let tolerated = deployment.tolerated_percent / 100.0;
-    let (featurize, of_featurize) = shards.items(schedule.featurize, schedule.shards, &mut random);
-    let (project, of_project) = shards.items(schedule.project, schedule.shards, &mut random);
+    // A run with more shards than were cut is like many of those one after the other.
+    let first = if shards.are_all { shards.largest_first() } else { shards.shuffled(&mut random) };
+    let (featurize, of_featurize) = shards.items(first, schedule.featurize, schedule.shards);
+    let (project, of_project) = shards.items(shards.shuffled(&mut random), schedule.project, schedule.shards);
+    let merges: Vec<f64> = schedule.calls_of_merge.iter().map(|call| call / schedule.merge.seconds).collect();
     for (stage, lengths, tolerated) in [
         (schedule.list, &[][..], 0.0),
         (featurize, &of_featurize, tolerated),
-        (schedule.merge, &[], 0.0),
+        (schedule.merge, &merges, 0.0),
         (project, &of_project, 0.0),
     ] {
         let stage = Map { starts: prices.map_children_per_second, concurrency: deployment.concurrency, ..stage };
@@ -131,7 +146,7 @@ pub fn run_with(
         total.cold += one.cold;
         total.billed += one.billed;
     }
-    total.seconds += Schedule::one(schedule.reduce) + Schedule::one(schedule.publish);
+    total.seconds += schedule.reduces() + Schedule::one(schedule.publish);
     total
 }
 

@@ -61,7 +61,8 @@ fn endless() -> Retrier {
 
 /// A new account may run 10 functions at a time. The first release had MaxConcurrency 100, tolerated 1 % of the shards, and gave
 /// up a throttled call after five retries, 2 s, 4 s, ... 32 s apart with full jitter: of the 13 shards that do not find a place,
-/// the last ones wait for 40 s, and a sum of five waits is 31 s on average. With shards of 20 s, 92 % of the runs fail.
+/// the last ones wait for 40 s, and a sum of five waits is 31 s on average. With shards of 20 s, 92 % of the runs failed, and more if
+/// the largest shards come first.
 #[test]
 fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
     // 23 shards of 20 seconds on average.
@@ -73,11 +74,11 @@ fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
         let run = |seed| simulate::run_with((&schedule, &shards), &deployment, &prices(), retrier, seed);
         (0..1_000).filter(|seed| run(*seed).fails).count()
     };
-    let new_account = Deployment { account_concurrency: 10, ..Deployment::default() };
+    let new_account = Deployment { account_concurrency: 10, memory: 1_769, ..Deployment::default() };
     let wide = Deployment { concurrency: 100, ..new_account };
     let before = Retrier { retries: 5, first: 2.0, longest: 60.0 };
     let share = failed(wide, before) as f64 / 1_000.0;
-    assert!((0.89..0.95).contains(&share), "{share} of the runs fail with five retries");
+    assert!(share > 0.89, "{share} of the runs fail with five retries");
     assert_eq!(failed(wide, Retrier::default()), 0);
     assert_eq!(failed(new_account, Retrier::default()), 0);
     let schedule = Schedule::new(&work, &wide, prices().map_children_per_second);
@@ -132,19 +133,19 @@ fn the_first_user_pays_cents() {
     assert!(estimate.seconds < estimate.emr.seconds / 10.0);
 }
 
-/// From the first request to the last, with new functions and the shards that the plan cuts. The search index and the search
-/// for duplicates take 3 s, a classifier of 131 labels 5 s: its fit and a second look at all features.
+/// From the first request to the last, with new functions and the shards that the plan cuts. A classifier of 131
+/// labels takes 4 s: its fit and a second look at all features.
 #[test]
-fn the_first_user_with_a_hundred_functions_waits_less_than_half_a_minute() {
+fn the_first_user_with_a_hundred_functions_waits_less_than_twenty_seconds() {
     let deployment = Deployment { concurrency: 100, ..Deployment::default() };
-    for (labels, most_seconds, most_dollars) in [(0, 23.0, 0.0335), (131, 28.0, 0.0345)] {
+    for labels in [0, 131] {
         let work = Workload { labels, ..Workload::new(22_688) };
         let estimate = estimate(work, deployment, prices()).unwrap();
         let (schedule, shards) = (Schedule::new(&work, &deployment, 100.0), Shards::new(&work));
         let seconds = (0..20).map(|seed| simulate::run((&schedule, &shards), &deployment, &prices(), seed).seconds);
         let seconds = seconds.fold(0.0, f64::max);
-        println!("{labels} labels: {seconds:.1} s, ${:.4}", estimate.dollars.total);
-        assert!(seconds < most_seconds && estimate.dollars.total < most_dollars, "{seconds} {:?}", estimate.dollars);
+        println!("{labels} labels: {seconds:.1} s, ${:.4} {:?}", estimate.dollars.total, estimate.seconds_by_stage);
+        assert!(seconds < 20.0 && estimate.dollars.total < 0.035, "{seconds} {:?}", estimate.dollars);
     }
 }
 

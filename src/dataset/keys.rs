@@ -330,6 +330,11 @@ pub fn merge_record(id: &RunId, group: u64) -> String {
     build(&registry::RUN_MERGED, [id, &group])
 }
 
+/// Key of a run's record of a group for which it made a segment of the search index.
+pub fn index_record(id: &RunId, group: u64) -> String {
+    build(&registry::RUN_INDEXED, [id, &group])
+}
+
 /// Key of a run's record of a part that it projected.
 pub fn projected(id: &RunId, part: u64) -> String {
     build(&registry::RUN_PROJECTED, [id, &part])

@@ -351,6 +351,10 @@ kinds! {
     /// The record of a group that the run merged.
     RUN_MERGED = "run-merged", "runs/{run}/merged/{group}.json", by "merge", from "run-merges", holds [paths], Record,
         SWEPT;
+    /// The record of a group for which the run made a segment of the search index, if another function did it than merged the
+    /// group.
+    RUN_INDEXED = "run-indexed", "runs/{run}/indexed/{group}.json", by "merge", from "run-merges", holds [], Record,
+        SWEPT;
     /// The sums of a group that the run merged, in outputs of format 1.
     RUN_SUMS = "run-sums", "runs/{run}/merged/{group}.parquet", by "merge of format 1", from "run-merges", holds [],
         Record, SWEPT;

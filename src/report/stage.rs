@@ -3,6 +3,8 @@
 //! Reads `runs/<run>/plan.json`, `reduced.json`, the records of all pieces of work, and the manifest. Writes
 //! `runs/<run>/report.html`, `receipt.json`, `scree.png` and `scatter.png`.
 
+use std::iter;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +16,7 @@ use crate::{
     ids::RunId,
     stages::{
         Plan, Reduced, STORE_CONCURRENCY, ShardWork, Stores,
-        records::{featurized, read_merged, read_projected, read_work_list},
+        records::{featurized, read_indexed, read_merged, read_projected, read_work_list},
     },
     store::Store,
 };
@@ -77,17 +79,20 @@ async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Ti
         .try_filter_map(|made| async { Ok(made.map(|made| (made.shard.to_string(), made.timing))) });
     let merged = stream::iter(plan.merges()).map(|group| async move {
         let merged = read_merged(output, run, group).await?;
-        Ok::<_, Error>((format!("group {group}"), merged.timing))
+        let apart = plan.has_index() && merged.index.is_none() && merged.entry.rows > 0;
+        let indexed = if apart { Some(read_indexed(output, run, group).await?) } else { None };
+        let indexed = indexed.map(|indexed| (format!("index of group {group}"), indexed.timing));
+        Ok::<_, Error>(iter::once((format!("group {group}"), merged.timing)).chain(indexed))
     });
     // A part without a timing was copied.
     let projected = read_projected(output, run, reduced.parts).try_filter_map(|projected| async move {
         Ok(projected.timing.map(|timing| (format!("part {}", projected.part.part), timing)))
     });
-    let merged = merged.buffered(STORE_CONCURRENCY);
+    let merged: Vec<_> = merged.buffered(STORE_CONCURRENCY).try_collect().await?;
     Ok([
         StageRecords::one("plan", plan.timing.clone()),
         StageRecords { calls: featurize_calls, ..StageRecords::new("featurize", made.try_collect().await?) },
-        StageRecords::new("merge", merged.try_collect().await?),
+        StageRecords::new("merge", merged.into_iter().flatten().collect()),
         StageRecords::one("reduce", reduced.timing.clone()),
         StageRecords { calls: project_calls, ..StageRecords::new("project", projected.try_collect().await?) },
         StageRecords::one("publish", publish),

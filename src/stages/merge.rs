@@ -2,15 +2,17 @@
 //!
 //! Reads the group's lines of `runs/<run>/shards-*.jsonl`, `featurized/`, the records of the shards, and features: those of
 //! all shards, or those that distinguish the group from one of the base version, whichever are fewer. Writes
-//! `groups/<id>/` and `runs/<run>/merged/<group>.json`.
+//! `groups/<id>/` and `runs/<run>/merged/<group>.json`; for the segment of the search index, `index/<id>`. If another function
+//! makes the segment, it writes `runs/<run>/indexed/<group>.json`.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, try_join};
+use serde::Serialize;
 
 use super::{
-    Featurized, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores,
+    Featurized, Indexed, Makes, MergeWork, Merged, PlannedShard, STORE_CONCURRENCY, Stores,
     classes::Turn,
     damage::noted,
     records::featurized,
@@ -36,13 +38,42 @@ use crate::{
 
 /// Tables of features that are read at a time.
 const READ_AT_A_TIME: usize = 3;
-/// Finishes one group of shards: writes its record and its sums.
+
+/// What `merge` has made of a group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum MergeDone {
+    /// The record and the sums, perhaps with the segment of the search index.
+    Group(Box<Merged>),
+    /// The segment alone.
+    Segment(Indexed),
+}
+
+/// Finishes one group of shards: writes its record and its sums, its segment of the search index, or both.
 ///
 /// The objects of shards that failed within the tolerance of the map become rejects. Fails with `Dataset.Corrupt` if a file
 /// of one of its shards is damaged.
-pub async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
+pub async fn merge(stores: &Stores, work: MergeWork) -> Result<MergeDone> {
     let run = work.run.clone();
-    Ok(noted(stores.output.as_ref(), &run, merge_with(stores, work, Known::default())).await?.0)
+    let done = async {
+        if work.makes == Makes::Segment {
+            return segment(stores.output.as_ref(), &work).await.map(MergeDone::Segment);
+        }
+        let (merged, _) = merge_with(stores, work, Known::default()).await?;
+        Ok(MergeDone::Group(Box::new(merged)))
+    };
+    noted(stores.output.as_ref(), &run, done).await
+}
+
+/// Makes the segment of a group beside the function that sums it.
+async fn segment(output: &dyn Store, work: &MergeWork) -> Result<Indexed> {
+    let timer = Timer::start();
+    let record = record(work, &read_shards(output, work).await?);
+    let index = super::index::write(output, &work.extractor, &record).await?;
+    let (run, group) = (work.run.clone(), work.group);
+    let indexed = Indexed { run, group, id: record.id, index, timing: timer.read() };
+    output.put(&keys::index_record(&work.run, group), dataset::to_record(&indexed)?).await?;
+    Ok(indexed)
 }
 
 /// [`merge`] with sums of some of the shards. Also returns the sums of a group that has rows and was not finished before.
@@ -70,7 +101,8 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
         None => None,
     };
     let (classes, of_classes) = classes.unzip();
-    let index = if work.index { super::index::write(output, &work.extractor, &own).await? } else { None };
+    let index =
+        if work.makes == Makes::Both { super::index::write(output, &work.extractor, &own).await? } else { None };
     let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {

@@ -8,8 +8,8 @@
 //! | --- | --- | --- |
 //! | [`plan()`] | the listing, the current version | `plan.json`, `objects-*.jsonl`, `shards-*.jsonl`, `featurize.jsonl`, `merge.jsonl` |
 //! | [`featurize()`] | lines of `objects-*.jsonl`, the images | `shards/<id>/`, `featurized/<shard>.json` |
-//! | [`merge()`] | lines of `shards-*.jsonl`, the features of a group of shards | `groups/<id>/`, `merged/<group>.json` |
-//! | [`reduce()`] | `plan.json`, `merged/`, the groups, all features | the basis, the classifier, `reduced.json`, `project.jsonl` |
+//! | [`merge()`] | lines of `shards-*.jsonl`, the features of a group of shards | `groups/<id>/`, `merged/<group>.json`; `index/<id>`, `indexed/<group>.json` |
+//! | [`reduce()`] | `plan.json`, `merged/`, `indexed/`, the groups, all features | the basis, the classifier, `reduced.json`, `project.jsonl` |
 //! | [`project()`] | basis, classifier, the features of one shard | a part of `pca/v=.../` and of `predictions/v=.../`, `projected/<part>.json` |
 //! | [`publish()`] | `plan.json`, `reduced.json`, `projected/`, the groups | the tables of the version, the manifest |
 //!
@@ -62,7 +62,7 @@ pub use featurize::featurize;
 pub(crate) use featurize::featurize_and_sum;
 pub(crate) use index::segment;
 pub use list::{ListDone, ListWork, list};
-pub use merge::merge;
+pub use merge::{MergeDone, merge};
 pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
 pub(crate) use outliers::{Scored as OutliersOf, outliers};
 pub use plan::{PlanStep, plan, plan_step};
@@ -70,8 +70,8 @@ pub use project::project;
 pub(crate) use project::{Files as PartFiles, Models, csv_header, files as part_files, project_with};
 pub use publish::publish;
 pub use records::{
-    Featurized, LineRange, MergeWork, Merged, PartWork, Plan, PlanInput, Planned, PlannedGroup, PlannedShard,
-    Projected, Published, Reduced, RunInput, ShardWork,
+    Featurized, Indexed, LineRange, Makes, MergeWork, Merged, PartWork, Plan, PlanInput, Planned, PlannedGroup,
+    PlannedShard, Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
 pub(crate) use reduce::{reduce_with, sum_of_groups};

@@ -14,11 +14,12 @@ use super::{
     ClassWork,
     classify::kept_sums,
     cut::ListedShard,
-    records::{LineRange, MergeWork, PlannedGroup, PlannedShard, ShardWork},
+    records::{LineRange, Makes, MergeWork, PlannedGroup, PlannedShard, ShardWork},
     upload::WorkList,
 };
 use crate::{
     Result,
+    cost::batches,
     dataset::{
         self, Checksum, GroupRef, Manifest, SearchIndex, ShardEntry, keys,
         manifest::shards_between,
@@ -118,6 +119,8 @@ pub(super) struct Planner<'a> {
     classes: Option<TrainingRules>,
     /// Whether groups get segments of the search index.
     index: bool,
+    /// Whether each line of a work list is the work of a function.
+    by_functions: bool,
     /// The segments of the base version.
     segments: HashMap<&'a GroupId, Option<&'a Checksum>>,
     boundaries: Boundaries,
@@ -154,6 +157,7 @@ impl<'a> Planner<'a> {
             settings: &input.settings,
             classes,
             index: SearchIndex::is_wanted(&input.settings, extractor),
+            by_functions: input.execution.is_some(),
             segments: base.map(|base| dataset::segments_of(base.manifest)).unwrap_or_default(),
             boundaries: Boundaries::of_groups(input.settings.group_size())?,
             base,
@@ -205,7 +209,7 @@ impl<'a> Planner<'a> {
                 decoding: self.extractor.decoding,
                 compression: self.settings.compression(),
             };
-            self.work.push(&work, &id).await?;
+            self.work.push(&work, (objects.length, &id)).await?;
         }
         self.push(PlannedShard { id, objects }, count, &last).await
     }
@@ -220,7 +224,7 @@ impl<'a> Planner<'a> {
     }
 
     async fn close(&mut self) -> Result<()> {
-        let Open { shards, again, .. } = std::mem::take(&mut self.open);
+        let Open { shards, objects, again } = std::mem::take(&mut self.open);
         if shards.is_empty() {
             return Ok(());
         }
@@ -230,7 +234,7 @@ impl<'a> Planner<'a> {
         let ready = !again && self.finished.groups.contains(&id) && (!self.index || self.has_segment(&id));
         if !ready {
             let (base, nearest) = (self.base, self.nearest(&shards));
-            self.merges.push(MergeWork {
+            let line = |makes| MergeWork {
                 run: self.run.clone(),
                 group: self.groups.len() as u64,
                 shards: list.clone(),
@@ -241,12 +245,22 @@ impl<'a> Planner<'a> {
                     base: nearest.and_then(|nearest| kept_sums(base?.manifest, nearest, &rules)),
                     rules,
                 }),
-                index: self.index,
+                makes,
                 labels: self.settings.label_rules(),
-            });
+            };
+            self.merges.extend(self.makes(objects).iter().map(|makes| line(*makes)));
         }
         self.groups.push(PlannedGroup { id, ready, shards: shards.len() as u64, list });
         Ok(())
+    }
+
+    /// What is made of a group of this many objects: by one line of the work list each.
+    fn makes(&self, objects: u64) -> &'static [Makes] {
+        match (self.index, self.by_functions && objects > batches::APART) {
+            (false, _) => &[Makes::Sums],
+            (true, false) => &[Makes::Both],
+            (true, true) => &[Makes::Sums, Makes::Segment],
+        }
     }
 
     /// Whether the base version has a segment of the index for this group, and the file is there; or it needs none.

@@ -115,14 +115,18 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
     let (run, version) = (&plan.run, reduced.version);
     let mut figures = reduced.figures.clone();
     let groups = contents::groups(output, &reduced.groups).await?;
-    let (Parts { scores, list, milliseconds, csv, splits }, features, rejects, ()) = try_join!(
-        parts(output, run, &reduced, &groups),
+    let ((Parts { scores, milliseconds, csv, splits, .. }, outliers), duplicates, features, rejects, ()) = try_join!(
+        async {
+            let parts = parts(output, run, &reduced, &groups).await?;
+            let outliers = find_outliers(output, &plan, &reduced, &parts.list).await?;
+            Ok((parts, outliers))
+        },
+        find_duplicates(output, &plan, version, &groups),
         link_features(output, version, &groups, plan.settings.materialize_features),
         copy_rejects(output, &reduced),
         keep_extractor(output, &plan, &figures),
     )?;
     figures.project_ms += milliseconds;
-    let (duplicates, outliers) = findings(output, &plan, &reduced, &groups, &list).await?;
     let csv = if plan.settings.writes_csv() { Some(join_csv(output, &reduced, csv).await?) } else { None };
     Ok(Manifest {
         format: FORMAT,
@@ -194,19 +198,22 @@ async fn earlier(output: &dyn Store, base: Version) -> Result<Option<(Box<Manife
     }
 }
 
-/// Writes the tables of duplicates and outliers.
-async fn findings(
+/// Writes the table of outliers.
+async fn find_outliers(output: &dyn Store, plan: &Plan, reduced: &Reduced, parts: &[Part]) -> Result<Outliers> {
+    let (version, extractor, settings) = (reduced.version, &plan.extractor.id, &plan.settings);
+    let (found, files) =
+        outliers(output, Scored { version, extractor, basis: &reduced.basis, settings, parts }).await?;
+    put_all(output, files).await.map(|()| found)
+}
+
+/// Writes the table of duplicates.
+async fn find_duplicates(
     output: &dyn Store,
     plan: &Plan,
-    reduced: &Reduced,
+    version: Version,
     groups: &[GroupRecord],
-    parts: &[Part],
-) -> Result<(Duplicates, Outliers)> {
-    let version = reduced.version;
+) -> Result<Duplicates> {
     let shards: Vec<_> = groups.iter().flat_map(|group| group.shards.iter().cloned()).collect();
-    let (extractor, settings) = (&plan.extractor, &plan.settings);
-    let scored = Scored { version, extractor: &extractor.id, basis: &reduced.basis, settings, parts };
-    let (outliers, outlier_files) = outliers(output, scored).await?;
     let base = match plan.base {
         Some(base) => earlier(output, base).await?,
         None => None,
@@ -215,12 +222,16 @@ async fn findings(
         let duplicates = base.duplicates.as_ref()?;
         Some(Earlier { shards, extractor: &base.extractor.id, duplicates })
     });
-    let subject = Subject { version, shards: &shards, extractor, settings, base };
-    let (duplicates, files) = duplicates(output, subject).await?;
-    for (key, body) in files.into_iter().chain(outlier_files) {
+    let (extractor, settings) = (&plan.extractor, &plan.settings);
+    let (found, files) = duplicates(output, Subject { version, shards: &shards, extractor, settings, base }).await?;
+    put_all(output, files).await.map(|()| found)
+}
+
+async fn put_all(output: &dyn Store, files: Vec<(String, Bytes)>) -> Result<()> {
+    for (key, body) in files {
         output.put(&key, body).await?;
     }
-    Ok((duplicates, outliers))
+    Ok(())
 }
 
 /// Writes the lists of parts.

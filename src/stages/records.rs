@@ -142,6 +142,11 @@ impl Plan {
         same(&plan.run, run, &key).map(|()| plan)
     }
 
+    /// Whether the version gets a search index.
+    pub(crate) fn has_index(&self) -> bool {
+        SearchIndex::is_wanted(&self.settings, &self.extractor)
+    }
+
     /// Numbers of the groups that this run finishes.
     pub(crate) fn merges(&self) -> impl Iterator<Item = u64> {
         self.groups.iter().zip(0..).filter(|(group, _)| !group.ready).map(|(_, number)| number)
@@ -230,12 +235,26 @@ pub struct MergeWork {
     /// The sums of classes. None if no classifier is fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassWork>,
-    /// Whether the group gets a segment of the search index.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub index: bool,
+    /// What is made.
+    #[serde(default)]
+    pub makes: Makes,
     /// How labels and splits follow from keys, a part of the ids too.
     #[serde(default, skip_serializing_if = "LabelRules::is_default")]
     pub labels: LabelRules,
+}
+
+/// What a line of `merge.jsonl` makes of a group. Both need the records of the shards only, so that two functions can work at the
+/// same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Makes {
+    /// The record and the sums.
+    #[default]
+    Sums,
+    /// The segment of the search index.
+    Segment,
+    /// All three.
+    Both,
 }
 
 /// A finished group: answer of `merge`, and `runs/<run>/merged/<group>.json`.
@@ -249,7 +268,7 @@ pub struct Merged {
     pub entry: GroupEntry,
     /// Its sums of classes, if they are kept.
     pub classes: Option<Checksum>,
-    /// Its segment of the search index, if it has one.
+    /// Its segment of the search index, if this work has made one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<Checksum>,
     /// Its shards that this run has computed.
@@ -258,6 +277,21 @@ pub struct Merged {
     pub figures: RunFigures,
     /// Whether the rows of the base version are not all known.
     pub base_is_unknown: bool,
+    /// When the work began and how long it took.
+    pub timing: Timing,
+}
+
+/// The segment of a group: answer of `segment`, and `runs/<run>/indexed/<group>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed {
+    /// Id of the run.
+    pub run: RunId,
+    /// Number of the group, from 0.
+    pub group: u64,
+    /// Id of the group.
+    pub id: GroupId,
+    /// Its segment of the search index. None without rows.
+    pub index: Option<Checksum>,
     /// When the work began and how long it took.
     pub timing: Timing,
 }
@@ -421,6 +455,13 @@ pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> 
     let key = keys::merge_record(run, group);
     let merged: Merged = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
+}
+
+/// Reads the record of a segment that this run has made. Fails with `Dataset.Corrupt` if `merge` has not written it.
+pub(crate) async fn read_indexed(output: &dyn Store, run: &RunId, group: u64) -> Result<Indexed> {
+    let key = keys::index_record(run, group);
+    let indexed: Indexed = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
+    same(&(&indexed.run, indexed.group), &(run, group), &key).map(|()| indexed)
 }
 
 /// Reads the records of parts, in their order.

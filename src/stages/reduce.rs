@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
 use rayon::join;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     damage::noted,
     merge::read_sums,
     plan::is_up_to_date,
-    records::{REJECTS, read_merged},
+    records::{REJECTS, read_indexed, read_merged},
     reuse,
     sums::{KnownGroups, KnownSums},
 };
@@ -31,7 +31,7 @@ use crate::{
         tables,
         timing::Timer,
     },
-    ids::{GroupId, RunId, ShardId, Version},
+    ids::{GroupId, ShardId, Version},
     pca::{self, moments::TotalMoments},
     store::Store,
 };
@@ -67,8 +67,11 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
     let totals = total(output, &plan, &groups, base, known.moments).await?;
-    let Fitted { basis, moments } = fit(output, &plan, totals, &groups, base).await?;
-    let classifier = classify(output, &plan, base, &groups, (&records, &classes), known.classes).await?;
+    // Eigenvectors take one processor.
+    let (Fitted { basis, moments }, classifier) = try_join!(
+        fit(output, &plan, totals, &groups, base),
+        classify(output, &plan, base, &groups, (&records, &classes), known.classes)
+    )?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
     let version = dataset::claim(output, &run).await?;
@@ -261,7 +264,7 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         groups: Vec::with_capacity(plan.groups.len()),
         records: Vec::with_capacity(plan.groups.len()),
         classes: Vec::with_capacity(plan.groups.len()),
-        index: SearchIndex::is_wanted(&plan.settings, &plan.extractor).then(SearchIndex::default),
+        index: plan.has_index().then(SearchIndex::default),
         shards: Vec::new(),
         labels: Vec::new(),
         rejects: Vec::new(),
@@ -276,7 +279,7 @@ async fn gather(output: &dyn Store, plan: &Plan, base: Option<&Manifest>) -> Res
         .groups
         .iter()
         .zip(0..)
-        .map(|(planned, number)| read_group(output, &plan.run, planned, number, of_base.get(&planned.id).copied()))
+        .map(|(planned, number)| read_group(output, plan, (planned, number), of_base.get(&planned.id).copied()))
         .collect();
     let mut reads = stream::iter(reads).buffered(STORE_CONCURRENCY);
     while let Some(group) = reads.try_next().await? {
@@ -318,18 +321,27 @@ struct Group {
 /// Reads the group with this number; `of_base` is its entry in the base version, if that has it.
 async fn read_group(
     output: &dyn Store,
-    run: &RunId,
-    planned: &PlannedGroup,
-    number: u64,
+    plan: &Plan,
+    (planned, number): (&PlannedGroup, u64),
     of_base: Option<&GroupEntry>,
 ) -> Result<Group> {
+    let run = &plan.run;
     if !planned.ready {
         let merged = read_merged(output, run, number).await?;
         let record = contents::group(output, &merged.entry).await?;
         let computed = merged.computed.into_iter().collect();
-        let reduce_ms = merged.timing.milliseconds;
+        let mut reduce_ms = merged.timing.milliseconds;
         let (entry, figures, base_is_unknown) = (merged.entry, merged.figures, merged.base_is_unknown);
-        let (classes, segment) = (merged.classes, merged.index);
+        let (classes, mut segment) = (merged.classes, merged.index);
+        if plan.has_index() && segment.is_none() && entry.rows > 0 {
+            let indexed = read_indexed(output, run, number).await?;
+            if indexed.id != entry.id {
+                let message = "the segment of a group is not that of its shards";
+                return Err(Error::new(ErrorKind::DatasetCorrupt, message).context("group", entry.id));
+            }
+            segment = indexed.index;
+            reduce_ms += indexed.timing.milliseconds;
+        }
         return Ok(Group { entry, record, classes, segment, computed, figures, base_is_unknown, reduce_ms });
     }
     let (entry, record) = match of_base {

@@ -1,6 +1,6 @@
 //! A work list that is written while it grows, so that memory does not grow with it.
 
-use std::fmt;
+use std::{cmp::Reverse, fmt};
 
 use bytes::Bytes;
 use futures::{
@@ -18,14 +18,17 @@ const PIECE_BYTES: usize = 8 << 20;
 /// Lines of a list for functions that are put in another order together: some millions of images.
 const SHUFFLED: usize = 1 << 14;
 
+/// The size of a shard, its id and its line.
+type Waiting = (Reverse<u64>, ShardId, Vec<u8>);
+
 /// JSON lines, each with a seal.
 pub(super) struct WorkList<'a> {
     output: &'a dyn Store,
     key: String,
     text: Vec<u8>,
     upload: Option<Upload<'a>>,
-    /// Lines that wait to be put in the order of their ids; None if they keep the order of the keys.
-    waiting: Option<Vec<(ShardId, Vec<u8>)>>,
+    /// Lines that wait to be put in order, with the size and the id of their shards; None if they keep the order of the keys.
+    waiting: Option<Vec<Waiting>>,
     /// Number of lines.
     pub(super) lines: u64,
     /// Where each line ends that is in its place, in bytes.
@@ -67,21 +70,22 @@ fn cut_short() -> Error {
 }
 
 impl<'a> WorkList<'a> {
-    /// A list in the order of the keys, or for functions: those that walk neighbouring keys at the same time share a
-    /// partition of S3, which answers 5,500 reads a second. Ids are hashes: their order has nothing to do with that of keys.
+    /// A list in the order of the keys, or for functions: the largest shards first, so that none of them ends long after the
+    /// others; equally large ones by their ids. Functions that walk neighbouring keys at the same time share a partition of S3,
+    /// which answers 5,500 reads a second; this order has nothing to do with that of keys.
     pub(super) fn new(output: &'a dyn Store, key: String, for_functions: bool) -> Self {
         let waiting = for_functions.then(Vec::new);
         WorkList { output, key, text: Vec::new(), upload: None, waiting, lines: 0, ends: Vec::new() }
     }
 
-    /// Adds a line about a shard.
-    pub(super) async fn push<T: Serialize>(&mut self, line: &T, shard: &ShardId) -> Result<()> {
+    /// Adds a line about a shard of this size.
+    pub(super) async fn push<T: Serialize>(&mut self, line: &T, (size, shard): (u64, &ShardId)) -> Result<()> {
         let line = dataset::to_sealed_lines(std::slice::from_ref(line))?;
         self.lines += 1;
         match &mut self.waiting {
             None => self.append(&line).await,
             Some(waiting) => {
-                waiting.push((shard.clone(), line.to_vec()));
+                waiting.push((Reverse(size), shard.clone(), line.to_vec()));
                 if waiting.len() < SHUFFLED { Ok(()) } else { self.release().await }
             }
         }
@@ -91,7 +95,7 @@ impl<'a> WorkList<'a> {
     async fn release(&mut self) -> Result<()> {
         let mut waiting = self.waiting.as_mut().map(std::mem::take).unwrap_or_default();
         waiting.sort_unstable();
-        for (_, line) in waiting {
+        for (_, _, line) in waiting {
             self.append(&line).await?;
         }
         Ok(())
@@ -136,7 +140,7 @@ mod tests {
             let store = MemoryStore::new();
             let mut list = WorkList::new(&store, "list.jsonl".to_owned(), false);
             for line in &lines[..count] {
-                list.push(line, &"a".into()).await.unwrap();
+                list.push(line, (1, &"a".into())).await.unwrap();
                 assert!(store.get("list.jsonl").await.is_err());
             }
             list.finish().await.unwrap();
@@ -148,16 +152,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_for_functions_is_in_the_order_of_ids() {
+    async fn a_list_for_functions_has_the_largest_shards_first() {
         let store = MemoryStore::new();
         let mut list = WorkList::new(&store, "list.jsonl".to_owned(), true);
-        for id in ["c", "a", "b"] {
-            list.push(&serde_json::json!({ "id": id }), &id.into()).await.unwrap();
+        for (size, id) in [(1, "c"), (1, "a"), (2, "b")] {
+            list.push(&serde_json::json!({ "id": id }), (size, &id.into())).await.unwrap();
         }
         list.finish().await.unwrap();
         let text = String::from_utf8(store.get("list.jsonl").await.unwrap().to_vec()).unwrap();
         let ids: Vec<&str> = text.lines().map(|line| &line[7..8]).collect();
-        assert_eq!(ids, ["a", "b", "c"], "{text}");
+        assert_eq!(ids, ["b", "a", "c"], "{text}");
         let lengths: Vec<u64> = text.lines().map(|line| line.len() as u64 + 1).collect();
         let ends = lengths.iter().scan(0, |at, length| {
             *at += length;

@@ -833,7 +833,7 @@ def test_start_and_status_tell_how_a_run_goes(stack, demo):
     # One call of project takes all parts of so few rows.
     assert receipt["usage"]["invocations"] == 3 + shards + 1 + 1
     lines = {line["stage"]: line for line in receipt["lines"]}
-    assert lines["featurize"]["invocations"] == shards and lines["featurize"]["memory_mb"] == 1769
+    assert lines["featurize"]["invocations"] == shards and lines["featurize"]["memory_mb"] == 3008
     assert lines["merge"]["invocations"] == 1 and lines["merge"]["memory_mb"] == 3008
     assert receipt["at"] == {"place": "lambda", "region": "us-east-1"} and receipt["dollars"]["total"] > 0
 

@@ -5,7 +5,7 @@
 
 use pomona::{
     Result,
-    stages::{Featurized, ListDone, Merged, Planned, Projected, Published},
+    stages::{Featurized, ListDone, MergeDone, Planned, Projected, Published},
     versions::vacuum::Vacuumed,
 };
 use serde::Serialize;
@@ -75,9 +75,12 @@ impl Measured for Featurized {
     }
 }
 
-impl Measured for Merged {
+impl Measured for MergeDone {
     fn figures(&self) -> Figures {
-        Figures { rows: Some(self.entry.rows), ..Figures::default() }
+        match self {
+            MergeDone::Group(merged) => Figures { rows: Some(merged.entry.rows), ..Figures::default() },
+            MergeDone::Segment(_) => Figures::default(),
+        }
     }
 }
 
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_error_is_counted_and_named() {
-        let outcome: Result<Merged> = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
+        let outcome: Result<MergeDone> = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
         let without = line(&json!({"run": "r"}), &outcome, Invocation { spent: None, ..INVOCATION });
         assert_eq!(
             (without["spent"].as_f64(), without["_aws"]["CloudWatchMetrics"].as_array().unwrap().len()),

@@ -5,7 +5,7 @@ use pomona::{
     Error, ErrorKind, Result,
     dataset::Sealed,
     ids::RunId,
-    stages::{self, MergeWork, Merged, Reduced, RunInput, Stores},
+    stages::{self, MergeDone, MergeWork, Reduced, RunInput, Stores},
 };
 use pomona_host::{Figures, Measured};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ struct Event {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Merged(Box<Merged>),
+    Merged(MergeDone),
     Reduced(ReducedKeys),
 }
 
@@ -57,17 +57,21 @@ async fn handle(event: Event) -> Result<Answer> {
     let (_, prefix) = pomona::store::bucket_and_prefix(&event.output)?;
     let stores = Stores::open(&event.input, &event.output).await?;
     match (event.work, event.run) {
-        (Some(Sealed(work)), None) => merge(&stores, work).await.map(Box::new).map(Answer::Merged),
+        (Some(Sealed(work)), None) => merge(&stores, work).await.map(Answer::Merged),
         (None, Some(run)) => reduce(&stores, run, &prefix).await.map(Answer::Reduced),
         _ => Err(Error::new(ErrorKind::InputInvalid, "an event has either the field \"run\" or the field \"work\"")),
     }
 }
 
-async fn merge(stores: &Stores, work: MergeWork) -> Result<Merged> {
-    let run = work.run.clone();
-    let merged = stages::merge(stores, work).await?;
-    tracing::info!(%run, group = merged.group, rows = merged.entry.rows, "group finished");
-    Ok(merged)
+async fn merge(stores: &Stores, work: MergeWork) -> Result<MergeDone> {
+    let done = stages::merge(stores, work).await?;
+    match &done {
+        MergeDone::Group(merged) => {
+            tracing::info!(run = %merged.run, group = merged.group, rows = merged.entry.rows, "group finished");
+        }
+        MergeDone::Segment(indexed) => tracing::info!(run = %indexed.run, group = indexed.group, "group indexed"),
+    }
+    Ok(done)
 }
 
 async fn reduce(stores: &Stores, run: RunId, prefix: &str) -> Result<ReducedKeys> {

@@ -73,6 +73,7 @@ fn run_keys(id: &RunId) -> Vec<(String, FileKind)> {
         (batches_of(&run(id, "project.jsonl")), registry::RUN_PROJECTION_BATCHES),
         (featurized(id, &shard_id), registry::RUN_FEATURIZED),
         (merge_record(id, 0), registry::RUN_MERGED),
+        (index_record(id, 0), registry::RUN_INDEXED),
         (merged(id, 0), registry::RUN_SUMS),
         (run(id, "reduced.json"), registry::RUN_REDUCED),
         (projected(id, 0), registry::RUN_PROJECTED),

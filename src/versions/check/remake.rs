@@ -26,7 +26,9 @@ use crate::{
     ids::{GroupId, ShardId},
     model::ExtractorRecord,
     pca::Basis,
-    stages::{MergeWork, PartFiles, Plan, csv_header, group_sums, read_sums, remake_group, segment, sum_of_groups},
+    stages::{
+        Makes, MergeWork, PartFiles, Plan, csv_header, group_sums, read_sums, remake_group, segment, sum_of_groups,
+    },
     store::Store,
 };
 
@@ -155,7 +157,7 @@ async fn group(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
                 extractor: plan.extractor.clone(),
                 compression: plan.settings.compression(),
                 classes: None,
-                index: false,
+                makes: Makes::Sums,
                 labels: plan.settings.label_rules(),
             };
             let files = remake_group(output, &work).await?;

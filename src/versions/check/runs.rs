@@ -17,7 +17,10 @@ use crate::{
         registry::{self, FileKind},
     },
     ids::{RunId, ShardId},
-    stages::{Featurized, LineRange, MergeWork, Merged, PartWork, Plan, PlannedShard, Projected, Reduced, ShardWork},
+    stages::{
+        Featurized, Indexed, LineRange, Makes, MergeWork, Merged, PartWork, Plan, PlannedShard, Projected, Reduced,
+        ShardWork,
+    },
     store::{self, Object, Store},
 };
 
@@ -78,20 +81,24 @@ impl Folder<'_> {
     async fn check_work(&self, survey: &mut Survey, plan: &Plan) -> Result<()> {
         let lists = plan.groups.iter().map(|group| &group.list);
         let Some(shards) = self.ranges::<PlannedShard>(survey, lists).await? else { return Ok(()) };
-        let expected: Vec<(&ShardId, &LineRange)> =
+        let expected: HashMap<&ShardId, &LineRange> =
             shards.iter().filter_map(|shard| Some((&shard.id, shard.objects.as_ref()?))).collect();
         let all = |lines: &[ShardWork]| {
-            lines.iter().map(|line| (&line.shard, &line.objects)).eq(expected.iter().copied())
-                && lines.iter().all(|line| line.run == *self.run())
+            // On AWS, the lines have another order than the shards.
+            let planned: HashMap<_, _> = lines.iter().map(|line| (&line.shard, &line.objects)).collect();
+            lines.len() == expected.len() && planned == expected && lines.iter().all(|line| line.run == *self.run())
         };
         let work = self.lines(survey, &self.key("featurize.jsonl"), all).await?;
         self.ranges::<Object>(survey, work.iter().map(|line| &line.objects)).await?;
         let groups: HashMap<u64, &LineRange> = (0..).zip(&plan.groups).map(|(n, group)| (n, &group.list)).collect();
         let all = |lines: &[MergeWork]| {
-            lines.iter().map(|line| line.group).eq(plan.merges())
+            let merged = lines.iter().filter(|line| line.makes != Makes::Segment);
+            merged.map(|line| line.group).eq(plan.merges())
                 && lines.iter().all(|line| groups.get(&line.group) == Some(&&line.shards) && line.run == *self.run())
         };
-        self.lines(survey, &self.key("merge.jsonl"), all).await?;
+        let merges = self.lines(survey, &self.key("merge.jsonl"), all).await?;
+        let indexed = merges.iter().filter(|line| line.makes == Makes::Segment);
+        indexed.for_each(|line| self.exists(survey, &keys::index_record(self.run(), line.group)));
         plan.merges().for_each(|number| self.exists(survey, &keys::merge_record(self.run(), number)));
         self.check_featurized(survey, &work);
         Ok(())
@@ -244,6 +251,8 @@ impl Folder<'_> {
             own(body, key, |made: &Featurized| keys::featurized(run, &made.planned) == key).map(drop)
         } else if registry::RUN_MERGED.parse(key).is_some() {
             own(body, key, |m: &Merged| m.run == *run && keys::merge_record(run, m.group) == key).map(drop)
+        } else if registry::RUN_INDEXED.parse(key).is_some() {
+            own(body, key, |i: &Indexed| i.run == *run && keys::index_record(run, i.group) == key).map(drop)
         } else {
             own(body, key, |p: &Projected| p.run == *run && keys::projected(run, p.part.part) == key).map(drop)
         }
