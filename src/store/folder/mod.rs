@@ -275,6 +275,27 @@ impl Store for FolderStore {
         .await
     }
 
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        let (target, listed, staged) = (self.path(&listed.key)?, listed.etag.clone(), self.staged());
+        Self::blocking(move || {
+            let mut file = staged()?;
+            file.write_all(&body).map_err(|e| at(e, &target))?;
+            let current = match open_regular(&target) {
+                Err(e) if e.is(ErrorKind::StoreNotFound) => return Ok(false),
+                current => current?.0,
+            };
+            // Whoever replaces the same file waits here, and then finds another one. Some file systems have no locks.
+            let _ = current.lock();
+            match fs::metadata(&target) {
+                Ok(metadata) if stamp(&metadata, &target)?.0 == listed => {
+                    publish(file, &target, Existing::Replace).map(|_| true)
+                }
+                _ => Ok(false),
+            }
+        })
+        .await
+    }
+
     async fn put_held(&self, key: &str, body: Bytes) -> Result<bool> {
         let (target, staged, held, key) = (self.path(key)?, self.staged(), self.held.clone(), key.to_owned());
         Self::blocking(move || {
