@@ -93,7 +93,8 @@ pub(crate) async fn renew(output: &dyn Store, current: &Manifest) -> Result<bool
 }
 
 fn busy() -> Error {
-    Error::new(ErrorKind::DatasetBusy, "other processes write the newest report all the time").context("key", keys::REPORT)
+    Error::new(ErrorKind::DatasetBusy, "other processes write the newest report all the time")
+        .context("key", keys::REPORT)
 }
 
 #[cfg(test)]
@@ -103,7 +104,9 @@ mod tests {
     #[test]
     fn a_page_says_which_version_it_is_of() {
         assert_eq!(version_of(b"<head><meta name=\"pomona-version\" content=\"12\"><title>x"), Some(Version(12)));
-        for other in ["", "<meta name=\"pomona-version\" content=\"\">", "<meta name=\"version\" content=\"1\">", "\u{fffd}"] {
+        for other in
+            ["", "<meta name=\"pomona-version\" content=\"\">", "<meta name=\"version\" content=\"1\">", "\u{fffd}"]
+        {
             assert_eq!(version_of(other.as_bytes()), None, "{other}");
         }
     }

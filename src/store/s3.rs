@@ -19,7 +19,9 @@ use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
     error::{ProvideErrorMetadata, SdkError},
-    operation::{RequestId as _, get_object::builders::GetObjectFluentBuilder, put_object::builders::PutObjectFluentBuilder},
+    operation::{
+        RequestId as _, get_object::builders::GetObjectFluentBuilder, put_object::builders::PutObjectFluentBuilder,
+    },
     primitives::ByteStream,
     types::EncodingType,
 };
