@@ -22,6 +22,7 @@ use pomona::{
     },
     ids::Version,
     model::WorkerPool,
+    pipeline,
     stages::{CancellationToken, Silent, Stores},
     store::{FolderStore, MemoryStore, Store, list_all},
     versions::check::{self, Checked, Depth, Fault, RepairInput, Tools},
@@ -49,7 +50,8 @@ impl Output {
         images.put("kiwi/new.png", png(500)).await.unwrap();
         images.put(&key(60), png(501)).await.unwrap();
         images.delete(&key(110)).await.unwrap();
-        run_as(&stores, &workers, settings, second, "second").await.unwrap();
+        let mut second = run_as(&stores, &workers, settings, second, "second").await.unwrap();
+        pipeline::report(&stores, &mut second, &Silent).await.unwrap();
         let mut output = Output { images, store, files: BTreeMap::new() };
         output.files = output.read().await;
         output
