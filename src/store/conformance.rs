@@ -337,14 +337,13 @@ pub async fn one_of_concurrent_conditional_puts_succeeds(store: Arc<dyn Store>) 
 }
 
 /// Of concurrent [`Store::replace`] calls on one listed object, exactly one returns true, and its content is read. Later
-/// calls with the old listing, and calls after the object was deleted, return false and write nothing.
+/// calls return false and write nothing, also after the object is deleted.
 pub async fn one_of_concurrent_replacements_succeeds(store: Arc<dyn Store>) -> Outcome {
     let it = Guarantee("one_of_concurrent_replacements_succeeds");
     for race in 0..RACES {
         let key = format!("pages/{race:08}.html");
         it.put(&*store, &key, "first").await?;
-        let listed = it.list(&*store, &key).await?.into_iter().next();
-        let listed = listed.ok_or_else(|| it.violated(format!("{key} is not listed")))?;
+        let listed = it.only(&*store).await?;
         let racers = (0..RACERS).map(|i| {
             let (store, listed) = (store.clone(), listed.clone());
             async move { store.replace(&listed, Bytes::from(format!("page {i}"))).await }
@@ -378,9 +377,7 @@ impl Guarantee {
         let mut winners = Vec::new();
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let outcome = outcome.map_err(|e| self.violated(format!("{call} panicked: {e}")))?;
-            if self.ok(call, outcome)? {
-                winners.push(i);
-            }
+            winners.extend(self.ok(call, outcome)?.then_some(i));
         }
         match winners.as_slice() {
             [winner] => Ok(*winner),

@@ -21,7 +21,12 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, contents, inbox, keys, labelling, lease::Judge, newest, settings::Mode},
+    dataset::{
+        self, Manifest, contents, inbox, keys, labelling,
+        lease::Judge,
+        newest,
+        settings::{Mode, Settings},
+    },
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -93,12 +98,7 @@ pub async fn erase(
         return would_erase(output, erased, current.version, &before, judge).await;
     }
 
-    let mut settings = current.settings;
-    if let Some(file) = &settings.labels
-        && let Some(kept) = labelling::without(output, file, &erased).await?
-    {
-        settings.labels = Some(kept);
-    }
+    let settings = without(output, current.settings, &erased).await?;
     let input = PlanInput { settings, mode, ..PlanInput::new(run) };
     let mut summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
     let report_error = write_report(stores, &mut summary, watcher).await;
@@ -118,10 +118,7 @@ pub async fn erase(
     let began = Timestamp::now();
     let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
     forget_in_lists(output, &found, &mut deleted).await?;
-    if newest::renew(output, &summary.manifest).await? {
-        deleted.push(keys::REPORT.to_owned());
-    }
-
+    deleted.extend(newest::renew(output, &summary.manifest).await?.then(|| keys::REPORT.to_owned()));
     let after = wanted.search(output, &BTreeSet::new(), watcher).await?;
     check_gone(output, &after, began).await?;
     Ok(Erased {
@@ -134,6 +131,16 @@ pub async fn erase(
         not_searched: after.unsearched,
         report_error,
     })
+}
+
+/// The settings with a file of labels that does not name the images.
+async fn without(output: &dyn Store, mut settings: Settings, erased: &BTreeSet<String>) -> Result<Settings> {
+    if let Some(file) = &settings.labels
+        && let Some(kept) = labelling::without(output, file, erased).await?
+    {
+        settings.labels = Some(kept);
+    }
+    Ok(settings)
 }
 
 /// Writes the report of the new version, which replaces the newest one. Returns the error: the erasure does not depend on it.

@@ -17,6 +17,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -288,6 +289,12 @@ impl Store for FolderStore {
             let _ = current.lock();
             match fs::metadata(&target) {
                 Ok(metadata) if stamp(&metadata, &target)?.0 == listed => {
+                    // Two files of the same tick of the clock would have one etag.
+                    let old = metadata.modified().map_err(|e| at(e, &target))?;
+                    if file.as_file().metadata().and_then(|new| new.modified()).map_err(|e| at(e, &target))? <= old {
+                        let later = old + Duration::from_nanos(1);
+                        file.as_file().set_modified(later).map_err(|e| at(e, &target))?;
+                    }
                     publish(file, &target, Existing::Replace).map(|_| true)
                 }
                 _ => Ok(false),
