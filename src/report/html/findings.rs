@@ -61,7 +61,7 @@ fn groups(summary: &Duplicates, content: &Content<'_>, media: &Media) -> Markup 
                     " The first " (content.found.groups.len()) " groups, those across labels and splits before the others:"
                 }
             }
-            @for group in &content.found.groups { (group_of(group, media)) }
+            div .groups { @for group in &content.found.groups { (group_of(group, media)) } }
             (download("duplicates", &media.lists.duplicates, "pomona list duplicates --csv"))
         }
     }
