@@ -87,6 +87,9 @@ impl Store for Generated {
     async fn put_if_absent(&self, key: &str, _: Bytes) -> Result<bool> {
         Self::nothing(key)
     }
+    async fn replace(&self, listed: &Object, _: Bytes) -> Result<bool> {
+        Self::nothing(&listed.key)
+    }
     async fn delete(&self, key: &str) -> Result<()> {
         Self::nothing(key)
     }

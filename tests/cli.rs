@@ -373,7 +373,12 @@ fn a_run_leaves_a_report_and_a_receipt() {
     let summary = json(&mut run(&dir.path().join("in"), &output, &[]));
     let report = PathBuf::from(summary["files"]["report"].as_str().unwrap());
     let page = fs::read_to_string(&report).unwrap();
-    assert!(page.contains("label 0/00003.png") && page.contains("data:image/jpeg;base64,") && page.len() < 5_000_000);
+    assert!(
+        page.contains("All 12 images are drawn") && page.contains("data:image/jpeg;base64,") && page.len() < 5_000_000
+    );
+    // Beside the folders is the newest report: this one.
+    assert_eq!(summary["files"]["newest_report"], output.join("report.html").to_str().unwrap());
+    assert_eq!(fs::read_to_string(output.join("report.html")).unwrap(), page);
     let folder = report.parent().unwrap();
     for plot in ["scree.png", "scatter.png"] {
         assert_eq!(&fs::read(folder.join(plot)).unwrap()[1..4], b"PNG");
@@ -387,4 +392,48 @@ fn a_run_leaves_a_report_and_a_receipt() {
     // A run without changes writes no report.
     let again = json(&mut run(&dir.path().join("in"), &output, &[]));
     assert_eq!((&again["up_to_date"], &again["files"]["report"]), (&true.into(), &Value::Null));
+}
+
+/// `xdg-open` is a script that writes what it is asked to open to a file.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_report_is_opened_in_the_browser_if_there_is_one() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    write_images(&dir.path().join("in"), 12);
+    let (output, programs, opened) = (dir.path().join("out"), dir.path().join("bin"), dir.path().join("opened"));
+    let summary = json(&mut run(&dir.path().join("in"), &output, &[]));
+    fs::create_dir(&programs).unwrap();
+    let show = |arguments: &[&str]| {
+        let mut command = pomona();
+        command.arg("show").arg(&output).arg("--open").args(arguments).env("PATH", &programs);
+        let done = finish(&mut command);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    // Without a browser, the path remains.
+    let (printed, note) = show(&[]);
+    assert_eq!(printed, format!("{}\n", output.join("report.html").display()));
+    assert!(note.starts_with("note: no browser could be started"), "{note}");
+
+    let script = format!("#!/bin/sh\nprintf %s \"$1\" > '{}'\n", opened.display());
+    fs::write(programs.join("xdg-open"), script).unwrap();
+    fs::set_permissions(programs.join("xdg-open"), fs::Permissions::from_mode(0o755)).unwrap();
+    let of_run = summary["files"]["report"].as_str().unwrap();
+    for (arguments, path) in [(&[][..], output.join("report.html")), (&["--version", "1"][..], PathBuf::from(of_run))] {
+        let _ = fs::remove_file(&opened);
+        let (printed, _) = show(arguments);
+        assert_eq!(printed, format!("{}\n", path.display()));
+        let wanted = path.to_str().unwrap();
+        let is_opened = || fs::read_to_string(&opened).is_ok_and(|opened| opened == wanted);
+        assert!((0..100).any(|_| is_opened() || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            false
+        }));
+    }
+
+    fs::remove_file(output.join("report.html")).unwrap();
+    fails(pomona().arg("show").arg(&output).arg("--open"), 1, "Input.Invalid");
+    fails(pomona().arg("show").arg(&output).args(["--open", "--json"]), 2, "cannot be used with");
 }

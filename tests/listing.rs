@@ -340,6 +340,9 @@ impl Store for Alone {
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
         self.0.put_if_absent(key, body).await
     }
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        self.0.replace(listed, body).await
+    }
     async fn delete(&self, key: &str) -> Result<()> {
         self.0.delete(key).await
     }

@@ -184,13 +184,8 @@ fn a_report_shows_names_with_escapes() {
     let (_, output, _) = deceptive_run(dir.path());
     let mut runs = fs::read_dir(output.join("runs")).unwrap().map(|run| run.unwrap().path().join("report.html"));
     let page = fs::read_to_string(runs.find(|page| page.exists()).unwrap()).unwrap();
-    // Label and file in the plots, the findings, the list of labels, and the rejects.
-    let path = "a\\u{202e}b\\u{1b}[31m/x\\u{200b}\\ny\\u{feff}.png";
-    assert_escaped(&page, &[&format!("data-path=\"{path}\""), "data-name=\"a\\u{202e}b\\u{1b}[31m\""]);
-    assert_escaped(
-        &page,
-        &["<bdi>a\\u{202e}b\\u{1b}[31m</bdi>", "/txt\\u{2066}\\u{7f}.png</bdi>", &format!("title=\"{path}\"")],
-    );
+    // In the filter and the list of labels, and among the rejects. The script of the page escapes what it shows on the map.
+    assert_escaped(&page, &["<bdi>a\\u{202e}b\\u{1b}[31m</bdi>", "/txt\\u{2066}\\u{7f}.png</bdi>"]);
 }
 
 #[test]

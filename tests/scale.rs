@@ -59,6 +59,9 @@ impl Store for Endless {
     async fn put_if_absent(&self, _: &str, _: Bytes) -> pomona::Result<bool> {
         unreachable!("the input is never written")
     }
+    async fn replace(&self, _: &Object, _: Bytes) -> pomona::Result<bool> {
+        unreachable!("the input is never written")
+    }
     async fn delete(&self, _: &str) -> pomona::Result<()> {
         unreachable!("the input is never written")
     }

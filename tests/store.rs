@@ -102,6 +102,8 @@ enum Fault {
     ConditionalPutWrites,
     /// Of concurrent conditional puts, none succeeds.
     ConditionalPutFails,
+    ReplaceWrites,
+    ReplaceFails,
     /// Holding an object replaces it.
     HeldIsReplaced,
     /// Every object is held.
@@ -198,6 +200,14 @@ impl Store for Faulty {
         }
     }
 
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        match self.fault {
+            Fault::ReplaceWrites => self.inner.put(&listed.key, body).await.map(|()| true),
+            Fault::ReplaceFails => self.inner.replace(listed, body).await.map(|_| false),
+            _ => self.inner.replace(listed, body).await,
+        }
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         if self.has(Fault::DeleteOfMissingFails) {
             self.inner.get(key).await?;
@@ -232,6 +242,8 @@ async fn each_fault_violates_its_guarantee() {
         (Fault::DeleteOfMissingFails, "deletes_are_final_and_repeatable"),
         (Fault::ConditionalPutWrites, "one_of_concurrent_conditional_puts_succeeds"),
         (Fault::ConditionalPutFails, "one_of_concurrent_conditional_puts_succeeds"),
+        (Fault::ReplaceWrites, "one_of_concurrent_replacements_succeeds"),
+        (Fault::ReplaceFails, "one_of_concurrent_replacements_succeeds"),
         (Fault::HeldIsReplaced, "held_objects_are_held_until_they_are_deleted"),
         (Fault::EverythingIsHeld, "held_objects_are_held_until_they_are_deleted"),
     ] {

@@ -161,6 +161,9 @@ async fn a_listing_with_a_key_twice_or_out_of_order_is_an_error() {
         async fn put_if_absent(&self, key: &str, body: bytes::Bytes) -> Result<bool> {
             self.0.put_if_absent(key, body).await
         }
+        async fn replace(&self, listed: &Object, body: bytes::Bytes) -> Result<bool> {
+            self.0.replace(listed, body).await
+        }
         async fn delete(&self, key: &str) -> Result<()> {
             self.0.delete(key).await
         }

@@ -152,6 +152,10 @@ impl Store for Unpacked {
         self.store.put_if_absent(&Self::raw(key)?, body).await
     }
 
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        self.store.replace(&Self::raw_object(listed)?, body).await
+    }
+
     async fn link(&self, from: &str, to: &str) -> Result<()> {
         self.store.link(&Self::raw(from)?, &Self::raw(to)?).await
     }

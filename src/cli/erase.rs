@@ -19,7 +19,7 @@ use pomona::{
 use crate::{
     args::{EraseArgs, Format},
     format, open,
-    out::out,
+    out::{note, out},
     print_json,
     progress::Bars,
     run,
@@ -45,6 +45,9 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     let outcome = erase::erase(&stores, &workers, input, args.locks.judge(), &bars, &stop).await;
     bars.clear();
     let erased = outcome?;
+    if let Some(error) = &erased.report_error {
+        note(&format!("warning: the report of the new version could not be written: {error}"));
+    }
     if args.format.format() == Format::Json {
         return print_json(&erased);
     }

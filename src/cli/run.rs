@@ -1,6 +1,11 @@
 //! `pomona run`, and what the other commands that run the pipeline share with it.
 
-use std::{io::Read, path::Path, sync::Arc, time::Instant};
+use std::{
+    io::{IsTerminal as _, Read},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use pomona::{
     Error, ErrorKind, Result,
@@ -79,6 +84,7 @@ impl<'a> Runner<'a> {
             Finished { summary: &summary, reported: reported.as_ref(), output: self.output, seconds: elapsed(started) };
         match self.options.output.format() {
             Format::Json => print_json(&finished.json()),
+            Format::Text if std::io::stdout().is_terminal() => out(&finished.terminal_text()),
             Format::Text => out(&finished.text()),
         }
     }

@@ -8,7 +8,7 @@ use pomona::{
 
 use crate::{
     args::{Format, ShowArgs},
-    format, open,
+    browse, format, open,
     out::out,
 };
 
@@ -19,6 +19,9 @@ const SCORES: usize = 5;
 
 pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     let (store, shown) = open::version(&args.output, args.version).await?;
+    if args.open {
+        return browse::report(store.as_ref(), &args.output, args.version.map(|_| &shown)).await;
+    }
     if args.format.format() == Format::Json {
         return out(&String::from_utf8_lossy(&dataset::to_json(&shown)?));
     }
@@ -63,7 +66,7 @@ async fn settings(store: &dyn Store, manifest: &Manifest) -> Result<String> {
         format::row(["shards", &shards]),
         format::row(["index", &index(manifest)]),
     ];
-    let report = keys::run(&manifest.run, "report.html");
+    let report = keys::run_report(&manifest.run);
     if !store::list_all(store, &report).await?.is_empty() {
         rows.push(format::row(["report", &report]));
     }

@@ -7,7 +7,7 @@ use pomona::{
 };
 use serde::Serialize;
 
-use crate::format;
+use crate::{browse, format};
 
 /// A run that has finished well.
 #[derive(Debug)]
@@ -67,7 +67,10 @@ struct Files {
     rejects: String,
     duplicates: Option<String>,
     outliers: Option<String>,
+    /// The report of this run.
     report: Option<String>,
+    /// Its copy beside the folders; none if that is of a newer version.
+    newest_report: Option<String>,
 }
 
 fn learned(manifest: &Manifest) -> Option<&ClassifierSummary> {
@@ -97,6 +100,7 @@ impl Files {
                 .as_ref()
                 .map(|_| at(keys::outliers_folder(manifest.version).trim_end_matches('/'))),
             report: reported.map(|reported| at(&reported.report)),
+            newest_report: reported.and_then(|reported| reported.newest_report.as_deref()).map(at),
         }
     }
 }
@@ -178,6 +182,13 @@ impl<'a> Finished<'a> {
             self.readers(&files),
         ];
         sections.join("\n")
+    }
+
+    /// The text for a terminal: with a link to the report.
+    pub(crate) fn terminal_text(&self) -> String {
+        let files = Files::new(&self.summary.manifest, self.reported, self.output);
+        let report = files.newest_report.or(files.report);
+        report.map_or_else(|| self.text(), |report| browse::with_link(&self.text(), &report))
     }
 
     /// Seconds by stage, and what the same work costs on AWS.
@@ -283,7 +294,7 @@ fn places(manifest: &Manifest, files: &Files) -> String {
     }
     places.extend(files.duplicates.as_ref().map(|duplicates| ("duplicates", duplicates)));
     places.push(("manifest", &files.manifest));
-    places.extend(files.report.as_ref().map(|report| ("report", report)));
+    places.extend(files.newest_report.as_ref().or(files.report.as_ref()).map(|report| ("report", report)));
     let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();
     format::table(&rows, 2)
 }

@@ -34,7 +34,7 @@ struct Requests {
 
 /// Requests of plan, of reduce, and of publish with the report, that a run of any size makes; and those of Step Functions,
 /// which reads three work lists and writes three files per map.
-const ONCE: Requests = Requests { puts: 13 + 8 + 12 + 9, gets: 3 + 1 + 14 + 3 };
+const ONCE: Requests = Requests { puts: 13 + 8 + 12 + 11, gets: 3 + 1 + 14 + 5 };
 /// Bytes that one invocation writes to the log: its metrics, its own lines, and three lines of Lambda.
 const LOG_BYTES: u64 = 3_000;
 /// X-Ray records one request a second, and this share of the others.
@@ -43,8 +43,9 @@ const TRACED: f64 = 0.05;
 const CSV_BYTES: f64 = 650.0;
 /// Deliveries, deletions and polls of a message, which has up to ten uploads of a second: at least two requests per upload.
 const QUEUE_REQUESTS: u64 = 2;
-/// Most parts whose scores the report reads.
-const PARTS_OF_REPORT: u64 = 32;
+/// Most images that the report draws, and most parts whose scores it reads if there are more.
+const POINTS_OF_REPORT: u64 = 200_000;
+const PARTS_OF_REPORT: u64 = 256;
 
 /// Pieces of work of a run, from which its requests follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -146,7 +147,7 @@ pub fn requests(run: &Counts) -> Usage {
             + 8 * groups
             + 3 * parts
             + lines.project * (1 + u64::from(batched))
-            + parts.min(PARTS_OF_REPORT)
+            + if images > POINTS_OF_REPORT { parts.min(PARTS_OF_REPORT) } else { parts }
             + ONCE.gets
             + 6 * lines.rounds
             + 4 * lines.list,

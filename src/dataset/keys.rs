@@ -27,8 +27,8 @@ pub struct Prefix {
     pub swept: bool,
 }
 
-/// All top-level folders that Pomona writes to, in the order of the registry. Only the marker and the locks of vacuums are
-/// beside them.
+/// All top-level folders that Pomona writes to, in the order of the registry. Only the marker, the
+/// newest report and the locks of vacuums are beside them.
 pub static PREFIXES: LazyLock<Vec<Prefix>> = LazyLock::new(|| {
     let mut prefixes: Vec<Prefix> = Vec::new();
     for kind in KINDS {
@@ -40,6 +40,8 @@ pub static PREFIXES: LazyLock<Vec<Prefix>> = LazyLock::new(|| {
     prefixes
 });
 
+/// Key of the report of the newest version that has one. The report of each run is in the folder of the run.
+pub const REPORT: &str = registry::REPORT.pattern;
 /// Manifests and other states of versions, and claims on version numbers.
 pub const VERSIONS: &str = "versions/";
 /// Features and records of shards.
@@ -262,6 +264,11 @@ pub fn rejects(version: Version) -> String {
 /// Key of a file of a run.
 pub fn run(run: &RunId, name: &str) -> String {
     format!("{}{name}", run_folder(run))
+}
+
+/// Key of the report of a run.
+pub fn run_report(run: &RunId) -> String {
+    build(&registry::RUN_REPORT, [run])
 }
 
 /// Key of the list of batches of a work list, whose key ends with `.jsonl`.

@@ -30,6 +30,7 @@ pub mod keys;
 pub mod labelling;
 pub mod lease;
 pub mod manifest;
+pub mod newest;
 pub mod partition;
 pub mod record;
 pub mod registry;

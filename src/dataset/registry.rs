@@ -61,6 +61,8 @@ pub enum Remake {
     Manifest,
     /// The copy of a manifest in the folder of its run.
     Copy,
+    /// The report in the folder of its run. No result depends on the file.
+    RunReport,
     /// A listing of the input, which the next run makes anyway.
     Listing,
     /// Nothing. No result depends on the file after its run has ended.
@@ -84,6 +86,7 @@ impl Remake {
             Remake::Scores => "scores",
             Remake::Manifest => "the manifest",
             Remake::Copy => "the copy in `runs/`",
+            Remake::RunReport => "the report in `runs/`",
             Remake::Listing => "the bucket: the next run lists all",
             Remake::Record => "nothing; not needed after the run",
             Remake::Unneeded => "nothing needed",
@@ -244,6 +247,8 @@ kinds! {
     MARKER = "marker", "pomona.json", by "the first run", from ITS_KEY, holds [], Nothing, KEPT;
     /// The manifest of a version, or another state of its number.
     VERSION = "version", "versions/{version}.json", by "publish", from ITS_KEY, holds [paths], Copy, KEPT;
+    /// The report of the newest version that has one.
+    REPORT = "report", "report.html", by "report", from ITS_KEY, holds [paths vectors], RunReport, KEPT;
     /// The claim of a run on a version number.
     CLAIM = "claim", "versions/{version}.claim", by "reduce", from ITS_KEY, holds [], Record, KEPT;
     /// Features of the images of a shard, in key order.

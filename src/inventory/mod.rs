@@ -149,6 +149,10 @@ impl Store for Inventoried {
         self.store.put_if_absent(key, body).await
     }
 
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        self.store.replace(listed, body).await
+    }
+
     async fn link(&self, from: &str, to: &str) -> Result<()> {
         self.store.link(from, to).await
     }

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use futures::TryStreamExt;
 
-use super::LISTED;
+use super::lists::ROWS;
 use crate::{
     Result,
     classify::{Counts, Evaluation, Judged},
@@ -23,7 +23,7 @@ pub(super) struct Learned {
     pub(super) shrinkage: f64,
     /// Training images.
     pub(super) images: u64,
-    /// Number of suspects, and the first of them.
+    /// Number of suspects, and the first of them, at most [`ROWS`].
     pub(super) suspects: u64,
     pub(super) first: Vec<PredictionRow>,
 }
@@ -41,7 +41,7 @@ pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Opti
                 counts.add(Judged { label, predicted: &row.predicted, probability: row.probability });
             }
         }
-        contents::keep_suspects(&mut first, rows, LISTED);
+        contents::keep_suspects(&mut first, rows, ROWS);
     }
     Ok(Some(Learned {
         optimistic: split == TRAIN && summary.rules.fold_pattern.is_none(),

@@ -91,10 +91,40 @@ pub(super) struct Scree {
 pub(super) struct Scatter {
     /// Names of the components.
     pub(super) axes: [String; 2],
-    /// Two scores, and the index of the label.
+    /// The scores that the axes cover, of all images.
+    pub(super) ranges: [Range; 2],
+    /// The points of the PNG: two scores, and the index of the label.
     pub(super) points: Vec<(f64, f64, usize)>,
     /// Names of the labels by index, for the legend of the PNG.
     pub(super) labels: BTreeMap<usize, String>,
+}
+
+/// The smallest and the largest score of a component.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    low: f64,
+    high: f64,
+}
+
+impl From<(f64, f64)> for Range {
+    fn from((low, high): (f64, f64)) -> Self {
+        Range { low, high }
+    }
+}
+
+impl Range {
+    /// The range with a margin.
+    fn axis(self) -> std::ops::Range<f64> {
+        let room = ((self.high - self.low) * 0.05).max(1e-6);
+        self.low - room..self.high + room
+    }
+}
+
+/// Where a scatter plot has the smallest scores and the largest ones, in CSS pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Corners {
+    pub(super) lowest: (i32, i32),
+    pub(super) highest: (i32, i32),
 }
 
 /// Who draws the points of a scatter plot.
@@ -102,7 +132,7 @@ pub(super) struct Scatter {
 enum Points {
     /// plotters does.
     Drawn,
-    /// The page does, because its points carry data.
+    /// The script of the page does.
     Omitted,
 }
 
@@ -235,8 +265,8 @@ impl Scree {
 }
 
 impl Scatter {
-    /// The axes, and the position of each point in CSS pixels.
-    pub(super) fn svg(&self) -> Result<(String, Vec<(i32, i32)>)> {
+    /// The axes, and where the scores are.
+    pub(super) fn svg(&self) -> Result<(String, Corners)> {
         svg(|root, theme, scale| self.draw(root, theme, scale, Points::Omitted))
     }
 
@@ -270,26 +300,20 @@ impl Scatter {
         Ok(())
     }
 
-    /// The range of a coordinate, with a margin.
-    fn range(&self, of: impl Fn(&(f64, f64, usize)) -> f64) -> std::ops::Range<f64> {
-        let (low, high) = self.points.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(x), h.max(x)));
-        let room = ((high - low) * 0.05).max(1e-6);
-        if low > high { -1.0..1.0 } else { low - room..high + room }
-    }
-
     fn draw<DB: DrawingBackend>(
         &self,
         root: &DrawingArea<DB, Shift>,
         theme: &Theme,
         scale: u32,
         points: Points,
-    ) -> Result<Vec<(i32, i32)>> {
+    ) -> Result<Corners> {
+        let [x, y] = self.ranges;
         let font = |size: u32| (FONT, size * scale).into_font().color(&theme.text);
         let mut chart = ChartBuilder::on(root)
             .margin(MARGIN * scale)
             .x_label_area_size(54 * scale)
             .y_label_area_size(72 * scale)
-            .build_cartesian_2d(self.range(|p| p.0), self.range(|p| p.1))
+            .build_cartesian_2d(x.axis(), y.axis())
             .map_err(failed)?;
         chart
             .configure_mesh()
@@ -310,7 +334,8 @@ impl Scatter {
             };
             chart.draw_series(self.points.iter().map(dot)).map_err(failed)?;
         }
-        Ok(self.points.iter().map(|(x, y, _)| chart.backend_coord(&(*x, *y))).collect())
+        let at = |x: f64, y: f64| chart.backend_coord(&(x, y));
+        Ok(Corners { lowest: at(x.low, y.low), highest: at(x.high, y.high) })
     }
 }
 
@@ -333,26 +358,28 @@ mod tests {
         assert_eq!(&scree().png().unwrap()[1..4], b"PNG");
     }
 
-    #[test]
-    fn a_scatter_plot_returns_the_positions_of_its_points() {
+    fn scatter(labels: BTreeMap<usize, String>) -> Scatter {
         let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
-        let labels = BTreeMap::new();
-        let plot = Scatter { axes: axes.clone(), points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels };
-        let (_, places) = plot.svg().unwrap();
-        assert!(places[0].0 < places[1].0 && places[0].1 > places[1].1, "{places:?}");
-        assert!(places.iter().all(|(x, y)| (0..640).contains(x) && (0..430).contains(y)), "{places:?}");
-        for points in [vec![], vec![(1.0, 1.0, 0)]] {
-            Scatter { axes: axes.clone(), points, labels: BTreeMap::new() }.svg().unwrap();
+        let ranges = [(0.0, 1.0), (0.0, 2.0)].map(Range::from);
+        Scatter { axes, ranges, points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels }
+    }
+
+    #[test]
+    fn a_scatter_plot_says_where_its_scores_are() {
+        let (_, Corners { lowest, highest }) = scatter(BTreeMap::new()).svg().unwrap();
+        assert!(lowest.0 < highest.0 && lowest.1 > highest.1, "{lowest:?} {highest:?}");
+        for (x, y) in [lowest, highest] {
+            assert!((0..640).contains(&x) && (0..430).contains(&y), "{x} {y}");
         }
+        let flat = Scatter { ranges: [(1.0, 1.0); 2].map(Range::from), points: vec![], ..scatter(BTreeMap::new()) };
+        let (_, Corners { lowest, highest }) = flat.svg().unwrap();
+        assert_eq!(lowest, highest);
     }
 
     #[test]
     fn the_legend_shows_invisible_characters_as_escapes() {
-        let with_label = |name: &str| {
-            let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
-            let labels = BTreeMap::from([(0, name.to_owned()), (1, "b".to_owned())]);
-            Scatter { axes, points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels }.png().unwrap()
-        };
+        let with_label =
+            |name: &str| scatter(BTreeMap::from([(0, name.to_owned()), (1, "b".to_owned())])).png().unwrap();
         assert_eq!(with_label("a\u{202e}"), with_label("a\\u{202e}"));
         assert_ne!(with_label("a\u{202e}"), with_label("a"));
     }
@@ -363,8 +390,7 @@ mod tests {
         let names =
             |count: usize| (0..count).map(|label| (label, format!("a variety with a long name {label}"))).collect();
         let colours_of_legend = |labels: BTreeMap<usize, String>| {
-            let axes = ["pc_0".to_owned(), "pc_1".to_owned()];
-            let file = Scatter { axes, points: vec![(0.0, 0.0, 0), (1.0, 2.0, 1)], labels }.png().unwrap();
+            let file = scatter(labels).png().unwrap();
             let picture = image::load_from_memory(&file).unwrap().to_rgb8();
             let in_legend = picture.enumerate_pixels().filter(|(x, ..)| *x >= (SIZE.0 - LEGEND) * SCALE);
             let seen: std::collections::BTreeSet<_> = in_legend.map(|(_, _, pixel)| pixel.0).collect();

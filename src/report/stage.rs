@@ -1,7 +1,7 @@
 //! The stage `report`, the last one: writes the report and the receipt of a run that has published a version.
 //!
 //! Reads `runs/<run>/plan.json`, `reduced.json`, the records of all pieces of work, and the manifest. Writes
-//! `runs/<run>/report.html`, `receipt.json`, `scree.png` and `scatter.png`.
+//! `runs/<run>/report.html`, `receipt.json`, `scree.png` and `scatter.png`, and `report.html` for the newest version.
 
 use std::iter;
 
@@ -12,7 +12,7 @@ use super::write;
 use crate::{
     Error, ErrorKind, Result,
     cost::receipt::{Place, Receipt, StageRecords},
-    dataset::{self, VersionState, keys, timing::Timing},
+    dataset::{self, VersionState, keys, newest, timing::Timing},
     ids::RunId,
     stages::{
         Plan, Reduced, STORE_CONCURRENCY, ShardWork, Stores,
@@ -36,6 +36,9 @@ pub struct ReportInput {
 pub struct Reported {
     /// Key of the report.
     pub report: String,
+    /// Key of its copy beside the folders of the output. None if that is of a newer version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub newest_report: Option<String>,
     /// Key of the receipt.
     pub receipt: String,
     /// Total of the receipt in dollars.
@@ -58,8 +61,10 @@ pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
     let records = records(output, &plan, &reduced, publish).await?;
     let receipt = Receipt::new(&manifest, plan.merges().count() as u64, &records, Place::here())?;
     let written = write(stores.input.as_ref(), output, &manifest, &records, &receipt).await?;
+    let is_newest = newest::put(output, manifest.version, written.page).await?;
     Ok(Reported {
         report: written.report,
+        newest_report: is_newest.then(|| keys::REPORT.to_owned()),
         receipt: written.receipt,
         dollars: receipt.dollars.total,
         billed: receipt.billed(),

@@ -80,7 +80,8 @@ pub async fn check(mut empty: impl AsyncFnMut() -> crate::Result<Arc<dyn Store>>
     deletes_are_final_and_repeatable(&*open().await?).await?;
     links_are_objects_of_their_own(&*open().await?).await?;
     held_objects_are_held_until_they_are_deleted(&*open().await?).await?;
-    one_of_concurrent_conditional_puts_succeeds(open().await?).await
+    one_of_concurrent_conditional_puts_succeeds(open().await?).await?;
+    one_of_concurrent_replacements_succeeds(open().await?).await
 }
 
 /// A put object is read with its content, also after it is replaced, and is listed with its size. It may be empty.
@@ -325,24 +326,36 @@ pub async fn one_of_concurrent_conditional_puts_succeeds(store: Arc<dyn Store>) 
         let key = format!("versions/{race:08}.json");
         let racers = (0..RACERS).map(|i| {
             let (store, key) = (store.clone(), key.clone());
-            tokio::spawn(async move { store.put_if_absent(&key, Bytes::from(format!("run {i}"))).await })
+            async move { store.put_if_absent(&key, Bytes::from(format!("run {i}"))).await }
         });
-        let outcomes = futures::future::join_all(racers).await;
-        let mut winners = Vec::new();
-        for (i, outcome) in outcomes.into_iter().enumerate() {
-            let outcome = outcome.map_err(|e| it.violated(format!("put_if_absent panicked: {e}")))?;
-            if it.ok("put_if_absent", outcome)? {
-                winners.push(i);
-            }
-        }
-        let &[winner] = winners.as_slice() else {
-            return Err(it.violated(format!("put_if_absent of {key} returned true to {winners:?}, not to exactly one")));
-        };
+        let winner = it.only_winner("put_if_absent", racers.collect()).await?;
         let late = it.ok("put_if_absent", store.put_if_absent(&key, Bytes::from_static(b"late")).await)?;
         it.equal("put_if_absent of an existing key", &late, &false)?;
         it.reads(&*store, &key, &format!("run {winner}")).await?;
     }
     it.equal("number of keys", &it.keys(&*store, "").await?.len(), &RACES)
+}
+
+/// Of concurrent [`Store::replace`] calls on one listed object, exactly one returns true. Later calls write nothing.
+pub async fn one_of_concurrent_replacements_succeeds(store: Arc<dyn Store>) -> Outcome {
+    let it = Guarantee("one_of_concurrent_replacements_succeeds");
+    for race in 0..RACES {
+        let key = format!("pages/{race:08}.html");
+        it.put(&*store, &key, "first").await?;
+        let listed = it.only(&*store).await?;
+        let racers = (0..RACERS).map(|i| {
+            let (store, listed) = (store.clone(), listed.clone());
+            async move { store.replace(&listed, Bytes::from(format!("page {i}"))).await }
+        });
+        let winner = it.only_winner("replace", racers.collect()).await?;
+        let late = it.ok("replace", store.replace(&listed, Bytes::from_static(b"late")).await)?;
+        it.equal("replace of what was replaced before", &late, &false)?;
+        it.reads(&*store, &key, &format!("page {winner}")).await?;
+        it.ok("delete", store.delete(&key).await)?;
+        let late = it.ok("replace", store.replace(&listed, Bytes::from_static(b"late")).await)?;
+        it.equal("replace of a deleted object", &late, &false)?;
+    }
+    it.has_keys(&*store, "", &[]).await
 }
 
 /// The guarantee that is checked, by its name.
@@ -352,6 +365,23 @@ struct Guarantee(&'static str);
 impl Guarantee {
     fn violated(self, found: String) -> Violation {
         Violation { guarantee: self.0, found }
+    }
+
+    /// The number of the only one of these concurrent calls that returns true.
+    async fn only_winner<F>(self, call: &str, racers: Vec<F>) -> Outcome<usize>
+    where
+        F: Future<Output = crate::Result<bool>> + Send + 'static,
+    {
+        let outcomes = futures::future::join_all(racers.into_iter().map(tokio::spawn)).await;
+        let mut winners = Vec::new();
+        for (i, outcome) in outcomes.into_iter().enumerate() {
+            let outcome = outcome.map_err(|e| self.violated(format!("{call} panicked: {e}")))?;
+            winners.extend(self.ok(call, outcome)?.then_some(i));
+        }
+        match winners.as_slice() {
+            [winner] => Ok(*winner),
+            _ => Err(self.violated(format!("{call} returned true to {winners:?}, not to exactly one"))),
+        }
     }
 
     fn holds(self, condition: bool, found: impl FnOnce() -> String) -> Outcome {

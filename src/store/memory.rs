@@ -130,6 +130,15 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        let mut state = self.state();
+        let is_listed = state.objects.get(&listed.key).is_some_and(|(_, write)| etag(*write) == listed.etag);
+        if is_listed {
+            state.write(&listed.key, body);
+        }
+        Ok(is_listed)
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         self.state().objects.remove(key);
         Ok(())

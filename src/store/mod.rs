@@ -5,7 +5,8 @@
 //! - keys are UTF-8 paths with `/` between parts, relative to the store's root;
 //! - a listing is in byte order of the keys, across all pages;
 //! - readers see a put or a link completely or not at all, also after a crash;
-//! - of any number of concurrent [`Store::put_if_absent`] calls on one key, exactly one succeeds.
+//! - of any number of concurrent [`Store::put_if_absent`] calls on one key, exactly one succeeds; the same holds for
+//!   [`Store::replace`] of one listed object.
 //!
 //! [`conformance`] is the test suite for these guarantees. Run it on a backend of your own.
 //!
@@ -140,6 +141,10 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Writes an object unless the key exists. Returns whether it was written.
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool>;
+
+    /// Writes an object in place of the content that was listed. Returns false, and writes nothing, if the object has been
+    /// replaced or deleted since.
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool>;
 
     /// Gives the object `from` the second name `to`, which replaces an existing object. Deleting or replacing one of the two
     /// leaves the other. Fails with `Store.NotFound` if `from` does not exist.

@@ -19,7 +19,9 @@ use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig},
     error::{ProvideErrorMetadata, SdkError},
-    operation::{RequestId as _, get_object::builders::GetObjectFluentBuilder},
+    operation::{
+        RequestId as _, get_object::builders::GetObjectFluentBuilder, put_object::builders::PutObjectFluentBuilder,
+    },
     primitives::ByteStream,
     types::EncodingType,
 };
@@ -164,6 +166,33 @@ impl S3Store {
         let request = self.client.put_object().bucket(&self.bucket).key(self.full(key));
         request.body(ByteStream::from(body)).send().await.map(drop).map_err(|e| self.fail(e, key))
     }
+
+    /// A put with a condition. Returns whether the condition held.
+    async fn put_on_condition(
+        &self,
+        key: &str,
+        body: Bytes,
+        condition: impl Fn(PutObjectFluentBuilder) -> PutObjectFluentBuilder + Send + Sync,
+    ) -> Result<bool> {
+        let mut attempt = 1;
+        loop {
+            let permit = self.permit().await;
+            let request = condition(self.client.put_object().bucket(&self.bucket).key(self.full(key)));
+            let outcome = request.body(ByteStream::from(body.clone())).send().await;
+            drop(permit);
+            match outcome {
+                Ok(_) => return Ok(true),
+                Err(e) => match (e.code(), e.raw_response().map(|response| response.status().as_u16())) {
+                    // 404: the object that a put should replace does not exist any more.
+                    (_, Some(412)) | (Some("NoSuchKey"), Some(404)) => return Ok(false),
+                    // Another conditional put of this key is in progress. Repeat, to learn whether it succeeds.
+                    (_, Some(409)) if attempt < CONFLICT_ATTEMPTS => pause(attempt).await,
+                    _ => return Err(self.fail(e, key)),
+                },
+            }
+            attempt += 1;
+        }
+    }
 }
 
 async fn pause(attempt: u32) {
@@ -293,23 +322,12 @@ impl Store for S3Store {
     }
 
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<bool> {
-        let mut attempt = 1;
-        loop {
-            let permit = self.permit().await;
-            let request = self.client.put_object().bucket(&self.bucket).key(self.full(key)).if_none_match("*");
-            let outcome = request.body(ByteStream::from(body.clone())).send().await;
-            drop(permit);
-            match outcome {
-                Ok(_) => return Ok(true),
-                Err(e) => match e.raw_response().map(|response| response.status().as_u16()) {
-                    Some(412) => return Ok(false),
-                    // Another conditional put of this key is in progress. Repeat, to learn whether it succeeds.
-                    Some(409) if attempt < CONFLICT_ATTEMPTS => pause(attempt).await,
-                    _ => return Err(self.fail(e, key)),
-                },
-            }
-            attempt += 1;
-        }
+        self.put_on_condition(key, body, |request| request.if_none_match("*")).await
+    }
+
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        let etag = format!("\"{}\"", listed.etag);
+        self.put_on_condition(&listed.key, body, |request| request.if_match(&etag)).await
     }
 
     async fn link(&self, from: &str, to: &str) -> Result<()> {

@@ -21,7 +21,12 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, contents, inbox, keys, labelling, lease::Judge, settings::Mode},
+    dataset::{
+        self, Manifest, contents, inbox, keys, labelling,
+        lease::Judge,
+        newest,
+        settings::{Mode, Settings},
+    },
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -60,6 +65,9 @@ pub struct Erased {
     pub checked: Vec<String>,
     /// Files among them whose content was not searched, and why.
     pub not_searched: Vec<Unsearched>,
+    /// Why the report of the new version could not be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_error: Option<String>,
 }
 
 /// Erases images from an output; or reports what that would delete.
@@ -90,14 +98,10 @@ pub async fn erase(
         return would_erase(output, erased, current.version, &before, judge).await;
     }
 
-    let mut settings = current.settings;
-    if let Some(file) = &settings.labels
-        && let Some(kept) = labelling::without(output, file, &erased).await?
-    {
-        settings.labels = Some(kept);
-    }
+    let settings = without(output, current.settings, &erased).await?;
     let input = PlanInput { settings, mode, ..PlanInput::new(run) };
-    let summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
+    let mut summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
+    let report_error = write_report(stores, &mut summary, watcher).await;
     // Another run may have published in the meantime: what was written since then is searched too.
     let mut found = wanted.search(output, &before.read, watcher).await?;
     for (path, files) in before.paths {
@@ -114,7 +118,7 @@ pub async fn erase(
     let began = Timestamp::now();
     let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
     forget_in_lists(output, &found, &mut deleted).await?;
-
+    deleted.extend(newest::renew(output, &summary.manifest).await?.then(|| keys::REPORT.to_owned()));
     let after = wanted.search(output, &BTreeSet::new(), watcher).await?;
     check_gone(output, &after, began).await?;
     Ok(Erased {
@@ -125,7 +129,29 @@ pub async fn erase(
         deleted,
         checked: after.read.into_iter().collect(),
         not_searched: after.unsearched,
+        report_error,
     })
+}
+
+/// The settings with a file of labels that does not name the images.
+async fn without(output: &dyn Store, mut settings: Settings, erased: &BTreeSet<String>) -> Result<Settings> {
+    if let Some(file) = &settings.labels
+        && let Some(kept) = labelling::without(output, file, erased).await?
+    {
+        settings.labels = Some(kept);
+    }
+    Ok(settings)
+}
+
+/// Writes the report of the new version, which replaces the newest one. Returns the error: the erasure does not depend on it.
+#[cfg(feature = "report")]
+async fn write_report(stores: &Stores, summary: &mut pipeline::Summary, watcher: &dyn Watcher) -> Option<String> {
+    pipeline::report(stores, summary, watcher).await.err().map(|error| error.to_string())
+}
+
+#[cfg(not(feature = "report"))]
+async fn write_report(_: &Stores, _: &mut pipeline::Summary, _: &dyn Watcher) -> Option<String> {
+    None
 }
 
 /// Fails with `Dataset.Corrupt` if one of the files in which an image was found is damaged: it can have the content of another.
@@ -165,6 +191,7 @@ async fn would_erase(
         deleted,
         checked: Vec::new(),
         not_searched: Vec::new(),
+        report_error: None,
     })
 }
 
@@ -197,7 +224,7 @@ async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()
 
 /// Fails with `Input.Invalid` if an image was found in a file that is not a part of the data set. Such files are not deleted.
 fn check_own(found: &Found) -> Result<()> {
-    let own = |file: &String| keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
+    let own = |file: &String| file == keys::REPORT || keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
     let others: Vec<String> = found.files().into_iter().filter(|file| !own(file)).collect();
     if others.is_empty() {
         return Ok(());

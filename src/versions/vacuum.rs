@@ -13,6 +13,7 @@ use crate::{
     dataset::{
         self, Manifest, VersionState, contents, keys,
         lease::{self, Judge, Lock},
+        newest,
     },
     ids::Version,
     store::{self, Object, Store},
@@ -183,7 +184,20 @@ async fn sweep(
             }
         }
     }
+    remove_report(output, &mut done, action, each).await?;
     Ok(done)
+}
+
+/// Removes the newest report if its version is not kept: no newer version has a report.
+async fn remove_report(output: &dyn Store, done: &mut Vacuumed, action: Action, each: OnObject<'_>) -> Result<()> {
+    let Some(newest) = newest::find(output).await? else { return Ok(()) };
+    if newest.version.is_none_or(|version| done.kept.contains(&version)) {
+        return Ok(());
+    }
+    each(&newest.object);
+    done.objects += 1;
+    done.bytes += newest.object.size;
+    if action == Action::Delete { output.delete(keys::REPORT).await } else { Ok(()) }
 }
 
 /// Marks the versions that are not kept as removed. Returns the files of the others.

@@ -1066,6 +1066,8 @@ RARE = {
     **dict.fromkeys(("List: ReadKey", "List: ResultsKey", "List: ResultsKey kms:Decrypt", "List: ResultsKey kms:GenerateDataKey"),
                     "a large input in a bucket with a key"),
     "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
+    "Publish: DropReport": "an erasure while the report is written",
+    "Vacuum: Delete uploads/report.html": "a vacuum of the version of the newest report, whose successors have none",
     "Vacuum: ReadVersions uploads/broken-*-vacuum.json": "two vacuums that break the lock of a third one at the same time",
 }
 

@@ -187,6 +187,10 @@ impl Store for Digests {
         self.clock.sleep(self.latency).await;
         self.inner.put_if_absent(key, body).await
     }
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        self.clock.sleep(self.latency).await;
+        self.inner.replace(listed, body).await
+    }
     async fn delete(&self, key: &str) -> Result<()> {
         self.clock.sleep(self.latency).await;
         self.inner.delete(key).await

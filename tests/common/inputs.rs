@@ -62,6 +62,9 @@ impl<T: Listed> Store for Input<T> {
     async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<bool> {
         unreachable!("the input is never written")
     }
+    async fn replace(&self, _: &Object, _: Bytes) -> Result<bool> {
+        unreachable!("the input is never written")
+    }
     async fn delete(&self, _: &str) -> Result<()> {
         unreachable!("the input is never written")
     }

@@ -53,8 +53,8 @@ pub(crate) fn write_images(folder: &Path, n: u64) {
     }
 }
 
-/// All files of an output by path, except those with times or the number of the version in them: records of runs, of the
-/// extractor and of scores, and manifests.
+/// All files of an output by path, except those with times or the number of the version in them: reports and records of runs,
+/// records of the extractor and of scores, and manifests.
 pub(crate) fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     walkdir::WalkDir::new(output)
         .into_iter()
@@ -62,7 +62,9 @@ pub(crate) fn tables(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .filter(|entry| entry.file_type().is_file())
         .map(|entry| entry.path().strip_prefix(output).unwrap().to_owned())
         .filter(|path| {
-            !["runs", "versions", "extractors", "scores", ".tmp"].iter().any(|folder| path.starts_with(folder))
+            !["runs", "versions", "extractors", "scores", ".tmp", "report.html"]
+                .iter()
+                .any(|folder| path.starts_with(folder))
         })
         .map(|path| {
             let body = fs::read(output.join(&path)).unwrap();

@@ -105,6 +105,12 @@ impl<G: Gate> Store for Gated<G> {
         let written = self.inner.put_if_absent(key, body).await?;
         self.gate.after(key).await.map(|()| written)
     }
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        self.gate.before(&listed.key).await?;
+        self.gate.written();
+        let written = self.inner.replace(listed, body).await?;
+        self.gate.after(&listed.key).await.map(|()| written)
+    }
     async fn delete(&self, key: &str) -> Result<()> {
         self.gate.before(key).await?;
         self.inner.delete(key).await?;

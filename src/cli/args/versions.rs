@@ -10,10 +10,14 @@ use super::{EngineOptions, FormatOptions, InputOptions};
 ///
 /// Prints a list of all versions, then the settings, images per label, explained variance, first rows and rejects of one
 /// version. With --json, prints the manifest of that version.
+///
+/// With --open, prints where the report is instead, and opens it in the browser. Of a bucket, it is downloaded to the folder
+/// for temporary files; nobody deletes it there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   pomona show results/
+  pomona show results/ --open
   pomona show s3://bucket/results/ --version 3 -n 20")]
 pub(crate) struct ShowArgs {
     /// Folder or s3://bucket/prefix/ with the results of `pomona run`
@@ -21,6 +25,9 @@ pub(crate) struct ShowArgs {
     /// Version to print [default: the newest]
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
+    /// Open the report in the browser; without --version, that of the newest version that has one
+    #[arg(long, conflicts_with = "json")]
+    pub open: bool,
     /// Rows to print of each table; at least 20 labels and 10 components are printed
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub rows: usize,

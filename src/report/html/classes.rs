@@ -1,12 +1,12 @@
-//! The classifier on the page: accuracy, confusion matrix, calibration, hardest classes, suspects.
+//! The classifier on the page: accuracy, confusion matrix, calibration, hardest classes.
 
 use maud::{Markup, html};
 
-use super::{Content, picture, shown};
+use super::{Content, shown};
 use crate::{
     classify::{ClassResult, Evaluation},
     report::{
-        LISTED, Learned,
+        Learned,
         text::{count, counted, percent},
     },
 };
@@ -33,10 +33,6 @@ pub(super) fn classifier(content: &Content<'_>) -> Markup {
             (matrix(found))
             h3 { "Calibration" }
             (calibration(found))
-        }
-        section #suspects {
-            h2 { "Suspect labels" }
-            (suspects(content, learned))
         }
     }
 }
@@ -161,7 +157,7 @@ fn entry(found: &Evaluation, (i, j): (usize, usize), [x, y]: [usize; 2], cell: u
     let title = format!("{} taken for {}: {} of {}", class.label, found.classes[j].label, images, class.images);
     let kind = if i == j { "right" } else { "wrong" };
     html! {
-        rect class=(kind) x=(x) y=(y) width=(cell) height=(cell) fill-opacity=(format!("{:.2}", 0.15 + 0.85 * share)) {
+        rect class=(kind) x=(x) y=(y) width=(cell) height=(cell) fill-opacity=(format!("{:.2}", 0.1 + 0.38 * share)) {
             title { (shown(&title)) }
         }
         @if cell >= 18 {
@@ -185,28 +181,6 @@ fn calibration(found: &Evaluation) -> Markup {
                         td .number { (count(bin.images)) } td .number { (percent(bin.probability)) }
                         td .number { (percent(bin.accuracy)) }
                         td { i style=(format!("width:{:.1}%", bin.accuracy * 100.0)) {} }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn suspects(content: &Content<'_>, learned: &Learned) -> Markup {
-    html! {
-        @if learned.suspects == 0 {
-            p { "None: no label has a probability below 5 % out of fold." }
-        } @else {
-            p {
-                (counted(learned.suspects, "label")) " with a probability below 5 % by a model that has not seen the image; the most "
-                "suspect first. " code { "pomona list suspects" } " lists all, with the nearest images of both classes."
-            }
-            ul .pictures .pairs {
-                @for row in learned.first.iter().take(LISTED) {
-                    li {
-                        (picture(content, &row.path))
-                        small .label { bdi { (shown(row.label.as_deref().unwrap_or_default())) } }
-                        small { "rather " bdi { (shown(&row.predicted)) } ", " (percent(row.probability)) }
                     }
                 }
             }

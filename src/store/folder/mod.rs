@@ -17,6 +17,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -271,6 +272,33 @@ impl Store for FolderStore {
             let mut file = staged()?;
             file.write_all(&body).map_err(|e| at(e, &target))?;
             Ok(publish(file, &target, Existing::Keep)?.is_some())
+        })
+        .await
+    }
+
+    async fn replace(&self, listed: &Object, body: Bytes) -> Result<bool> {
+        let (target, listed, staged) = (self.path(&listed.key)?, listed.etag.clone(), self.staged());
+        Self::blocking(move || {
+            let mut file = staged()?;
+            file.write_all(&body).map_err(|e| at(e, &target))?;
+            let current = match open_regular(&target) {
+                Err(e) if e.is(ErrorKind::StoreNotFound) => return Ok(false),
+                current => current?.0,
+            };
+            // Whoever replaces the same file waits here, and then finds another one. Some file systems have no locks.
+            let _ = current.lock();
+            match fs::metadata(&target) {
+                Ok(metadata) if stamp(&metadata, &target)?.0 == listed => {
+                    // Two files of the same tick of the clock would have one etag.
+                    let old = metadata.modified().map_err(|e| at(e, &target))?;
+                    if file.as_file().metadata().and_then(|new| new.modified()).map_err(|e| at(e, &target))? <= old {
+                        let later = old + Duration::from_nanos(1);
+                        file.as_file().set_modified(later).map_err(|e| at(e, &target))?;
+                    }
+                    publish(file, &target, Existing::Replace).map(|_| true)
+                }
+                _ => Ok(false),
+            }
         })
         .await
     }

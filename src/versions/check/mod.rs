@@ -213,7 +213,7 @@ impl Survey {
     fn report(&mut self, key: &str, problem: Fault, detail: impl Into<String>, versions: &[Version]) {
         self.sound.remove(key);
         let remake = registry::kind_of(key).map_or(Remake::Nothing, |kind| kind.remake);
-        let needed = !matches!(remake, Remake::Record | Remake::Unneeded | Remake::Listing);
+        let needed = !matches!(remake, Remake::Record | Remake::RunReport | Remake::Unneeded | Remake::Listing);
         let found = self.problems.entry(key.to_owned()).or_insert_with(|| Problem {
             file: key.to_owned(),
             problem,

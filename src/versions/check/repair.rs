@@ -26,7 +26,7 @@ use crate::{
 const ROUNDS: u32 = 6;
 
 /// The order of repairs: what others are made from comes first.
-const ORDER: [FileKind; 25] = [
+const ORDER: [FileKind; 26] = [
     registry::VERSION,
     registry::RUN_MANIFEST,
     registry::CLAIM,
@@ -52,6 +52,7 @@ const ORDER: [FileKind; 25] = [
     registry::FEATURES_PART,
     registry::SYMLINKS,
     registry::SUCCESS,
+    registry::REPORT,
 ];
 /// Files whose content has no checksum elsewhere. They prove themselves.
 const SELF_SEALED: [FileKind; 5] =

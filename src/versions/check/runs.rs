@@ -12,7 +12,7 @@ use super::{Fault, Survey, copy_of, states::MISSING};
 use crate::{
     ErrorKind, Result,
     dataset::{
-        self, Checksum, Manifest, from_json_lines, from_record, from_sealed_lines, keys,
+        self, Checksum, Manifest, from_json_lines, from_record, from_sealed_lines, keys, newest,
         record::{damaged, has_seal},
         registry::{self, FileKind},
     },
@@ -33,6 +33,23 @@ pub(super) async fn check(survey: &mut Survey, output: &dyn Store) -> Result<()>
         let run = Folder { output, manifest: &manifest };
         run.check(survey).await?;
     }
+    check_newest(survey, output).await
+}
+
+/// The newest report must be the report of the newest version that has one.
+async fn check_newest(survey: &mut Survey, output: &dyn Store) -> Result<()> {
+    let manifests = survey.manifests();
+    let reports = manifests.iter().rev().map(|manifest| (manifest.version, keys::run_report(&manifest.run)));
+    let newest =
+        reports.into_iter().find_map(|(version, key)| Some((version, survey.named.get(&key)?.checksum.clone()?)));
+    let Some((version, checksum)) = newest else {
+        if newest::find(output).await?.is_some_and(|newest| newest.version.is_none()) {
+            survey.report(keys::REPORT, Fault::Damaged, "this page does not say which version it is of", &[]);
+        }
+        return Ok(());
+    };
+    let named = super::Named { checksum: Some(checksum), versions: [version].into(), released: false };
+    survey.named.insert(keys::REPORT.to_owned(), named);
     Ok(())
 }
 
@@ -268,6 +285,11 @@ impl Folder<'_> {
         let files: BTreeMap<String, Checksum> = serde_json::from_value(files).unwrap_or_default();
         for (name, checksum) in files {
             let key = self.key(&name);
+            if key == keys::run_report(self.run()) {
+                let versions = [self.manifest.version].into();
+                let named = super::Named { checksum: Some(checksum.clone()), versions, released: false };
+                survey.named.insert(key.clone(), named);
+            }
             let Some(body) = self.get(survey, &key).await? else { continue };
             self.decoded(survey, &key, checksum.check(&body, &key))?;
         }

@@ -4,6 +4,8 @@
 //! with the Parquet library alone (all columns, statistics and metadata), and searches all other files as text. So it
 //! also finds what the rest of the program does not know about.
 
+mod contents;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,6 +23,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
+
+use contents::{embedded, text_of};
 
 use crate::{
     Result,
@@ -159,10 +163,10 @@ impl Wanted {
                 found.unsearched.push(Unsearched { file: name.clone(), reason });
             } else if !is_table(&name) || !this.in_table(body.clone(), &name, &mut found) {
                 this.in_text(text_of(&name, &body), &name, &mut found);
-                for vector in &this.features {
-                    if find(&body, vector, 0).is_some() {
-                        found.features.insert(name.clone());
-                    }
+                this.for_features(&body, &name, &mut found);
+                for content in embedded(&name, &body) {
+                    this.in_text(&content, &name, &mut found);
+                    this.for_features(&content, &name, &mut found);
                 }
             }
             found.read.insert(name);
@@ -178,6 +182,13 @@ impl Wanted {
             if forms.iter().any(|form| self.has_token(text, form)) {
                 found.paths.entry(path.clone()).or_default().insert(file.to_owned());
             }
+        }
+    }
+
+    /// Searches bytes for the features.
+    fn for_features(&self, bytes: &[u8], file: &str, found: &mut Found) {
+        if self.features.iter().any(|vector| find(bytes, vector, 0).is_some()) {
+            found.features.insert(file.to_owned());
         }
     }
 
@@ -253,20 +264,6 @@ impl Wanted {
             }
         }
     }
-}
-
-/// The part of a file that can hold a path: of a segment of the search index, its paths and its header, which are behind the
-/// numbers. In numbers, a short path would be found by chance.
-fn text_of<'b>(file: &str, body: &'b [u8]) -> &'b [u8] {
-    const TRAILER: usize = 24;
-    let start = || {
-        let end = body.len().checked_sub(TRAILER).filter(|_| file.ends_with(".index"))?;
-        let length = u32::from_le_bytes(body.get(end..end + 4)?.try_into().ok()?);
-        let header = end.checked_sub(length as usize)?;
-        let fields: serde_json::Value = serde_json::from_slice(&body[header..end]).ok()?;
-        header.checked_sub(usize::try_from(fields.get("paths_bytes")?.as_u64()?).ok()?)
-    };
-    &body[start().unwrap_or(0)..]
 }
 
 fn is_table(file: &str) -> bool {
