@@ -1,6 +1,8 @@
 //! The JSON API of a version, asked as a Lambda asks it: the router without a server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
+#[path = "common/asking.rs"]
+mod asking;
 mod common;
 
 use std::{
@@ -9,10 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use asking::*;
 use axum::{
     Router,
-    body::{Body, to_bytes},
-    http::{Request, StatusCode, header},
+    body::Body,
+    http::{Request, StatusCode},
 };
 use bytes::Bytes;
 use common::*;
@@ -25,11 +28,6 @@ use pomona::{
     versions::{erase, vacuum::Action},
 };
 use serde_json::Value;
-use tower::ServiceExt;
-
-fn tiny() -> MakeWorkers {
-    Box::new(|_: &ExtractorInfo| Ok(engine("tiny", 2)))
-}
 
 /// A data set of images that differ by label, and its stores.
 async fn served(images_of: u64) -> (Router, Stores, Arc<MemoryStore>) {
@@ -38,32 +36,6 @@ async fn served(images_of: u64) -> (Router, Stores, Arc<MemoryStore>) {
     run(&stores, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
     let current = Current::open(output, None, tiny()).await.unwrap();
     (serve::api(current, Limits { photo_bytes: 1 << 20, ..Limits::default() }), stores, input)
-}
-
-async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
-    let response = router.clone().oneshot(request).await.unwrap();
-    let status = response.status();
-    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
-    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
-    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    (status, serde_json::from_slice(&body).unwrap())
-}
-
-async fn get(router: &Router, path: &str) -> (StatusCode, Value) {
-    answer(router, Request::get(path).body(Body::empty()).unwrap()).await
-}
-
-fn photo(path: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
-    Request::post(path).header(header::CONTENT_TYPE, kind).body(body.into()).unwrap()
-}
-
-async fn send(router: &Router, path: &str, body: Bytes) -> (StatusCode, Value) {
-    answer(router, photo(path, "image/png", body)).await
-}
-
-fn paths(answer: &Value) -> Vec<String> {
-    let images = answer["images"].as_array().unwrap();
-    images.iter().map(|hit| hit["path"].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    body::Body,
     extract::{Query, Request, State},
     http::{StatusCode, Uri},
     response::Response,
@@ -47,23 +48,30 @@ impl Default for Limits {
 
 /// What the handlers share.
 #[derive(Debug)]
-pub(super) struct Api {
+struct Api {
     current: Arc<Current>,
     limits: Limits,
     photos: Semaphore,
+    /// In the form of OpenAPI.
+    description: Bytes,
 }
 
 /// The paths `/`, `/openapi.json`, `/predict` and `/search`. They write nothing.
 pub fn api(current: Arc<Current>, limits: Limits) -> Router {
+    router(current, limits, openapi::api())
+}
+
+/// The same with another description, for a router that has more paths.
+pub(super) fn router(current: Arc<Current>, limits: Limits, description: Bytes) -> Router {
     let photos = Semaphore::new(limits.photos.max(1));
     Router::new()
         .route("/", get(describe))
-        .route("/openapi.json", get(async || with_type("application/json", openapi::api())))
+        .route("/openapi.json", get(description_of))
         .route("/predict", post(predict))
         .route("/search", post(search).get(search_like))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
-        .with_state(Arc::new(Api { current, limits, photos }))
+        .with_state(Arc::new(Api { current, limits, photos, description }))
 }
 
 /// The answer for paths that do not exist.
@@ -89,6 +97,10 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
 async fn describe(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
     let opened = api.current.opened().await?;
     Ok(json(&about(&opened, api.limits)))
+}
+
+async fn description_of(State(api): State<Arc<Api>>) -> Response {
+    with_type("application/json", Body::from(api.description.clone()))
 }
 
 #[derive(Deserialize)]

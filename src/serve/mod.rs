@@ -1,7 +1,8 @@
 //! A version over HTTP: a JSON API that a Lambda can serve too, and the page of `pomona serve`.
 //!
 //! [`api`] is a router that predicts photos and finds similar images. It reads the output and writes nothing. Its paths are
-//! `/`, `/openapi.json`, `/predict` and `/search`; a server may nest it below `/api`. All answers are of one version, the
+//! `/`, `/openapi.json`, `/predict` and `/search`; [`local`] nests it below `/api` and adds the page, the lists of findings,
+//! pictures and the review of labels. All answers are of one version, the
 //! [`Current`] one, which is exchanged when the output has a newer one.
 //!
 //! ```no_run
@@ -23,10 +24,20 @@ mod about;
 mod api;
 mod current;
 mod failure;
+mod guard;
+mod lists;
+mod local;
 mod openapi;
 mod opened;
+mod page;
 mod photo;
+mod picture;
+mod points;
+mod review;
+mod table;
+mod view;
 
 pub use api::{Limits, api};
 pub use current::{Current, MakeWorkers};
+pub use local::local;
 pub use opened::Opened;

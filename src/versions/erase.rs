@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, Manifest, contents, inbox, keys, labelling, lease::Judge, settings::Mode},
+    dataset::{self, Manifest, contents, inbox, keys, labelling, lease::Judge, review, settings::Mode},
     ids::{RunId, Version},
     model::WorkerPool,
     pipeline::{self, Watcher},
@@ -111,6 +111,7 @@ pub async fn erase(
             .context("files", found.files().into_iter().collect::<Vec<_>>().join(", ")));
     }
     forget_in_inbox(output, &erased).await?;
+    review::forget(output, &erased).await?;
     let began = Timestamp::now();
     let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
     forget_in_lists(output, &found, &mut deleted).await?;
@@ -197,7 +198,7 @@ async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()
 
 /// Fails with `Input.Invalid` if an image was found in a file that is not a part of the data set. Such files are not deleted.
 fn check_own(found: &Found) -> Result<()> {
-    let own = |file: &String| keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
+    let own = |file: &String| file == keys::REVIEW || keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
     let others: Vec<String> = found.files().into_iter().filter(|file| !own(file)).collect();
     if others.is_empty() {
         return Ok(());
