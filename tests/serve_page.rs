@@ -110,7 +110,8 @@ async fn asked(router: &Router, request: Request<Body>) -> (StatusCode, HeaderMa
 /// All files of a folder.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = walkdir::WalkDir::new(folder).into_iter().map(Result::unwrap);
-    let files = entries.filter(|entry| entry.file_type().is_file() && !entry.path().to_string_lossy().contains(".tmp"));
+    let files = entries
+        .filter(|entry| entry.file_type().is_file() && !entry.path().to_string_lossy().contains("/results/.tmp/"));
     files.map(|entry| (entry.path().display().to_string(), std::fs::read(entry.path()).unwrap())).collect()
 }
 
@@ -158,14 +159,14 @@ async fn images_are_found_by_text_and_label_in_parts() {
     assert_eq!((&found["total"], &found["rows"][0]["label"]), (&1.into(), &"kiwi".into()));
     let apples = served.json("/api/images?label=apple&limit=7&offset=45").await;
     assert_eq!((&apples["total"], apples["rows"].as_array().unwrap().len()), (&50.into(), 5));
-    assert_eq!(served.json("/api/images?label=apple&text=0001").await["total"], 10);
+    assert_eq!(served.json("/api/images?label=apple&text=0001").await["total"], 11);
     assert_eq!(served.json("/api/images?label=nothing").await["total"], 0);
     assert_eq!(served.get("/api/images?nothing=1").await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_list_is_shown_and_downloaded_without_formulas() {
-    let served = Served::new(&Settings { duplicate_distance: 0.0, ..small_shards() }).await;
+    let served = Served::new(&Settings { duplicate_distance: Some(0.0), ..small_shards() }).await;
     let groups = served.json("/api/duplicates?across=labels").await;
     assert_eq!((&groups["total"], &groups["rows"][0]["paths"]), (&1.into(), &json!([key(7), "kiwi/copy.png"])));
     assert_eq!(served.json("/api/duplicates?across=splits").await["total"], 0);

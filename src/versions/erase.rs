@@ -110,8 +110,7 @@ pub async fn erase(
             .context("version", summary.manifest.version)
             .context("files", found.files().into_iter().collect::<Vec<_>>().join(", ")));
     }
-    forget_in_inbox(output, &erased).await?;
-    review::forget(output, &erased).await?;
+    forget(output, &erased).await?;
     let began = Timestamp::now();
     let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
     forget_in_lists(output, &found, &mut deleted).await?;
@@ -218,8 +217,10 @@ async fn forget_in_lists(output: &dyn Store, found: &Found, deleted: &mut Vec<St
     Ok(())
 }
 
-/// Removes the images from the notices of uploads. The other keys of a notice wait for the next run.
-async fn forget_in_inbox(output: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
+/// Removes the images from the reviewed labels and from the notices of uploads. The other keys of a notice wait for the next
+/// run.
+async fn forget(output: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
+    review::forget(output, erased).await?;
     for notice in inbox::read(output).await?.notices {
         let Some(body) = store::get_opt(output, &notice).await? else { continue };
         let keys: BTreeSet<String> = dataset::from_json(&body, &notice)?;

@@ -1,4 +1,5 @@
 //! Asks a router of the JSON API, without a server.
+#![allow(dead_code)]
 
 use axum::{
     Router,
