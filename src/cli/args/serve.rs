@@ -16,7 +16,8 @@ use super::EngineArg;
 Examples:
   pomona serve results/
   pomona serve s3://bucket/results/ --port 8080
-  curl -s http://127.0.0.1:8080/api/predict -H 'content-type: image/jpeg' --data-binary @photo.jpg")]
+  curl -s http://127.0.0.1:8080/api/predict \\
+    -H 'content-type: image/jpeg' --data-binary @photo.jpg")]
 pub(crate) struct ServeArgs {
     /// Folder or s3://bucket/prefix/ with the results of `pomona run`
     pub output: String,
