@@ -79,11 +79,15 @@
 #![cfg_attr(feature = "report", doc = "| [`report`] | the page of a run, and the stage that makes it |")]
 //! | [`pipeline`] | all stages in one process |
 //! | [`versions`] | reading, comparing, checking, vacuuming and erasing versions; predictions of photos |
+#![cfg_attr(
+    feature = "serve",
+    doc = "| [`serve`] | a version over HTTP: the JSON API, and the page of `pomona serve` |"
+)]
 //!
 //! # Features
 //!
 //! `cli` (default) builds the program; `tract` (default) runs models that the kernels cannot run; `aws` brings S3 and
-//! Step Functions; `report` the page of a run. Without any of them, the crate reads folders, makes features with the
+//! Step Functions; `report` the page of a run; `serve` the JSON API as a router. Without any of them, the crate reads folders, makes features with the
 //! embedded model and fits a PCA.
 
 pub mod archive;
@@ -103,6 +107,8 @@ pub mod pipeline;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod search;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod stages;
 pub mod store;
 pub mod versions;

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A room imports only rooms before it in this list.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "error",
     "ids",
     "store",
@@ -26,6 +26,7 @@ const ROOMS: [&str; 19] = [
     "report",
     "pipeline",
     "versions",
+    "serve",
     "demo",
     "cli",
 ];

@@ -180,6 +180,11 @@ impl Candidates {
     }
 }
 
+/// The scores of the classes of a model.
+fn scores(model: &Discriminant, products: &[f64]) -> Vec<f64> {
+    products.iter().zip(&model.bias).map(|(product, bias)| product + bias).collect()
+}
+
 fn number(classes: &[Class], label: &str) -> Option<usize> {
     classes.binary_search_by(|class| class.label.as_str().cmp(label)).ok()
 }
@@ -240,8 +245,29 @@ impl Classifier {
         answers.into_iter().flatten().collect()
     }
 
+    /// The `most` most probable classes of each image, the most probable first, by the model of all training images.
+    ///
+    /// # Panics
+    ///
+    /// If `features` has another number of columns.
+    pub fn likely(&self, features: ArrayView2<'_, f32>, most: usize) -> Vec<Vec<Ranked>> {
+        let rows: Vec<usize> = (0..features.nrows()).collect();
+        let mut likely = vec![Vec::new(); rows.len()];
+        Scorer::new([self.model.weights.view()].into_iter()).each(features, &rows, |row, products| {
+            let probabilities = probabilities(&scores(&self.model, products), self.temperature);
+            let classes = self.model.classes.iter().zip(probabilities);
+            let mut ranked: Vec<Ranked> =
+                classes.map(|(class, probability)| Ranked { class: *class, probability }).collect();
+            // The sort is stable: of equally probable classes, the first stays first, as in a prediction.
+            ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+            ranked.truncate(most);
+            likely[row] = ranked;
+        });
+        likely
+    }
+
     fn answer(&self, model: &Discriminant, products: &[f64], own: Option<usize>) -> Prediction {
-        let scores: Vec<f64> = products.iter().zip(&model.bias).map(|(product, bias)| product + bias).collect();
+        let scores = scores(model, products);
         let probabilities = probabilities(&scores, self.temperature);
         let first = largest(&scores);
         let others = (0..scores.len()).filter(|at| *at != first);

@@ -20,6 +20,7 @@ mod predict;
 mod progress;
 mod run;
 mod search;
+mod serve;
 mod show;
 mod start;
 mod status;
@@ -120,6 +121,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Predict(args) => predict::predict(args).await,
             Command::List(args) => list::list(args).await,
             Command::Search(args) => search::search(args).await,
+            Command::Serve(args) => serve::serve(args).await,
             Command::Check(args) => check::check(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,

@@ -173,8 +173,9 @@ pub(crate) fn listen(stop: CancellationToken) {
     });
 }
 
+/// Waits for Ctrl-C, SIGTERM or SIGHUP.
 #[cfg(unix)]
-async fn interrupted() {
+pub(crate) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
 
     let wait = async |kind: SignalKind| match signal(kind) {
@@ -193,7 +194,7 @@ async fn interrupted() {
 }
 
 #[cfg(not(unix))]
-async fn interrupted() {
+pub(crate) async fn interrupted() {
     let _ = tokio::signal::ctrl_c().await;
 }
 

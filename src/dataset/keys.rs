@@ -28,7 +28,7 @@ pub struct Prefix {
 }
 
 /// All top-level folders that Pomona writes to, in the order of the registry. Only the marker, the
-/// newest report and the locks of vacuums are beside them.
+/// newest report, the reviewed labels and the locks of vacuums are beside them.
 pub static PREFIXES: LazyLock<Vec<Prefix>> = LazyLock::new(|| {
     let mut prefixes: Vec<Prefix> = Vec::new();
     for kind in KINDS {
@@ -390,6 +390,9 @@ pub fn ticket(number: u64) -> String {
 pub fn parse_ticket(key: &str) -> Option<u64> {
     only(&registry::TICKET, key)?.parse().ok()
 }
+
+/// Key of the labels that people accepted or corrected.
+pub const REVIEW: &str = registry::REVIEW.pattern;
 
 /// Key of the lock of a vacuum in progress.
 pub const LOCK: &str = registry::LOCK.pattern;

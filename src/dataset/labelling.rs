@@ -103,12 +103,7 @@ impl Labelling {
 
     /// Labels by the settings of a version or run, whose file of labels is in `output`. Fails with `Dataset.Corrupt`.
     pub async fn open(output: &dyn Store, settings: &Settings) -> Result<Self> {
-        let mut labelling = Labelling::new(&settings.label_rules())?;
-        if let Some(file) = &settings.labels {
-            let key = keys::labels(file);
-            labelling.given = read(&get_checked(output, &key, Some(file)).await?, &key, "")?.into_iter().collect();
-        }
-        Ok(labelling)
+        Ok(Labelling::new(&settings.label_rules())?.with(given(output, settings).await?))
     }
 
     /// The same with what a file says about some images.
@@ -260,6 +255,13 @@ pub async fn store(output: &dyn Store, given: &BTreeMap<String, Given>) -> Resul
     let checksum = Checksum::of(&file);
     output.put(&keys::labels(&checksum), file.into()).await?;
     Ok(checksum)
+}
+
+/// The rows of the stored file of labels of a version or run; none without one. Fails with `Dataset.Corrupt`.
+pub async fn given(output: &dyn Store, settings: &Settings) -> Result<BTreeMap<String, Given>> {
+    let Some(file) = &settings.labels else { return Ok(BTreeMap::new()) };
+    let key = keys::labels(file);
+    read(&get_checked(output, &key, Some(file)).await?, &key, "")
 }
 
 /// The stored file of labels without some images; None if it does not name them.

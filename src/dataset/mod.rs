@@ -35,6 +35,7 @@ pub mod partition;
 pub mod record;
 pub mod registry;
 mod released;
+pub mod review;
 pub mod settings;
 pub mod shard;
 pub mod tables;

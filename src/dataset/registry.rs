@@ -397,6 +397,8 @@ kinds! {
     NOTICE = "notice", "inbox/{name}.json", by "the trigger", from ITS_KEY, holds [paths], Listing, KEPT;
     /// The ticket of a run that uploads start.
     TICKET = "ticket", "turns/{ticket}.json", by "the trigger", from ITS_KEY, holds [], Unneeded, KEPT;
+    /// The labels that people accepted or corrected, for the next run.
+    REVIEW = "review", "labels.csv", by "serve", from ITS_KEY, holds [paths], Nothing, KEPT;
     /// The lock of a vacuum in progress.
     LOCK = "lock", "vacuum.json", by "vacuum", from ITS_KEY, holds [], Unneeded, KEPT;
     /// The claim of the process that breaks a dead lock.

@@ -18,6 +18,7 @@ use crate::{
         self, FileRef, Part, PredictedPart,
         blocking::run_blocking,
         keys, partition,
+        review::is_formula,
         tables::{self, LabelColumn, ScoreRows},
         timing::Timer,
     },
@@ -159,8 +160,7 @@ enum CsvText {
 
 impl CsvText {
     fn cell(self, text: &str) -> String {
-        let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-        if self == CsvText::ForSpreadsheets && formula { format!("'{text}") } else { text.to_owned() }
+        if self == CsvText::ForSpreadsheets && is_formula(text) { format!("'{text}") } else { text.to_owned() }
     }
 }
 

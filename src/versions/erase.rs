@@ -24,7 +24,7 @@ use crate::{
     dataset::{
         self, Manifest, contents, inbox, keys, labelling,
         lease::Judge,
-        newest,
+        newest, review,
         settings::{Mode, Settings},
     },
     ids::{RunId, Version},
@@ -114,7 +114,7 @@ pub async fn erase(
             .context("version", summary.manifest.version)
             .context("files", found.files().into_iter().collect::<Vec<_>>().join(", ")));
     }
-    forget_in_inbox(output, &erased).await?;
+    forget(output, &erased).await?;
     let began = Timestamp::now();
     let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
     forget_in_lists(output, &found, &mut deleted).await?;
@@ -224,7 +224,8 @@ async fn check_absent(input: &dyn Store, erased: &BTreeSet<String>) -> Result<()
 
 /// Fails with `Input.Invalid` if an image was found in a file that is not a part of the data set. Such files are not deleted.
 fn check_own(found: &Found) -> Result<()> {
-    let own = |file: &String| file == keys::REPORT || keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
+    let beside = |file: &str| [keys::REPORT, keys::REVIEW].contains(&file);
+    let own = |file: &String| beside(file) || keys::PREFIXES.iter().any(|prefix| file.starts_with(prefix.name));
     let others: Vec<String> = found.files().into_iter().filter(|file| !own(file)).collect();
     if others.is_empty() {
         return Ok(());
@@ -244,8 +245,10 @@ async fn forget_in_lists(output: &dyn Store, found: &Found, deleted: &mut Vec<St
     Ok(())
 }
 
-/// Removes the images from the notices of uploads. The other keys of a notice wait for the next run.
-async fn forget_in_inbox(output: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
+/// Removes the images from the reviewed labels and from the notices of uploads. The other keys of a notice wait for the next
+/// run.
+async fn forget(output: &dyn Store, erased: &BTreeSet<String>) -> Result<()> {
+    review::forget(output, erased).await?;
     for notice in inbox::read(output).await?.notices {
         let Some(body) = store::get_opt(output, &notice).await? else { continue };
         let keys: BTreeSet<String> = dataset::from_json(&body, &notice)?;

@@ -29,6 +29,7 @@ use crate::{
     Error, ErrorKind, Result,
     dataset::{Manifest, blocking::run_blocking, tables},
     model::ExtractorInfo,
+    pca::Basis,
     search::Metric,
     store::Store,
 };
@@ -81,17 +82,23 @@ pub struct Finder {
     output: Arc<dyn Store>,
     version: Manifest,
     index: OnceCell<Option<Index>>,
+    basis: OnceCell<Arc<Basis>>,
 }
 
 impl Finder {
     /// For the images of a version.
     pub fn new(output: Arc<dyn Store>, version: Manifest) -> Self {
-        Finder { output, version, index: OnceCell::new() }
+        Finder { output, version, index: OnceCell::new(), basis: OnceCell::new() }
     }
 
     /// The version.
     pub fn version(&self) -> &Manifest {
         &self.version
+    }
+
+    /// The output that has the version.
+    pub(crate) fn output(&self) -> &dyn Store {
+        self.output.as_ref()
     }
 
     /// Whether the version has an index. Otherwise, each search reads all features.
@@ -137,10 +144,18 @@ impl Finder {
         Err(if nearest.is_empty() { error } else { error.context("nearest keys", nearest.join(", ")) })
     }
 
+    /// The basis of the version, which is read once. Fails with `Dataset.Corrupt`.
+    pub async fn basis(&self) -> Result<Arc<Basis>> {
+        let columns = self.version.extractor.columns;
+        let read = || async {
+            self.version.basis.file.decode(self.output.as_ref(), columns, tables::read_basis).await.map(Arc::new)
+        };
+        self.basis.get_or_try_init(read).await.cloned()
+    }
+
     /// The scores of features. Fails with `Dataset.Corrupt`.
     pub async fn scores_of(&self, features: Vec<f32>) -> Result<Vec<f32>> {
-        let columns = self.version.extractor.columns;
-        let basis = self.version.basis.file.decode(self.output.as_ref(), columns, tables::read_basis).await?;
+        let (columns, basis) = (self.version.extractor.columns, self.basis().await?);
         run_blocking(move || {
             let row = ndarray::Array2::from_shape_vec((1, columns), features)
                 .map_err(|e| Error::new(ErrorKind::InputInvalid, "these are features of another model").source(e))?;

@@ -67,7 +67,7 @@ pub type Photo = (String, std::result::Result<Vec<f32>, Reject>);
 /// The classifier of a version.
 #[derive(Debug)]
 pub struct Predictor {
-    finder: Finder,
+    finder: Arc<Finder>,
     classifier: Arc<Classifier>,
 }
 
@@ -87,17 +87,39 @@ pub fn fitted(version: &Manifest) -> Result<&ClassifierSummary> {
 impl Predictor {
     /// Opens the classifier of a version. Fails with `Classifier.Missing`.
     pub async fn open(output: Arc<dyn Store>, version: Manifest) -> Result<Self> {
-        fitted(&version)?;
-        let classifier = contents::classifier(output.as_ref(), &version).await?;
+        Predictor::of(Arc::new(Finder::new(output, version))).await
+    }
+
+    /// Opens the classifier of the version that `finder` searches, and has it find the neighbours: both use one index. Fails
+    /// with `Classifier.Missing`.
+    pub async fn of(finder: Arc<Finder>) -> Result<Self> {
+        fitted(finder.version())?;
+        let classifier = contents::classifier(finder.output(), finder.version()).await?;
         let missing = || Error::new(ErrorKind::ClassifierMissing, "the version has no classifier");
         let classifier = Arc::new(classifier.ok_or_else(missing)?);
-        Ok(Predictor { finder: Finder::new(output, version), classifier })
+        Ok(Predictor { finder, classifier })
     }
 
     /// Fails with `Classifier.OtherModel` if the classifier was not fitted to features of this extractor.
     pub fn check(&self, extractor: &ExtractorInfo) -> Result<()> {
         let message = "the classifier was fitted to features of another model, or of another release of Pomona";
         find::same_model((&self.finder.version().extractor, "fitted to"), extractor, message)
+    }
+
+    /// The `most` most probable classes for features, the most probable first. Fails with `Input.Invalid` if they are those of
+    /// another model.
+    pub async fn likely(&self, features: &[f32], most: usize) -> Result<Vec<Likely>> {
+        let row = Array2::from_shape_vec((1, features.len()), features.to_vec()).unwrap_or_default();
+        if row.ncols() != self.classifier.columns() {
+            return Err(Error::new(ErrorKind::InputInvalid, "these are features of another model"));
+        }
+        let classifier = Arc::clone(&self.classifier);
+        let ranked = run_blocking(move || Ok(classifier.likely(row.view(), most))).await?;
+        let named = ranked.into_iter().flatten().map(|ranked| Likely {
+            label: self.classifier.classes.get(ranked.class).map(|class| class.label.clone()).unwrap_or_default(),
+            probability: ranked.probability,
+        });
+        Ok(named.collect())
     }
 
     /// The answers for photos, in their order, with up to `count` neighbours each.

@@ -6,6 +6,7 @@ mod aws;
 mod classify;
 mod run;
 mod search;
+mod serve;
 mod values;
 mod versions;
 
@@ -18,6 +19,7 @@ pub(crate) use classify::{
 };
 pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
 pub(crate) use search::{SearchArgs, SpaceArg};
+pub(crate) use serve::ServeArgs;
 pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 
 /// Image features and PCA at any scale, without a cluster
@@ -55,6 +57,7 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     List(ListArgs),
     Search(SearchArgs),
+    Serve(ServeArgs),
     Check(CheckArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),

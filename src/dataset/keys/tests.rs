@@ -47,6 +47,7 @@ fn keys() -> Vec<(String, FileKind)> {
     let after = vec![
         (notice("0a"), registry::NOTICE),
         (ticket(1), registry::TICKET),
+        (REVIEW.to_owned(), registry::REVIEW),
         (LOCK.to_owned(), registry::LOCK),
         (broken_lock(b"", 0), registry::BROKEN_LOCK),
     ];

@@ -306,6 +306,7 @@ async fn look(
     named::collect(&mut survey, output).await?;
     runs::check(&mut survey, output).await?;
     notes::check_inbox(&mut survey, output).await?;
+    notes::check_review(&mut survey, output).await?;
     let left = files::left(&survey, depth);
     let total = Some(left.len() as u64);
     timed(watcher, total, files::read(&mut survey, output, left, watcher)).await?;

@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{Fault, FoundMark, Orphans, Survey};
 use crate::{
-    Result,
+    ErrorKind, Result,
     dataset::{
         inbox, keys,
         lease::{Judge, Liveness},
-        registry,
+        registry, review,
     },
     store::{self, Store},
 };
@@ -64,4 +64,15 @@ pub(super) async fn check_inbox(survey: &mut Survey, output: &dyn Store) -> Resu
         }
     }
     Ok(())
+}
+
+/// Reads the labels that people accepted or corrected: the next run would refuse another file.
+pub(super) async fn check_review(survey: &mut Survey, output: &dyn Store) -> Result<()> {
+    match review::read(output).await {
+        Err(error) if error.is(ErrorKind::InputInvalid) => {
+            survey.report(keys::REVIEW, Fault::Damaged, error.to_string(), &[]);
+            Ok(())
+        }
+        read => read.map(drop),
+    }
 }

@@ -1,0 +1,61 @@
+//! `pomona serve`
+
+use std::{io, net::Ipv4Addr, time::Duration};
+
+use pomona::{
+    Error, ErrorKind, Result,
+    model::ExtractorInfo,
+    serve::{self, Current, Limits},
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    args::ServeArgs,
+    format, open,
+    out::{note, out},
+    run,
+};
+
+/// How long answers may take that were begun before the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
+    let output = open::output(&args.output).await?;
+    let (model, engine) = (args.model, args.engine);
+    let workers = move |info: &ExtractorInfo| run::workers_for(model.as_deref(), engine, None, info);
+    let current = Current::open(output, args.version, Box::new(workers)).await?;
+    let version = current.opened().await?.version().version;
+    let (listener, port) = bind(args.port.unwrap_or(0)).await?;
+    let router = serve::local(current, Limits::default(), port);
+    let place = format::escape_invisible(&args.output);
+    out(&format!("Version {} of {place} is at http://127.0.0.1:{port}/\n", version.0))?;
+    note("press Ctrl-C to stop");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(listener, router).with_graceful_shutdown(async {
+        run::interrupted().await;
+        drop(stop);
+    });
+    let overdue = async {
+        let _ = stopped.await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        served = async { server.await } => served.map_err(|e| Error::new(ErrorKind::StoreFailed, "the server has failed").source(e)),
+        () = overdue => Ok(()),
+    }
+}
+
+/// Listens on a port of this computer, of which the loopback address is the only one that can be reached.
+async fn bind(port: u16) -> Result<(TcpListener, u16)> {
+    let failed = |e: io::Error| {
+        let message = match e.kind() {
+            io::ErrorKind::AddrInUse => "another program uses this port; choose another one, or none for a free one",
+            io::ErrorKind::PermissionDenied => "this port needs more permissions; choose one above 1023",
+            _ => "the port cannot be opened",
+        };
+        Error::new(ErrorKind::InputInvalid, message).context("port", port).source(e)
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    Ok((listener, port))
+}

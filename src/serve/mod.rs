@@ -1,0 +1,43 @@
+//! A version over HTTP: a JSON API that a Lambda can serve too, and the page of `pomona serve`.
+//!
+//! [`api`] is a router that predicts photos and finds similar images. It reads the output and writes nothing. Its paths are
+//! `/`, `/openapi.json`, `/predict` and `/search`; [`local`] nests it below `/api` and adds the page, the lists of findings,
+//! pictures and the review of labels. All answers are of one version, the
+//! [`Current`] one, which is exchanged when the output has a newer one.
+//!
+//! ```no_run
+//! # async fn example() -> pomona::Result<()> {
+//! use std::sync::Arc;
+//! use pomona::{model::{Extractor, WorkerPool}, serve::{self, Current, Limits}, store};
+//!
+//! let output = store::open("s3://bucket/results/").await?;
+//! let workers = Box::new(|info: &pomona::model::ExtractorInfo| {
+//!     WorkerPool::new(Arc::new(Extractor::embedded(info.feature_range)?.with_decoding(info.decoding)), 0)
+//! });
+//! let current = Current::open(output, None, workers).await?;
+//! let router: axum::Router = serve::api(current, Limits::default());
+//! # Ok(())
+//! # }
+//! ```
+
+mod about;
+mod api;
+mod current;
+mod failure;
+mod guard;
+mod lists;
+mod local;
+mod openapi;
+mod opened;
+mod page;
+mod photo;
+mod picture;
+mod points;
+mod review;
+mod table;
+mod view;
+
+pub use api::{Limits, api};
+pub use current::{Current, MakeWorkers};
+pub use local::local;
+pub use opened::Opened;
