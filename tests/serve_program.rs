@@ -80,7 +80,11 @@ fn a_body_of_50_mb_is_answered_by_name_and_the_process_lives() {
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"label\":\"label 0\""), "{answer}");
     }
     // A client that promises more than it sends, and one that speaks another protocol.
-    drop(TcpStream::connect(("127.0.0.1", server.port)).unwrap().write_all(b"POST /api/predict HTTP/1.1\r\ncontent-length: 9999\r\n\r\nx"));
+    drop(
+        TcpStream::connect(("127.0.0.1", server.port))
+            .unwrap()
+            .write_all(b"POST /api/predict HTTP/1.1\r\ncontent-length: 9999\r\n\r\nx"),
+    );
     assert!(!server.ask("\u{1}\u{2}nonsense", b"").starts_with("HTTP/1.1 200"));
     let rebound = server.ask("GET /api HTTP/1.1\nhost: evil.example", b"");
     assert!(rebound.starts_with("HTTP/1.1 403 "), "{rebound}");
