@@ -434,6 +434,6 @@ fn the_report_is_opened_in_the_browser_if_there_is_one() {
     }
 
     fs::remove_file(output.join("report.html")).unwrap();
-    fails(pomona().arg("show").arg(&output).arg("--open"), 1, "Input.Invalid");
+    fails(pomona().arg("show").arg(&output).arg("--open"), 2, "Input.Invalid");
     fails(pomona().arg("show").arg(&output).args(["--open", "--json"]), 2, "cannot be used with");
 }

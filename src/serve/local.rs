@@ -43,6 +43,10 @@ pub(super) struct Local {
 /// The API below `/api`, the page at `/`, and what the page reads and writes, for a server at `127.0.0.1:port`.
 ///
 /// Requests for another host, and those that pages of other origins send, are refused.
+///
+/// # Panics
+///
+/// Outside of a Tokio runtime.
 pub fn local(current: Arc<Current>, limits: Limits, port: u16) -> Router {
     let local = Arc::new(Local {
         views: Views::new(Arc::clone(&current)),
@@ -51,6 +55,9 @@ pub fn local(current: Arc<Current>, limits: Limits, port: u16) -> Router {
         pictures: Semaphore::new(limits.photos.max(1)),
         inputs: picture::Inputs::default(),
     });
+    // Read before the page asks. An error is reported when it does.
+    let first = Arc::clone(&local);
+    tokio::spawn(async move { first.views.now().await.map(drop) });
     let reads = Router::new()
         .route("/points", get(points::points))
         .route("/images", get(images))

@@ -107,13 +107,16 @@ impl Table {
     pub(super) async fn read(output: &dyn Store, version: &Manifest) -> Result<Table> {
         let mut table = Table::default();
         table.read_scores(output, version).await?;
-        let labelling = Labelling::open(output, &version.settings).await?;
-        for image in &mut table.images {
-            image.split = labelling.of(&image.path).split.map(|split| table.splits.number(split));
-        }
         let mut parts = pin!(contents::predictions(output, version).await?);
         while let Some(rows) = parts.try_next().await? {
             rows.iter().for_each(|row| table.add_prediction(row));
+        }
+        // Without predictions, only the rules say what the split is.
+        if table.images.iter().any(|image| image.said.is_none()) {
+            let labelling = Labelling::open(output, &version.settings).await?;
+            for image in table.images.iter_mut().filter(|image| image.said.is_none()) {
+                image.split = labelling.of(&image.path).split.map(|split| table.splits.number(split));
+            }
         }
         Ok(table)
     }
@@ -150,7 +153,7 @@ impl Table {
         let image = &mut self.images[at];
         let (probability, label_probability) = (row.probability as f32, row.label_probability.map(|p| p as f32));
         image.said = Some(Said { predicted, probability, label_probability });
-        image.split = split.or(image.split);
+        image.split = split;
         image.flags |= if row.suspect { SUSPECT } else { 0 };
     }
 

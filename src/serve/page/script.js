@@ -10,7 +10,7 @@ const PALETTE = ["#1b7f5c", "#c2571a", "#4a62c4", "#b23a7d", "#7d7a12", "#1f7f9e
 
 const $ = (id) => document.getElementById(id);
 const number = (n) => n.toLocaleString("en");
-const percent = (p) => `${(100 * p).toFixed(p > 0.999 && p < 1 ? 2 : 1)} %`;
+const percent = (p) => `${(100 * p).toFixed(p > 0.999 && p < 1 ? 2 : 1)}\u00a0%`;
 
 // An element with properties and children. A string child is text.
 const make = (name, properties = {}, ...children) => {
@@ -248,6 +248,7 @@ const fill = ({ image, reviewed: label }) => {
   $("facts").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   $("new-label").value = label ?? (image.suspect ? image.predicted : image.label) ?? "";
   $("accept").hidden = image.label === null;
+  $("accept").textContent = `Accept ${image.label}`;
   $("undo").hidden = label === null;
   $("said").textContent = label === null ? "" : `Reviewed: ${label}`;
   $("near").replaceChildren();
