@@ -1,7 +1,7 @@
 //! A version over HTTP: a JSON API that a Lambda can serve too, and the page of `pomona serve`.
 //!
-//! [`api`] is a router that predicts photos and finds similar images. It reads the output and writes nothing. Its paths are
-//! `/`, `/openapi.json`, `/predict` and `/search`; [`local`] nests it below `/api` and adds the page, the lists of findings,
+//! [`api()`] is a router that predicts photos and finds similar images. It reads the output and writes nothing. Its paths are
+//! `/`, `/openapi.json`, `/predict` and `/search`; [`local()`] nests it below `/api` and adds the page, the lists of findings,
 //! pictures and the review of labels. All answers are of one version, the
 //! [`Current`] one, which is exchanged when the output has a newer one.
 //!
