@@ -51,7 +51,7 @@ const MEMBERS: usize = 4;
 const REJECTS: usize = 60;
 const REJECTS_WITH_PREVIEW: usize = 24;
 
-/// What [`write`] has written: keys, relative to the output, and the page.
+/// What [`write()`] has written: keys, relative to the output, and the page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Written {
     /// Key of `report.html`.
