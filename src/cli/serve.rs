@@ -2,6 +2,7 @@
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
+use futures::FutureExt;
 use pomona::{
     Error, ErrorKind, Result,
     model::ExtractorInfo,
@@ -27,12 +28,17 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let version = current.opened().await?.version().version;
     let (listener, port) = bind(args.port.unwrap_or(0)).await?;
     let router = serve::local(current, Limits::default(), port);
+    // From the first poll on, a signal ends the server in good order: before anybody knows that it runs.
+    let mut interrupted = Box::pin(run::interrupted());
+    if interrupted.as_mut().now_or_never().is_some() {
+        return Ok(());
+    }
     let place = format::escape_invisible(&args.output);
     out(&format!("Version {} of {place} is at http://127.0.0.1:{port}/\n", version.0))?;
     note("press Ctrl-C to stop");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = axum::serve(listener, router).with_graceful_shutdown(async {
-        run::interrupted().await;
+        interrupted.await;
         drop(stop);
     });
     let overdue = async {
