@@ -85,6 +85,18 @@ pub struct Lines {
     pub project: u64,
 }
 
+/// Requests for the search index: per group a segment, from the features of its shards. If it is made by a call of its own, that
+/// reads the records of the shards again, and there is a record.
+fn of_index(run: &Counts) -> Requests {
+    let Counts { shards, made, groups, lines, index, .. } = *run;
+    if !index {
+        return Requests { puts: 0, gets: 0 };
+    }
+    let apart = lines.merge.saturating_sub(groups);
+    let share = apart as f64 / groups.max(1) as f64;
+    Requests { puts: groups + apart, gets: shards + ((shards + made) as f64 * share) as u64 + 2 * apart }
+}
+
 /// Requests, invocations, transitions and stored bytes of a run. `gb_seconds` is 0.
 ///
 /// `tests/aws/test_e2e.py` compares these numbers with the requests to a local S3.
@@ -101,13 +113,7 @@ pub fn requests(run: &Counts) -> Usage {
     let gets_of_findings = if searched { shards + parts } else { 0 };
     // A list of batches, and its lines.
     let batched = lines.project < parts;
-    // Per group a segment, from the features of its shards. If it is made by a call of its own, that reads the records of the
-    // shards again: per computed shard twice its own, and per shard once; and there is a record.
-    let (gets_of_index, puts_of_index) = if index { (shards, groups) } else { (0, 0) };
-    let apart = lines.merge.saturating_sub(groups);
-    let share = apart as f64 / groups.max(1) as f64;
-    let gets_of_index = gets_of_index + ((shards + made) as f64 * share) as u64 + 2 * apart;
-    let puts_of_index = puts_of_index + apart;
+    let Requests { gets: gets_of_index, puts: puts_of_index } = of_index(run);
     let index_bytes = if index { images as f64 * INDEX_PER_IMAGE } else { 0.0 };
     Usage {
         gb_seconds: 0.0,

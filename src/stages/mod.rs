@@ -30,6 +30,7 @@ mod lines;
 mod list;
 mod listing;
 mod merge;
+mod merges;
 mod outliers;
 mod pieces;
 mod plan;

@@ -59,10 +59,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
     reuse::count_changes(output, &plan, base, &found, &mut figures).await?;
     let images: u64 = groups.iter().map(|group| group.rows).sum();
     figures.removed = (plan.base_images + figures.added).saturating_sub(images);
-    // Rows of another extractor, and of a damaged table, are not compared: all of them count as removed.
-    if !base_is_unknown && base.is_some_and(|base| base.extractor.id == plan.extractor.id) {
-        plan.mode.check_vanished(figures.removed, plan.base_images)?;
-    }
+    check_vanished(&plan, base.filter(|_| !base_is_unknown), figures.removed)?;
     if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
@@ -115,6 +112,14 @@ async fn base_of(output: &dyn Store, plan: &Plan) -> Result<Option<Manifest>> {
         Some(version) => dataset::version(output, Some(version.0)).await.map(Some),
         None => Ok(None),
     }
+}
+
+/// Fails with `Input.Vanished`. Rows of another extractor, and of a damaged table, are not compared: all of them count as removed.
+fn check_vanished(plan: &Plan, base: Option<&Manifest>, removed: u64) -> Result<()> {
+    if base.is_some_and(|base| base.extractor.id == plan.extractor.id) {
+        plan.mode.check_vanished(removed, plan.base_images)?;
+    }
+    Ok(())
 }
 
 /// Whether the scores and predictions of a shard are those that it has in the base version.
