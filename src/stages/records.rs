@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use super::merges::{read_indexed, read_merged};
-use super::{ClassWork, PredictWork, STORE_CONCURRENCY};
+use super::{PredictWork, STORE_CONCURRENCY};
 pub use super::{
     input::{PlanInput, RunInput},
     lines::LineRange,
@@ -16,8 +16,8 @@ use crate::{
     Error, ErrorKind, Result,
     cost::batches,
     dataset::{
-        self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRef, LabelCount, Moments, Part,
-        RunFigures, SearchIndex, keys,
+        self, BasisSummary, Classification, FileRef, GroupEntry, LabelCount, Moments, Part, RunFigures, SearchIndex,
+        keys,
         labelling::LabelRules,
         settings::{Mode, Settings},
         tables::Compression,
