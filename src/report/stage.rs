@@ -85,7 +85,7 @@ async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Ti
     let merged = stream::iter(plan.merges()).map(|group| async move {
         let merged = read_merged(output, run, group).await?;
         let apart = plan.has_index() && merged.index.is_none() && merged.entry.rows > 0;
-        let indexed = if apart { Some(read_indexed(output, run, group).await?) } else { None };
+        let indexed = if apart { Some(read_indexed(output, run, group, &merged.entry.id).await?) } else { None };
         let indexed = indexed.map(|indexed| (format!("index of group {group}"), indexed.timing));
         Ok::<_, Error>(iter::once((format!("group {group}"), merged.timing)).chain(indexed))
     });

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassWork, LineRange, records::same};
+use super::{ClassWork, lines::LineRange};
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     dataset::{
         self, Checksum, GroupEntry, GroupRef, RunFigures, keys, labelling::LabelRules, tables::Compression,
         timing::Timing,
@@ -94,6 +94,14 @@ pub struct Indexed {
     pub timing: Timing,
 }
 
+/// Fails with `Dataset.Corrupt` if a record is that of something else.
+pub(super) fn same<T: PartialEq>(found: &T, expected: &T, key: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::DatasetCorrupt, "this is the record of something else").context("key", key))
+}
+
 /// Reads the record of a group that this run has finished. Fails with `Dataset.Corrupt` if `merge` has not written it.
 pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> Result<Merged> {
     let key = keys::merge_record(run, group);
@@ -101,9 +109,10 @@ pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> 
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
-/// Reads the record of a segment that this run has made. Fails with `Dataset.Corrupt` if `merge` has not written it.
-pub(crate) async fn read_indexed(output: &dyn Store, run: &RunId, group: u64) -> Result<Indexed> {
+/// Reads the record of a segment that this run has made for a group. Fails with `Dataset.Corrupt` if `merge` has not written it, or
+/// for a group of other shards.
+pub(crate) async fn read_indexed(output: &dyn Store, run: &RunId, group: u64, id: &GroupId) -> Result<Indexed> {
     let key = keys::index_record(run, group);
     let indexed: Indexed = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
-    same(&(&indexed.run, indexed.group), &(run, group), &key).map(|()| indexed)
+    same(&(&indexed.run, indexed.group, &indexed.id), &(run, group, id), &key).map(|()| indexed)
 }

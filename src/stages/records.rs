@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use super::merges::{read_indexed, read_merged};
-use super::{PredictWork, STORE_CONCURRENCY};
+use super::{PredictWork, STORE_CONCURRENCY, merges::same};
 pub use super::{
     input::{PlanInput, RunInput},
     lines::LineRange,
@@ -354,14 +354,6 @@ pub struct Published {
     pub rejects_table: String,
     /// Key of the CSV, if the settings ask for one.
     pub csv: Option<String>,
-}
-
-/// Fails with `Dataset.Corrupt` if a record is that of something else.
-pub(super) fn same<T: PartialEq>(found: &T, expected: &T, key: &str) -> Result<()> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::DatasetCorrupt, "this is the record of something else").context("key", key))
 }
 
 /// Reads the record of a shard that this run was to compute; `None` if that failed.

@@ -339,11 +339,7 @@ async fn read_group(
         let (entry, figures, base_is_unknown) = (merged.entry, merged.figures, merged.base_is_unknown);
         let (classes, mut segment) = (merged.classes, merged.index);
         if plan.has_index() && segment.is_none() && entry.rows > 0 {
-            let indexed = read_indexed(output, run, number).await?;
-            if indexed.id != entry.id {
-                let message = "the segment of a group is not that of its shards";
-                return Err(Error::new(ErrorKind::DatasetCorrupt, message).context("group", entry.id));
-            }
+            let indexed = read_indexed(output, run, number, &entry.id).await?;
             segment = indexed.index;
             reduce_ms += indexed.timing.milliseconds;
         }
