@@ -13,7 +13,7 @@ pub use super::{
     merges::{Indexed, Makes, MergeWork, Merged},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     cost::batches,
     dataset::{
         self, BasisSummary, Classification, FileRef, GroupEntry, LabelCount, Moments, Part, RunFigures, SearchIndex,
