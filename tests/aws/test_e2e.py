@@ -631,7 +631,7 @@ def test_a_run_of_23_shards_in_an_account_with_ten_functions(stack, demo, tmp_pa
 
 
 def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(stack, demo):
-    """One call of featurize is killed at its deadline. Another one sees it come, keeps its rows, and says so."""
+    """One call of featurize is killed at its deadline. Others see it come, keep their rows, and say so."""
     calls, slow, keeps = collections.Counter(), [0], []
     # Two images at a time are read, in the beginning.
     lock, few = threading.Lock(), threading.Semaphore(2)
@@ -641,8 +641,8 @@ def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(sta
             return None
         with lock:
             calls[function] += 1
-            # With less than 80 s, a function works for half of its time.
-            return {1: 0.01, 2: 16}.get(calls[function])
+            # With less than 80 s, a function works for half of its time. A small shard may be finished by then.
+            return {1: 0.01, 2: 16, 3: 16, 4: 16}.get(calls[function])
 
     def rule(method, path):
         if method == "GET" and "/images/demo/" in path:
