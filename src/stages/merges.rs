@@ -22,7 +22,7 @@ pub struct MergeWork {
     pub run: RunId,
     /// Number of the group, from 0.
     pub group: u64,
-    /// The list of its shards: lines of [`PlannedShard`].
+    /// The list of its shards: lines of [`PlannedShard`](super::PlannedShard).
     pub shards: LineRange,
     /// The group of the base version that has most of these shards.
     pub base: Option<GroupRef>,
