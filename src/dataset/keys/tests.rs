@@ -16,6 +16,7 @@ fn keys() -> Vec<(String, FileKind)> {
     let before = vec![
         (crate::dataset::MARKER.to_owned(), registry::MARKER),
         (version(v), registry::VERSION),
+        (REPORT.to_owned(), registry::REPORT),
         (claim(v), registry::CLAIM),
         (features(&shard_id), registry::FEATURES),
         (shard(&shard_id), registry::SHARD),
