@@ -9,7 +9,7 @@ use super::{
     bill::{self, BillLine},
     limits::{fit, limits},
     prices::{Cost, Emr, Prices, Usage},
-    schedule::{CLASS_SUMS_FROM, GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, time},
+    schedule::{GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, keeps_class_sums, time},
 };
 pub use super::{
     limits::{Fit, Limit, Remedy},
@@ -103,9 +103,9 @@ fn of_index(run: &Counts) -> Requests {
 pub fn requests(run: &Counts) -> Usage {
     let Counts { images, inferred, shards, made, groups, parts, lines, classifier, index } = *run;
     let invocations = 3 + lines.rounds + lines.list + lines.featurize + lines.merge + lines.project;
-    let kept = images as f64 / groups.max(1) as f64 > CLASS_SUMS_FROM;
-    // Features for the cross-validation, and for the sums of classes unless `merge` has kept them; per part: predictions, and predictions for the report;
-    // per call of project: the classifier.
+    let kept = keeps_class_sums(images as f64 / groups.max(1) as f64);
+    // Features for the cross-validation, and for the sums of classes unless `merge` has kept them; per part: predictions, and
+    // predictions for the report; per call of project: the classifier.
     let (gets_of_classifier, puts_of_classifier) =
         if classifier { ((1 + u64::from(!kept)) * shards + parts + lines.project, parts) } else { (0, 0) };
     // Features for the duplicates, and scores for the outliers.

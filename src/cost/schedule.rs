@@ -68,7 +68,7 @@ pub(super) const GROUP_SUMS: f64 = 5.0e6;
 /// Bytes of the sums of classes of a group with many images.
 const CLASS_SUMS: f64 = FOLDS as f64 * GROUP_SUMS;
 /// Images of a group above which its sums of classes are kept.
-pub(super) const CLASS_SUMS_FROM: f64 = FOLDS as f64 * 1_281.0;
+const CLASS_SUMS_FROM: f64 = FOLDS as f64 * 1_281.0;
 /// Records that a stage reads at the same time.
 const READERS: f64 = 32.0;
 /// Objects that a function lists, at most, and functions of a round: see `stages::Limits`.
@@ -255,6 +255,11 @@ impl Listing {
     }
 }
 
+/// Whether the sums of classes of a group with this number of rows are kept.
+pub(super) fn keeps_class_sums(rows: f64) -> bool {
+    rows > CLASS_SUMS_FROM
+}
+
 /// The work for the classifier.
 struct Classes<'a> {
     work: &'a Workload,
@@ -266,7 +271,7 @@ struct Classes<'a> {
 
 impl Classes<'_> {
     fn are_kept(&self) -> bool {
-        self.group_rows > CLASS_SUMS_FROM
+        keeps_class_sums(self.group_rows)
     }
 
     /// Seconds to sum the images of a group, all together or by class: features are read meanwhile.

@@ -30,6 +30,14 @@ pub struct Shards {
     /// Lengths relative to their mean, and whether these are all shards.
     lengths: Vec<f64>,
     are_all: bool,
+    order: Order,
+}
+
+/// The order of the work list of `featurize`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    LargestFirst,
+    Random,
 }
 
 impl Shards {
@@ -39,25 +47,25 @@ impl Shards {
         let lengths = work.boundaries().map_or_else(Vec::new, |boundaries| boundaries.lengths(images));
         let mean = images as f64 / lengths.len().max(1) as f64;
         let lengths = lengths.into_iter().map(|length| length as f64 / mean).collect();
-        Shards { lengths, are_all: images == work.images }
+        let are_all = images == work.images;
+        // A run with more shards than were cut is like many of those one after the other.
+        let order = if are_all { Order::LargestFirst } else { Order::Random };
+        Shards { lengths, are_all, order }
     }
 
-    /// The lengths in the order of the work list of `featurize`: the largest shards first.
-    fn largest_first(&self) -> Vec<f64> {
+    /// The same in random order, as in the first release.
+    #[cfg(test)]
+    pub(super) fn in_random_order(self) -> Self {
+        Shards { order: Order::Random, ..self }
+    }
+
+    /// The map over these shards, with their number if it is known, and the relative lengths of its items.
+    fn items(&self, order: Order, (map, shards): (Map, u64), random: &mut Rng) -> (Map, Vec<f64>) {
         let mut lengths = self.lengths.clone();
-        lengths.sort_unstable_by(|a, b| b.total_cmp(a));
-        lengths
-    }
-
-    /// The lengths in random order.
-    fn shuffled(&self, random: &mut Rng) -> Vec<f64> {
-        let mut lengths = self.lengths.clone();
-        random.shuffle(&mut lengths);
-        lengths
-    }
-
-    /// The map over shards of these lengths, with their number if it is known, and the relative lengths of its items.
-    fn items(&self, lengths: Vec<f64>, map: Map, shards: u64) -> (Map, Vec<f64>) {
+        match order {
+            Order::LargestFirst => lengths.sort_unstable_by(|a, b| b.total_cmp(a)),
+            Order::Random => random.shuffle(&mut lengths),
+        }
         let together = usize::try_from(shards / map.items.max(1)).unwrap_or(1).max(1);
         if together == 1 && self.are_all {
             let (all, now) = (map.items as f64, lengths.len() as f64);
@@ -126,10 +134,9 @@ pub fn run_with(
     let account = deployment.account_concurrency;
     let mut total = Simulated { seconds: schedule.all_plans(), ..Simulated::default() };
     let tolerated = deployment.tolerated_percent / 100.0;
-    // A run with more shards than were cut is like many of those one after the other.
-    let first = if shards.are_all { shards.largest_first() } else { shards.shuffled(&mut random) };
-    let (featurize, of_featurize) = shards.items(first, schedule.featurize, schedule.shards);
-    let (project, of_project) = shards.items(shards.shuffled(&mut random), schedule.project, schedule.shards);
+    let number = schedule.shards;
+    let (featurize, of_featurize) = shards.items(shards.order, (schedule.featurize, number), &mut random);
+    let (project, of_project) = shards.items(Order::Random, (schedule.project, number), &mut random);
     let merges: Vec<f64> = schedule.calls_of_merge.iter().map(|call| call / schedule.merge.seconds).collect();
     for (stage, lengths, tolerated) in [
         (schedule.list, &[][..], 0.0),

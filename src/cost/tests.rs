@@ -61,14 +61,13 @@ fn endless() -> Retrier {
 
 /// A new account may run 10 functions at a time. The first release had MaxConcurrency 100, tolerated 1 % of the shards, and gave
 /// up a throttled call after five retries, 2 s, 4 s, ... 32 s apart with full jitter: of the 13 shards that do not find a place,
-/// the last ones wait for 40 s, and a sum of five waits is 31 s on average. With shards of 20 s, 92 % of the runs failed, and more if
-/// the largest shards come first.
+/// the last ones wait for 40 s, and a sum of five waits is 31 s on average. With shards of 20 s, 92 % of the runs fail.
 #[test]
 fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
     // 23 shards of 20 seconds on average.
     let of_size = |shard_size| Workload { shard_size, ms_per_image: 20.3, ..Workload::new(22_688) };
     let work = (1_024..4_096).map(of_size).find(|work| work.shards() == 23).unwrap();
-    let shards = Shards::new(&work);
+    let shards = Shards::new(&work).in_random_order();
     let failed = |deployment: Deployment, retrier: Retrier| {
         let schedule = Schedule::new(&work, &deployment, prices().map_children_per_second);
         let run = |seed| simulate::run_with((&schedule, &shards), &deployment, &prices(), retrier, seed);
@@ -78,7 +77,7 @@ fn a_run_in_a_new_account_does_not_fail_because_of_throttling() {
     let wide = Deployment { concurrency: 100, ..new_account };
     let before = Retrier { retries: 5, first: 2.0, longest: 60.0 };
     let share = failed(wide, before) as f64 / 1_000.0;
-    assert!(share > 0.89, "{share} of the runs fail with five retries");
+    assert!((0.89..0.95).contains(&share), "{share} of the runs fail with five retries");
     assert_eq!(failed(wide, Retrier::default()), 0);
     assert_eq!(failed(new_account, Retrier::default()), 0);
     let schedule = Schedule::new(&work, &wide, prices().map_children_per_second);
@@ -138,14 +137,14 @@ fn the_first_user_pays_cents() {
 #[test]
 fn the_first_user_with_a_hundred_functions_waits_less_than_twenty_seconds() {
     let deployment = Deployment { concurrency: 100, ..Deployment::default() };
-    for labels in [0, 131] {
+    for (labels, most_seconds, most_dollars) in [(0, 17.0, 0.0345), (131, 20.0, 0.035)] {
         let work = Workload { labels, ..Workload::new(22_688) };
         let estimate = estimate(work, deployment, prices()).unwrap();
         let (schedule, shards) = (Schedule::new(&work, &deployment, 100.0), Shards::new(&work));
         let seconds = (0..20).map(|seed| simulate::run((&schedule, &shards), &deployment, &prices(), seed).seconds);
         let seconds = seconds.fold(0.0, f64::max);
         println!("{labels} labels: {seconds:.1} s, ${:.4} {:?}", estimate.dollars.total, estimate.seconds_by_stage);
-        assert!(seconds < 20.0 && estimate.dollars.total < 0.035, "{seconds} {:?}", estimate.dollars);
+        assert!(seconds < most_seconds && estimate.dollars.total < most_dollars, "{seconds} {:?}", estimate.dollars);
     }
 }
 
