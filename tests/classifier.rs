@@ -17,13 +17,9 @@ use pomona::{
         tables::{self, PredictionRow},
     },
     model::WorkerPool,
-    stages::{CancellationToken, Silent, Stores},
+    stages::{Silent, Stores},
     store::{MemoryStore, Store, list_all},
-    versions::{
-        check::{Depth, check},
-        erase::{EraseInput, erase},
-        vacuum::Action,
-    },
+    versions::check::{Depth, check},
 };
 
 /// Groups of more than 125 images keep their sums of classes: the small model has 24 columns.
@@ -107,14 +103,7 @@ async fn after_an_erasure_the_classifier_is_that_of_a_data_set_that_never_had_th
     run(&stores, &engine, &settings(), "a").await.unwrap();
     assert_eq!(classifier(&output).await.0.classes.len(), 5);
     input.delete("quince/1.png").await.unwrap();
-    let order = EraseInput {
-        run: run_id("erase"),
-        keys: BTreeSet::from(["quince/1.png".to_owned()]),
-        mode: Mode::default(),
-        action: Action::Delete,
-    };
-    let stop = CancellationToken::default();
-    erase(&stores, &engine, order, Judge::default(), &Silent, &stop).await.unwrap();
+    erase_image(&stores, &engine, "quince/1.png").await;
     let fresh = made(&input, &engine, &settings()).await;
     assert_eq!(data_set(output.as_ref()).await, data_set(fresh.as_ref()).await);
     for object in list_all(output.as_ref(), "").await.unwrap() {

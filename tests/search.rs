@@ -12,17 +12,15 @@ use pomona::{
         self, Manifest, contents, keys,
         lease::Judge,
         registry,
-        settings::{Mode, Settings},
+        settings::Settings,
         tables::{self, FeatureRows},
     },
     search::Metric,
-    stages::{CancellationToken, Silent, Stores},
+    stages::{Silent, Stores},
     store::{FolderStore, MemoryStore, Store},
     versions::{
         check::{Depth, check},
-        erase,
         find::{Finder, Hit, Query},
-        vacuum::Action,
     },
 };
 use proptest::prelude::*;
@@ -221,14 +219,7 @@ async fn an_erased_image_is_in_no_segment() {
     };
     assert_eq!(holders().await.len(), 1);
     input.delete(person).await.unwrap();
-    let erased = erase::EraseInput {
-        run: run_id("erase"),
-        keys: BTreeSet::from([person.to_owned()]),
-        mode: Mode::default(),
-        action: Action::Delete,
-    };
-    let stop = CancellationToken::default();
-    let erased = erase::erase(&stores, &engine, erased, Judge::default(), &Silent, &stop).await.unwrap();
+    let erased = erase_image(&stores, &engine, person).await;
     assert!(erased.deleted.iter().any(|key| registry::INDEX.parse(key).is_some()));
     assert_eq!(holders().await, BTreeSet::new());
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);

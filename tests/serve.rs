@@ -20,12 +20,10 @@ use axum::{
 use bytes::Bytes;
 use common::*;
 use pomona::{
-    dataset::{lease::Judge, settings::Mode},
     model::ExtractorInfo,
     serve::{self, Current, Limits, MakeWorkers},
-    stages::{CancellationToken, Silent, Stores},
+    stages::Stores,
     store::{MemoryStore, Store},
-    versions::{erase, vacuum::Action},
 };
 use serde_json::Value;
 
@@ -226,14 +224,7 @@ async fn an_erased_image_is_in_no_answer_five_seconds_later_also_after_a_pause()
         async move { ask_until(&router, |found| !paths(found).contains(&person)).await }
     });
     input.delete(&person).await.unwrap();
-    let erased = erase::EraseInput {
-        run: run_id("erase"),
-        keys: BTreeSet::from([person.clone()]),
-        mode: Mode::default(),
-        action: Action::Delete,
-    };
-    let stop = CancellationToken::default();
-    erase::erase(&stores, &engine("tiny", 2), erased, Judge::default(), &Silent, &stop).await.unwrap();
+    erase_image(&stores, &engine("tiny", 2), &person).await;
     let ended = Instant::now();
     asking.await.unwrap();
     assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());

@@ -5,11 +5,7 @@
 mod asking;
 mod common;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use asking::tiny;
 use axum::{
@@ -20,13 +16,12 @@ use axum::{
 use bytes::Bytes;
 use common::*;
 use pomona::{
-    dataset::{self, keys, labelling, lease::Judge, review, settings::Mode, settings::Settings},
+    dataset::{self, keys, labelling, lease::Judge, review, settings::Settings},
     serve::{self, Current, Limits},
-    stages::{CancellationToken, Silent, Stores},
+    stages::{Silent, Stores},
     store::{FolderStore, Store, list_all},
     versions::{
         check::{Depth, check},
-        erase,
         vacuum::{Action, Policy, vacuum},
     },
 };
@@ -402,15 +397,7 @@ async fn an_erased_image_leaves_the_page_and_the_reviewed_labels() {
     assert_eq!(review::read(output).await.unwrap().len(), 2);
 
     std::fs::remove_file(served.file("images").join(&person)).unwrap();
-    let erased = erase::EraseInput {
-        run: run_id("erase"),
-        keys: BTreeSet::from([person.clone()]),
-        mode: Mode::default(),
-        action: Action::Delete,
-    };
-    let stop = CancellationToken::default();
-    let done =
-        erase::erase(&served.stores, &engine("tiny", 2), erased, Judge::default(), &Silent, &stop).await.unwrap();
+    let done = erase_image(&served.stores, &engine("tiny", 2), &person).await;
     assert!(done.checked.contains(&keys::REVIEW.to_owned()));
     assert_eq!(review::read(output).await.unwrap().into_keys().collect::<Vec<_>>(), [key(10)]);
     tokio::time::sleep(Duration::from_millis(3_100)).await;

@@ -2,9 +2,12 @@
 
 use pomona::{
     Result,
-    dataset::{Manifest, RejectedObject},
+    dataset::{
+        Manifest, RejectedObject,
+        tables::{OutlierRow, csv},
+    },
     versions::{
-        findings::{self, DuplicateGroup, Outlier},
+        findings::{self, DuplicateGroup},
         neighbours::Neighbour,
         predict::{self, Suspect},
     },
@@ -45,27 +48,14 @@ async fn duplicates(args: DuplicatesArgs) -> Result<()> {
         AnswerFormat::Text => return out(&duplicates_text(&groups, &version, args.list.rows)),
         AnswerFormat::Json => print_json(&groups)?,
         AnswerFormat::Csv => {
-            let head = ["group", "path", "label", "split", "distance", "same_bytes", "across_labels", "across_splits"];
-            out(&csv(head, groups.iter().flat_map(csv_rows)))?;
+            let rows = groups.iter().flat_map(DuplicateGroup::rows).map(|row| row.cells());
+            print_csv(csv::DUPLICATES, rows)?;
         }
     }
     if !limited.is_empty() {
         note(&format!("note: only equal bytes{limited}"));
     }
     Ok(())
-}
-
-fn csv_rows(group: &DuplicateGroup) -> Vec<[String; 8]> {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let rows = group.paths.iter().zip(&group.labels).zip(&group.splits).zip(group.distances.iter().zip(&group.copies));
-    rows.map(|(((path, label), split), (distance, copy))| {
-        let flags = [group.across_labels, group.across_splits].map(|flag| flag.to_string());
-        let [across_labels, across_splits] = flags;
-        let (number, path, distance, copy) =
-            (group.group.to_string(), path.clone(), distance.to_string(), copy.to_string());
-        [number, path, text(label), text(split), distance, copy, across_labels, across_splits]
-    })
-    .collect()
 }
 
 fn duplicates_text(groups: &[DuplicateGroup], version: &Manifest, limit: usize) -> String {
@@ -101,15 +91,9 @@ fn more(all: usize, limit: usize) -> String {
     format!("  … and {} more; --json prints all\n", format::count((all - limit) as u64))
 }
 
-/// Rows as CSV.
-fn csv<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    // Writing to memory does not fail.
-    let _ = writer.write_record(head);
-    for row in rows {
-        let _ = writer.write_record(row);
-    }
-    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+/// Prints rows as CSV.
+fn print_csv<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<()> {
+    out(&String::from_utf8(csv::write(columns, rows)).unwrap_or_default())
 }
 
 async fn outliers(list: ListOptions) -> Result<()> {
@@ -117,11 +101,7 @@ async fn outliers(list: ListOptions) -> Result<()> {
     let found = findings::outliers(store.as_ref(), &version).await?;
     match list.answer_format() {
         AnswerFormat::Json => print_json(&found),
-        AnswerFormat::Csv => {
-            let row =
-                |row: &Outlier| [row.path.clone(), row.label.clone().unwrap_or_default(), row.distance.to_string()];
-            out(&csv(["path", "label", "distance"], found.iter().map(row)))
-        }
+        AnswerFormat::Csv => print_csv(csv::OUTLIERS, found.iter().map(OutlierRow::cells)),
         AnswerFormat::Text => {
             let images = format::counted(version.images, "image");
             if found.is_empty() {
@@ -143,16 +123,15 @@ async fn outliers(list: ListOptions) -> Result<()> {
 async fn rejects(list: ListOptions) -> Result<()> {
     let (store, version) = open::version(&list.output, list.version).await?;
     let found = findings::rejects(store.as_ref(), &version).await?;
-    let cells = |row: &RejectedObject| [row.path.clone(), row.reject.reason.to_string(), row.reject.detail.clone()];
     match list.answer_format() {
         AnswerFormat::Json => print_json(&found),
-        AnswerFormat::Csv => out(&csv(["path", "reason", "detail"], found.iter().map(cells))),
+        AnswerFormat::Csv => print_csv(csv::REJECTS, found.iter().map(RejectedObject::cells)),
         AnswerFormat::Text => {
             if found.is_empty() {
                 return out("No rejects\n");
             }
             let rows =
-                found.iter().take(list.rows).map(cells).map(|[path, reason, detail]| {
+                found.iter().take(list.rows).map(RejectedObject::cells).map(|[path, reason, detail]| {
                     vec![format::shorten(&path, KEY), reason, format::shorten(&detail, KEY)]
                 });
             let head = format!("{} without features\n", format::counted(found.len() as u64, "image"));

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     Classification, GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord,
     blocking::run_blocking,
-    commit, from_json, get_file, index_files, keys,
+    commit, from_json, get_file, index_files, keys, partition,
     record::{Checksum, FileRef, damaged, from_record, get_checked},
     released::ReleasedShard,
-    tables::{self, FeatureRows, LabelledFeatures, PredictionRow},
+    tables::{self, FeatureRows, LabelledFeatures, PredictionRow, ScoreRows},
 };
 use crate::{
     Error, Result,
     classify::Classifier,
-    ids::{GroupId, ShardId},
+    ids::{GroupId, ShardId, Version},
     model::ExtractorInfo,
     store::Store,
 };
@@ -101,6 +101,25 @@ pub(crate) async fn labelled_features(
 ) -> Result<LabelledFeatures> {
     let (body, extractor, key) = (file.read(output).await?, extractor.clone(), file.key.clone());
     run_blocking(move || tables::read_labelled_features(body, &extractor, &key)).await
+}
+
+/// The rows of a file of scores of a version. In a partitioned table, their label is that of the folder. Fails with
+/// `Dataset.Corrupt`.
+pub(crate) async fn score_rows(
+    output: &dyn Store,
+    version: Version,
+    components: usize,
+    file: &FileRef,
+) -> Result<ScoreRows> {
+    let (body, key) = (file.read(output).await?, file.key.clone());
+    run_blocking(move || {
+        let mut rows = tables::read_scores(body, components, &key)?;
+        if let Some((Some(folder), _)) = keys::parse_part(version, &key) {
+            rows.labels.fill(partition::label_of_folder(folder));
+        }
+        Ok(rows)
+    })
+    .await
 }
 
 /// All shards of a version, in key order. Fails with `Dataset.Corrupt`.

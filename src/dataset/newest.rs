@@ -93,8 +93,7 @@ pub(crate) async fn renew(output: &dyn Store, current: &Manifest) -> Result<bool
 }
 
 fn busy() -> Error {
-    Error::new(ErrorKind::DatasetBusy, "other processes write the newest report all the time")
-        .context("key", keys::REPORT)
+    Error::new(ErrorKind::DatasetBusy, "other processes keep replacing the newest report").context("key", keys::REPORT)
 }
 
 #[cfg(test)]

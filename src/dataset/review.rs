@@ -23,7 +23,7 @@ pub(crate) fn is_formula(text: &str) -> bool {
 }
 
 /// Fails with `Input.Invalid` for a text that is not fit to be a label: one that a spreadsheet would run, that has more than one
-/// line, or that ends in spaces that nobody sees.
+/// line, or that begins or ends with spaces.
 pub fn check_label(label: &str) -> Result<()> {
     let wrong = match label {
         "" => "a label has at least one character",
@@ -37,8 +37,8 @@ pub fn check_label(label: &str) -> Result<()> {
     Err(Error::new(ErrorKind::InputInvalid, wrong).context("label", label))
 }
 
-/// The rows of the file; none without a file. Fails with `Input.Invalid`, which names the line, if somebody has written something
-/// else there.
+/// The rows of the file; none without a file. Fails with `Input.Invalid`, which names the line, if the file is not a list of
+/// labels.
 pub async fn read(output: &dyn Store) -> Result<BTreeMap<String, Given>> {
     let Some(file) = store::get_opt(output, keys::REVIEW).await? else { return Ok(BTreeMap::new()) };
     labelling::read(&file, keys::REVIEW, "")

@@ -2,7 +2,7 @@
 //!
 //! Numbers are planes of bytes, because bytes of one kind compress well: of each component all low bytes, then, for those
 //! of the maps, all high bytes; then three planes of the numbers of the labels. Names are JSON. Both are compressed with
-//! zlib and encoded with base64. `src/versions/search.rs` decodes them on its own when it looks for erased images.
+//! zlib and encoded with base64. `src/versions/search/` decodes them on its own when it looks for erased images.
 
 use std::io::Write;
 

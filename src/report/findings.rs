@@ -8,7 +8,7 @@ use crate::{
     Result,
     dataset::{
         Duplicates, FileRef, Manifest, Outliers,
-        tables::{self, DuplicateRow, OutlierRow},
+        tables::{self, DuplicateRow, OutlierRow, csv},
     },
     store::Store,
 };
@@ -99,11 +99,11 @@ pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Foun
 
 /// The groups to show, and the rows to list. A group can go on in the next file.
 async fn groups(output: &dyn Store, files: &[FileRef]) -> Result<(Vec<Group>, List)> {
-    let mut list = List::new(lists::DUPLICATES, std::iter::empty());
+    let mut list = List::new(csv::DUPLICATES, std::iter::empty());
     let (mut shown, mut open): (Vec<Group>, Option<(u64, Group)>) = (Vec::new(), None);
     for file in files {
         for row in tables::read_duplicates(file.read(output).await?, &file.key)? {
-            list.push(lists::of_duplicate(&row));
+            list.push(row.cells());
             match &mut open {
                 Some((number, group)) if *number == row.group => group.add(row),
                 _ => {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::dataset::tables::{DuplicateRow, OutlierRow, PredictionRow};
+use crate::dataset::tables::{OutlierRow, PredictionRow, csv};
 
 /// Most rows of a list in the page.
 pub const ROWS: usize = 10_000;
@@ -46,44 +46,22 @@ pub(super) struct Lists {
     pub(super) rejects: List,
 }
 
-pub(super) const DUPLICATES: [&str; 8] =
-    ["group", "path", "label", "split", "distance", "same_bytes", "across_labels", "across_splits"];
 const SUSPECTS: [&str; 6] = ["path", "label", "split", "label_probability", "predicted", "probability"];
-const OUTLIERS: [&str; 3] = ["path", "label", "distance"];
-const REJECTS: [&str; 3] = ["path", "reason", "detail"];
-
-fn text(text: Option<&str>) -> String {
-    text.unwrap_or_default().to_owned()
-}
-
-pub(super) fn of_duplicate(row: &DuplicateRow) -> [String; 8] {
-    [
-        row.group.to_string(),
-        row.path.clone(),
-        text(row.label.as_deref()),
-        text(row.split.as_deref()),
-        row.distance.to_string(),
-        row.same_bytes.to_string(),
-        row.across_labels.to_string(),
-        row.across_splits.to_string(),
-    ]
-}
 
 pub(super) fn suspects(rows: &[PredictionRow], all: u64) -> List {
     let row = |row: &PredictionRow| {
         let probability = row.label_probability.map(|p| p.to_string());
         let [label, split, probability] =
-            [row.label.as_deref(), row.split.as_deref(), probability.as_deref()].map(text);
+            [row.label.as_deref(), row.split.as_deref(), probability.as_deref()].map(csv::text);
         [row.path.clone(), label, split, probability, row.predicted.clone(), row.probability.to_string()]
     };
     List { all, ..List::new(SUSPECTS, rows.iter().map(row)) }
 }
 
 pub(super) fn outliers(rows: &[OutlierRow], all: u64) -> List {
-    let row = |row: &OutlierRow| [row.path.clone(), text(row.label.as_deref()), row.distance.to_string()];
-    List { all, ..List::new(OUTLIERS, rows.iter().map(row)) }
+    List { all, ..List::new(csv::OUTLIERS, rows.iter().map(OutlierRow::cells)) }
 }
 
 pub(super) fn rejects(rows: &[[String; 3]]) -> List {
-    List::new(REJECTS, rows.iter().cloned())
+    List::new(csv::REJECTS, rows.iter().cloned())
 }

@@ -7,12 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::findings::evenly;
 use crate::{
     Result,
-    dataset::{
-        FileRef, Manifest,
-        blocking::run_blocking,
-        contents, partition,
-        tables::{self, ScoreRows},
-    },
+    dataset::{FileRef, Manifest, contents, tables::ScoreRows},
     store::Store,
 };
 
@@ -26,6 +21,9 @@ const READS_AT_A_TIME: usize = 6;
 const LEAST_COLUMNS: usize = 8;
 const MOST_COLUMNS: usize = 32;
 const VALUES: usize = 800_000;
+
+/// The numbers of the labels.
+type Labels<'a> = HashMap<&'a Option<String>, usize>;
 
 /// The images that are drawn, with their first scores.
 #[derive(Clone, Debug, Default)]
@@ -60,68 +58,30 @@ pub(super) fn columns(images: usize, kept: usize) -> usize {
 
 /// Reads the rows to draw, part by part.
 pub(super) async fn read(output: &dyn Store, manifest: &Manifest) -> Result<Points> {
-    let (kept, labels) = (manifest.basis.components, Labels::new(manifest));
+    let kept = manifest.basis.components;
+    let labels: Labels<'_> = manifest.labels.iter().map(|count| &count.label).zip(0..).collect();
     let images = usize::try_from(manifest.images).unwrap_or(usize::MAX);
     let parts: Vec<FileRef> =
         contents::parts(output, manifest).await?.into_iter().flat_map(|part| part.scores).collect();
     let chosen = if images > POINTS { evenly(parts.len(), PARTS) } else { (0..parts.len()).collect() };
     let of_each = if images > POINTS { POINTS / chosen.len().max(1) } else { usize::MAX };
-    let reads = chosen.into_iter().map(|part| {
-        let file = parts[part].clone();
-        async move {
-            let body = file.read(output).await?;
-            run_blocking(move || {
-                let rows = tables::read_scores(body, kept, &file.key)?;
-                Ok((file.key, rows))
-            })
-            .await
-        }
-    });
-    let reads: Vec<_> = reads.collect();
+    let reads: Vec<_> =
+        chosen.into_iter().map(|part| contents::score_rows(output, manifest.version, kept, &parts[part])).collect();
     let mut read = stream::iter(reads).buffered(READS_AT_A_TIME);
     let mut points = Points { columns: columns(images.min(POINTS), kept), ..Points::default() };
-    while let Some((key, rows)) = read.try_next().await? {
-        points.add(&key, rows, of_each, &labels);
+    while let Some(rows) = read.try_next().await? {
+        points.add(rows, of_each, &labels);
     }
     Ok(points)
 }
 
 impl Points {
-    fn add(&mut self, key: &str, mut rows: ScoreRows, count: usize, labels: &Labels<'_>) {
-        let of_folder = labels.of_folder(key);
+    fn add(&mut self, mut rows: ScoreRows, count: usize, labels: &Labels<'_>) {
         for row in evenly(rows.paths.len(), count) {
             self.paths.push(std::mem::take(&mut rows.paths[row]));
-            self.labels.push(of_folder.unwrap_or_else(|| labels.of(&rows.labels[row])));
+            self.labels.push(labels.get(&rows.labels[row]).copied().unwrap_or(0));
             self.scores.extend(rows.scores.row(row).iter().take(self.columns));
         }
-    }
-}
-
-/// The numbers of the labels.
-struct Labels<'a> {
-    numbers: HashMap<&'a Option<String>, usize>,
-    /// In a partitioned table, the label is in the name of the folder.
-    folders: HashMap<String, usize>,
-}
-
-impl<'a> Labels<'a> {
-    fn new(manifest: &'a Manifest) -> Self {
-        let labels = || manifest.labels.iter().enumerate();
-        let folder = |label: &Option<String>| format!("/label={}/", partition::folder_value(label.as_deref()));
-        Labels {
-            numbers: labels().map(|(i, count)| (&count.label, i)).collect(),
-            folders: labels().map(|(i, count)| (folder(&count.label), i)).collect(),
-        }
-    }
-
-    fn of(&self, label: &Option<String>) -> usize {
-        self.numbers.get(label).copied().unwrap_or(0)
-    }
-
-    fn of_folder(&self, key: &str) -> Option<usize> {
-        let start = key.find("/label=")?;
-        let end = start + 1 + key[start + 1..].find('/')?;
-        self.folders.get(&key[start..=end]).copied()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     ids::RunId,
     stages::{
         Plan, Reduced, STORE_CONCURRENCY, ShardWork, Stores,
-        records::{featurized, read_indexed, read_merged, read_projected, read_work_list},
+        records::{featurized, read_merged, read_projected, read_work_list},
     },
     store::Store,
 };
@@ -84,9 +84,8 @@ async fn records(output: &dyn Store, plan: &Plan, reduced: &Reduced, publish: Ti
         .try_filter_map(|made| async { Ok(made.map(|made| (made.shard.to_string(), made.timing))) });
     let merged = stream::iter(plan.merges()).map(|group| async move {
         let merged = read_merged(output, run, group).await?;
-        let apart = plan.has_index() && merged.index.is_none() && merged.entry.rows > 0;
-        let indexed = if apart { Some(read_indexed(output, run, group, &merged.entry.id).await?) } else { None };
-        let indexed = indexed.map(|indexed| (format!("index of group {group}"), indexed.timing));
+        let indexed =
+            plan.indexed(output, &merged).await?.map(|indexed| (format!("index of group {group}"), indexed.timing));
         Ok::<_, Error>(iter::once((format!("group {group}"), merged.timing)).chain(indexed))
     });
     // A part without a timing was copied.

@@ -72,13 +72,13 @@ impl Current {
     }
 
     /// The version that answers now. Fails with `Output.NoVersion` if it was removed and there is no other, and with the errors
-    /// of the store if nobody could look for the last three seconds.
+    /// of the store if no look succeeded in the last three seconds.
     pub async fn opened(self: &Arc<Self>) -> Result<Arc<Opened>> {
         let Shown { opened, checked } = self.shown();
         match checked.elapsed() {
             age if age < FRESH => Ok(opened),
             age if age < STALE => {
-                // Who holds the lock is looking. An error is reported by the request that has to wait.
+                // If the lock is held, another request is looking. An error is reported by the request that has to wait.
                 if self.states.try_lock().is_ok() {
                     let current = Arc::clone(self);
                     tokio::spawn(async move { current.look(FRESH).await.map(drop) });

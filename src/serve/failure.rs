@@ -89,7 +89,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// An answer as JSON, which nobody keeps: an erased image must not stay in a cache.
+/// An answer as JSON, which no cache keeps: an erased image must not stay in one.
 pub(super) fn json<T: Serialize>(value: &T) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => with_type("application/json", body),
@@ -98,7 +98,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Response {
     }
 }
 
-/// An answer of a type that nobody keeps.
+/// An answer of this type, which no cache keeps.
 pub(super) fn with_type(content_type: &'static str, body: impl IntoResponse) -> Response {
     let headers = [
         (header::CONTENT_TYPE, content_type),

@@ -11,8 +11,12 @@ use super::{
     local::{Local, Part, Rows, download},
 };
 use crate::{
-    dataset::{RejectedObject, review::is_formula},
-    versions::findings::{DuplicateGroup, Outlier},
+    dataset::{
+        RejectedObject,
+        review::is_formula,
+        tables::{OutlierRow, csv},
+    },
+    versions::findings::DuplicateGroup,
 };
 
 type Answer = Result<Response, Failure>;
@@ -69,7 +73,7 @@ pub(super) async fn suspects(State(local): Shared, uri: Uri) -> Answer {
 pub(super) async fn outliers(State(local): Shared, uri: Uri) -> Answer {
     let part: Part = query(&uri)?;
     let view = local.view().await?;
-    let rows = part.of(view.outliers.rows.iter()).collect::<Vec<&Outlier>>();
+    let rows = part.of(view.outliers.rows.iter()).collect::<Vec<&OutlierRow>>();
     let (total, note) = (view.outliers.rows.len(), view.outliers.note.clone());
     Ok(json(&Rows { version: view.version(), total, rows, note }))
 }
@@ -82,57 +86,35 @@ pub(super) async fn rejects(State(local): Shared, uri: Uri) -> Answer {
 }
 
 /// Rows as CSV. Text that a spreadsheet would run as a formula starts with an apostrophe, as in `--csv-for-spreadsheets`.
-fn csv<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Vec<u8> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    // Writing to memory does not fail.
-    let _ = writer.write_record(head);
-    for row in rows {
-        let _ = writer.write_record(row.map(|cell| if is_formula(&cell) { format!("'{cell}") } else { cell }));
-    }
-    writer.into_inner().unwrap_or_default()
-}
-
-fn text(text: Option<&str>) -> String {
-    text.unwrap_or_default().to_owned()
+fn csv_of<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Vec<u8> {
+    let safe = |cell: String| if is_formula(&cell) { format!("'{cell}") } else { cell };
+    csv::write(columns, rows.map(|row| row.map(safe)))
 }
 
 pub(super) async fn duplicates_csv(State(local): Shared) -> Answer {
     let view = local.view().await?;
-    let head = ["group", "path", "label", "split", "distance", "same_bytes", "across_labels", "across_splits"];
-    let rows = view.duplicates.rows.iter().flat_map(|group| {
-        let rows =
-            group.paths.iter().zip(&group.labels).zip(&group.splits).zip(group.distances.iter().zip(&group.copies));
-        rows.map(|(((path, label), split), (distance, copy))| {
-            let (label, split) = (text(label.as_deref()), text(split.as_deref()));
-            let [across_labels, across_splits] =
-                [group.across_labels, group.across_splits].map(|flag| flag.to_string());
-            let (number, distance, copy) = (group.group.to_string(), distance.to_string(), copy.to_string());
-            [number, path.clone(), label, split, distance, copy, across_labels, across_splits]
-        })
-    });
-    Ok(download("duplicates.csv", csv(head, rows)))
+    let rows = view.duplicates.rows.iter().flat_map(DuplicateGroup::rows).map(|row| row.cells());
+    Ok(download("duplicates.csv", csv_of(csv::DUPLICATES, rows)))
 }
 
 pub(super) async fn suspects_csv(State(local): Shared) -> Answer {
     let view = local.view().await?;
-    let head = ["path", "label", "label_probability", "predicted", "probability"];
+    let columns = ["path", "label", "label_probability", "predicted", "probability"];
     let suspects = view.table.suspects();
     let rows = suspects.iter().filter_map(|row| view.table.shown(*row)).map(|image| {
         let number = |number: Option<f32>| number.map(|n| n.to_string()).unwrap_or_default();
-        let (label, predicted) = (text(image.label), text(image.predicted));
+        let (label, predicted) = (csv::text(image.label), csv::text(image.predicted));
         [image.path.to_owned(), label, number(image.label_probability), predicted, number(image.probability)]
     });
-    Ok(download("suspects.csv", csv(head, rows)))
+    Ok(download("suspects.csv", csv_of(columns, rows)))
 }
 
 pub(super) async fn outliers_csv(State(local): Shared) -> Answer {
     let view = local.view().await?;
-    let row = |row: &Outlier| [row.path.clone(), text(row.label.as_deref()), row.distance.to_string()];
-    Ok(download("outliers.csv", csv(["path", "label", "distance"], view.outliers.rows.iter().map(row))))
+    Ok(download("outliers.csv", csv_of(csv::OUTLIERS, view.outliers.rows.iter().map(OutlierRow::cells))))
 }
 
 pub(super) async fn rejects_csv(State(local): Shared) -> Answer {
     let view = local.view().await?;
-    let row = |row: &RejectedObject| [row.path.clone(), row.reject.reason.to_string(), row.reject.detail.clone()];
-    Ok(download("rejects.csv", csv(["path", "reason", "detail"], view.rejects.iter().map(row))))
+    Ok(download("rejects.csv", csv_of(csv::REJECTS, view.rejects.iter().map(RejectedObject::cells))))
 }

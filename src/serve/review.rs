@@ -52,7 +52,7 @@ fn reviewed(rows: &Rows, view: &View) -> Vec<Row> {
     new.filter_map(|(path, given)| Some(Row { path: path.clone(), label: given.label.clone()? })).collect()
 }
 
-/// The label that somebody has accepted or corrected.
+/// The reviewed label of an image, if there is one.
 pub(super) async fn label_of(local: &Local, path: &str) -> std::result::Result<Option<String>, Failure> {
     let rows = review::read(local.current.output().as_ref()).await?;
     Ok(rows.get(path).and_then(|given| given.label.clone()))
@@ -139,7 +139,7 @@ async fn change(local: &Local, path: &str, label: Option<String>) -> Answer {
     Ok(answer(local, &rows, &view))
 }
 
-/// Without a row of its own, there is no file.
+/// Writes the file; deletes it if all rows are those of the version.
 async fn write(output: &dyn crate::store::Store, rows: &Rows, view: &View) -> Result<()> {
     if *rows == view.given { review::write(output, &Rows::new()).await } else { review::write(output, rows).await }
 }

@@ -8,15 +8,12 @@ use serde::Serialize;
 use crate::{
     Result,
     dataset::{
-        Manifest,
-        blocking::run_blocking,
-        contents, keys,
+        Manifest, contents,
         labelling::Labelling,
-        partition::label_of_folder,
-        tables::{self, PredictionRow},
+        tables::{OutlierRow, PredictionRow},
     },
     store::Store,
-    versions::findings::{DuplicateGroup, Outlier},
+    versions::findings::DuplicateGroup,
 };
 
 /// Tables that are read at the same time.
@@ -124,19 +121,12 @@ impl Table {
     async fn read_scores(&mut self, output: &dyn Store, version: &Manifest) -> Result<()> {
         let kept = version.basis.components;
         let files = contents::parts(output, version).await?.into_iter().flat_map(|part| part.scores);
-        let reads = files.map(|file| async move {
-            let folder =
-                keys::parse_part(version.version, &file.key).and_then(|(folder, _)| folder.map(label_of_folder));
-            let (body, key) = (file.read(output).await?, file.key);
-            let rows = run_blocking(move || tables::read_scores(body, kept, &key)).await?;
-            Ok::<_, crate::Error>((folder.flatten(), rows))
-        });
+        let reads = files.map(|file| async move { contents::score_rows(output, version.version, kept, &file).await });
         let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(CONCURRENCY);
-        while let Some((folder, rows)) = reads.try_next().await? {
-            let labels = rows.labels.iter().map(|label| label.as_deref().or(folder.as_deref()));
-            for ((path, label), scores) in rows.paths.iter().zip(labels).zip(rows.scores.outer_iter()) {
+        while let Some(rows) = reads.try_next().await? {
+            for ((path, label), scores) in rows.paths.iter().zip(&rows.labels).zip(rows.scores.outer_iter()) {
                 let score = |component: usize| scores.get(component).copied().unwrap_or_default();
-                let label = label.map(|label| self.labels.number(label));
+                let label = label.as_deref().map(|label| self.labels.number(label));
                 let place = [score(0), score(1)];
                 self.images.push(Image { path: path.clone(), label, split: None, place, flags: 0, said: None });
             }
@@ -158,7 +148,7 @@ impl Table {
     }
 
     /// Marks the rows of duplicates and outliers.
-    pub(super) fn mark(&mut self, duplicates: &[DuplicateGroup], outliers: &[Outlier]) {
+    pub(super) fn mark(&mut self, duplicates: &[DuplicateGroup], outliers: &[OutlierRow]) {
         let twice = duplicates.iter().flat_map(|group| &group.paths).map(|path| (path, DUPLICATE));
         for (path, flag) in twice.chain(outliers.iter().map(|outlier| (&outlier.path, OUTLIER))) {
             if let Some(row) = self.row(path) {

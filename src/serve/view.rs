@@ -11,9 +11,10 @@ use crate::{
     dataset::{
         Manifest, RejectedObject, Searched,
         labelling::{self, Given},
+        tables::OutlierRow,
     },
     store::Store,
-    versions::findings::{self, DuplicateGroup, Outlier},
+    versions::findings::{self, DuplicateGroup},
 };
 
 /// A list of findings.
@@ -43,7 +44,7 @@ pub(super) struct View {
     pub(super) opened: Arc<Opened>,
     pub(super) table: Table,
     pub(super) duplicates: Found<DuplicateGroup>,
-    pub(super) outliers: Found<Outlier>,
+    pub(super) outliers: Found<OutlierRow>,
     pub(super) rejects: Vec<RejectedObject>,
     /// What the file of labels of the version says.
     pub(super) given: BTreeMap<String, Given>,

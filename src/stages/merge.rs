@@ -425,11 +425,8 @@ async fn add<'a>(
     let reads: Vec<_> = shards
         .filter_map(ShardEntry::features)
         .map(|file| async move {
-            let (body, key, extractor) = (file.read(output).await?, file.key, extractor.clone());
-            run_blocking(move || {
-                moments_of(&tables::read_labelled_features(body, &extractor, &key)?.features, &extractor)
-            })
-            .await
+            let (table, extractor) = (contents::labelled_features(output, extractor, &file).await?, extractor.clone());
+            run_blocking(move || moments_of(&table.features, &extractor)).await
         })
         .collect();
     let mut reads = stream::iter(reads).buffer_unordered(READ_AT_A_TIME);

@@ -79,7 +79,7 @@ pub struct Merged {
     pub timing: Timing,
 }
 
-/// The segment of a group: answer of `segment`, and `runs/<run>/indexed/<group>.json`.
+/// The segment of a group: answer of `merge`, and `runs/<run>/indexed/<group>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Indexed {
     /// Id of the run.
@@ -109,10 +109,11 @@ pub(crate) async fn read_merged(output: &dyn Store, run: &RunId, group: u64) -> 
     same(&(&merged.run, merged.group), &(run, group), &key).map(|()| merged)
 }
 
-/// Reads the record of a segment that this run has made for a group. Fails with `Dataset.Corrupt` if `merge` has not written it, or
-/// for a group of other shards.
-pub(crate) async fn read_indexed(output: &dyn Store, run: &RunId, group: u64, id: &GroupId) -> Result<Indexed> {
-    let key = keys::index_record(run, group);
+/// Reads the record of the segment of a merged group. Fails with `Dataset.Corrupt` if `merge` has not written it, or for a group of
+/// other shards.
+pub(super) async fn read_indexed(output: &dyn Store, merged: &Merged) -> Result<Indexed> {
+    let key = keys::index_record(&merged.run, merged.group);
     let indexed: Indexed = dataset::from_record(&dataset::get_file(output, &key).await?, &key)?;
-    same(&(&indexed.run, indexed.group, &indexed.id), &(run, group, id), &key).map(|()| indexed)
+    let found = (&indexed.run, indexed.group, &indexed.id);
+    same(&found, &(&merged.run, merged.group, &merged.entry.id), &key).map(|()| indexed)
 }

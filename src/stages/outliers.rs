@@ -13,7 +13,7 @@ use crate::{
     dataset::{
         BasisSummary, FileRef, Outliers, Part, Searched,
         blocking::run_blocking,
-        keys, partition,
+        contents, keys,
         settings::Settings,
         tables::{self, OutlierRow, ScoreRows},
     },
@@ -49,10 +49,10 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
     let files: Vec<&FileRef> = of.parts.iter().flat_map(|part| &part.scores).collect();
     let mut all: Vec<f64> = Vec::with_capacity(images as usize);
     let mut lengths = Vec::with_capacity(files.len());
-    let read = |file: FileRef| read(output, of.basis, file);
-    let reads: Vec<_> = files.iter().map(|file| read((*file).clone())).collect();
+    let read = |file| contents::score_rows(output, of.version, of.basis.components, file);
+    let reads: Vec<_> = files.iter().map(|file| async { distances(read(file).await?, of.basis).await }).collect();
     let mut reads = stream::iter(reads).buffered(AT_A_TIME);
-    while let Some((_, distances)) = reads.try_next().await? {
+    while let Some(distances) = reads.try_next().await? {
         lengths.push(distances.len());
         all.extend(distances);
     }
@@ -65,14 +65,11 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
         if !distances.iter().any(|distance| *distance > threshold) {
             continue;
         }
-        let (scores, _) = read(file.clone()).await?;
-        // A partitioned table has no column of labels.
-        let folder = keys::parse_part(of.version, &file.key).and_then(|(folder, _)| folder);
-        let label = folder.map(partition::label_of_folder);
+        let scores = read(file).await?;
         for (row, distance) in distances.iter().enumerate().filter(|(_, distance)| **distance > threshold) {
             rows.push(OutlierRow {
                 path: scores.paths[row].clone(),
-                label: label.clone().unwrap_or_else(|| scores.labels[row].clone()),
+                label: scores.labels[row].clone(),
                 distance: *distance,
             });
         }
@@ -89,18 +86,15 @@ pub(crate) async fn outliers(output: &dyn Store, of: Scored<'_>) -> Result<(Outl
     Ok((Outliers { threshold: Some(threshold), rows: rows.len() as u64, files }, written))
 }
 
-/// Reads a file of scores, and computes the distances of its rows from the mean.
-async fn read(output: &dyn Store, basis: &BasisSummary, file: FileRef) -> Result<(ScoreRows, Vec<f64>)> {
-    let (body, kept) = (file.read(output).await?, basis.components);
+/// The distances of rows from the mean.
+async fn distances(rows: ScoreRows, basis: &BasisSummary) -> Result<Vec<f64>> {
     let weights: Vec<f64> = basis.explained_variance.iter().map(|v| if *v > 0.0 { 1.0 / v } else { 0.0 }).collect();
     run_blocking(move || {
-        let rows = tables::read_scores(body, kept, &file.key)?;
         let distance = |scores: ndarray::ArrayView1<'_, f32>| {
             let squares = scores.iter().zip(&weights).map(|(x, weight)| f64::from(*x) * f64::from(*x) * weight);
             squares.sum::<f64>().sqrt()
         };
-        let distances = rows.scores.outer_iter().map(distance).collect();
-        Ok((rows, distances))
+        Ok(rows.scores.outer_iter().map(distance).collect())
     })
     .await
 }

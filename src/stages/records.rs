@@ -5,8 +5,11 @@
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub(crate) use super::merges::{read_indexed, read_merged};
-use super::{PredictWork, STORE_CONCURRENCY, merges::same};
+pub(crate) use super::merges::read_merged;
+use super::{
+    PredictWork, STORE_CONCURRENCY,
+    merges::{read_indexed, same},
+};
 pub use super::{
     input::{PlanInput, RunInput},
     lines::LineRange,
@@ -147,6 +150,15 @@ impl Plan {
     /// Whether the version gets a search index.
     pub(crate) fn has_index(&self) -> bool {
         SearchIndex::is_wanted(&self.settings, &self.extractor)
+    }
+
+    /// Reads the record of the segment of a group, if another function has made it than merged the group. Fails with
+    /// `Dataset.Corrupt` if it is missing.
+    pub(crate) async fn indexed(&self, output: &dyn Store, merged: &Merged) -> Result<Option<Indexed>> {
+        if !self.has_index() || merged.index.is_some() || merged.entry.rows == 0 {
+            return Ok(None);
+        }
+        read_indexed(output, merged).await.map(Some)
     }
 
     /// Numbers of the groups that this run finishes.

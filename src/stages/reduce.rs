@@ -16,7 +16,7 @@ use super::{
     damage::noted,
     merge::read_sums,
     plan::is_up_to_date,
-    records::{REJECTS, read_indexed, read_merged},
+    records::{REJECTS, read_merged},
     reuse,
     sums::{KnownGroups, KnownSums},
 };
@@ -330,19 +330,14 @@ async fn read_group(
     (planned, number): (&PlannedGroup, u64),
     of_base: Option<&GroupEntry>,
 ) -> Result<Group> {
-    let run = &plan.run;
     if !planned.ready {
-        let merged = read_merged(output, run, number).await?;
+        let merged = read_merged(output, &plan.run, number).await?;
         let record = contents::group(output, &merged.entry).await?;
+        let indexed = plan.indexed(output, &merged).await?;
         let computed = merged.computed.into_iter().collect();
-        let mut reduce_ms = merged.timing.milliseconds;
         let (entry, figures, base_is_unknown) = (merged.entry, merged.figures, merged.base_is_unknown);
-        let (classes, mut segment) = (merged.classes, merged.index);
-        if plan.has_index() && segment.is_none() && entry.rows > 0 {
-            let indexed = read_indexed(output, run, number, &entry.id).await?;
-            segment = indexed.index;
-            reduce_ms += indexed.timing.milliseconds;
-        }
+        let reduce_ms = merged.timing.milliseconds + indexed.as_ref().map_or(0, |indexed| indexed.timing.milliseconds);
+        let (classes, segment) = (merged.classes, merged.index.or_else(|| indexed?.index));
         return Ok(Group { entry, record, classes, segment, computed, figures, base_is_unknown, reduce_ms });
     }
     let (entry, record) = match of_base {

@@ -8,7 +8,7 @@ use ndarray::ArrayView1;
 use super::find::{Hit, Query};
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{FileRef, Manifest, ShardEntry, blocking::run_blocking, contents, keys, tables},
+    dataset::{FileRef, Manifest, ShardEntry, blocking::run_blocking, contents, tables},
     model::{ExtractorInfo, FeatureRange},
     search::{Metric, squared_quanta},
     store::Store,
@@ -113,10 +113,8 @@ pub(super) async fn nearest_by_scores(output: &dyn Store, version: &Manifest, qu
     let files = contents::parts(output, version).await?.into_iter().flat_map(|part| part.scores);
     let reads: Vec<_> = files
         .map(|file| async move {
-            let label = keys::parse_part(version.version, &file.key).and_then(|(folder, _)| folder.map(str::to_owned));
-            let query = query.clone();
-            let (body, key) = (file.read(output).await?, file.key);
-            run_blocking(move || in_scores(&tables::read_scores(body, kept, &key)?, label.as_deref(), &query)).await
+            let (rows, query) = (contents::score_rows(output, version.version, kept, &file).await?, query.clone());
+            run_blocking(move || in_scores(&rows, &query)).await
         })
         .collect();
     let mut reads = stream::iter(reads).buffer_unordered(SEARCHED_AT_A_TIME);
@@ -128,13 +126,11 @@ pub(super) async fn nearest_by_scores(output: &dyn Store, version: &Manifest, qu
     Ok(all)
 }
 
-/// `folder` is the label in the key of a part that has no column of labels.
-fn in_scores(rows: &tables::ScoreRows, folder: Option<&str>, query: &Query) -> Result<Vec<Hit>> {
-    let folder = folder.map(crate::dataset::partition::label_of_folder);
+fn in_scores(rows: &tables::ScoreRows, query: &Query) -> Result<Vec<Hit>> {
     let mut found = Vec::new();
     for (number, row) in rows.scores.outer_iter().enumerate() {
         let path = rows.paths[number].as_str();
-        let label = rows.labels[number].as_deref().or(folder.as_ref().and_then(Option::as_deref));
+        let label = rows.labels[number].as_deref();
         if query.wants(path, label, None) {
             note(&mut found, query, (path, label), distance(row, &query.features, query.metric));
         }

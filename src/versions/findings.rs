@@ -51,22 +51,22 @@ impl DuplicateGroup {
             across_splits: rows.iter().any(|row| row.across_splits),
         }
     }
-}
 
-/// An outlier.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Outlier {
-    /// Key of the image, relative to the input.
-    pub path: String,
-    /// Its label.
-    pub label: Option<String>,
-    /// Its Mahalanobis distance from the mean of all images.
-    pub distance: f64,
-}
-
-impl From<OutlierRow> for Outlier {
-    fn from(OutlierRow { path, label, distance }: OutlierRow) -> Self {
-        Outlier { path, label, distance }
+    /// Its rows in the table.
+    pub fn rows(&self) -> impl Iterator<Item = DuplicateRow> + '_ {
+        let names = self.paths.iter().zip(&self.labels).zip(&self.splits);
+        names.zip(self.distances.iter().zip(&self.copies)).map(|(((path, label), split), (distance, copy))| {
+            DuplicateRow {
+                group: self.group,
+                path: path.clone(),
+                label: label.clone(),
+                split: split.clone(),
+                distance: *distance,
+                same_bytes: *copy,
+                across_labels: self.across_labels,
+                across_splits: self.across_splits,
+            }
+        })
     }
 }
 
@@ -92,7 +92,7 @@ pub async fn duplicates(output: &dyn Store, version: &Manifest) -> Result<Vec<Du
 }
 
 /// All outliers, the most distant first. Fails with `Input.Invalid` if they were not searched, and with `Dataset.Corrupt`.
-pub async fn outliers(output: &dyn Store, version: &Manifest) -> Result<Vec<Outlier>> {
+pub async fn outliers(output: &dyn Store, version: &Manifest) -> Result<Vec<OutlierRow>> {
     let Some(summary) = &version.outliers else {
         return Err(missing(
             "this version has no table of outliers: it is of an older release; the next run makes one",
@@ -102,8 +102,7 @@ pub async fn outliers(output: &dyn Store, version: &Manifest) -> Result<Vec<Outl
         let message = "outliers were not searched: the version has too many images; allow more with --duplicate-images";
         return Err(missing(message).context("images", version.images));
     }
-    let rows = tables::read_all(output, &summary.files, tables::read_outliers).await?;
-    Ok(rows.into_iter().map(Outlier::from).collect())
+    tables::read_all(output, &summary.files, tables::read_outliers).await
 }
 
 /// All images without features, in key order. Fails with `Dataset.Corrupt`.

@@ -7,9 +7,7 @@ import pathlib
 import subprocess
 import zlib
 
-import chromium
 import pytest
-from playwright.sync_api import sync_playwright
 
 ROOT = pathlib.Path(__file__).parents[2]
 POMONA = os.environ.get("POMONA", str(ROOT / "target/release/pomona"))
@@ -36,14 +34,6 @@ def output(tmp_path_factory):
     done = subprocess.run([POMONA, "run", images, folder / "results", "--max-reject-percent", "50", "--json"],
                           check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        browser = chromium.launch(playwright)
-        yield browser
-        browser.close()
 
 
 def opened(browser, output, **options):

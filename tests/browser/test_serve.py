@@ -15,9 +15,7 @@ import time
 import zlib
 
 import axe_playwright_python
-import chromium
 import pytest
-from playwright.sync_api import sync_playwright
 
 ROOT = pathlib.Path(__file__).parents[2]
 POMONA = os.environ.get("POMONA", str(ROOT / "target/release/pomona"))
@@ -59,14 +57,6 @@ def folder(tmp_path_factory):
         (images / LABELS[1] / f"broken <i>{i}<i>.jpg").write_bytes(b"no image")
     subprocess.run([POMONA, "run", images, folder / "results", "--max-reject-percent", "50"], check=True, capture_output=True)
     return folder
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        browser = chromium.launch(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ pub(crate) mod program;
 pub(crate) mod stores;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::Cursor,
     path::PathBuf,
     sync::Arc,
@@ -19,7 +19,9 @@ use bytes::Bytes;
 use pomona::{
     Result,
     dataset::{
-        self, Manifest, keys, registry,
+        self, Manifest, keys,
+        lease::Judge,
+        registry,
         settings::{Mode, Settings},
     },
     ids::RunId,
@@ -28,6 +30,10 @@ use pomona::{
     pipeline::{self, Summary},
     stages::{CancellationToken, PlanInput, Silent, Stores},
     store::{MemoryStore, Store, list_all},
+    versions::{
+        erase::{EraseInput, Erased, erase},
+        vacuum::Action,
+    },
 };
 
 pub(crate) fn model_path(name: &str) -> PathBuf {
@@ -94,6 +100,13 @@ pub(crate) fn stores(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Sto
 }
 
 /// The data set of a run on an empty output.
+/// Erases an image, which is not in the input any more.
+pub(crate) async fn erase_image(stores: &Stores, engine: &WorkerPool, path: &str) -> Erased {
+    let keys = BTreeSet::from([path.to_owned()]);
+    let order = EraseInput { run: run_id("erase"), keys, mode: Mode::default(), action: Action::Delete };
+    erase(stores, engine, order, Judge::default(), &Silent, &CancellationToken::default()).await.unwrap()
+}
+
 pub(crate) async fn fresh(
     input: &Arc<MemoryStore>,
     engine: &WorkerPool,

@@ -9,6 +9,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
+use serde::Serialize;
 
 use super::{BASIS, Compression, EXTRACTOR, Layout, Table, write};
 use crate::{Result, dataset::FileRef, store::Store};
@@ -35,7 +36,7 @@ pub struct DuplicateRow {
 }
 
 /// A row of the table of outliers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OutlierRow {
     /// Key of the image, relative to the input.
     pub path: String,

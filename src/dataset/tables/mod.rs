@@ -2,7 +2,7 @@
 //!
 //! Lists are `list<float>` with a child named `element`. With [`Compression::Snappy`], pandas, Polars, DuckDB, Spark and
 //! Athena read them.
-//! `docs/file-formats.md` describes the columns of each table.
+//! `docs/file-formats.md` describes the columns of each table. [`csv`] has the columns of lists that are printed or saved.
 //!
 //! Functions that write fail with `Internal.Bug`. Functions that read fail with `Dataset.Corrupt`, which names the key. They
 //! read the tables of format 1 too.
@@ -10,6 +10,7 @@
 mod basis;
 mod classes;
 mod classifier;
+pub mod csv;
 mod features;
 mod findings;
 mod members;

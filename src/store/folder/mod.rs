@@ -285,7 +285,7 @@ impl Store for FolderStore {
                 Err(e) if e.is(ErrorKind::StoreNotFound) => return Ok(false),
                 current => current?.0,
             };
-            // Whoever replaces the same file waits here, and then finds another one. Some file systems have no locks.
+            // Concurrent calls for this file wait here, and then find another one. Some file systems have no locks.
             let _ = current.lock();
             match fs::metadata(&target) {
                 Ok(metadata) if stamp(&metadata, &target)?.0 == listed => {
