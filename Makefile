@@ -203,12 +203,12 @@ SOAK ?= 500
 DAMAGE ?= 8
 .PHONY: soak
 soak: ## Try new seeds: SEEDS=5000 schedules of racing runs, ROUNDS=20 random histories, KILLS=300 kills, SOAK=500 rounds
-	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --workspace --test races
+	POMONA_SEEDS=$(SEED)..$$(($(SEED) + $(SEEDS))) $(CARGO) test --release --workspace --test all races::
 	set -e; for round in $$(seq $(ROUNDS)); do \
-	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --workspace --test pipeline --test incremental; done
-	POMONA_KILLS=$(KILLS) $(CARGO) test --release --workspace --test kills -- --nocapture
-	POMONA_SEED=$(SEED) POMONA_SOAK=$(SOAK) $(CARGO) test --release --workspace --test soak -- --nocapture
-	POMONA_DAMAGE=$(DAMAGE) $(CARGO) test --release --workspace --test damage -- --nocapture
+	    echo "== round $$round of $(ROUNDS)"; $(CARGO) test --release --workspace --test all -- pipeline:: incremental::; done
+	POMONA_KILLS=$(KILLS) $(CARGO) test --release --workspace --test all kills:: -- --nocapture
+	POMONA_SEED=$(SEED) POMONA_SOAK=$(SOAK) $(CARGO) test --release --workspace --test all soak:: -- --nocapture
+	POMONA_DAMAGE=$(DAMAGE) $(CARGO) test --release --workspace --test all damage:: -- --nocapture
 
 CASES ?= 20000
 .PHONY: fuzz
@@ -249,7 +249,7 @@ golden: build .venv/golden/ready .venv/tables/ready ## Make the golden files: Pi
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
 	.venv/tables/bin/python tests/golden/lda.py tests/golden/lda.json
-	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli
+	INSTA_UPDATE=always $(CARGO) test --release --workspace --test all cli::
 
 # Versions that are in a list stay there as long as they fit; UPGRADE=1 takes the newest of all indirect dependencies.
 .PHONY: lock-python

@@ -1,5 +1,4 @@
 //! The walls between the rooms of `src/`, read from the code: which room may import which.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,9 +1,4 @@
 //! Archives as input: the same rows as those of loose images, few requests, and any history like a fresh run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
-#[path = "common/packs.rs"]
-mod packs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +7,13 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
-use common::{
+use crate::common::{
     stores::{Counting, Counts, Gated},
     *,
 };
+use crate::packs::{File, Method};
+use bytes::Bytes;
 use fastrand::Rng;
-use packs::{File, Method};
 use pomona::{
     archive::Unpacked,
     dataset::{
@@ -108,10 +103,10 @@ async fn rows_of_packed_images_are_those_of_loose_ones() {
     assert_eq!(loose.paths.len(), 120);
 
     for (name, archive) in [
-        ("fruit.tar", packs::tar(&files)),
-        ("stored.zip", packs::zip(&files, Method::Stored)),
-        ("deflated.zip", packs::zip(&files, Method::Deflated)),
-        ("table.parquet", packs::parquet(&files, 50)),
+        ("fruit.tar", crate::packs::tar(&files)),
+        ("stored.zip", crate::packs::zip(&files, Method::Stored)),
+        ("deflated.zip", crate::packs::zip(&files, Method::Deflated)),
+        ("table.parquet", crate::packs::parquet(&files, 50)),
     ] {
         let packed_folder = tempfile::tempdir().unwrap();
         fs::write(packed_folder.path().join(name), &archive).unwrap();
@@ -203,9 +198,9 @@ impl World {
             return self.input.delete(name).await.unwrap();
         }
         let archive = match name.rsplit('.').next() {
-            Some("tar") => packs::tar(files),
-            Some("zip") => packs::zip(files, if self.random.bool() { Method::Stored } else { Method::Deflated }),
-            _ => packs::parquet(files, 5),
+            Some("tar") => crate::packs::tar(files),
+            Some("zip") => crate::packs::zip(files, if self.random.bool() { Method::Stored } else { Method::Deflated }),
+            _ => crate::packs::parquet(files, 5),
         };
         // Some are cut: a truncated upload.
         let cut = self.random.u8(..8) == 0;
@@ -260,9 +255,9 @@ async fn any_history_of_archives_ends_like_a_fresh_run() {
 async fn a_member_that_is_added_is_the_only_one_that_is_inferred() {
     let engine = engine("tiny", 2);
     let write = |name: &str, files: &[File]| match name {
-        "fruit.tar" => packs::tar(files),
-        "fruit.zip" => packs::zip(files, Method::Deflated),
-        _ => packs::parquet(files, 50),
+        "fruit.tar" => crate::packs::tar(files),
+        "fruit.zip" => crate::packs::zip(files, Method::Deflated),
+        _ => crate::packs::parquet(files, 50),
     };
     for name in ["fruit.tar", "fruit.zip", "fruit.parquet"] {
         let mut packed = files(0..100);
@@ -294,9 +289,9 @@ async fn a_shard_of_packed_images_is_one_request() {
     let properties =
         parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
     for (extension, write) in [
-        ("tar", &packs::tar as &dyn Fn(&[File]) -> Bytes),
-        ("zip", &|files| packs::zip(files, Method::Stored)),
-        ("parquet", &|files| packs::parquet_with(files, properties.clone())),
+        ("tar", &crate::packs::tar as &dyn Fn(&[File]) -> Bytes),
+        ("zip", &|files| crate::packs::zip(files, Method::Stored)),
+        ("parquet", &|files| crate::packs::parquet_with(files, properties.clone())),
     ] {
         let inner = Arc::new(MemoryStore::new());
         for (part, files) in files.chunks(1_000).enumerate() {
@@ -325,7 +320,7 @@ async fn an_archive_that_is_replaced_after_its_listing_is_read_by_the_next_run()
     #[derive(Debug)]
     struct Replaces(Arc<MemoryStore>, std::sync::atomic::AtomicU64, Bytes);
     #[async_trait::async_trait]
-    impl common::stores::Gate for Replaces {
+    impl crate::common::stores::Gate for Replaces {
         async fn before(&self, key: &str) -> pomona::Result<()> {
             // The first read of the index and the first of the members are one request each.
             if key == "fruit.tar" && self.1.fetch_add(1, Ordering::Relaxed) == 1 {
@@ -335,10 +330,10 @@ async fn an_archive_that_is_replaced_after_its_listing_is_read_by_the_next_run()
         }
     }
     let engine = engine("tiny", 2);
-    let inner = one_archive("fruit.tar", packs::tar(&files(0..40))).await;
+    let inner = one_archive("fruit.tar", crate::packs::tar(&files(0..40))).await;
     inner.put("loose/1.png", png(1)).await.unwrap();
     inner.put("loose/2.png", png(2)).await.unwrap();
-    let gate = Replaces(inner.clone(), Default::default(), packs::tar(&files(40..60)));
+    let gate = Replaces(inner.clone(), Default::default(), crate::packs::tar(&files(40..60)));
     let output = Arc::new(MemoryStore::new());
     let stores = Stores::new(Arc::new(Gated { inner: inner.clone(), gate }), output.clone());
     let made = run(&stores, &engine, &Settings { shard_size: Some(100), ..lenient() }, "a").await;
@@ -357,9 +352,9 @@ async fn an_erased_member_is_nowhere_in_the_output() {
     let input = Arc::new(MemoryStore::new());
     let (all, erased) = (files(0..60), key(31));
     let without: Vec<File> = all.iter().filter(|(name, ..)| *name != erased).cloned().collect();
-    input.put("fruit.tar", packs::tar(&all)).await.unwrap();
-    input.put("gone.zip", packs::zip(&files(100..140), Method::Deflated)).await.unwrap();
-    input.put("other.zip", packs::zip(&files(200..240), Method::Deflated)).await.unwrap();
+    input.put("fruit.tar", crate::packs::tar(&all)).await.unwrap();
+    input.put("gone.zip", crate::packs::zip(&files(100..140), Method::Deflated)).await.unwrap();
+    input.put("other.zip", crate::packs::zip(&files(200..240), Method::Deflated)).await.unwrap();
     let output = Arc::new(MemoryStore::new());
     let stores = unpacked(&input, &output);
     run(&stores, &engine, &small_shards(), "a").await.unwrap();
@@ -370,7 +365,7 @@ async fn an_erased_member_is_nowhere_in_the_output() {
     let error = erase(&stores, &engine, order(Action::Delete), Judge::default(), &Silent, &stop).await.unwrap_err();
     assert!(error.to_string().contains("still in the input"), "{error}");
 
-    input.put("fruit.tar", packs::tar(&without)).await.unwrap();
+    input.put("fruit.tar", crate::packs::tar(&without)).await.unwrap();
     input.delete("gone.zip").await.unwrap();
     let would = erase(&stores, &engine, order(Action::DryRun), Judge::default(), &Silent, &stop).await.unwrap();
     let done = erase(&stores, &engine, order(Action::Delete), Judge::default(), &Silent, &stop).await.unwrap();
@@ -403,8 +398,8 @@ async fn a_listing_from_anywhere_is_a_part_of_the_whole() {
                 .map(|i| (format!("{}{i}.png", ["x/", "!", "b.tar!", ""][random.usize(..4)]), png(i), TIME))
                 .collect();
             let body = match key.rsplit('.').next() {
-                Some("tar") => packs::tar(&members),
-                Some("zip") => packs::zip(&members, Method::Stored),
+                Some("tar") => crate::packs::tar(&members),
+                Some("zip") => crate::packs::zip(&members, Method::Stored),
                 _ => png(1),
             };
             input.put(&key, body).await.unwrap();

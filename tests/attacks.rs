@@ -1,8 +1,5 @@
 //! Promises under attack: foreign inputs, erasure, locks of dead processes, stores that fail.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-#![cfg(all(feature = "cli", unix))]
-
-mod common;
+#![cfg(unix)]
 
 use std::{
     fs,
@@ -13,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{engine, images, key, order, png, program::*, small_shards, stores::*};
+use crate::common::{engine, images, key, order, png, program::*, small_shards, stores::*};
 use pomona::{
     ErrorKind,
     dataset::settings::{Mode, Settings},
@@ -265,7 +262,7 @@ async fn a_refused_object_makes_no_new_version() {
         Arc::new(Refusing { inner: input.clone(), gate: Refuses { key: key(7), kind: ErrorKind::StoreDenied } });
     let stores = Stores { input: refusing, output: output.clone() };
     for name in ["a", "b"] {
-        let summary = common::run(&stores, &engine, &small_shards(), name).await.unwrap();
+        let summary = crate::common::run(&stores, &engine, &small_shards(), name).await.unwrap();
         assert_eq!((summary.up_to_date, summary.manifest.version.0), (name == "b", 1));
     }
 }
@@ -277,17 +274,18 @@ async fn an_object_that_breaks_off_is_a_reject_and_an_outage_is_not() {
         let output = Arc::new(MemoryStore::new());
         let refusing = Arc::new(Refusing { inner: input.clone(), gate: Refuses { key: key(7), kind } });
         let stores = Stores { input: refusing, output: output.clone() };
-        let made = common::run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest;
+        let made = crate::common::run(&stores, &engine, &small_shards(), "a").await.unwrap().manifest;
         assert_eq!((made.images, made.rejects), (39, 1), "{kind}");
         // The next run reads it again.
-        let made = common::run(&common::stores(&input, &output), &engine, &small_shards(), "b").await.unwrap();
+        let made =
+            crate::common::run(&crate::common::stores(&input, &output), &engine, &small_shards(), "b").await.unwrap();
         assert_eq!((made.manifest.images, made.manifest.figures.inferred), (40, 1));
     }
     // Every object fails: the store is down, and nothing is published.
     let down = Arc::new(Failing::after(input.clone(), 1));
     let output = Arc::new(MemoryStore::new());
     let stores = Stores { input: down, output: output.clone() };
-    let error = common::run(&stores, &engine, &small_shards(), "a").await.unwrap_err();
+    let error = crate::common::run(&stores, &engine, &small_shards(), "a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error}");
 }
 
@@ -318,7 +316,7 @@ async fn a_stop_ends_a_run_whose_store_hangs_and_keeps_its_rows() {
     let outcome = tokio::time::timeout(Duration::from_millis(2_300), run).await.expect("the stop has no effect");
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::RunInterrupted);
     let stores = Stores { input: input.clone(), output: output.clone() };
-    let figures = common::run(&stores, &engine, &order.settings, "b").await.unwrap().manifest.figures;
+    let figures = crate::common::run(&stores, &engine, &order.settings, "b").await.unwrap().manifest.figures;
     // A second shard may have been finished.
     assert!(figures.copied == 30 && figures.inferred <= 10, "{figures:?}");
 }

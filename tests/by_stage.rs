@@ -1,7 +1,4 @@
 //! Stages called one by one, as the functions of AWS call them: failed shards, repeated calls, and vacuums in between.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     cmp::Reverse,
@@ -11,11 +8,11 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
-use common::{
+use crate::common::{
     stores::{Gate, Gated},
     *,
 };
+use async_trait::async_trait;
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{

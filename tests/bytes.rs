@@ -3,9 +3,6 @@
 //!
 //! The features are those of image revision 2 (libjpeg-turbo's pixels). Before that revision, the record equalled what the
 //! program of release 0.1.0 writes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     fs::{self, File},
@@ -13,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::program::{finish, pomona, tables};
+use crate::common::program::{finish, pomona, tables};
 use sha2::{Digest, Sha256};
 
 const VIEWS: u32 = 6;

@@ -1,16 +1,13 @@
 //! `pomona check`: every damaged file is found, and what can be made again has its bytes again.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use crate::common::*;
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::*;
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{

@@ -1,12 +1,9 @@
 //! The classifier of a data set: a pure function of images and settings, whatever the history and the sharding.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use pomona::{
     classify::{Classifier, FOLDS, MAX_CLASSES, NoClassifier, Priors, fold_of},
     dataset::{
@@ -83,7 +80,7 @@ async fn any_history_sharding_and_number_of_threads_gives_the_same_bytes() {
 
     run(&stores, &engine, &settings(), "last").await.unwrap();
     let expected = (classifier(&output).await.1, predictions(&output).await);
-    let one_thread = common::engine("tiny", 1);
+    let one_thread = crate::common::engine("tiny", 1);
     for (shard_size, group_size, engine) in [(1, 1, &engine), (300, 32_768, &one_thread), (9, 40, &one_thread)] {
         let settings = Settings { shard_size: Some(shard_size), group_size: Some(group_size), ..settings() };
         let other = made(&input, engine, &settings).await;

@@ -1,7 +1,5 @@
 //! The program as a process: results, exit codes, interruption, messages.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
-mod common;
 mod snapshots;
 
 use std::{
@@ -16,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{model_path, png, program::*};
+use crate::common::{model_path, png, program::*};
 use serde_json::Value;
 
 /// The user id of `nobody`: permissions do not apply to root.

@@ -2,17 +2,14 @@
 //! error that names the file, or give the right result; it never gives a wrong one, and never panics.
 //!
 //! `POMONA_DAMAGE=N` damages each file in N times as many places.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use fastrand::Rng;
 use pomona::{
     Error, ErrorKind, Result,

@@ -1,12 +1,9 @@
 //! Images that are there twice, from the run to the list: every one is found, whatever its place and the history.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{collections::BTreeSet, io::Cursor, sync::Arc};
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use pomona::{
     ErrorKind,
     dataset::{

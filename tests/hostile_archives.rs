@@ -1,16 +1,11 @@
 //! Archives of other programs, and archives that are damaged or made to do harm: each member is a row or a reject with a
 //! stable reason, and nothing fails a run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
-#[path = "common/packs.rs"]
-mod packs;
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
+use crate::common::*;
+use crate::packs::{File, Method};
 use bytes::Bytes;
-use common::*;
-use packs::{File, Method};
 use pomona::{
     archive::Unpacked,
     dataset::{contents, settings::Settings, tables},
@@ -119,7 +114,7 @@ async fn a_changed_label_file_copies_rows_and_infers_nothing() {
     let write = |label: &str| {
         let mut files: Vec<File> = (0..30).map(|i| (format!("{i:02}.png"), png(i), 1_700_000_000)).collect();
         files.push(("07.cls".to_owned(), label.to_owned().into(), 1_700_000_000));
-        packs::tar(&files)
+        crate::packs::tar(&files)
     };
     let (input, output) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
     let stores = Stores::new(input.clone(), output.clone());
@@ -193,7 +188,7 @@ fn some() -> Vec<File> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_archive_has_the_members_that_are_whole() {
-    let tar = packs::tar(&some());
+    let tar = crate::packs::tar(&some());
     let length = png(3).len() as i64;
     // A header, and the content in whole blocks.
     let member = 512 + png(3).len().next_multiple_of(512);
@@ -206,9 +201,9 @@ async fn a_truncated_archive_has_the_members_that_are_whole() {
     }
     expect("a.tar", tar.slice(..100), [("", reject("truncated"))]).await;
     expect("a.tar", Bytes::new(), [("", reject("truncated"))]).await;
-    let zip = packs::zip(&some(), Method::Deflated);
+    let zip = crate::packs::zip(&some(), Method::Deflated);
     expect("a.zip", zip.slice(..zip.len() - 5), [("", reject("truncated"))]).await;
-    let table = packs::parquet(&some(), 3);
+    let table = crate::packs::parquet(&some(), 3);
     expect("a.parquet", table.slice(..table.len() - 1), [("", reject("truncated"))]).await;
 }
 
@@ -222,7 +217,7 @@ fn patched(file: &Bytes, at: usize, number: u32) -> Bytes {
 #[tokio::test(flavor = "multi_thread")]
 async fn zip_files_that_lie_are_rejected_member_by_member() {
     let files = some();
-    let zip = packs::zip(&files, Method::Deflated);
+    let zip = crate::packs::zip(&files, Method::Deflated);
     let start = zip.windows(4).position(|mark| mark == b"PK\x01\x02").unwrap();
     let entry = 46 + "x/0.png".len() + 9;
     let corrupt_third = |zip: Bytes, what: &'static str| async move {
@@ -266,7 +261,7 @@ fn rows_of(files: &[File]) -> impl Iterator<Item = (&'static str, Outcome)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn tar_files_that_lie_end_where_they_lie() {
     let files = some();
-    let tar = packs::tar(&files);
+    let tar = crate::packs::tar(&files);
     let third = 2 * (512 + files[0].1.len().next_multiple_of(512));
     // The header of the third member, with another size and the right checksum.
     let with_size = |size: u64| {
@@ -301,7 +296,7 @@ async fn tar_files_that_lie_end_where_they_lie() {
 #[tokio::test]
 async fn a_place_outside_of_the_archive_is_an_error() {
     let (input, output) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
-    input.put("a.tar", packs::tar(&some())).await.unwrap();
+    input.put("a.tar", crate::packs::tar(&some())).await.unwrap();
     let store = Unpacked::new(input, output);
     let listed = list_all(&store, "").await.unwrap();
     for range in [0..1 << 40, 1 << 40..1 << 41] {

@@ -1,14 +1,11 @@
 //! Later versions of a data set: kept bases, partial listings, vacuum, erasure, differences.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use common::*;
+use crate::common::*;
 use pomona::{
     ErrorKind,
     dataset::{

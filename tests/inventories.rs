@@ -1,9 +1,4 @@
 //! Inventories of each kind list what a listing lists, and no listing is asked for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
-#[path = "common/packs.rs"]
-mod packs;
 
 use std::{
     fs,
@@ -12,12 +7,12 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow_schema::{Field, Schema};
-use common::{
+use crate::common::{
     stores::{Counting, Counts},
     *,
 };
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow_schema::{Field, Schema};
 use flate2::{Compression, write::GzEncoder};
 use parquet::arrow::ArrowWriter;
 use pomona::{
@@ -281,7 +276,7 @@ async fn a_run_on_an_inventory_equals_one_on_a_listing() {
     let folder = tempfile::tempdir().unwrap();
     let images = folder.path().join("images");
     program::write_images(&images, 120);
-    fs::write(images.join("more.tar"), packs::tar(&[("x/1.png".to_owned(), png(900), 0)])).unwrap();
+    fs::write(images.join("more.tar"), crate::packs::tar(&[("x/1.png".to_owned(), png(900), 0)])).unwrap();
     let (engine, settings) = (engine("tiny", 2), small_shards());
     let loose = Stores::new(Arc::new(FolderStore::new(&images)), Arc::new(MemoryStore::new()));
     run(&loose, &engine, &settings, "a").await.unwrap();

@@ -1,10 +1,7 @@
 //! Runs and erasures that are killed at random and at chosen moments.
 //!
-//! `POMONA_KILLS=300 cargo test --release --workspace --test kills` kills more often; `make soak` does.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-#![cfg(all(feature = "cli", unix))]
-
-mod common;
+//! `POMONA_KILLS=300 cargo test --release --workspace --test all kills::` kills more often; `make soak` does.
+#![cfg(unix)]
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{model_path, png, program::*};
+use crate::common::{model_path, png, program::*};
 
 /// Kills per kind; a third of those of runs is between the claim of a version and its publication.
 fn kills() -> usize {

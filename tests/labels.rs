@@ -1,7 +1,4 @@
 //! Labels and splits: by folder, depth, pattern and file.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use common::{
+use crate::common::{
     model_path, png,
     program::{fails, finish, json, pomona, run, tables},
 };

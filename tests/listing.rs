@@ -1,7 +1,4 @@
 //! Listing with many listers: the plan of one, byte for byte, in less time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,14 +6,14 @@ use std::{
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
 };
 
-use bytes::Bytes;
-use common::{
+use crate::common::{
     bucket::{Bucket, Digests, Shape},
     clock::Clock,
     inputs::Input,
     moving::Moving,
     order,
 };
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pomona::{
     Result,
@@ -204,16 +201,19 @@ fn key() -> impl Strategy<Value = String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_that_was_taken_back_stays_so_in_later_rounds() {
-    let input = common::images(0..200).await;
-    let of_base =
-        Settings { label_depth: Some(1), split_pattern: Some("(?<split>p)".to_owned()), ..common::small_shards() };
-    let back = Settings { label_depth: Some(0), split_pattern: Some(String::new()), ..common::small_shards() };
+    let input = crate::common::images(0..200).await;
+    let of_base = Settings {
+        label_depth: Some(1),
+        split_pattern: Some("(?<split>p)".to_owned()),
+        ..crate::common::small_shards()
+    };
+    let back = Settings { label_depth: Some(0), split_pattern: Some(String::new()), ..crate::common::small_shards() };
     let limits = Limits { here: 20, each: 20, most: 60, listers: 4 };
     let mut planned = Vec::new();
     for how in [How::InOneProcess, How::InRounds(limits)] {
         let output = Arc::new(MemoryStore::new());
         let stores = Stores { input: input.clone(), output: output.clone() };
-        common::run(&stores, &common::engine("tiny", 1), &of_base, "base").await.unwrap();
+        crate::common::run(&stores, &crate::common::engine("tiny", 1), &of_base, "base").await.unwrap();
         let order = order(&back, Mode { rebuild: true, ..Mode::default() }, "many");
         let (made, functions) = make_plan(&stores, order, how).await.unwrap();
         assert_eq!(functions > 0, matches!(how, How::InRounds(_)));
@@ -237,7 +237,7 @@ fn a_call_that_was_killed_before_its_last_write_is_repeated() {
     });
     let planned = clock.run(async {
         for i in 0..200 {
-            input.inner.put(&common::key(i), Bytes::new()).await.unwrap();
+            input.inner.put(&crate::common::key(i), Bytes::new()).await.unwrap();
         }
         let output = Arc::new(MemoryStore::new());
         let stores = Stores { input: Arc::new(input), output: output.clone() };

@@ -1,7 +1,4 @@
 //! What people read: names that deceive, outputs that cannot be written, and errors that say what to do.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     fs,
@@ -11,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use common::{engine, images, model_path, png, program::*, run_as, small_shards, stores};
+use crate::common::{engine, images, model_path, png, program::*, run_as, small_shards, stores};
 use pomona::{
     ErrorKind,
     dataset::settings::{ListingScope, Mode, Settings},
@@ -282,7 +279,7 @@ async fn a_label_of_an_unchanged_shard_is_checked_when_partitioning_begins() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     input.put(&format!("{}/x.png", "a".repeat(300)), png(99)).await.unwrap();
     let stores = stores(&input, &output);
-    common::run(&stores, &engine, &small_shards(), "a").await.unwrap();
+    crate::common::run(&stores, &engine, &small_shards(), "a").await.unwrap();
     let settings = Settings { partition_by_label: true, ..small_shards() };
     let mode = Mode { rebuild: true, listing: ListingScope::Changed, ..Mode::default() };
     let error = run_as(&stores, &engine, &settings, mode, "b").await.unwrap_err();

@@ -1,8 +1,5 @@
 //! `report.html` of an output: the report of the newest version, whatever the order in which runs end, and without erased
 //! images.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -10,9 +7,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use crate::common::*;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use common::*;
 use pomona::{
     dataset::{self, Manifest, keys, lease::Judge, newest, settings::Mode, to_record},
     ids::Version,

@@ -2,7 +2,6 @@
 //!
 //! Pillow and TensorFlow have made `tests/golden` (`make golden`) and are not needed here. `tests/python` compares the PCA
 //! with scikit-learn.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 use std::{
     fs,

@@ -1,7 +1,4 @@
 //! Invariants of a data set, tested with a small model and stores in memory.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::HashSet,
@@ -11,7 +8,7 @@ use std::{
     },
 };
 
-use common::{
+use crate::common::{
     stores::{Failing, Notes, Noting},
     *,
 };

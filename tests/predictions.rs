@@ -1,7 +1,4 @@
 //! `pomona predict`, `evaluate` and `list suspects` as processes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     fs,
@@ -9,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{model_path, program::*};
+use crate::common::{model_path, program::*};
 use serde_json::Value;
 
 /// A picture of one colour with some noise: classes are colours.

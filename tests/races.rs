@@ -2,9 +2,6 @@
 //!
 //! Everything runs on one thread. Each store call waits until the schedule releases it. Then it may fail before it has an
 //! effect, or after it (a lost answer). A failed test prints the seed of its schedule.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::VecDeque,
@@ -15,12 +12,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use async_trait::async_trait;
-use common::{
+use crate::common::{
     inputs::{Input, Listed},
     stores::{Gate, Gated},
     *,
 };
+use async_trait::async_trait;
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream, FuturesUnordered},

@@ -1,17 +1,12 @@
 //! What a run rejects or refuses: images, inputs, outputs and models.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
-#[path = "common/packs.rs"]
-mod packs;
 
 use std::{collections::HashSet, sync::Arc};
 
-use bytes::Bytes;
-use common::{
+use crate::common::{
     stores::{Refuses, Refusing},
     *,
 };
+use bytes::Bytes;
 use pomona::{
     ErrorKind,
     dataset::{self, keys, settings::Settings, tables},
@@ -145,7 +140,7 @@ async fn the_next_run_reads_an_unreadable_object_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_s3_has_archived_says_so() {
     let (input, output) = (images(0..20).await, Arc::new(MemoryStore::new()));
-    input.put("a.tar", packs::tar(&[("1.png".to_owned(), png(1), 0)])).await.unwrap();
+    input.put("a.tar", crate::packs::tar(&[("1.png".to_owned(), png(1), 0)])).await.unwrap();
     let refuses = Refuses { key: "a.tar".to_owned(), kind: ErrorKind::StoreArchived };
     let stores = Stores::new(Arc::new(Refusing { inner: input, gate: refuses }), output.clone());
     run(&stores, &engine("tiny", 1), &small_shards(), "a").await.unwrap();

@@ -1,8 +1,5 @@
 //! An output of release 0.1.0 (tests/golden/release-0.1.0, made by its program): shown, compared, continued, erased from,
 //! vacuumed and checked.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{
+use crate::common::{
     model_path,
     program::{json, pomona, success, tables_of_any_version},
 };

@@ -1,12 +1,9 @@
 //! The report: its findings are those of all images, and its size is bounded.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{io::Read, sync::Arc};
 
+use crate::common::*;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::*;
 use jiff::Timestamp;
 use ndarray::Array2;
 use pomona::{

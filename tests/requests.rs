@@ -1,21 +1,16 @@
 //! The requests of a run, counted by its stores, are those of the estimate and of the receipt.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
-#[path = "common/packs.rs"]
-mod packs;
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use bytes::Bytes;
-use common::{
+use crate::common::{
     stores::{Gate, Gated},
     *,
 };
-use packs::File;
+use crate::packs::File;
+use bytes::Bytes;
 use pomona::{
     cost::estimate::{Counts, Lines, Workload, requests},
     dataset::{
@@ -168,7 +163,7 @@ async fn a_million_packed_images_take_at_most_five_thousand_gets() {
     let files: Vec<File> = (0..IMAGES).map(|i| (format!("{i:06}.png"), image(i), 1_700_000_000)).collect();
     let images = Arc::new(MemoryStore::new());
     for (number, files) in files.chunks(4_000).enumerate() {
-        images.put(&format!("{number}.tar"), packs::tar(files)).await.unwrap();
+        images.put(&format!("{number}.tar"), crate::packs::tar(files)).await.unwrap();
     }
     for shard_size in [320, 1_024] {
         let settings = Settings { shard_size: Some(shard_size), ..Settings::default() };

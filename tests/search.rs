@@ -1,11 +1,8 @@
 //! The search for images that are like another one: with an index and without one, every answer is that of comparing all rows.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use common::*;
+use crate::common::*;
 use pomona::{
     ErrorKind,
     dataset::{

@@ -1,9 +1,4 @@
 //! The JSON API of a version, asked as a Lambda asks it: the router without a server.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-#[path = "common/asking.rs"]
-mod asking;
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -11,14 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use asking::*;
+use crate::{asking::*, common::*};
 use axum::{
     Router,
     body::Body,
     http::{Request, StatusCode},
 };
 use bytes::Bytes;
-use common::*;
 use pomona::{
     model::ExtractorInfo,
     serve::{self, Current, Limits, MakeWorkers},

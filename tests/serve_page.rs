@@ -1,20 +1,15 @@
 //! `pomona serve`: what the page reads and writes, and who may ask.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-#[path = "common/asking.rs"]
-mod asking;
-mod common;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use asking::tiny;
+use crate::asking::tiny;
+use crate::common::*;
 use axum::{
     Router,
     body::{Body, to_bytes},
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use bytes::Bytes;
-use common::*;
 use pomona::{
     dataset::{self, keys, labelling, lease::Judge, review, settings::Settings},
     serve::{self, Current, Limits},

@@ -1,8 +1,5 @@
 //! `pomona serve` as a process: its link, its port, hostile bodies, and its end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 #![cfg(unix)]
-
-mod common;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{model_path, png, program::*};
+use crate::common::{model_path, png, program::*};
 
 /// A server, which is stopped at the end.
 struct Server {

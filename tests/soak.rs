@@ -2,17 +2,14 @@
 //! vacuums and erasures. After each round the data set equals that of an undisturbed run, and a check finds nothing.
 //!
 //! `POMONA_SOAK=N` plays N rounds, `POMONA_SEED=S` others than usual (`make soak`).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use crate::common::*;
 use async_trait::async_trait;
-use common::*;
 use fastrand::Rng;
 use pomona::{
     Error, ErrorKind, Result,

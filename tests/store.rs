@@ -1,5 +1,4 @@
 //! The guarantees of `Store`: the conformance suite on each backend and on stores with a fault, and what only folders do.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
 
 use std::{
     ops::Range,

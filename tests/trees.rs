@@ -1,8 +1,5 @@
 //! Hostile trees: links, loops, odd names, pipes, files that change, folders without permission.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-#![cfg(all(feature = "cli", unix))]
-
-mod common;
+#![cfg(unix)]
 
 use std::{
     ffi::OsStr,
@@ -14,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{engine, key, png, program::*, small_shards};
+use crate::common::{engine, key, png, program::*, small_shards};
 use pomona::{
     ErrorKind,
     stages::Stores,
@@ -176,7 +173,7 @@ async fn a_listing_with_a_key_twice_or_out_of_order_is_an_error() {
         }
         let input = Arc::new(Shuffled(inner, order));
         let stores = Stores { input, output: Arc::new(MemoryStore::new()) };
-        let error = common::run(&stores, &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
+        let error = crate::common::run(&stores, &engine("tiny", 1), &small_shards(), "a").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StoreFailed);
         assert!(error.to_string().contains("order"), "{error}");
     }

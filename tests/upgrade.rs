@@ -1,11 +1,8 @@
 //! A change of the extractor: another revision of the program, another decoding.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-
-mod common;
 
 use std::{fs, sync::Arc};
 
-use common::*;
+use crate::common::*;
 use pomona::{
     ErrorKind,
     dataset::{
@@ -47,7 +44,7 @@ async fn another_revision_is_computed_again_only_on_request() {
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
 
     // Another model is no revision.
-    let error = run_as(&stores, &common::engine("nhwc", 1), &small_shards(), mode, "other").await.unwrap_err();
+    let error = run_as(&stores, &crate::common::engine("nhwc", 1), &small_shards(), mode, "other").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
 }
 
@@ -83,7 +80,7 @@ fn the_decoding_is_part_of_the_extractor() {
 #[cfg(feature = "cli")]
 #[test]
 fn a_change_of_the_decoding_needs_a_rebuild() {
-    use common::program::{fails, json, pomona, write_images};
+    use crate::common::program::{fails, json, pomona, write_images};
 
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = (dir.path().join("images"), dir.path().join("results"));

@@ -1,8 +1,4 @@
 //! The commands for versions: log, diff, show, vacuum, erase; and watch.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test is a panic
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::{
     fs,
@@ -11,7 +7,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use common::{png, program::*};
+use crate::common::{png, program::*};
 use serde_json::{Value, json as value};
 
 /// Images and an output with two versions: the second adds one image, replaces one and removes one.
@@ -111,7 +107,7 @@ fn erase_prints_the_files_that_it_deleted_and_checked() {
             .arg("erase")
             .arg(&output)
             .args(["label 0/00050.png", "--model"])
-            .arg(common::model_path("tiny"))
+            .arg(crate::common::model_path("tiny"))
             .args(more);
         command
     };
@@ -149,7 +145,7 @@ fn watch_runs_again_when_images_change_and_continues_after_a_failed_run() {
     write_images(&images, 30);
     let mut command = pomona();
     command.arg("watch").arg(&images).arg(&output).args(["--debounce", "0.2", "--json", "--model"]);
-    command.arg(common::model_path("tiny")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg(crate::common::model_path("tiny")).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut watch = Running(command.spawn().unwrap());
     let mut errors = BufReader::new(watch.0.stderr.take().unwrap()).lines();
     let stdout = watch.0.stdout.take().unwrap();

@@ -9,7 +9,7 @@
 `jpegs/cjpeg-*` have a sampling that Pillow cannot write (4:1:1 and 4:4:0). They were made by cjpeg 2.1 of Debian's package
 libjpeg-turbo-progs: `cjpeg -quality 90 -sample 4x1` and `-sample 1x2`, with and without `-progressive`, with `-restart 2B`.
 `broken/` has damaged JPEGs, and `broken.json` the sums of their pixels, or null where Pillow refuses the file. `--mutated` writes
-only such files, N of them, each with random damage; `POMONA_BROKEN=FOLDER cargo test --release --workspace --test parity damaged`
+only such files, N of them, each with random damage; `POMONA_BROKEN=FOLDER cargo test --release --workspace --test all parity::damaged`
 compares Pomona with them.
 `resize.json` has SHA-256 sums of `Image.resize((w, h))` for images that a formula defines; the Rust test uses the same
 formula. The sums are equal only if every pixel is equal.

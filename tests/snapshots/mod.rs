@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::common::{model_path, program::*};
+use crate::common::{model_path, program::*};
 
 const COLUMNS: &str = "80";
 
