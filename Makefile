@@ -166,6 +166,10 @@ bench-search: build .venv/bench/ready ## Time the search of 100,000 and a millio
 	$(CARGO) build --release --workspace --example search_time
 	.venv/bench/bin/python bench/search.py --pomona $(POMONA) --example target/release/examples/search_time
 
+.PHONY: bench-query
+bench-query: lambdas-host .venv/bench/ready ## Time the function query from the start of its process, beside ONNX Runtime
+	.venv/ministack/bin/python bench/query.py --lambda target/release/lambda --peer .venv/bench/bin/python
+
 # Needs 12 GB in the folder for temporary files, which TMPDIR sets.
 .PHONY: bench-publishing
 bench-publishing: ## Measure the memory of a run that publishes a million rows

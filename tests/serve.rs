@@ -1,12 +1,13 @@
 //! The JSON API of a version, asked as a Lambda asks it: the router without a server.
 
 use std::{
-    collections::BTreeSet,
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use crate::{asking::*, common::*};
+use crate::asking::*;
+use crate::common::*;
 use axum::{
     Router,
     body::Body,
@@ -14,8 +15,9 @@ use axum::{
 };
 use bytes::Bytes;
 use pomona::{
+    Error, ErrorKind,
     model::ExtractorInfo,
-    serve::{self, Current, Limits, MakeWorkers},
+    serve::{self, Current, Limits, MakeWorkers, Offer, Uploads},
     stages::Stores,
     store::{MemoryStore, Store},
 };
@@ -27,7 +29,7 @@ async fn served(images_of: u64) -> (Router, Stores, Arc<MemoryStore>) {
     let stores = stores(&input, &output);
     run(&stores, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
     let current = Current::open(output, None, tiny()).await.unwrap();
-    (serve::api(current, Limits { photo_bytes: 1 << 20, ..Limits::default() }), stores, input)
+    (serve::api(current, Limits { photo_bytes: 1 << 20, ..Limits::default() }, None), stores, input)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +163,7 @@ async fn a_version_without_a_classifier_searches_and_says_why_it_does_not_predic
     let (input, output) = (images(0..60).await, Arc::new(MemoryStore::new()));
     let settings = pomona::dataset::settings::Settings { classifier: false, index: false, ..small_shards() };
     run(&stores(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap();
-    let router = serve::api(Current::open(output, None, tiny()).await.unwrap(), Limits::default());
+    let router = serve::api(Current::open(output, None, tiny()).await.unwrap(), Limits::default(), None);
     let (status, error) = send(&router, "/predict", png(1)).await;
     assert_eq!((status, error["error"].as_str()), (StatusCode::CONFLICT, Some("Classifier.Missing")), "{error}");
     assert_eq!(paths(&send(&router, "/search?n=1", png(1)).await.1), [key(1)]);
@@ -174,7 +176,7 @@ async fn a_photo_is_refused_if_the_data_set_has_another_model() {
     let (input, output) = (images(0..60).await, Arc::new(MemoryStore::new()));
     run(&stores(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap();
     let other: MakeWorkers = Box::new(|_: &ExtractorInfo| Ok(engine("nhwc", 1)));
-    let router = serve::api(Current::open(output, None, other).await.unwrap(), Limits::default());
+    let router = serve::api(Current::open(output, None, other).await.unwrap(), Limits::default(), None);
     let (status, error) = send(&router, "/search", png(1)).await;
     assert_eq!((status.as_u16(), error["error"].as_str()), (500, Some("Classifier.OtherModel")), "{error}");
     assert_eq!(get(&router, "/search?like=apple/00001.png").await.0, StatusCode::OK);
@@ -238,4 +240,87 @@ async fn the_first_request_after_a_pause_is_answered_by_the_newest_version() {
     run(&stores, &engine("tiny", 2), &small_shards(), "b").await.unwrap();
     tokio::time::sleep(Duration::from_millis(3_100)).await;
     assert_eq!(paths(&send(&router, "/search?n=1", png(5_000)).await.1), ["kiwi/new.png"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_without_a_version_is_served_from_its_first_run_on() {
+    let (input, output) = (images(0..120).await, Arc::new(MemoryStore::new()));
+    let stores = stores(&input, &output);
+    let router = serve::api(Current::new(output, None, tiny()), Limits::default(), None);
+    let (status, error) = get(&router, "/").await;
+    assert_eq!((status.as_u16(), error["error"].as_str()), (503, Some("Output.NoVersion")), "{error}");
+    assert_eq!(send(&router, "/predict", png(1)).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    run(&stores, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
+    assert_eq!(get(&router, "/").await.1["version"], 1);
+    assert_eq!(send(&router, "/predict", png(1)).await.0, StatusCode::OK);
+}
+
+/// Photos in memory. An offer says what the client should put.
+#[derive(Debug, Default)]
+struct Photos(Mutex<BTreeMap<String, Bytes>>);
+
+#[async_trait::async_trait]
+impl Uploads for Photos {
+    async fn offer(&self, bytes: usize) -> pomona::Result<Offer> {
+        let upload = format!("{:032x}", self.0.lock().unwrap().len() + 1);
+        Ok(Offer { url: format!("memory:{upload}"), upload, method: "PUT", bytes, seconds: 60 })
+    }
+
+    async fn get(&self, upload: &str) -> pomona::Result<Bytes> {
+        let photo = self.0.lock().unwrap().get(upload).cloned();
+        photo.ok_or_else(|| Error::new(ErrorKind::StoreNotFound, "no such photo"))
+    }
+
+    async fn delete(&self, upload: &str) -> pomona::Result<()> {
+        self.0.lock().unwrap().remove(upload);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uploaded_photo_is_answered_as_one_in_the_body_and_then_deleted() {
+    let (_, stores, _) = served(120).await;
+    let current = Current::open(Arc::clone(&stores.output), None, tiny()).await.unwrap();
+    let photos = Arc::new(Photos::default());
+    let limits = Limits { upload_bytes: 1 << 20, photo_bytes: 16, ..Limits::default() };
+    let router = serve::api(current, limits, Some(Arc::clone(&photos) as Arc<dyn Uploads>));
+    let photo = png(7);
+    for path in ["/predict?n=3", "/search?n=3"] {
+        // Too large for a body.
+        assert_eq!(send(&router, path, photo.clone()).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+        let (status, offer) = send(&router, &format!("/uploads?bytes={}", photo.len()), Bytes::new()).await;
+        assert_eq!((status, &offer["bytes"]), (StatusCode::OK, &photo.len().into()), "{offer}");
+        let upload = offer["upload"].as_str().unwrap().to_owned();
+        let path = format!("{path}&upload={upload}");
+        let (status, error) = send(&router, &path, Bytes::new()).await;
+        assert_eq!((status.as_u16(), error["error"].as_str()), (404, Some("Input.UnknownKey")), "{error}");
+        photos.0.lock().unwrap().insert(upload, photo.clone());
+        let (status, found) = send(&router, &path, Bytes::new()).await;
+        assert!(status == StatusCode::OK && found.to_string().contains(&key(7)), "{found}");
+        assert!(photos.0.lock().unwrap().is_empty());
+    }
+    for (path, status) in [
+        ("/uploads?bytes=0", 400),
+        ("/uploads?bytes=1048577", 413),
+        ("/uploads", 400),
+        ("/predict?upload=../versions/00000001.json", 400),
+        ("/search?upload=", 400),
+    ] {
+        assert_eq!(send(&router, path, Bytes::new()).await.0.as_u16(), status, "{path}");
+    }
+    let (_, described) = get(&router, "/openapi.json").await;
+    assert!(described["paths"]["/uploads"]["post"].is_object());
+    for path in ["/predict", "/search"] {
+        let post = &described["paths"][path]["post"];
+        assert!(post["parameters"].to_string().contains("\"upload\"") && post["requestBody"]["required"] == false);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn photos_are_not_uploaded_where_there_is_no_place_for_them() {
+    let (router, ..) = served(120).await;
+    assert_eq!(send(&router, "/uploads?bytes=1", Bytes::new()).await.0, StatusCode::NOT_FOUND);
+    let (status, error) = send(&router, &format!("/predict?upload={:032x}", 1), Bytes::new()).await;
+    assert!(status == StatusCode::BAD_REQUEST && error["message"].as_str().unwrap().contains("uploaded"), "{error}");
+    assert!(get(&router, "/openapi.json").await.1["paths"].get("/uploads").is_none());
 }

@@ -21,6 +21,7 @@ use super::{
     openapi,
     opened::{Features, Wanted},
     photo,
+    uploads::{self, Uploads},
 };
 use crate::{Error, ErrorKind, search::Metric};
 
@@ -30,8 +31,10 @@ const COUNT: usize = 10;
 /// What a request may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
-    /// Most bytes of a photo.
+    /// Most bytes of a photo in the body of a request.
     pub photo_bytes: usize,
+    /// Most bytes of an uploaded photo. 0 without [`Uploads`].
+    pub upload_bytes: usize,
     /// Most images of an answer.
     pub neighbours: usize,
     /// Photos that are received and decoded at the same time. Others wait.
@@ -40,9 +43,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Photos of 20 MB, and 200 images.
+    /// Photos of 20 MB in bodies, and 200 images.
     fn default() -> Self {
-        Limits { photo_bytes: 20 << 20, neighbours: 200, photos: 4 }
+        Limits { photo_bytes: 20 << 20, upload_bytes: 0, neighbours: 200, photos: 4 }
     }
 }
 
@@ -51,27 +54,35 @@ impl Default for Limits {
 struct Api {
     current: Arc<Current>,
     limits: Limits,
+    uploads: Option<Arc<dyn Uploads>>,
     photos: Semaphore,
     /// In the form of OpenAPI.
     description: Bytes,
 }
 
-/// The paths `/`, `/openapi.json`, `/predict` and `/search`. They write nothing.
-pub fn api(current: Arc<Current>, limits: Limits) -> Router {
-    router(current, limits, openapi::api())
+/// The paths `/`, `/openapi.json`, `/predict`, `/search` and, if photos can be uploaded, `/uploads`. They do not write to the
+/// output.
+pub fn api(current: Arc<Current>, limits: Limits, uploads: Option<Arc<dyn Uploads>>) -> Router {
+    let description = openapi::api(uploads.is_some());
+    router(Api::new(current, limits, uploads, description))
 }
 
 /// The same with another description, for a router that has more paths.
-pub(super) fn router(current: Arc<Current>, limits: Limits, description: Bytes) -> Router {
-    let photos = Semaphore::new(limits.photos.max(1));
-    Router::new()
+pub(super) fn described(current: Arc<Current>, limits: Limits, description: Bytes) -> Router {
+    router(Api::new(current, limits, None, description))
+}
+
+fn router(api: Api) -> Router {
+    let with_uploads =
+        if api.uploads.is_some() { Router::new().route("/uploads", post(upload)) } else { Router::new() };
+    with_uploads
         .route("/", get(describe))
         .route("/openapi.json", get(description_of))
         .route("/predict", post(predict))
         .route("/search", post(search).get(search_like))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
-        .with_state(Arc::new(Api { current, limits, photos, description }))
+        .with_state(Arc::new(api))
 }
 
 /// The answer for paths that do not exist.
@@ -109,17 +120,20 @@ struct Predict {
     /// Similar images. Without them, a prediction needs no search index.
     #[serde(default)]
     n: usize,
+    upload: Option<String>,
 }
 
 async fn predict(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Failure> {
-    let Predict { n } = query(request.uri())?;
+    let Predict { n, upload } = query(request.uri())?;
     api.check_count(n)?;
-    let features = api.features(request).await?;
+    let features = api.features(request, upload.as_deref()).await?;
     let answer = api.current.ask(|opened| {
         let features = features.clone();
         async move { opened.predict(features, n).await }
     });
-    Ok(json(&answer.await?))
+    let answer = answer.await?;
+    api.forget(upload).await;
+    Ok(json(&answer))
 }
 
 #[derive(Deserialize)]
@@ -129,24 +143,20 @@ struct Search {
     label: Option<String>,
     #[serde(default)]
     metric: Metric,
-}
-
-impl Search {
-    fn wanted(self, api: &Api) -> Result<Wanted, Failure> {
-        let count = self.n.unwrap_or(COUNT.min(api.limits.neighbours));
-        api.check_count(count)?;
-        Ok(Wanted { count, metric: self.metric, label: self.label })
-    }
+    upload: Option<String>,
 }
 
 async fn search(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Failure> {
-    let wanted = query::<Search>(request.uri())?.wanted(&api)?;
-    let features = api.features(request).await?;
+    let Search { n, label, metric, upload } = query(request.uri())?;
+    let wanted = api.wanted(n, label, metric)?;
+    let features = api.features(request, upload.as_deref()).await?;
     let answer = api.current.ask(|opened| {
         let (features, wanted) = (features.clone(), wanted.clone());
         async move { opened.search(features, &wanted).await }
     });
-    Ok(json(&answer.await?))
+    let answer = answer.await?;
+    api.forget(upload).await;
+    Ok(json(&answer))
 }
 
 #[derive(Deserialize)]
@@ -161,7 +171,7 @@ struct SearchLike {
 
 async fn search_like(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Failure> {
     let SearchLike { like, n, label, metric } = query(&uri)?;
-    let wanted = Search { n, label, metric }.wanted(&api)?;
+    let wanted = api.wanted(n, label, metric)?;
     let answer = api.current.ask(|opened| {
         let (like, wanted) = (like.clone(), wanted.clone());
         async move { opened.search_like(&like, &wanted).await }
@@ -169,7 +179,21 @@ async fn search_like(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, 
     Ok(json(&answer.await?))
 }
 
+async fn upload(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Failure> {
+    uploads::offer(api.uploads()?, query(&uri)?, api.limits.upload_bytes).await
+}
+
 impl Api {
+    fn new(current: Arc<Current>, limits: Limits, uploads: Option<Arc<dyn Uploads>>, description: Bytes) -> Self {
+        let photos = Semaphore::new(limits.photos.max(1));
+        Api { current, limits, uploads, photos, description }
+    }
+
+    fn uploads(&self) -> Result<&dyn Uploads, Failure> {
+        let without = || Failure::new(StatusCode::BAD_REQUEST, "photos cannot be uploaded here; send one in the body");
+        self.uploads.as_deref().ok_or_else(without)
+    }
+
     fn check_count(&self, count: usize) -> Result<(), Failure> {
         if count <= self.limits.neighbours {
             return Ok(());
@@ -179,12 +203,28 @@ impl Api {
             .context("most", self.limits.neighbours))
     }
 
-    /// The features of the photo that a request brings.
-    async fn features(&self, request: Request) -> Result<Features, Failure> {
+    fn wanted(&self, n: Option<usize>, label: Option<String>, metric: Metric) -> Result<Wanted, Failure> {
+        let count = n.unwrap_or(COUNT.min(self.limits.neighbours));
+        self.check_count(count)?;
+        Ok(Wanted { count, metric, label })
+    }
+
+    /// The features of the photo that a request brings or names.
+    async fn features(&self, request: Request, upload: Option<&str>) -> Result<Features, Failure> {
         // The semaphore is never closed.
         let _permit = self.photos.acquire().await.ok();
-        let photo: Bytes = photo::read(request, self.limits.photo_bytes).await?;
+        let photo: Bytes = match upload {
+            Some(upload) => uploads::get(self.uploads()?, upload, self.limits.upload_bytes).await?,
+            None => photo::read(request, self.limits.photo_bytes).await?,
+        };
         let opened = self.current.opened().await?;
         Ok(opened.features(photo).await??)
+    }
+
+    /// Deletes an upload that has an answer. One that stays is deleted by the rules of its place.
+    async fn forget(&self, upload: Option<String>) {
+        if let (Some(upload), Some(uploads)) = (upload, &self.uploads) {
+            let _ = uploads.delete(&upload).await;
+        }
     }
 }

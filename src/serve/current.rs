@@ -8,7 +8,7 @@ use std::{
     fmt,
     future::Future,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::Mutex;
@@ -36,7 +36,8 @@ pub struct Current {
     /// The number, if it is fixed.
     fixed: Option<u64>,
     workers: MakeWorkers,
-    shown: RwLock<Shown>,
+    /// None until the output has a version.
+    shown: RwLock<Option<Shown>>,
     /// The states of all version numbers at the last look. Held during a look.
     states: Mutex<Vec<(String, ETag)>>,
 }
@@ -45,7 +46,25 @@ pub struct Current {
 struct Shown {
     opened: Arc<Opened>,
     /// When the last look began that found this version to be the current one.
-    checked: Instant,
+    checked: Moment,
+}
+
+/// A moment by two clocks. That of the system may be set back; the other one may stand still while a Lambda is frozen.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    steady: Instant,
+    system: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Moment { steady: Instant::now(), system: SystemTime::now() }
+    }
+
+    /// The time since this moment, by the clock that says more.
+    fn age(self) -> Duration {
+        self.steady.elapsed().max(self.system.elapsed().unwrap_or_default())
+    }
 }
 
 impl fmt::Debug for Current {
@@ -57,13 +76,14 @@ impl fmt::Debug for Current {
 impl Current {
     /// Opens the newest version of an output, or the one with a number. Fails with `Output.NoVersion`.
     pub async fn open(output: Arc<dyn Store>, fixed: Option<u64>, workers: MakeWorkers) -> Result<Arc<Self>> {
-        let checked = Instant::now();
-        let states = states(output.as_ref()).await?;
-        let version = dataset::version(output.as_ref(), fixed).await?;
-        let pool = Arc::new(workers(&version.extractor)?);
-        let opened = Arc::new(Opened::open(Arc::clone(&output), version, pool).await?);
-        let shown = RwLock::new(Shown { opened, checked });
-        Ok(Arc::new(Current { output, fixed, workers, shown, states: Mutex::new(states) }))
+        let current = Current::new(output, fixed, workers);
+        current.opened().await?;
+        Ok(current)
+    }
+
+    /// The same without a look at the output: the first request opens the version, and fails if there is none.
+    pub fn new(output: Arc<dyn Store>, fixed: Option<u64>, workers: MakeWorkers) -> Arc<Self> {
+        Arc::new(Current { output, fixed, workers, shown: RwLock::default(), states: Mutex::default() })
     }
 
     /// The output.
@@ -71,11 +91,11 @@ impl Current {
         &self.output
     }
 
-    /// The version that answers now. Fails with `Output.NoVersion` if it was removed and there is no other, and with the errors
-    /// of the store if no look succeeded in the last three seconds.
+    /// The version that answers now. Fails with `Output.NoVersion` if there is none, and with the errors of the store if no look
+    /// succeeded in the last three seconds.
     pub async fn opened(self: &Arc<Self>) -> Result<Arc<Opened>> {
-        let Shown { opened, checked } = self.shown();
-        match checked.elapsed() {
+        let Some(Shown { opened, checked }) = self.shown() else { return self.look(FRESH).await };
+        match checked.age() {
             age if age < FRESH => Ok(opened),
             age if age < STALE => {
                 // If the lock is held, another request is looking. An error is reported by the request that has to wait.
@@ -110,39 +130,43 @@ impl Current {
     /// The version that answers after a look at the output that is younger than `age`.
     pub(super) async fn look(&self, age: Duration) -> Result<Arc<Opened>> {
         let mut known = self.states.lock().await;
-        let Shown { opened, checked } = self.shown();
-        if checked.elapsed() < age {
-            return Ok(opened);
+        let shown = self.shown();
+        if let Some(Shown { opened, checked }) = &shown
+            && checked.age() < age
+        {
+            return Ok(Arc::clone(opened));
         }
-        let began = Instant::now();
+        let began = Moment::now();
         let states = states(self.output.as_ref()).await?;
-        let opened = if *known == states {
-            opened
-        } else {
-            match self.newer(&opened).await {
+        let opened = match shown.map(|shown| shown.opened) {
+            Some(opened) if *known == states => opened,
+            before => match self.newer(before.as_ref()).await {
                 // The next version came, and this one went, while it was being opened.
-                Err(error) if is_gone(&error) => self.newer(&opened).await?,
+                Err(error) if is_gone(&error) => self.newer(before.as_ref()).await?,
                 newer => newer?,
-            }
+            },
         };
         *known = states;
         let shown = Shown { opened: Arc::clone(&opened), checked: began };
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Some(shown);
         Ok(opened)
     }
 
     /// The current version: the open one, or another that is opened now.
-    async fn newer(&self, opened: &Arc<Opened>) -> Result<Arc<Opened>> {
+    async fn newer(&self, opened: Option<&Arc<Opened>>) -> Result<Arc<Opened>> {
         let version = dataset::version(self.output.as_ref(), self.fixed).await?;
-        if version == *opened.version() {
+        if let Some(opened) = opened.filter(|opened| *opened.version() == version) {
             return Ok(Arc::clone(opened));
         }
-        let same = version.extractor.id == opened.version().extractor.id;
-        let workers = if same { Arc::clone(opened.workers()) } else { Arc::new((self.workers)(&version.extractor)?) };
+        let same = opened.filter(|opened| opened.version().extractor.id == version.extractor.id);
+        let workers = match same {
+            Some(opened) => Arc::clone(opened.workers()),
+            None => Arc::new((self.workers)(&version.extractor)?),
+        };
         Opened::open(Arc::clone(&self.output), version, workers).await.map(Arc::new)
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> Option<Shown> {
         self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

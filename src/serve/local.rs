@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::{
-    api::{Limits, not_found, query, router, wrong_method},
+    api::{Limits, described, not_found, query, wrong_method},
     current::Current,
     failure::{Failure, json, with_type},
     guard::{self, Guard},
@@ -76,7 +76,7 @@ pub fn local(current: Arc<Current>, limits: Limits, port: u16) -> Router {
         .route("/labels.csv", get(review::file));
     let more = reads.merge(writes).with_state(local);
     Router::new()
-        .nest("/api", router(current, limits, openapi::local()).merge(more))
+        .nest("/api", described(current, limits, openapi::local()).merge(more))
         .route("/", get(page::html))
         .route("/style.css", get(page::style))
         .route("/script.js", get(page::script))

@@ -1,7 +1,7 @@
 //! A version over HTTP: a JSON API that a Lambda can serve too, and the page of `pomona serve`.
 //!
-//! [`api()`] is a router that predicts photos and finds similar images. It reads the output and writes nothing. Its paths are
-//! `/`, `/openapi.json`, `/predict` and `/search`; [`local()`] nests it below `/api` and adds the page, the lists of findings,
+//! [`api()`] is a router that predicts photos and finds similar images. It reads the output and writes nothing to it. Its paths
+//! are `/`, `/openapi.json`, `/predict` and `/search`, and `/uploads` where there is a place for [`Uploads`]; [`local()`] nests it below `/api` and adds the page, the lists of findings,
 //! pictures and the review of labels. All answers are of one version, the
 //! [`Current`] one, which is exchanged when the output has a newer one.
 //!
@@ -15,7 +15,7 @@
 //!     WorkerPool::new(Arc::new(Extractor::embedded(info.feature_range)?.with_decoding(info.decoding)), 0)
 //! });
 //! let current = Current::open(output, None, workers).await?;
-//! let router: axum::Router = serve::api(current, Limits::default());
+//! let router: axum::Router = serve::api(current, Limits::default(), None);
 //! # Ok(())
 //! # }
 //! ```
@@ -35,9 +35,11 @@ mod picture;
 mod points;
 mod review;
 mod table;
+mod uploads;
 mod view;
 
 pub use api::{Limits, api};
 pub use current::{Current, MakeWorkers};
 pub use local::local;
 pub use opened::Opened;
+pub use uploads::{Offer, Uploads};

@@ -38,8 +38,9 @@ class Request:
 
     @property
     def credential(self):
-        """(access key, service) of the signature; ("", "") without one."""
-        found = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/aws4_request", self.headers.get("authorization", ""))
+        """(access key, service) of the signature, or of that of a presigned URL; ("", "") without one."""
+        signed = self.headers.get("authorization") or f"Credential={self.query.get('X-Amz-Credential', '')}"
+        found = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/aws4_request", signed)
         return found.groups() if found else ("", "")
 
     @property

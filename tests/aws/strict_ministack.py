@@ -43,6 +43,7 @@ from local_aws import REGION
 
 PROXY = os.environ["POMONA_STRICT"]
 PAYLOAD = 256 * 1024
+URL_PAYLOAD = 6 * 1024 * 1024
 Error = stepfunctions._ExecutionError
 
 
@@ -91,6 +92,14 @@ def emit_logs(original, func, *args, **kwargs):
     log = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:"
     if not ask(config["Role"], ("logs:CreateLogStream", log + "latest"), ("logs:PutLogEvents", log + "latest"))["refused"]:
         original(func, *args, **kwargs)
+
+
+@instead_of(lambda_svc, "handle_function_url_request")
+async def handle_function_url_request(original, url_id, method, path, headers, body, *args, **kwargs):
+    """"Lambda quotas": invocation payload, to which a binary body counts in base64."""
+    if len(body or b"") * 4 / 3 > URL_PAYLOAD:
+        return 413, {"Content-Type": "application/json"}, b'{"Message":"Request must be smaller than 6291456 bytes for the InvokeFunction operation"}'
+    return await original(url_id, method, path, headers, body, *args, **kwargs)
 
 
 @instead_of(lambda_runtime.ProvidedWorker, "invoke")

@@ -29,6 +29,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from build import machine_of
+from function_url import FunctionUrl, put
 from iam import ACCOUNT
 from local_aws import ARCHITECTURE, POMONA, REGION, ROOT, LocalAws
 from strict_proxy import StrictProxy
@@ -67,6 +68,7 @@ class Stack:
         outputs = {o["OutputKey"]: o["OutputValue"] for o in outputs}
         self.images, self.results, self.arn = outputs["Images"], outputs["Results"], outputs["Pipeline"]
         self.queue, self.dead_letters = outputs["UploadQueue"], outputs["UploadDeadLetters"]
+        self.query = FunctionUrl(self.aws, outputs["QueryUrl"]) if "QueryUrl" in outputs else None
         # bench/scale.py has a proxy that permits everything.
         if hasattr(self.proxy, "learn"):
             self.proxy.learn(self.aws)
@@ -149,7 +151,7 @@ def stack():
     with LocalAws(proxy, CONCURRENCY) as aws:
         stack = Stack(aws, proxy)
         aws.client("s3").create_bucket(Bucket=INVENTORIES)
-        stack.deploy(InventoryBucketName=INVENTORIES)
+        stack.deploy(InventoryBucketName=INVENTORIES, Query="iam", QueryOutput="query/")
         yield stack
         aws.sam("delete", "--stack-name", STACK, "--no-prompts")
     proxy.stop()
@@ -672,6 +674,127 @@ def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(sta
     assert tables_of(stack.manifest("deadline"), lambda key: stack.read("deadline", key)) == same
 
 
+@pytest.fixture(scope="module")
+def answers(stack, tmp_path_factory):
+    """Images, and the function that answers for the output of a run on them."""
+    folder = tmp_path_factory.mktemp("query")
+    stack.aws.pomona("demo", folder, "--images-only", "--views", 6)
+    # Without a version, the function says so, and is asked again.
+    status, error = stack.query.get("/")
+    assert (status, error["error"], error["retry"]) == (503, "Output.NoVersion", False), error
+    stack.run(stack.upload(folder / "images", "query"), "query")
+    return folder / "images"
+
+
+def test_the_function_url_answers_as_the_program_does(stack, answers, tmp_path):
+    query, output = stack.query, f"{stack.results}query/"
+    status, about = query.get("/")
+    assert status == 200 and (about["version"], about["index"]) == (1, True), about
+    assert about["images"] == len(list(answers.rglob("*.jpg"))) and about["limits"]["photo_bytes"] == 4_400_000
+    photo = sorted(answers.rglob("*.jpg"))[7]
+    status, predicted = query.post("/predict?n=3", photo.read_bytes())
+    assert status == 200, predicted
+    (said,) = json.loads(stack.aws.pomona("predict", output, photo, "--neighbours", 3, "--json").stdout)
+    assert (predicted["label"], predicted["probability"]) == (said["label"], said["probability"])
+    assert predicted["neighbours"] == said["neighbours"] and predicted["neighbours"][0]["similarity"] == 1
+    for path, options in [("", []), ("&metric=euclidean&label=" + photo.parent.name.replace(" ", "%20"), ["--metric", "euclidean", "--label", photo.parent.name])]:
+        status, found = query.post("/search?n=5" + path, photo.read_bytes())
+        assert status == 200 and len(found["images"]) == 5, found
+        assert found["images"] == json.loads(stack.aws.pomona("search", output, photo, "-n", 5, "--json", *options).stdout)
+    key = str(photo.relative_to(answers)).replace(" ", "%20")
+    status, like = query.get(f"/search?like={key}&n=2")
+    assert status == 200 and len(like["images"]) == 2, like
+    # What is wrong has a name, and the function goes on.
+    for method, path, body, kind, expected in [
+        ("POST", "/predict", b"no image", "image/jpeg", 422), ("POST", "/predict", b"{}", "application/json", 415),
+        ("POST", "/predict", b"\xff" * 4_400_001, "image/jpeg", 413), ("POST", "/predict", b"", "image/jpeg", 400), ("GET", "/versions/", None, "", 404),
+        ("PUT", "/predict", b"x", "image/jpeg", 405), ("GET", "/search?like=../../x", None, "", 404), ("GET", "/predict?n=x", None, "", 405),
+        ("POST", "/predict?n=100000", photo.read_bytes(), "image/jpeg", 400),
+    ]:
+        status, error = query.ask(method, path, body, kind)
+        assert status == expected and error["error"] and error["advice"], f"{method} {path}: {status} {error}"
+    assert query.post("/predict", photo.read_bytes())[0] == 200
+    # This one, the function does not see.
+    assert query.post("/predict", bytes(5_000_000))[0] == 413
+    # AuthType AWS_IAM.
+    other = FunctionUrl(stack.aws, stack.query.base.rpartition("/")[2], signed=False)
+    assert other.get("/")[0] == 403
+
+
+def test_a_large_photo_is_uploaded_and_then_deleted(stack, answers):
+    photo = sorted(answers.rglob("*.jpg"))[0].read_bytes()
+    bucket = stack.results.removeprefix("s3://").split("/")[0]
+    photos = lambda: [o["Key"] for o in stack.s3.list_objects_v2(Bucket=bucket, Prefix="photos/").get("Contents", [])]  # noqa: E731
+    status, offer = stack.query.post(f"/uploads?bytes={len(photo)}", b"")
+    assert status == 200 and "content-length" in offer["url"].lower(), offer
+    path = f"/predict?upload={offer['upload']}"
+    status, missing = stack.query.post(path, b"")
+    assert (status, missing["error"]) == (404, "Input.UnknownKey")
+    assert put(offer["url"], photo) == 200
+    assert photos() == [f"photos/{offer['upload']}"]
+    status, said = stack.query.post(path, b"")
+    assert status == 200 and said["label"] == stack.query.post("/predict", photo)[1]["label"], said
+    assert not photos()
+    assert stack.query.post(f"/uploads?bytes={50 << 20}", b"")[0] == 413
+
+
+def test_questions_go_on_over_a_new_version_a_kill_and_an_erase(stack, answers, tmp_path):
+    """1,000 requests: none fails after one retry, and none answers with an erased image five seconds later."""
+    output = f"{stack.results}query/"
+    photos = [path.read_bytes() for path in sorted(answers.rglob("*.jpg"))[:20]]
+    victim = sorted(answers.rglob("*.jpg"))[3]
+    erased = str(victim.relative_to(answers))
+    seen, failed, versions, stop = [], [], set(), threading.Event()
+    retries = collections.Counter()
+
+    def ask(number):
+        for attempt in range(2):
+            status, answer = stack.query.post(f"/{('predict', 'search')[number % 2]}?n=50", photos[number % len(photos)])
+            if status == 200:
+                break
+            retries[status] += 1
+            if attempt == 0:
+                time.sleep(1)
+        else:
+            failed.append((status, answer))
+            return
+        versions.add(answer["version"])
+        images = answer.get("images") or answer.get("neighbours")
+        if any(image["path"] == erased for image in images):
+            seen.append(time.monotonic())
+
+    def asks(first):
+        number = first
+        while number < 1_000 or not stop.is_set():
+            ask(number)
+            number += 3
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(asks, first) for first in range(3)]
+        time.sleep(1)
+        (tmp_path / "new").mkdir()
+        shutil.copy(sorted(answers.rglob("*.jpg"))[-1], tmp_path / "new/another.jpg")
+        source = stack.upload(tmp_path, "query")
+        assert stack.run(source, "query")["version"] == 2
+        for pid in stack.functions("Query"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(1)
+        bucket, prefix = source.removeprefix("s3://").split("/", 1)
+        stack.s3.delete_object(Bucket=bucket, Key=prefix + erased)
+        stack.aws.pomona("erase", output, erased)
+        ended = time.monotonic()
+        time.sleep(8)
+        stop.set()
+        for each in asking:
+            each.result()
+    assert not failed, failed[:3]
+    assert {1, 2, 3} <= versions, versions
+    assert seen and max(seen) < ended + 5, max(seen) - ended
+    print(f"retried: {dict(retries)}")
+    assert stack.query.get(f"/search?like={erased.replace(' ', '%20')}")[0] == 404
+
+
 def errors_of_children(stack, arn):
     """Names of all errors in the attempts of the children of an execution's maps."""
     errors = set()
@@ -1010,6 +1133,22 @@ def test_uploads_start_runs_whose_result_is_that_of_the_bucket(live, tmp_path):
     settle(stack, {key(path) for path in first + burst} | members)
 
 
+def test_questions_are_answered_with_keys_of_the_customer(live):
+    """Reading needs kms:Decrypt, an upload kms:GenerateDataKey. The output of uploads is encrypted, too."""
+    stack = live
+    stack.deploy(QueryOutput="uploads/")
+    encrypt(stack)
+    status, about = stack.query.get("/")
+    assert status == 200 and about["version"] == stack.manifest("uploads")["version"], about
+    bucket, prefix = stack.images.removeprefix("s3://").split("/", 1)
+    (first, *_) = [o["Key"] for o in stack.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"] if o["Key"].endswith(".jpg")]
+    photo = stack.s3.get_object(Bucket=bucket, Key=first)["Body"].read()
+    _, offer = stack.query.post(f"/uploads?bytes={len(photo)}", b"")
+    assert put(offer["url"], photo) == 200
+    status, found = stack.query.post(f"/search?n=1&upload={offer['upload']}", b"")
+    assert status == 200 and found["images"][0]["path"] == first.removeprefix(prefix), found
+
+
 def another(key):
     """The key of a file of the same kind, with another id."""
     return re.sub("[0-9a-f]{16,}", lambda found: "0" * len(found.group()), key)
@@ -1084,6 +1223,6 @@ def test_every_statement_of_every_role_is_needed(stack):
                 name = f"{logical}: {sid}" + (f" {short}" if short else "")
                 needed[name] = needed.get(name, False) or is_needed
     roles = {name.partition(":")[0] for name in needed}
-    assert roles == {"Plan", "List", "Featurize", "Reduce", "Project", "Publish", "Trigger", "Vacuum", "Pipeline"}, roles
+    assert roles == {"Plan", "List", "Featurize", "Reduce", "Project", "Publish", "Trigger", "Vacuum", "Query", "Pipeline"}, roles
     never = sorted(name for name, is_needed in needed.items() if not is_needed and name not in RARE)
     assert not never, f"nothing needs these statements, or these parts of them: {never}"

@@ -14,7 +14,7 @@ from samtranslator.translator.translator import Translator
 from local_aws import REGION, ROOT, VENVS
 
 STAGES = ["Plan", "List", "Featurize", "Reduce", "Project", "Publish"]
-FUNCTIONS = [*STAGES, "Trigger", "Vacuum"]
+FUNCTIONS = [*STAGES, "Trigger", "Vacuum", "Query"]
 # Errors that AWS raises, in addition to those of src/error.rs.
 AWS_ERRORS = {
     "Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException",
@@ -85,7 +85,7 @@ def test_the_template_that_cloudformation_sees_passes_cfn_lint(tmp_path, on):
                 resource["Properties"][name] = "s3://artifacts/object"
     template["Globals"]["Function"]["CodeUri"] = "s3://artifacts/object"
     parameters = {name: str(p["Default"]) for name, p in template["Parameters"].items()} | {
-        "RunOnUpload": on, "Vacuum": on, "CheckWeekly": on, "AlarmEmail": "" if on == "false" else "someone@example.com",
+        "RunOnUpload": on, "Vacuum": on, "CheckWeekly": on, "Query": "off" if on == "false" else "public", "AlarmEmail": "" if on == "false" else "someone@example.com",
         **({} if on == "false" else {
             "ImageKmsKeyArn": f"arn:aws:kms:{REGION}:123456789012:key/1", "ResultsKmsKeyArn": f"arn:aws:kms:{REGION}:123456789012:key/2",
             "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary", "VpcSubnetIds": "subnet-1", "VpcSecurityGroupIds": "sg-1",
@@ -339,9 +339,9 @@ def test_no_statement_allows_everything_and_unnamed_resources_are_those_that_hav
             if statement["Resource"] == "*":
                 assert statement["Sid"] in ("Trace", "DeliverLogs", "Vpc"), f"{role}: {statement['Sid']}"
                 assert all(a.startswith(("xray:", "logs:", "ec2:")) for a in actions)
-            # Outputs are anywhere below ResultPrefix. Those of trigger and vacuum are in one place.
+            # Outputs are anywhere below ResultPrefix. Those of trigger, vacuum and query are in one place.
             resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-            if role in ("TriggerRole", "VacuumRole"):
+            if role in ("TriggerRole", "VacuumRole", "QueryRole"):
                 assert not any("ResultPrefix}*" in json.dumps(r) for r in resources), f"{role}: {statement['Sid']}"
     policy = RESOURCES["PipelineMapPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert [s["Action"] for s in policy] == [

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from local_aws import ROOT, build_environment, free_port
@@ -62,6 +64,15 @@ class Watch:
                 call.kill()
                 pytest.fail(f"{function} does not answer; `make watch` says:\n{self.output()[-4000:]}")
 
+    def ask(self, path, photo=None):
+        """The answer of the function query, which `cargo lambda watch` serves like a function URL."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/lambda-url/query{path}", photo, {"content-type": "image/jpeg"})
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
     def stop(self):
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -97,6 +108,18 @@ def test_a_run_by_hand_is_what_the_documentation_says(watch):
     plan, featurize, merge, reduce, _, publish, vacuum = answers
     assert (plan["objects"], plan["shards"]) == (56, 1) and featurize["rows"] == 56 and merge["entry"]["rows"] == 56
     assert reduce["parts_to_project"] == 1 and publish["version"] == 1 and vacuum["kept"] == [1]
+
+
+def test_the_version_of_the_run_by_hand_answers_questions(watch):
+    # Called after it: the first test has made version 1.
+    status, about = watch.ask("/")
+    assert status == 200 and (about["version"], about["images"]) == (1, 56), f"{about}\n{watch.output()[-4000:]}"
+    photo = (ROOT / "tests/golden/pillow/formats/420.jpg").read_bytes()
+    for path in ("/predict?n=2", "/search?n=2"):
+        status, answer = watch.ask(path, photo)
+        assert status == 200 and len(answer.get("images") or answer["neighbours"]) == 2, answer
+    status, error = watch.ask("/predict", b"no image")
+    assert (status, error["reason"]) == (422, "not_an_image"), error
 
 
 def test_a_lister_and_plan_take_turns(watch):

@@ -10,24 +10,18 @@
 mod deadline;
 pub mod event;
 mod installed;
+mod meter;
 mod metrics;
 mod spending;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use deadline::Deadline;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
+pub use meter::{Measurement, Meter};
+use metrics::line;
 pub use metrics::{Figures, Measured};
-use metrics::{Invocation, line};
-use pomona::{
-    Error, ErrorKind, Result,
-    dataset::{Sealed, timing::Timer},
-    model::check_instructions,
-    stages::CancellationToken,
-};
+use pomona::{Error, ErrorKind, Result, dataset::Sealed, model::check_instructions, stages::CancellationToken};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use spending::Spending;
 
 /// Event of a function that a map calls: the locations of the run, and one line of the map's work list.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,15 +58,11 @@ where
     Fut: Future<Output = Result<Out>>,
 {
     let handle = &handle;
-    // The first invocation of an environment is a cold start.
-    let first = &AtomicBool::new(true);
-    let spending = &Spending::from_environment();
+    let meter = &Meter::from_environment();
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
-        let timer = Timer::start();
+        let measurement = meter.start();
         let deadline = Deadline::new(event.context.deadline());
-        let before = spending.requests();
-        let cold = first.swap(false, Ordering::Relaxed);
-        tracing::debug!(request = event.context.request_id, cold, "invocation started");
+        tracing::debug!(request = event.context.request_id, cold = measurement.is_cold(), "invocation started");
         if installed::answer(&event.payload).await.map_err(diagnostic)? {
             return Ok(Reply::Installed);
         }
@@ -81,11 +71,8 @@ where
             Ok(input) => handle(input, deadline.stop()).await,
             Err(error) => Err(error),
         };
-        let (milliseconds, function) = (timer.read().milliseconds, function_name());
         // Not a tracing event: CloudWatch reads metrics only from a line that is nothing but the JSON object.
-        let spent = spending.dollars(milliseconds, before);
-        let invocation = Invocation { function: &function, milliseconds, cold, spent, stack: spending.stack() };
-        println!("{}", line(&event.payload, &outcome, invocation));
+        println!("{}", line(&event.payload, &outcome, measurement.end(1)));
         outcome.map(Reply::Answer).map_err(diagnostic)
     }))
     .await
@@ -107,11 +94,4 @@ fn diagnostic(error: Error) -> Diagnostic {
         error_type: error.kind().name().to_owned(),
         error_message: format!("{error}. {}", error.kind().advice()),
     }
-}
-
-/// Name of the function in metrics: that of the template, such as `pomona-PlanFunction`. Lambda's name has a suffix, and is
-/// truncated after 64 characters.
-fn function_name() -> String {
-    let variable = |name| std::env::var(name).ok();
-    variable("POMONA_FUNCTION").or_else(|| variable("AWS_LAMBDA_FUNCTION_NAME")).unwrap_or_else(|| "local".to_owned())
 }

@@ -127,6 +127,18 @@ struct Line {
 }
 
 impl Line {
+    /// The fields and metrics of each invocation.
+    fn new(invocation: &Invocation<'_>, failed: bool) -> Self {
+        let mut line = Line::default();
+        line.set("Function", invocation.function);
+        line.measure("milliseconds", "Milliseconds", invocation.milliseconds);
+        line.measure("cold_starts", "Count", u8::from(invocation.cold));
+        line.measure("errors", "Count", u8::from(failed));
+        line.measure_spent(invocation);
+        line.set("level", if failed { "ERROR" } else { "INFO" });
+        line
+    }
+
     fn set(&mut self, name: &str, value: impl Into<Value>) {
         self.fields.insert(name.to_owned(), value.into());
     }
@@ -177,28 +189,30 @@ impl Line {
 
 /// The log line: run, shard, part, duration and answer or error, with the metrics.
 pub(crate) fn line<T: Measured>(event: &Value, outcome: &Result<T>, invocation: Invocation<'_>) -> Value {
-    let mut line = Line::default();
+    let mut line = Line::new(&invocation, outcome.is_err());
     for name in ["run", "shard", "part"] {
         let of_work = || event.get("work").and_then(|work| work.get(name));
         line.set(name, event.get(name).or_else(of_work).cloned().unwrap_or_default());
     }
-    line.set("Function", invocation.function);
-    line.measure("milliseconds", "Milliseconds", invocation.milliseconds);
-    line.measure("cold_starts", "Count", u8::from(invocation.cold));
-    line.measure("errors", "Count", u8::from(outcome.is_err()));
-    line.measure_spent(&invocation);
     match outcome {
         Ok(answer) => {
-            line.set("level", "INFO");
             line.measure_answer(answer.figures(), invocation.milliseconds);
             line.set("result", serde_json::to_value(answer).unwrap_or_default());
         }
         Err(error) => {
-            line.set("level", "ERROR");
             line.set("errorType", error.kind().name());
             line.set("message", error.to_string());
         }
     }
+    line.finish()
+}
+
+/// The log line of an HTTP request. A wrong request is no error of the function.
+pub(crate) fn request_line(method: &str, path: &str, status: u16, invocation: Invocation<'_>) -> Value {
+    let mut line = Line::new(&invocation, status >= 500);
+    line.set("method", method);
+    line.set("path", path);
+    line.set("status", status);
     line.finish()
 }
 
@@ -259,5 +273,15 @@ mod tests {
         assert_eq!(of_stack["Dimensions"], json!([["Stack"]]));
         assert_eq!(of_stack["Metrics"], json!([{"Name": "spent", "Unit": "None"}]));
         assert_eq!((line["errors"].as_u64(), line["errorType"].as_str()), (Some(1), Some("Store.Throttled")));
+    }
+
+    #[test]
+    fn a_request_is_an_error_if_the_function_could_not_answer_it() {
+        let errors = |status| {
+            let line = request_line("POST", "/predict", status, INVOCATION);
+            assert_eq!((line["path"].as_str(), line["status"].as_u64()), (Some("/predict"), Some(u64::from(status))));
+            line["errors"].as_u64()
+        };
+        assert_eq!([200, 413, 422, 500, 503].map(errors), [0, 0, 0, 1, 1].map(Some));
     }
 }

@@ -36,14 +36,14 @@ impl Spending {
         requests_sent()
     }
 
-    /// Dollars for one invocation: compute, the call, its state transition, and the requests to S3 since `before`.
-    pub(crate) fn dollars(&self, milliseconds: u64, before: RequestCounts) -> Option<f64> {
+    /// Dollars for one invocation: compute, the call, its state transitions, and the requests to S3 since `before`.
+    pub(crate) fn dollars(&self, milliseconds: u64, transitions: u64, before: RequestCounts) -> Option<f64> {
         let (prices, memory) = self.billed.as_ref()?;
         let now = requests_sent();
         let usage = Usage {
             gb_seconds: milliseconds as f64 / 1e3 * memory / 1_024.0,
             invocations: 1,
-            transitions: 1,
+            transitions,
             puts: now.puts - before.puts,
             gets: now.gets - before.gets,
             ..Usage::default()
@@ -60,8 +60,8 @@ mod tests {
     fn an_invocation_costs_its_time_its_call_and_its_transition() {
         let prices = Prices::new("us-east-1", Architecture::X86_64).unwrap();
         let spending = Spending { stack: None, billed: Some((prices, 2_048.0)) };
-        let dollars = spending.dollars(30_000, spending.requests()).unwrap();
+        let dollars = spending.dollars(30_000, 1, spending.requests()).unwrap();
         assert!((dollars - (60.0 * 0.000_016_666_7 + 0.2e-6 + 0.025e-3)).abs() < 1e-12, "{dollars}");
-        assert_eq!(Spending { stack: None, billed: None }.dollars(1, spending.requests()), None);
+        assert_eq!(Spending { stack: None, billed: None }.dollars(1, 1, spending.requests()), None);
     }
 }

@@ -13,6 +13,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
         "publish" => pomona_publish::serve().await,
         "trigger" => pomona_trigger::serve().await,
         "vacuum" => pomona_vacuum::serve().await,
+        "query" => pomona_query::serve().await,
         _ => Err(format!("the handler {handler:?} is not the name of a function of Pomona").into()),
     }
 }
