@@ -14,7 +14,7 @@ use pomona::{
     },
     search::Metric,
     stages::{Silent, Stores},
-    store::{FolderStore, MemoryStore, Store},
+    store::{self, FolderStore, MemoryStore, Object, Store},
     versions::{
         check::{Depth, check},
         find::{Finder, Hit, Query},
@@ -121,6 +121,29 @@ async fn answers_are_those_of_all_rows_in_a_folder_and_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copied_index_answers_without_the_store() {
+    let (input, output) = (images(0..300).await, Arc::new(MemoryStore::new()));
+    let version = run(&stores(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap().manifest;
+    let tables = rows(output.as_ref(), &version).await;
+    let segments = store::list_all(output.as_ref(), keys::INDEX).await.unwrap();
+    let bytes: u64 = segments.iter().map(|object| object.size).sum();
+    let finder = |copied| Finder::new(output.clone(), version.clone()).with_copy(copied);
+    let (copied, too_large, cut) = (finder(bytes), finder(bytes - 1), finder(bytes));
+    let query = &queries(&tables)[0];
+    let expected = copied.nearest(query).await.unwrap();
+    assert_eq!(too_large.nearest(query).await.unwrap(), expected);
+    for Object { key, .. } in segments {
+        let body = output.get(&key).await.unwrap();
+        output.put(&key, body.slice(..16)).await.unwrap();
+    }
+    for query in queries(&tables) {
+        same(&copied.nearest(&query).await.unwrap(), &brute_force(&tables, &query));
+    }
+    assert!(cut.nearest(query).await.unwrap_err().is(ErrorKind::DatasetCorrupt));
+    assert!(too_large.nearest(&queries(&tables)[1]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn scores_are_searched_with_and_without_folders_of_labels() {
     let (input, engine) = (images(0..120).await, engine("tiny", 2));
     let mut answers = Vec::new();
@@ -204,7 +227,7 @@ async fn an_erased_image_is_in_no_segment() {
     let row = Finder::new(output.clone(), version).features_of(person).await.unwrap();
     let holders = || async {
         let mut holders = BTreeSet::new();
-        for object in pomona::store::list_all(output.as_ref(), keys::INDEX).await.unwrap() {
+        for object in store::list_all(output.as_ref(), keys::INDEX).await.unwrap() {
             let body = output.get(&object.key).await.unwrap();
             let has = |needle: &[u8]| body.windows(needle.len()).any(|part| part == needle);
             if has(person.as_bytes()) || has(&packed(&row)) {

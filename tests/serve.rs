@@ -28,7 +28,7 @@ async fn served(images_of: u64) -> (Router, Stores, Arc<MemoryStore>) {
     let (input, output) = (images(0..images_of).await, Arc::new(MemoryStore::new()));
     let stores = stores(&input, &output);
     run(&stores, &engine("tiny", 2), &small_shards(), "a").await.unwrap();
-    let current = Current::open(output, None, tiny()).await.unwrap();
+    let current = Current::new(output, None, tiny(), 0);
     (serve::api(current, Limits { photo_bytes: 1 << 20, ..Limits::default() }, None), stores, input)
 }
 
@@ -163,7 +163,7 @@ async fn a_version_without_a_classifier_searches_and_says_why_it_does_not_predic
     let (input, output) = (images(0..60).await, Arc::new(MemoryStore::new()));
     let settings = pomona::dataset::settings::Settings { classifier: false, index: false, ..small_shards() };
     run(&stores(&input, &output), &engine("tiny", 2), &settings, "a").await.unwrap();
-    let router = serve::api(Current::open(output, None, tiny()).await.unwrap(), Limits::default(), None);
+    let router = serve::api(Current::new(output, None, tiny(), 0), Limits::default(), None);
     let (status, error) = send(&router, "/predict", png(1)).await;
     assert_eq!((status, error["error"].as_str()), (StatusCode::CONFLICT, Some("Classifier.Missing")), "{error}");
     assert_eq!(paths(&send(&router, "/search?n=1", png(1)).await.1), [key(1)]);
@@ -176,7 +176,7 @@ async fn a_photo_is_refused_if_the_data_set_has_another_model() {
     let (input, output) = (images(0..60).await, Arc::new(MemoryStore::new()));
     run(&stores(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap();
     let other: MakeWorkers = Box::new(|_: &ExtractorInfo| Ok(engine("nhwc", 1)));
-    let router = serve::api(Current::open(output, None, other).await.unwrap(), Limits::default(), None);
+    let router = serve::api(Current::new(output, None, other, 0), Limits::default(), None);
     let (status, error) = send(&router, "/search", png(1)).await;
     assert_eq!((status.as_u16(), error["error"].as_str()), (500, Some("Classifier.OtherModel")), "{error}");
     assert_eq!(get(&router, "/search?like=apple/00001.png").await.0, StatusCode::OK);
@@ -246,7 +246,7 @@ async fn the_first_request_after_a_pause_is_answered_by_the_newest_version() {
 async fn an_output_without_a_version_is_served_from_its_first_run_on() {
     let (input, output) = (images(0..120).await, Arc::new(MemoryStore::new()));
     let stores = stores(&input, &output);
-    let router = serve::api(Current::new(output, None, tiny()), Limits::default(), None);
+    let router = serve::api(Current::new(output, None, tiny(), 0), Limits::default(), None);
     let (status, error) = get(&router, "/").await;
     assert_eq!((status.as_u16(), error["error"].as_str()), (503, Some("Output.NoVersion")), "{error}");
     assert_eq!(send(&router, "/predict", png(1)).await.0, StatusCode::SERVICE_UNAVAILABLE);
@@ -280,7 +280,7 @@ impl Uploads for Photos {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uploaded_photo_is_answered_as_one_in_the_body_and_then_deleted() {
     let (_, stores, _) = served(120).await;
-    let current = Current::open(Arc::clone(&stores.output), None, tiny()).await.unwrap();
+    let current = Current::new(Arc::clone(&stores.output), None, tiny(), 0);
     let photos = Arc::new(Photos::default());
     let limits = Limits { upload_bytes: 1 << 20, photo_bytes: 16, ..Limits::default() };
     let router = serve::api(current, limits, Some(Arc::clone(&photos) as Arc<dyn Uploads>));

@@ -88,7 +88,7 @@ impl Served {
 }
 
 async fn page(stores: &Stores) -> Router {
-    serve::local(Current::open(stores.output.clone(), None, tiny()).await.unwrap(), Limits::default(), PORT)
+    serve::local(Current::new(stores.output.clone(), None, tiny(), 0), Limits::default(), PORT)
 }
 
 async fn asked(router: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {

@@ -19,12 +19,14 @@ use crate::{
 
 /// How long answers may take that were begun before the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Most bytes of the search index of a bucket that are copied to a temporary file: about 250,000 images.
+const INDEX_COPY: u64 = 1 << 30;
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let output = open::output(&args.output).await?;
     let (model, engine) = (args.model, args.engine);
     let workers = move |info: &ExtractorInfo| run::workers_for(model.as_deref(), engine, None, info);
-    let current = Current::open(output, args.version, Box::new(workers)).await?;
+    let current = Current::new(output, args.version, Box::new(workers), INDEX_COPY);
     let version = current.opened().await?.version().version;
     let (listener, port) = bind(args.port.unwrap_or(0)).await?;
     let router = serve::local(current, Limits::default(), port);

@@ -20,6 +20,7 @@ use crate::{
     ids::ETag,
     model::{ExtractorInfo, WorkerPool},
     store::{self, Store},
+    versions::find::Finder,
 };
 
 /// Age of the last look from which on a request starts another one.
@@ -36,6 +37,8 @@ pub struct Current {
     /// The number, if it is fixed.
     fixed: Option<u64>,
     workers: MakeWorkers,
+    /// Most bytes of a search index that is copied from a bucket.
+    copied: u64,
     /// None until the output has a version.
     shown: RwLock<Option<Shown>>,
     /// The states of all version numbers at the last look. Held during a look.
@@ -74,16 +77,11 @@ impl fmt::Debug for Current {
 }
 
 impl Current {
-    /// Opens the newest version of an output, or the one with a number. Fails with `Output.NoVersion`.
-    pub async fn open(output: Arc<dyn Store>, fixed: Option<u64>, workers: MakeWorkers) -> Result<Arc<Self>> {
-        let current = Current::new(output, fixed, workers);
-        current.opened().await?;
-        Ok(current)
-    }
-
-    /// The same without a look at the output: the first request opens the version, and fails if there is none.
-    pub fn new(output: Arc<dyn Store>, fixed: Option<u64>, workers: MakeWorkers) -> Arc<Self> {
-        Arc::new(Current { output, fixed, workers, shown: RwLock::default(), states: Mutex::default() })
+    /// The newest version of an output, or the one with a number. The first request opens it, and fails if there is none.
+    ///
+    /// A search index of at most `copied` bytes is copied from a bucket to temporary files by the first search.
+    pub fn new(output: Arc<dyn Store>, fixed: Option<u64>, workers: MakeWorkers, copied: u64) -> Arc<Self> {
+        Arc::new(Current { output, fixed, workers, copied, shown: RwLock::default(), states: Mutex::default() })
     }
 
     /// The output.
@@ -163,7 +161,8 @@ impl Current {
             Some(opened) => Arc::clone(opened.workers()),
             None => Arc::new((self.workers)(&version.extractor)?),
         };
-        Opened::open(Arc::clone(&self.output), version, workers).await.map(Arc::new)
+        let finder = Finder::new(Arc::clone(&self.output), version).with_copy(self.copied);
+        Opened::open(finder, workers).await.map(Arc::new)
     }
 
     fn shown(&self) -> Option<Shown> {

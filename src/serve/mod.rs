@@ -14,7 +14,7 @@
 //! let workers = Box::new(|info: &pomona::model::ExtractorInfo| {
 //!     WorkerPool::new(Arc::new(Extractor::embedded(info.feature_range)?.with_decoding(info.decoding)), 0)
 //! });
-//! let current = Current::open(output, None, workers).await?;
+//! let current = Current::new(output, None, workers, 1 << 30);
 //! let router: axum::Router = serve::api(current, Limits::default(), None);
 //! # Ok(())
 //! # }

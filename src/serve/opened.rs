@@ -11,7 +11,6 @@ use crate::{
     image::Reject,
     model::WorkerPool,
     search::Metric,
-    store::Store,
     versions::{
         find::{Finder, Hit, Query},
         neighbours::Neighbour,
@@ -75,9 +74,9 @@ pub(super) struct Wanted {
 
 impl Opened {
     /// Reads basis and classifier of a version.
-    pub(super) async fn open(output: Arc<dyn Store>, version: Manifest, workers: Arc<WorkerPool>) -> Result<Self> {
-        let has_classifier = version.classifier.as_ref().and_then(Classification::fitted).is_some();
-        let finder = Arc::new(Finder::new(output, version));
+    pub(super) async fn open(finder: Finder, workers: Arc<WorkerPool>) -> Result<Self> {
+        let has_classifier = finder.version().classifier.as_ref().and_then(Classification::fitted).is_some();
+        let finder = Arc::new(finder);
         let classifier =
             async { if has_classifier { Predictor::of(Arc::clone(&finder)).await.map(Some) } else { Ok(None) } };
         let (predictor, _) = futures::try_join!(classifier, finder.basis())?;

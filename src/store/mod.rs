@@ -46,7 +46,7 @@ pub use folder::FolderStore;
 pub(crate) use folder::escaped_name;
 pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use memory::MemoryStore;
-pub use open_file::OpenFile;
+pub use open_file::{OpenFile, copy};
 pub use packed::{Form, Packed};
 #[cfg(feature = "aws")]
 pub use requests::{RequestCounts, requests_sent};

@@ -3,8 +3,15 @@
 use std::{fs::File, ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::io::AsyncWriteExt;
 
+use super::Store;
 use crate::{Error, ErrorKind, Result};
+
+/// Bytes of a request of [`copy`], and requests at the same time.
+const COPIED: u64 = 8 << 20;
+const REQUESTS: usize = 8;
 
 /// An open file of a folder. Deleting or replacing its key does not change what is read.
 #[derive(Clone, Debug)]
@@ -44,4 +51,21 @@ impl OpenFile {
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(body)
     }
+}
+
+/// Copies an object of `bytes` bytes to a temporary file without a name, for a reader of many parts. Fails with the errors of
+/// [`Store::get_range`], and with `Store.Failed` if the file cannot be written.
+pub async fn copy(store: &dyn Store, key: &str, bytes: u64) -> Result<OpenFile> {
+    let failed = |e: std::io::Error| {
+        Error::new(ErrorKind::StoreFailed, "a temporary copy cannot be written").context("key", key).source(e)
+    };
+    let mut file = tokio::fs::File::from_std(tempfile::tempfile().map_err(failed)?);
+    let starts = (0..bytes).step_by(COPIED as usize);
+    let reads: Vec<_> = starts.map(|start| store.get_range(key, start..(start + COPIED).min(bytes))).collect();
+    let mut parts = stream::iter(reads).buffered(REQUESTS);
+    while let Some(part) = parts.try_next().await? {
+        file.write_all(&part).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)?;
+    Ok(OpenFile::new(file.into_std().await))
 }

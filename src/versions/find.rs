@@ -81,6 +81,8 @@ pub struct Hit {
 pub struct Finder {
     output: Arc<dyn Store>,
     version: Manifest,
+    /// Most bytes of an index that is copied.
+    copied: u64,
     index: OnceCell<Option<Index>>,
     basis: OnceCell<Arc<Basis>>,
 }
@@ -88,7 +90,13 @@ pub struct Finder {
 impl Finder {
     /// For the images of a version.
     pub fn new(output: Arc<dyn Store>, version: Manifest) -> Self {
-        Finder { output, version, index: OnceCell::new(), basis: OnceCell::new() }
+        Finder { output, version, copied: 0, index: OnceCell::new(), basis: OnceCell::new() }
+    }
+
+    /// Copies an index of at most `bytes` bytes from a bucket to temporary files when it is opened. Searches then send no
+    /// requests; without a copy, each reads its rows one by one.
+    pub fn with_copy(self, bytes: u64) -> Self {
+        Finder { copied: bytes, ..self }
     }
 
     /// The version.
@@ -170,7 +178,7 @@ impl Finder {
     }
 
     async fn index(&self) -> Result<Option<&Index>> {
-        let open = || Index::open(self.output.as_ref(), &self.version);
+        let open = || Index::open(self.output.as_ref(), &self.version, self.copied);
         self.index.get_or_try_init(open).await.map(Option::as_ref)
     }
 }

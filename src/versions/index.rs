@@ -16,7 +16,7 @@ use crate::{
         Ranking, RowOf,
         segment::{Filter, Prepared, Scanned, Segment, SegmentFile, Subject, TAIL},
     },
-    store::{OpenFile, Store},
+    store::{self, OpenFile, Store},
 };
 
 /// Segments that are opened at the same time.
@@ -67,11 +67,14 @@ impl Source {
 }
 
 impl Index {
-    /// Opens the index of a version; None if it has none. Fails with `Dataset.Corrupt` if a segment is missing or damaged.
-    pub async fn open(output: &dyn Store, version: &Manifest) -> Result<Option<Index>> {
+    /// Opens the index of a version; None if it has none. An index of at most `copied` bytes that is not on this computer is
+    /// copied to temporary files. Fails with `Dataset.Corrupt` if a segment is missing or damaged.
+    pub async fn open(output: &dyn Store, version: &Manifest, copied: u64) -> Result<Option<Index>> {
         let Some(index) = &version.index else { return Ok(None) };
+        let files: Vec<_> = index.files(&version.groups).collect();
+        let copies = files.iter().map(|(_, file)| bytes_of(file)).sum::<u64>() <= copied;
         let opens: Vec<_> =
-            index.files(&version.groups).map(|(group, file)| open(output, version, group, file)).collect();
+            files.into_iter().map(|(group, file)| open(output, version, (group, file), copies)).collect();
         let segments = stream::iter(opens).buffered(OPENED_AT_A_TIME).try_collect().await?;
         let (columns, range) = (version.extractor.columns, version.extractor.feature_range);
         Ok(Some(Index { segments, columns, range }))
@@ -204,9 +207,19 @@ impl Opened {
     }
 }
 
-async fn open(output: &dyn Store, version: &Manifest, group: &GroupEntry, file: FileRef) -> Result<Arc<Opened>> {
-    let bytes = file.checksum.as_ref().map_or(0, |checksum| checksum.bytes);
+fn bytes_of(file: &FileRef) -> u64 {
+    file.checksum.as_ref().map_or(0, |checksum| checksum.bytes)
+}
+
+async fn open(
+    output: &dyn Store,
+    version: &Manifest,
+    (group, file): (&GroupEntry, FileRef),
+    copies: bool,
+) -> Result<Arc<Opened>> {
+    let bytes = bytes_of(&file);
     let opened = match output.open(&file.key).await {
+        Ok(None) if copies => Some(store::copy(output, &file.key, bytes).await.map_err(shorter)?),
         Ok(opened) => opened,
         // The error names the missing file as one of the data set.
         Err(e) if e.is(ErrorKind::StoreNotFound) => {

@@ -55,7 +55,7 @@ pub async fn neighbours(
         return Ok(vec![Vec::new(); queries.len()]);
     }
     let queries: Vec<_> = queries.into_iter().map(|query| query.of(count)).collect();
-    let index = Index::open(output, version).await?;
+    let index = Index::open(output, version, 0).await?;
     find::answers(output, version, index.as_ref(), &queries).await.map(similar)
 }
 

@@ -42,10 +42,10 @@ def send(request):
 
 
 def put(url, body):
-    """Uploads to a presigned URL; the status."""
+    """Uploads to a presigned URL; (status, text)."""
     request = urllib.request.Request(url, body, {"Content-Type": ""}, method="PUT")
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
-            return response.status
+            return response.status, response.read()
     except urllib.error.HTTPError as error:
-        return error.code
+        return error.code, error.read()

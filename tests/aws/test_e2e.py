@@ -730,7 +730,7 @@ def test_a_large_photo_is_uploaded_and_then_deleted(stack, answers):
     path = f"/predict?upload={offer['upload']}"
     status, missing = stack.query.post(path, b"")
     assert (status, missing["error"]) == (404, "Input.UnknownKey")
-    assert put(offer["url"], photo) == 200
+    assert put(offer["url"], photo) == (200, b"")
     assert photos() == [f"photos/{offer['upload']}"]
     status, said = stack.query.post(path, b"")
     assert status == 200 and said["label"] == stack.query.post("/predict", photo)[1]["label"], said
@@ -1144,7 +1144,7 @@ def test_questions_are_answered_with_keys_of_the_customer(live):
     (first, *_) = [o["Key"] for o in stack.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"] if o["Key"].endswith(".jpg")]
     photo = stack.s3.get_object(Bucket=bucket, Key=first)["Body"].read()
     _, offer = stack.query.post(f"/uploads?bytes={len(photo)}", b"")
-    assert put(offer["url"], photo) == 200
+    assert put(offer["url"], photo) == (200, b"")
     status, found = stack.query.post(f"/search?n=1&upload={offer['upload']}", b"")
     assert status == 200 and found["images"][0]["path"] == first.removeprefix(prefix), found
 

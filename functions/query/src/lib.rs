@@ -1,6 +1,6 @@
 //! Lambda: what is on a photo, and which images are like it, over a Function URL.
 //!
-//! The init phase loads the model and opens the current version of `OUTPUT`; the first search opens the search index. A newer
+//! The init phase loads the model and opens the current version of `OUTPUT`; the first search copies the search index. A newer
 //! version replaces an open one between two requests. Without a version, requests get 503 until there is one.
 
 mod photos;
@@ -26,6 +26,8 @@ use pomona_host::Meter;
 const PHOTO_BYTES: usize = 4_400_000;
 /// Most bytes of an uploaded photo.
 const UPLOAD_BYTES: usize = 20 << 20;
+/// Storage of an environment that the template does not set, MB.
+const STORAGE_MB: u64 = 512;
 
 fn load(info: &ExtractorInfo) -> Result<WorkerPool> {
     check_instructions()?;
@@ -51,7 +53,9 @@ pub async fn serve() -> std::result::Result<(), Error> {
     pomona_host::init_log();
     let meter = Arc::new(Meter::from_environment());
     let (output, photos) = (store::open(&variable("OUTPUT")?).await?, Photos::open(&variable("PHOTOS")?).await?);
-    let current = Current::new(output, None, Box::new(load));
+    let storage = std::env::var("POMONA_STORAGE_MB").ok().and_then(|mb| mb.parse().ok()).unwrap_or(STORAGE_MB);
+    // The index of a new version is copied while that of the old one is still there.
+    let current = Current::new(output, None, Box::new(load), (storage << 20) * 9 / 20);
     match current.opened().await {
         Ok(opened) => tracing::info!(version = %opened.version().version, "version opened"),
         // The requests say so, too, and look again.
