@@ -795,6 +795,15 @@ def test_questions_go_on_over_a_new_version_a_kill_and_an_erase(stack, answers, 
     assert stack.query.get(f"/search?like={erased.replace(' ', '%20')}")[0] == 404
 
 
+def test_a_version_without_an_index_is_searched_in_its_tables(stack, answers):
+    photo = sorted(answers.rglob("*.jpg"))[5].read_bytes()
+    before = stack.query.post("/search?n=5", photo)[1]
+    assert stack.run(stack.images + "query/", "query", index=False)["version"] == before["version"] + 1
+    time.sleep(3)
+    status, found = stack.query.post("/search?n=5", photo)
+    assert status == 200 and found == {**before, "version": before["version"] + 1}
+
+
 def errors_of_children(stack, arn):
     """Names of all errors in the attempts of the children of an execution's maps."""
     errors = set()
@@ -1204,6 +1213,8 @@ RARE = {
     "List: ReadWork *labels/*": "a large input with a file of labels",
     **dict.fromkeys(("List: ReadKey", "List: ResultsKey", "List: ResultsKey kms:Decrypt", "List: ResultsKey kms:GenerateDataKey"),
                     "a large input in a bucket with a key"),
+    **dict.fromkeys(("Query: ReadVersion uploads/groups/*/group.json", "Query: ReadVersion uploads/shards/*/features.parquet"),
+                    "a version without an index, which the output of other questions has"),
     "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
     "Publish: DropReport": "an erasure while the report is written",
     "Vacuum: Delete uploads/report.html": "a vacuum of the version of the newest report, whose successors have none",
