@@ -19,7 +19,7 @@ def aws():
 def test_the_s3_store_keeps_the_promises_of_every_store(aws):
     aws.client("s3").create_bucket(Bucket="conformance")
     env = aws.environment() | {"POMONA_TEST_BUCKET": "conformance", "PATH": os.environ["PATH"]}
-    done = subprocess.run(["cargo", "test", "--locked", "--release", "--workspace", "--test", "store", "--", "--nocapture", "s3"],
+    done = subprocess.run(["cargo", "test", "--locked", "--release", "--workspace", "--test", "all", "store::s3", "--", "--nocapture"],
                           cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "s3 suite ran" in done.stdout + done.stderr
