@@ -110,15 +110,15 @@ def features():
     return session.run(None, {{name: pixels if shape[-1] == 3 else pixels.transpose(0, 3, 1, 2).copy()}})
 features()
 print("first", flush=True)
-for _ in range({{}}):
+for _ in range(ROUNDS):
     start = time.perf_counter(); features(); print((time.perf_counter() - start) * 1e3)
 """
     firsts = []
     for _ in range(5):
         start = time.perf_counter()
-        subprocess.run([python, "-c", code.format(0)], check=True, capture_output=True)
+        subprocess.run([python, "-c", code.replace("ROUNDS", "0")], check=True, capture_output=True)
         firsts.append((time.perf_counter() - start) * 1e3)
-    done = subprocess.run([python, "-c", code.format(200)], check=True, capture_output=True, text=True)
+    done = subprocess.run([python, "-c", code.replace("ROUNDS", "200")], check=True, capture_output=True, text=True)
     times = [float(line) for line in done.stdout.split()[1:]]
     return {"first_ms": statistics.median(firsts), "p50_ms": statistics.median(times), "p99_ms": float(np.percentile(times, 99))}
 
