@@ -129,7 +129,7 @@ async fn a_copied_index_answers_without_the_store() {
     let bytes: u64 = segments.iter().map(|object| object.size).sum();
     let finder = |copied| Finder::new(output.clone(), version.clone()).with_copy(copied);
     let (copied, too_large, cut) = (finder(bytes), finder(bytes - 1), finder(bytes));
-    let query = &queries(&tables)[0];
+    let query = &Query::new(tables[0].features.row(0).to_vec(), 7, Metric::Euclidean);
     let expected = copied.nearest(query).await.unwrap();
     assert_eq!(too_large.nearest(query).await.unwrap(), expected);
     for Object { key, .. } in segments {
@@ -140,7 +140,7 @@ async fn a_copied_index_answers_without_the_store() {
         same(&copied.nearest(&query).await.unwrap(), &brute_force(&tables, &query));
     }
     assert!(cut.nearest(query).await.unwrap_err().is(ErrorKind::DatasetCorrupt));
-    assert!(too_large.nearest(&queries(&tables)[1]).await.is_err());
+    assert!(too_large.nearest(query).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
