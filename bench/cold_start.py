@@ -5,8 +5,7 @@ for work (Lambda's init phase, which loads program and model), and from there to
 
 `--handler plan` measures the init phase of another function, and `--bootstrap` another program. `--separate FOLDER` compares
 the one program with programs of one function each (FOLDER/plan, FOLDER/featurize, ...), which releases up to 0.1.0 had: sizes,
-init phases and the first answer of each function, in alternation. It emulates Lambda's runtime API, from which a function
-requests its events. Raw runs go to bench/runs/.
+init phases and the first answer of each function, in alternation. `environment.py` plays Lambda's runtime API. Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -14,16 +13,13 @@ import hashlib
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
-import threading
-import time
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/aws"))
 import record  # noqa: E402
+from environment import Environment  # noqa: E402
 from local_aws import LocalAws  # noqa: E402
 
 BOOTSTRAP = ROOT / "target/lambda/lambda/bootstrap"
@@ -31,52 +27,15 @@ BOOTSTRAP = ROOT / "target/lambda/lambda/bootstrap"
 
 def start(aws, bootstrap, handler, event):
     """Starts the function once; returns milliseconds of init and of the first invocation."""
-    times, done = {}, threading.Event()
-
-    class Runtime(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            if "asked" in times:
-                done.wait(30)
-                self.close_connection = True
-                return
-            times["asked"] = time.perf_counter()
-            body = json.dumps(event).encode()
-            self.send_response(200)
-            self.send_header("Lambda-Runtime-Aws-Request-Id", "1")
-            self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 60_000))
-            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:0:function:featurize")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self):
-            times["answered"] = time.perf_counter()
-            times["answer"] = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            self.send_response(202)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            done.set()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = aws.environment() | {"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}", "AWS_LAMBDA_FUNCTION_NAME": "featurize",
-                               "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "_HANDLER": handler,
-                               # The trigger's, from the template.
-                               "INPUT": "s3://cold-in/", "OUTPUT": "s3://cold-out/", "SETTINGS": "{}", "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:0:stateMachine:none"}
-    began = time.perf_counter()
-    process = subprocess.Popen([bootstrap], env=env, stdout=subprocess.DEVNULL)
-    done.wait(60)
-    process.kill()
-    process.wait()
-    server.shutdown()
+    # The trigger's, from the template.
+    of_trigger = {"INPUT": "s3://cold-in/", "OUTPUT": "s3://cold-out/", "SETTINGS": "{}",
+                  "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:0:stateMachine:none"}
+    environment = Environment(bootstrap, handler, aws.environment() | of_trigger)
+    answer = environment.ask(event)
+    environment.stop()
     if handler == "featurize":
-        assert json.loads(times["answer"])["inferred"] == 1, times["answer"]
-    return (times["asked"] - began) * 1e3, (times["answered"] - times["asked"]) * 1e3
+        assert answer["inferred"] == 1, answer
+    return (environment.asked - environment.started) * 1e3, (environment.answered - environment.asked) * 1e3
 
 
 def sizes(program):

@@ -2,7 +2,7 @@
 
     query.py --lambda PATH [--peer PYTHON] [--images 1000] [--requests 1000] [--starts 15]
 
-A server here plays Lambda's runtime API: it starts the program with the handler `query`, hands it the events of a function URL,
+`environment.py` plays Lambda's runtime API: it starts the program with the handler `query`, hands it the events of a function URL,
 and takes the time until the answer is back. The data set is that of the demo, in a local S3 (ministack), which answers in some
 milliseconds, as S3 does. A photo has 100 x 100 pixels. Beside it, with `--peer`: ONNX Runtime with the same model in Python, for the
 start of its process with the first inference, and for the next ones, without HTTP and without a data set. Raw runs go to bench/runs/.
@@ -10,20 +10,17 @@ start of its process with the first inference, and for the next ones, without HT
 
 import argparse
 import base64
-import http.server
 import json
-import os
 import pathlib
-import queue
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import numpy as np
 import record
+from environment import Environment
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/aws"))
@@ -41,58 +38,12 @@ def event(path, query, body):
     }
 
 
-class Environment:
-    """An environment of Lambda with one process."""
-
-    def __init__(self, program, variables):
-        events, answers = self.events, self.answers = queue.Queue(), queue.Queue()
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def send(self, status, body, headers=()):
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self):
-                deadline = str(int((time.time() + 30) * 1e3))
-                body = json.dumps(events.get()).encode()
-                self.send(200, body, [("lambda-runtime-aws-request-id", "1"), ("lambda-runtime-deadline-ms", deadline),
-                                      ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:query")])
-
-            def do_POST(self):
-                answers.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                self.send(202, b"{}")
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.started = time.perf_counter()
-        self.process = subprocess.Popen([program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables | {
-            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.server.server_port}", "_HANDLER": "query", "AWS_LAMBDA_FUNCTION_NAME": "query",
-            "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "AWS_LAMBDA_LOG_FORMAT": "JSON"})
-
-    def ask(self, asked):
-        """Seconds until the answer, and the answer."""
-        start = time.perf_counter()
-        self.events.put(asked)
-        answer = self.answers.get(timeout=60)
-        seconds = time.perf_counter() - start
-        assert answer["statusCode"] == 200, answer
-        return seconds, json.loads(answer["body"])
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-        self.server.shutdown()
-        self.server.server_close()
+def ask(environment, asked):
+    """Milliseconds until the answer."""
+    start = time.perf_counter()
+    answer = environment.ask(asked)
+    assert answer["statusCode"] == 200, answer
+    return (environment.answered - start) * 1e3
 
 
 def peer(python, photo):
@@ -139,18 +90,18 @@ def main():
         output = f"s3://{BUCKET}/pomona/query/"
         aws.pomona("run", f"{folder}/images", output)
         photo = sorted(pathlib.Path(folder, "images").rglob("*.jpg"))[5]
-        variables = aws.environment() | {"OUTPUT": output, "PHOTOS": f"s3://{BUCKET}/photos/", "AWS_REGION": "us-east-1"}
+        variables = aws.environment() | {"OUTPUT": output, "PHOTOS": f"s3://{BUCKET}/pomona-query-photos/", "AWS_REGION": "us-east-1"}
         predict, search = event("/predict", "", photo.read_bytes()), event("/search", "n=10", photo.read_bytes())
         cold, colder = [], []
         for number in range(2 * args.starts):
-            environment = Environment(args.program, variables)
-            environment.ask(predict if number % 2 else search)
-            (cold if number % 2 else colder).append((time.perf_counter() - environment.started) * 1e3)
+            environment = Environment(args.program, "query", variables)
+            ask(environment, predict if number % 2 else search)
+            (cold if number % 2 else colder).append((environment.answered - environment.started) * 1e3)
             environment.stop()
-        environment, warm = Environment(args.program, variables), {}
+        environment, warm = Environment(args.program, "query", variables), {}
         for name, asked in [("predict", predict), ("search", search)]:
-            environment.ask(asked)
-            times = [environment.ask(asked)[0] * 1e3 for _ in range(args.requests)]
+            ask(environment, asked)
+            times = [ask(environment, asked) for _ in range(args.requests)]
             warm[name] = {"p50_ms": statistics.median(times), "p99_ms": float(np.percentile(times, 99)), "max_ms": max(times)}
         environment.stop()
         images = json.loads(aws.pomona("show", output, "--json").stdout)["images"]
