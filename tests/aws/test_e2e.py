@@ -724,14 +724,14 @@ def test_the_function_url_answers_as_the_program_does(stack, answers, tmp_path):
 def test_a_large_photo_is_uploaded_and_then_deleted(stack, answers):
     photo = sorted(answers.rglob("*.jpg"))[0].read_bytes()
     bucket = stack.results.removeprefix("s3://").split("/")[0]
-    photos = lambda: [o["Key"] for o in stack.s3.list_objects_v2(Bucket=bucket, Prefix="photos/").get("Contents", [])]  # noqa: E731
+    photos = lambda: [o["Key"] for o in stack.s3.list_objects_v2(Bucket=bucket, Prefix="pomona-query-photos/").get("Contents", [])]  # noqa: E731
     status, offer = stack.query.post(f"/uploads?bytes={len(photo)}", b"")
     assert status == 200 and "content-length" in offer["url"].lower(), offer
     path = f"/predict?upload={offer['upload']}"
     status, missing = stack.query.post(path, b"")
     assert (status, missing["error"]) == (404, "Input.UnknownKey")
     assert put(offer["url"], photo) == (200, b"")
-    assert photos() == [f"photos/{offer['upload']}"]
+    assert photos() == [f"pomona-query-photos/{offer['upload']}"]
     status, said = stack.query.post(path, b"")
     assert status == 200 and said["label"] == stack.query.post("/predict", photo)[1]["label"], said
     assert not photos()

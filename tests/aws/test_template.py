@@ -468,6 +468,19 @@ def test_buckets_are_closed_encrypted_versioned_and_kept():
         assert statement["Effect"] == "Deny" and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
+def test_the_rule_that_deletes_photos_deletes_no_output():
+    """Photos of questions are outside of all outputs, whatever ResultPrefix is. Their name is not one that images have."""
+    rules = RESOURCES["ResultsBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    (photos,) = [rule["Prefix"] for rule in rules if "ExpirationInDays" in rule]
+    assert RESOURCES["QueryFunction"]["Properties"]["Environment"]["Variables"]["PHOTOS"] == {"Sub": f"s3://${{Results.Value}}/{photos}"}
+    (statement,) = [s for s in statements("QueryRole") if s["Sid"] == "Photos"]
+    assert statement["Resource"] == {"Sub": f"${{ResultsArn.Value}}/{photos}*"}
+    allowed = TEMPLATE["Parameters"]["ResultPrefix"]["AllowedPattern"]
+    assert re.fullmatch(allowed, "pomona/") and re.fullmatch(allowed, "a/b/") and re.fullmatch(allowed, f"a/{photos}")
+    assert not re.fullmatch(allowed, photos) and not re.fullmatch(allowed, f"{photos}a/")
+    assert photos.startswith("pomona-")
+
+
 def pomona_metrics():
     """The metrics that functions/host/src/metrics.rs writes: the pairs of Figures::counts, and the others by name."""
     text = (ROOT / "functions/host/src/metrics.rs").read_text().split("#[cfg(test)]")[0]

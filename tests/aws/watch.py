@@ -30,7 +30,7 @@ def main():
         env = aws.environment()
         # The environment of the trigger and of query in the template.
         env |= {"INPUT": f"s3://{IMAGES}/images/", "OUTPUT": f"s3://{RESULTS}/pomona/first/", "SETTINGS": "{}",
-                "PHOTOS": f"s3://{RESULTS}/photos/",
+                "PHOTOS": f"s3://{RESULTS}/pomona-query-photos/",
                 "STATE_MACHINE_ARN": "arn:aws:states:us-east-1:000000000000:stateMachine:none"}
         command = [VENVS / "cargo-lambda/bin/cargo-lambda", "lambda", "watch", "--release", "--invoke-address", "127.0.0.1",
                    "--invoke-port", str(port), *sys.argv[1:]]
