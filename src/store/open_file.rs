@@ -53,19 +53,49 @@ impl OpenFile {
     }
 }
 
-/// Copies an object of `bytes` bytes to a temporary file without a name, for a reader of many parts. Fails with the errors of
-/// [`Store::get_range`], and with `Store.Failed` if the file cannot be written.
-pub async fn copy(store: &dyn Store, key: &str, bytes: u64) -> Result<OpenFile> {
-    let failed = |e: std::io::Error| {
-        Error::new(ErrorKind::StoreFailed, "a temporary copy cannot be written").context("key", key).source(e)
-    };
-    let mut file = tokio::fs::File::from_std(tempfile::tempfile().map_err(failed)?);
+/// Copies an object of `bytes` bytes to a temporary file without a name, for a reader of many parts. None if the file cannot be
+/// written, for example because the disk is full. Fails with the errors of [`Store::get_range`].
+pub async fn copy(store: &dyn Store, key: &str, bytes: u64) -> Result<Option<OpenFile>> {
+    let Ok(file) = tempfile::tempfile() else { return Ok(None) };
+    copy_to(file, store, key, bytes).await
+}
+
+async fn copy_to(file: File, store: &dyn Store, key: &str, bytes: u64) -> Result<Option<OpenFile>> {
+    let mut file = tokio::fs::File::from_std(file);
     let starts = (0..bytes).step_by(COPIED as usize);
     let reads: Vec<_> = starts.map(|start| store.get_range(key, start..(start + COPIED).min(bytes))).collect();
     let mut parts = stream::iter(reads).buffered(REQUESTS);
     while let Some(part) = parts.try_next().await? {
-        file.write_all(&part).await.map_err(failed)?;
+        if file.write_all(&part).await.is_err() {
+            return Ok(None);
+        }
     }
-    file.flush().await.map_err(failed)?;
-    Ok(OpenFile::new(file.into_std().await))
+    let written = file.flush().await.is_ok();
+    Ok(if written { Some(OpenFile::new(file.into_std().await)) } else { None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[tokio::test]
+    async fn a_copy_has_all_parts_in_their_order() {
+        let (store, bytes) = (MemoryStore::new(), 2 * COPIED + 7);
+        let body: Bytes = (0..bytes).map(|i| (i ^ (i >> 9)) as u8).collect::<Vec<_>>().into();
+        store.put("a", body.clone()).await.unwrap();
+        let copied = copy(&store, "a", bytes).await.unwrap().unwrap();
+        assert!(copied.read(0..bytes).unwrap() == body);
+        // The object is a byte shorter than it should be.
+        assert!(copy(&store, "a", bytes + 1).await.is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn without_room_there_is_no_copy_and_no_error() {
+        let store = MemoryStore::new();
+        store.put("a", Bytes::from(vec![1; 100])).await.unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        assert!(copy_to(full, &store, "a", 100).await.unwrap().is_none());
+    }
 }

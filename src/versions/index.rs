@@ -219,7 +219,7 @@ async fn open(
 ) -> Result<Arc<Opened>> {
     let bytes = bytes_of(&file);
     let opened = match output.open(&file.key).await {
-        Ok(None) if copies => Some(store::copy(output, &file.key, bytes).await.map_err(shorter)?),
+        Ok(None) if copies => store::copy(output, &file.key, bytes).await.map_err(shorter)?,
         Ok(opened) => opened,
         // The error names the missing file as one of the data set.
         Err(e) if e.is(ErrorKind::StoreNotFound) => {
