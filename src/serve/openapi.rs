@@ -14,7 +14,7 @@ const RELEASE: &str = "0.0.0";
 
 /// The description of [`api`](super::api()), with or without uploads.
 pub(super) fn api(with_uploads: bool) -> Bytes {
-    described(if with_uploads { Some(UPLOADS) } else { None })
+    described(with_uploads.then_some(UPLOADS))
 }
 
 /// The description of all paths of `pomona serve`.
@@ -22,8 +22,8 @@ pub(super) fn local() -> Bytes {
     described(Some(LOCAL))
 }
 
-/// The description with the paths and schemas of another file. `x-photo-parameter` of that file
-/// stands for the photo in the body.
+/// The description with the paths and schemas of another file. `x-photo-parameter` of that file stands for the photo in the
+/// body.
 fn described(more: Option<&str>) -> Bytes {
     let (mut all, more) = (parsed(API), parsed(more.unwrap_or("{}")));
     for part in ["/paths", "/components/schemas"] {

@@ -9,7 +9,7 @@ use lambda_runtime::tracing;
 use pomona::{
     Result,
     dataset::Sealed,
-    model::{Decoding, Extractor, FeatureRange, WorkerPool},
+    model::{Decoding, FeatureRange, WorkerPool},
     stages::{self, CancellationToken, Featurized, Line, ShardWork, ShardsDone, Silent, Stores},
 };
 use pomona_host::{Figures, MapItem, Measured};
@@ -29,16 +29,9 @@ impl Pools {
             Decoding::Full => &self.full,
             Decoding::Scaled => &self.scaled,
         };
-        cell.get_or_try_init(async || load(decoding)).await.cloned()
+        let load = async || pomona_host::workers(FeatureRange::default(), decoding).map(Arc::new);
+        cell.get_or_try_init(load).await.cloned()
     }
-}
-
-fn load(decoding: Decoding) -> Result<Arc<WorkerPool>> {
-    // Lambda provides one processor per 1,769 MiB of memory.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let extractor = Extractor::embedded(FeatureRange::default())?.with_decoding(decoding);
-    tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
-    Ok(Arc::new(WorkerPool::new(Arc::new(extractor), threads)?))
 }
 
 /// The answer: that of one shard, or the sums over a batch.

@@ -14,12 +14,19 @@ mod meter;
 mod metrics;
 mod spending;
 
+use std::sync::Arc;
+
 use deadline::Deadline;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use meter::{Measurement, Meter};
 use metrics::line;
 pub use metrics::{Figures, Measured};
-use pomona::{Error, ErrorKind, Result, dataset::Sealed, model::check_instructions, stages::CancellationToken};
+use pomona::{
+    Error, ErrorKind, Result,
+    dataset::Sealed,
+    model::{Decoding, Extractor, FeatureRange, WorkerPool, check_instructions},
+    stages::CancellationToken,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -81,6 +88,14 @@ where
 /// Writes tracing events to the log. Call it first in `main`.
 pub fn init_log() {
     tracing::init_default_subscriber();
+}
+
+/// The built-in model, on all processors of the environment. Lambda provides one per 1,769 MiB of memory.
+pub fn workers(range: FeatureRange, decoding: Decoding) -> Result<WorkerPool> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let extractor = Extractor::embedded(range)?.with_decoding(decoding);
+    tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
+    WorkerPool::new(Arc::new(extractor), threads)
 }
 
 /// Fails with `Input.Invalid` on missing and unknown fields, which the error names.

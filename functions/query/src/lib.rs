@@ -16,7 +16,7 @@ use lambda_runtime::{Error, tracing};
 use photos::Photos;
 use pomona::{
     Result,
-    model::{Extractor, ExtractorInfo, WorkerPool, check_instructions},
+    model::{ExtractorInfo, WorkerPool, check_instructions},
     serve::{self, Current, Limits, Uploads},
     store,
 };
@@ -31,9 +31,7 @@ const STORAGE_MB: u64 = 512;
 
 fn load(info: &ExtractorInfo) -> Result<WorkerPool> {
     check_instructions()?;
-    let extractor = Extractor::embedded(info.feature_range)?.with_decoding(info.decoding);
-    // Lambda provides one processor per 1,769 MiB of memory.
-    WorkerPool::new(Arc::new(extractor), std::thread::available_parallelism().map_or(1, usize::from))
+    pomona_host::workers(info.feature_range, info.decoding)
 }
 
 fn variable(name: &'static str) -> std::result::Result<String, Error> {
