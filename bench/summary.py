@@ -122,6 +122,14 @@ def main():
                  f"The function asks for work {run['init_ms']:.0f} ms after its process has started, with the model loaded. It answers for its first image "
                  f"{run['first_image_ms']:.0f} ms later, with S3 on the same machine. Lambda adds its own start and the download of a zip of less than 25 MB. "
                  f"`{run['command']}` after `make e2e`, run `{stem}`, with the build of that date.\n"]
+    stem, run = newest("query")
+    if run:
+        median = lambda of: run["found"][of][len(run["found"][of]) // 2]  # noqa: E731
+        rows = [[name, f"{median(f'cold_{name}_ms'):.0f}", f"{times['p50_ms']:.0f}", f"{times['p99_ms']:.0f}"] for name, times in run["found"]["warm"].items()]
+        if peer := run["found"].get("onnxruntime"):
+            rows.append([f"{NAMES['onnxruntime']} in Python, features only, without HTTP", *(f"{peer[value]:.0f}" for value in ("first_ms", "p50_ms", "p99_ms"))])
+        text += ["## The query function\n", f"Milliseconds for a photo of 100 x 100 pixels, of {run['found']['images']:,} images, with S3 on the same machine. `make bench-query`, run `{stem}`.\n",
+                 table(["", "from the start of the process to the first answer", "next answers, median", "99th percentile"], rows)]
     stem, run = newest("cold-start-separate")
     if run:
         mb = lambda size: f"{size / 1e6:.1f}"  # noqa: E731

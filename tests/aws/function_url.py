@@ -23,7 +23,8 @@ class FunctionUrl:
         request = AWSRequest(method, self.base + path, data=body, headers={"Content-Type": kind} if body is not None else {})
         if self.signed:
             SigV4Auth(Credentials("test", "test"), "lambda", REGION).add_auth(request)
-        return send(urllib.request.Request(request.url, body, dict(request.headers), method=method))
+        status, text = send(urllib.request.Request(request.url, body, dict(request.headers), method=method))
+        return status, json.loads(text)
 
     def get(self, path):
         return self.ask("GET", path)
@@ -33,19 +34,14 @@ class FunctionUrl:
 
 
 def send(request):
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            status, text = response.status, response.read()
-    except urllib.error.HTTPError as error:
-        status, text = error.code, error.read()
-    return status, json.loads(text) if text else None
-
-
-def put(url, body):
-    """Uploads to a presigned URL; (status, text)."""
-    request = urllib.request.Request(url, body, {"Content-Type": ""}, method="PUT")
+    """(status, text) of a request."""
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def put(url, body):
+    """Uploads to a presigned URL; (status, text)."""
+    return send(urllib.request.Request(url, body, {"Content-Type": ""}, method="PUT"))
