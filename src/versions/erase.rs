@@ -128,7 +128,7 @@ pub async fn erase(
         removed_versions: holders.into_iter().collect(),
         deleted,
         checked: after.read.into_iter().collect(),
-        not_searched: after.unsearched,
+        not_searched: after.unsearched.into_iter().collect(),
         report_error,
     })
 }

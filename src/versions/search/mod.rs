@@ -39,7 +39,7 @@ const CONCURRENCY: usize = 4;
 const BATCH: usize = 1_024;
 
 /// A file that was not searched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Unsearched {
     /// Its key, relative to the output.
     pub file: String,
@@ -69,7 +69,7 @@ pub(super) struct Found {
     vectors: HashSet<Vec<u8>>,
     /// All files that were read.
     pub(super) read: BTreeSet<String>,
-    pub(super) unsearched: Vec<Unsearched>,
+    pub(super) unsearched: BTreeSet<Unsearched>,
 }
 
 impl Found {
@@ -160,7 +160,7 @@ impl Wanted {
         let found = run_blocking(move || {
             if name.ends_with(".png") {
                 let reason = "a picture: its pixels are drawn from scores, it holds no text".to_owned();
-                found.unsearched.push(Unsearched { file: name.clone(), reason });
+                found.unsearched.insert(Unsearched { file: name.clone(), reason });
             } else if !is_table(&name) || !this.in_table(body.clone(), &name, &mut found) {
                 this.in_text(text_of(&name, &body), &name, &mut found);
                 this.for_features(&body, &name, &mut found);
@@ -237,7 +237,7 @@ impl Wanted {
         if !unsearched.is_empty() {
             // Nothing that Pomona writes.
             let reason = format!("columns of types that are not searched: {}", unsearched.join(", "));
-            found.unsearched.push(Unsearched { file: file.to_owned(), reason });
+            found.unsearched.insert(Unsearched { file: file.to_owned(), reason });
         }
         each_batch(body, |batch| self.in_batch(batch, file, found)).is_ok()
     }
@@ -385,6 +385,17 @@ fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_are_not_searched_are_in_the_order_of_their_keys() {
+        let file = |name: &str| Unsearched { file: name.to_owned(), reason: "a picture".to_owned() };
+        let mut found = Found::default();
+        // Files are read side by side: the last may be the first that ends.
+        for name in ["b.png", "a.png"] {
+            found.add(Found { unsearched: [file(name)].into(), ..Found::default() });
+        }
+        assert!(found.unsearched.iter().map(|file| &file.file).is_sorted());
+    }
 
     fn holds(path: &str, text: &str, longer: &[&str]) -> bool {
         let mut wanted = Wanted::new(&BTreeSet::from([path.to_owned()]));
