@@ -235,7 +235,7 @@ fn project_body(rows: &[[f64; ROWS]], loadings: &Loadings, scores: &mut [[f64; S
 }
 
 /// Loadings of components, or weights of classes, packed in the order in which the products read them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loadings {
     /// For each block of [`SCORES`] components, the loadings of all columns, `[columns, SCORES]`.
     packed: Vec<f64>,

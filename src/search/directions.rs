@@ -11,7 +11,7 @@ pub(super) const WIDTH: usize = 48;
 const TOGETHER: usize = 16;
 
 /// Orthonormal directions, rounded to `f32`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Directions {
     /// `[width, columns]`, row-major.
     pub(super) values: Vec<f32>,

@@ -69,7 +69,7 @@ pub async fn merge(stores: &Stores, work: MergeWork) -> Result<MergeDone> {
 async fn segment(output: &dyn Store, work: &MergeWork) -> Result<Indexed> {
     let timer = Timer::start();
     let record = record(work, &read_shards(output, work).await?);
-    let index = super::index::write(output, &work.extractor, &record).await?;
+    let index = super::index::write(output, work, &record).await?;
     let (run, group) = (work.run.clone(), work.group);
     let indexed = Indexed { run, group, id: record.id, index, timing: timer.read() };
     output.put(&keys::index_record(&work.run, group), dataset::to_record(&indexed)?).await?;
@@ -101,8 +101,7 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
         None => None,
     };
     let (classes, of_classes) = classes.unzip();
-    let index =
-        if work.makes == Makes::Both { super::index::write(output, &work.extractor, &own).await? } else { None };
+    let index = if work.makes == Makes::Both { super::index::write(output, &work, &own).await? } else { None };
     let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {

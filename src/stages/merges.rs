@@ -26,6 +26,9 @@ pub struct MergeWork {
     pub shards: LineRange,
     /// The group of the base version that has most of these shards.
     pub base: Option<GroupRef>,
+    /// Its segment of the search index, whose rows are copied; `None` if none is made, or that group has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_segment: Option<Checksum>,
     /// Extractor of the features.
     pub extractor: ExtractorInfo,
     /// How the tables of its shards are compressed, a part of their ids.

@@ -43,7 +43,7 @@ pub(super) const FEATURIZE: &str = "featurize.jsonl";
 pub(super) struct Listed {
     /// Objects that may be images.
     pub objects: u64,
-    /// Hidden files and folder markers; `None` if only a part of the input was listed.
+    /// Hidden files, folder markers, and files that are plainly no images; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
     /// When the listing began and how long functions have worked on it before this call, if there were some.
     pub earlier: Option<(Timestamp, u64)>,
@@ -234,11 +234,14 @@ impl<'a> Planner<'a> {
         let ready = !again && self.finished.groups.contains(&id) && (!self.index || self.has_segment(&id));
         if !ready {
             let (base, nearest) = (self.base, self.nearest(&shards));
+            let base_group = nearest.and_then(|nearest| base?.manifest.groups.get(nearest));
+            let base_segment = base_group.and_then(|group| self.segments.get(&group.id).copied().flatten());
             let line = |makes| MergeWork {
                 run: self.run.clone(),
                 group: self.groups.len() as u64,
                 shards: list.clone(),
-                base: nearest.and_then(|nearest| base?.manifest.groups.get(nearest).map(GroupRef::of)),
+                base: base_group.map(GroupRef::of),
+                base_segment: base_segment.filter(|_| makes != Makes::Sums).cloned(),
                 extractor: self.extractor.clone(),
                 compression: self.settings.compression(),
                 classes: self.classes.clone().map(|rules| ClassWork {

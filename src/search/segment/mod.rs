@@ -25,7 +25,7 @@ mod write;
 
 use serde::{Deserialize, Serialize};
 
-pub use read::{Segment, SegmentFile, TAIL};
+pub use read::{Segment, SegmentFile, TAIL, WholeSegment};
 pub use scan::{Filter, Prepared, Scanned};
 pub use write::{SegmentWriter, ShardRows};
 

@@ -1,6 +1,6 @@
 //! Reading a segment: its parts come from the caller, and are checked here.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use bytes::Bytes;
 
@@ -88,7 +88,7 @@ pub struct Segment {
     pub(super) squares: Vec<u64>,
     pub(super) labels: Vec<u32>,
     pub(super) splits: Vec<u32>,
-    row_crcs: Vec<u32>,
+    pub(super) row_crcs: Vec<u32>,
     ends: Vec<u32>,
 }
 
@@ -252,6 +252,44 @@ impl Segment {
             left -= shard.rows;
         }
         None
+    }
+}
+
+/// A whole segment in memory, whose rows are [copied](super::SegmentWriter::copy) into another.
+#[derive(Debug)]
+pub struct WholeSegment {
+    pub(super) segment: Segment,
+    pub(super) file: Bytes,
+    shards: HashMap<ShardId, Range<u32>>,
+}
+
+impl WholeSegment {
+    /// Decodes a file. Fails with `Dataset.Corrupt` if it is damaged, or the segment of something else.
+    pub fn open(file: Bytes, subject: &Subject) -> Result<Self> {
+        let head = SegmentFile::open(&file, file.len() as u64, subject)?;
+        let body = head.body();
+        let segment = Segment::open(head, file.slice(body.start as usize..body.end as usize))?;
+        let mut shards = HashMap::new();
+        let mut first = 0;
+        for shard in &segment.file.header.shards {
+            // All shards together have as many rows as the segment, whose number fits.
+            let end = first + shard.rows as u32;
+            shards.insert(shard.id.clone(), first..end);
+            first = end;
+        }
+        let whole = WholeSegment { segment, file, shards };
+        whole.segment.check_paths(whole.paths())?;
+        Ok(whole)
+    }
+
+    /// The rows of a shard. None if the segment does not have it.
+    pub fn rows_of(&self, shard: &ShardId) -> Option<Range<u32>> {
+        self.shards.get(shard).cloned()
+    }
+
+    pub(super) fn paths(&self) -> &[u8] {
+        let at = self.segment.file.paths();
+        &self.file[at.start as usize..at.end as usize]
     }
 }
 

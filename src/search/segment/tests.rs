@@ -233,3 +233,54 @@ fn wrong_rows_and_segments_are_refused() {
     let other = Subject { group: "h".into(), ..subject(2) };
     assert!(SegmentFile::open(&file, file.len() as u64, &other).unwrap_err().is(ErrorKind::DatasetCorrupt));
 }
+
+/// The rows of shard `b` of the file, copied behind rows of shard `a` that are given.
+fn copied(file: &[u8], rows: &Array2<f32>, from: usize) -> Result<Vec<u8>> {
+    let source = WholeSegment::open(file.to_vec().into(), &subject(rows.ncols()))?;
+    let mut writer = SegmentWriter::new(subject(rows.ncols()), rows.nrows())?;
+    let paths: Vec<String> = (0..from).map(path).collect();
+    let labels: Vec<_> = (0..from).map(label).collect();
+    let splits: Vec<_> = (0..from).map(|row| row.is_multiple_of(2).then(|| "train".to_owned())).collect();
+    let features = rows.slice(ndarray::s![..from, ..]);
+    let shard = &ShardId::from("a");
+    writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features })?;
+    assert!(!writer.copy(&ShardId::from("c"), &source)?);
+    assert!(writer.copy(&ShardId::from("b"), &source)?);
+    writer.finish_like(Some(&source)).map(|file| file.to_vec())
+}
+
+#[test]
+fn copied_rows_give_the_segment_of_rows_that_are_pushed() {
+    let rows = rows(&mut fastrand::Rng::with_seed(5), 300, COLUMNS, 0);
+    let file = written(&rows);
+    assert!(copied(&file, &rows, 100).unwrap() == file);
+    // Of 700 rows, 512 are the sample: a changed row is in it or not.
+    let before = self::rows(&mut fastrand::Rng::with_seed(7), 700, COLUMNS, 0);
+    let earlier = written(&before);
+    let same_directions = |changed: usize| {
+        let mut rows = before.clone();
+        rows.row_mut(changed).fill(0.5);
+        let made = copied(&earlier, &rows, 233).unwrap();
+        assert!(made == written(&rows), "row {changed}");
+        let directions = |file: &[u8]| opened(file, COLUMNS).unwrap().0.directions.values;
+        directions(&made) == directions(&earlier)
+    };
+    let same = (0..60).filter(|changed| same_directions(*changed)).count();
+    assert!((1..60).contains(&same), "{same}");
+}
+
+#[test]
+fn no_damaged_row_is_copied() {
+    let rows = rows(&mut fastrand::Rng::with_seed(6), 60, 3, 0);
+    let file = written(&rows);
+    // Rows of shard `a` are not copied, so damage in them is not met.
+    let copied_bytes = HEAD + 20 * 9..file.len();
+    for at in 0..file.len() {
+        let mut damaged = file.clone();
+        damaged[at] ^= 1;
+        match copied(&damaged, &rows, 20) {
+            Ok(made) => assert!(made == file && !copied_bytes.contains(&at), "byte {at}"),
+            Err(e) => assert!(e.is(ErrorKind::DatasetCorrupt) && at >= HEAD, "byte {at}: {e}"),
+        }
+    }
+}

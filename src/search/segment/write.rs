@@ -7,7 +7,7 @@ use ndarray::ArrayView2;
 use pomona_kernels::scan::{LANES, LARGEST_CODE};
 use sha2::{Digest, Sha256};
 
-use super::{BLOCK, FORMAT, HEAD, Header, Layout, MAGIC, MAX_COLUMNS, NONE, ShardCount, Subject};
+use super::{BLOCK, FORMAT, HEAD, Header, Layout, MAGIC, MAX_COLUMNS, NONE, ShardCount, Subject, WholeSegment};
 use crate::{Error, ErrorKind, Result, ids::ShardId, search::directions::Directions};
 
 /// Rows to which directions are fitted.
@@ -99,7 +99,6 @@ impl SegmentWriter {
         }
         let per_unit = self.subject.range.per_unit();
         for (row, path) in features.outer_iter().zip(paths) {
-            let number = u32::try_from(self.ends.len()).map_err(|_| bug("a segment has too many rows"))?;
             let start = self.file.len();
             let numbers: Option<Vec<i32>> = row.iter().map(|x| quanta(*x, per_unit)).collect();
             let numbers = numbers.ok_or_else(|| {
@@ -109,10 +108,7 @@ impl SegmentWriter {
             self.file.extend(numbers.iter().flat_map(|x| ((x >> 8) as i16).to_le_bytes()));
             self.file.extend(numbers.iter().map(|x| *x as u8));
             self.row_crcs.push(crc32fast::hash(&self.file[start..]));
-            self.paths.extend_from_slice(path.as_bytes());
-            self.paths.push(0);
-            self.ends.push(u32::try_from(self.paths.len()).map_err(|_| bug("the paths of a segment are too long"))?);
-            self.hashes.push((hash(path), number));
+            self.push_path(path)?;
         }
         labels.iter().for_each(|label| self.labels.push(label.as_deref()));
         splits.iter().for_each(|split| self.splits.push(split.as_deref()));
@@ -120,9 +116,50 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Adds the rows of the next shard, in key order, as they are in another segment. Returns false if that does not have the
+    /// shard. Fails with `Dataset.Corrupt`, without adding any, if a row is damaged.
+    pub fn copy(&mut self, shard: &ShardId, from: &WholeSegment) -> Result<bool> {
+        let Some(rows) = from.rows_of(shard) else { return Ok(false) };
+        let (segment, paths) = (&from.segment, from.paths());
+        let count = rows.len() as u64;
+        let stride = 3 * self.subject.columns;
+        let start = HEAD + rows.start as usize * stride;
+        let packed =
+            from.file.get(start..start + rows.len() * stride).ok_or_else(|| bug("a segment has other columns"))?;
+        for (number, row) in rows.clone().zip(packed.chunks_exact(stride)) {
+            segment.check_row(number, row)?;
+            segment.path(paths, number)?;
+        }
+        self.file.extend_from_slice(packed);
+        for row in rows {
+            self.row_crcs.push(segment.row_crcs[row as usize]);
+            self.push_path(segment.path(paths, row)?)?;
+            self.labels.push(segment.label(row));
+            self.splits.push(segment.split(row));
+        }
+        self.shards.push(ShardCount { id: shard.clone(), rows: count });
+        Ok(true)
+    }
+
+    /// Adds the path of the next row.
+    fn push_path(&mut self, path: &str) -> Result<()> {
+        let number = u32::try_from(self.ends.len()).map_err(|_| bug("a segment has too many rows"))?;
+        self.paths.extend_from_slice(path.as_bytes());
+        self.paths.push(0);
+        self.ends.push(u32::try_from(self.paths.len()).map_err(|_| bug("the paths of a segment are too long"))?);
+        self.hashes.push((hash(path), number));
+        Ok(())
+    }
+
     /// The bytes of the segment.
-    pub fn finish(mut self) -> Result<Bytes> {
-        let directions = self.directions();
+    pub fn finish(self) -> Result<Bytes> {
+        self.finish_like(None)
+    }
+
+    /// The bytes of the segment. They do not depend on `earlier`, whose directions are taken instead of fitted again if they
+    /// would be the same.
+    pub fn finish_like(mut self, earlier: Option<&WholeSegment>) -> Result<Bytes> {
+        let directions = self.directions(earlier)?;
         let (rows, columns) = (self.ends.len(), self.subject.columns);
         let layout = Layout { rows, columns, width: directions.width(), paths_bytes: self.paths.len() };
         let sketched = Sketched::new(&self.file[HEAD..], &layout, &directions, self.subject.range.per_unit());
@@ -169,17 +206,43 @@ impl SegmentWriter {
     }
 
     /// Directions for the rows. The sample has the rows with the smallest hashes, so that a new image rarely changes it.
-    fn directions(&mut self) -> Directions {
+    fn directions(&mut self, earlier: Option<&WholeSegment>) -> Result<Directions> {
         let columns = self.subject.columns;
-        self.hashes.sort_unstable();
-        let mut sample: Vec<u32> = self.hashes.iter().take(SAMPLE).map(|(_, row)| *row).collect();
-        sample.sort_unstable();
-        let quantum = 1.0 / self.subject.range.per_unit();
+        let sample = sample(&mut self.hashes);
         let rows = &self.file[HEAD..];
+        if let Some(earlier) = earlier.filter(|earlier| earlier.segment.directions.columns == columns)
+            && earlier.has_sample(rows, &sample)?
+        {
+            return Ok(earlier.segment.directions.clone());
+        }
+        let quantum = 1.0 / self.subject.range.per_unit();
         let values =
             sample.into_iter().flat_map(|row| numbers(rows, row as usize, columns).map(|x| f64::from(x) * quantum));
-        Directions::fit(&values.collect::<Vec<f64>>(), columns)
+        Ok(Directions::fit(&values.collect::<Vec<f64>>(), columns))
     }
+}
+
+impl WholeSegment {
+    /// Whether directions of this segment are fitted to the same numbers as those of the rows `sample` of `rows`.
+    fn has_sample(&self, rows: &[u8], numbers: &[u32]) -> Result<bool> {
+        let mut hashes = Vec::with_capacity(self.segment.rows());
+        for row in 0..self.segment.rows() as u32 {
+            hashes.push((hash(self.segment.path(self.paths(), row)?), row));
+        }
+        let own = sample(&mut hashes);
+        let stride = 3 * self.segment.directions.columns;
+        let at = |number: u32| number as usize * stride..(number as usize + 1) * stride;
+        let equal = |(own, other): (&u32, &u32)| self.file[HEAD..].get(at(*own)) == rows.get(at(*other));
+        Ok(own.len() == numbers.len() && own.iter().zip(numbers).all(equal))
+    }
+}
+
+/// The rows with the smallest hashes, in their order.
+fn sample(hashes: &mut [(u64, u32)]) -> Vec<u32> {
+    hashes.sort_unstable();
+    let mut sample: Vec<u32> = hashes.iter().take(SAMPLE).map(|(_, row)| *row).collect();
+    sample.sort_unstable();
+    sample
 }
 
 fn bug(message: &'static str) -> Error {

@@ -154,6 +154,7 @@ async fn group(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<
                 group: number as u64,
                 shards: planned.list.clone(),
                 base: None,
+                base_segment: None,
                 extractor: plan.extractor.clone(),
                 compression: plan.settings.compression(),
                 classes: None,
@@ -208,7 +209,7 @@ async fn classes(survey: &Survey, output: &dyn Store, key: &str) -> Result<Optio
 async fn segment_of(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     let Some(manifest) = owner(survey, key) else { return Ok(None) };
     let Some(record) = keys::parse_index(key).and_then(|id| survey.groups.get(&id)) else { return Ok(None) };
-    segment(output, &manifest.extractor, record).await
+    segment(output, &manifest.extractor, record, None).await
 }
 
 /// A classifier, fitted again to a version whose run has fitted it.
