@@ -53,7 +53,7 @@ kinds! {
         "Check the spelling of the input location. It must be a folder that this account may list.";
     /// The input has no objects.
     InputEmpty = "Input.Empty", retry: false,
-        "Use the folder that holds the images as input. Hidden files are not counted.";
+        "Use the folder that holds the images as input. Hidden files and files such as .csv, .json and .txt are not counted.";
     /// A setting is missing, unknown or out of range.
     InputInvalid = "Input.Invalid", retry: false,
         "Correct what the message names. `pomona COMMAND --help` lists arguments and settings.";
@@ -107,7 +107,7 @@ kinds! {
         "Run again. No finished work is lost; finished shards are reused.";
     /// Extractor or settings differ from those of the current version.
     DatasetSettingsChanged = "Dataset.SettingsChanged", retry: false,
-        "Use the settings of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`).";
+        "Use the model and the options of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`) for what the message says.";
     /// The features of the current version are those of another revision of the same extractor.
     DatasetUpgradeNeeded = "Dataset.UpgradeNeeded", retry: false,
         "Add `--upgrade` (`\"upgrade\": true`) to compute all features again, or use the release that made the version. Old versions stay readable.";
@@ -128,7 +128,7 @@ kinds! {
         "Set AWS_REGION to the region of the bucket. The message has it if S3 named it.";
     /// The store refused access.
     StoreDenied = "Store.Denied", retry: false,
-        "Check the file permissions, or the AWS credentials and what they permit for this bucket and prefix.";
+        "In S3, check what the policies of the user or role and of the bucket permit; the message has the location. In a folder, check the permissions of the file.";
     /// The object is in an archive.
     StoreArchived = "Store.Archived", retry: false,
         "Restore the object from its archive storage class (S3 Glacier, or the archive tiers of Intelligent-Tiering), then run again.";
@@ -137,13 +137,22 @@ kinds! {
         "Try again later or lower the concurrency.";
     /// The store cannot be reached, or failed with an error of its own.
     StoreUnavailable = "Store.Unavailable", retry: true,
-        "Try again. If the error stays, check the network and the endpoint.";
+        "Try again. If the error stays, check the network, the region (AWS_REGION) and the endpoint (AWS_ENDPOINT_URL).";
     /// The store failed in a way that a retry does not repair, such as a full disk or a file name that is too long.
     StoreFailed = "Store.Failed", retry: false,
         "Read the message and its cause. The usual causes are a full disk and a name that the file system does not allow.";
+    /// No AWS credentials were found.
+    CredentialsMissing = "Credentials.Missing", retry: false,
+        "Give credentials in one of three ways: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; run `aws configure`; or run `aws sso login` and set AWS_PROFILE.";
+    /// The AWS credentials have expired.
+    CredentialsExpired = "Credentials.Expired", retry: false,
+        "Sign in again (`aws sso login`), or set new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. Then run the same command again; finished work is reused.";
+    /// AWS does not know the credentials.
+    CredentialsInvalid = "Credentials.Invalid", retry: false,
+        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, which come before AWS_PROFILE, and the clock of this machine.";
     /// The execution, state machine or stack does not exist.
     ExecutionNotFound = "Execution.NotFound", retry: false,
-        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region. `pomona start` makes the first execution.";
+        "Use the name of a stack, or the ARN of an execution or a state machine from the console. Check the region. `pomona aws start` makes the first execution.";
     /// Step Functions refused access.
     ExecutionDenied = "Execution.Denied", retry: false,
         "Use credentials that may call the action named in the message (see \"Watching\" in docs/operations.md).";
@@ -156,6 +165,13 @@ kinds! {
     /// An invariant of the program does not hold.
     InternalBug = "Internal.Bug", retry: false,
         "Please report this with the message.";
+}
+
+impl ErrorKind {
+    /// Whether the credentials are the reason, so that each other request would fail in the same way.
+    pub fn of_credentials(self) -> bool {
+        matches!(self, ErrorKind::CredentialsMissing | ErrorKind::CredentialsExpired | ErrorKind::CredentialsInvalid)
+    }
 }
 
 impl fmt::Display for ErrorKind {

@@ -112,6 +112,13 @@ impl fmt::Display for RunId {
 }
 
 impl RunId {
+    /// The time, to the second, and a few letters that keep two runs of the same second apart.
+    pub fn now() -> Self {
+        let now = jiff::Timestamp::now();
+        let mark = now.subsec_nanosecond() as u32 ^ std::process::id().rotate_left(16);
+        RunId(format!("{}-{mark:08x}", now.strftime("%Y%m%dT%H%M%SZ")))
+    }
+
     /// Whether a run can have this name.
     pub(crate) fn is_name(name: &str) -> bool {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -93,6 +93,8 @@
 pub mod archive;
 pub mod aws;
 pub mod classify;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod cost;
 pub mod dataset;
 #[cfg(feature = "cli")]

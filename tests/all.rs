@@ -54,6 +54,8 @@ mod pipeline;
 mod predictions;
 #[path = "races.rs"]
 mod races;
+#[path = "refusals.rs"]
+mod refusals;
 #[path = "rejects.rs"]
 mod rejects;
 #[path = "released.rs"]

@@ -43,9 +43,10 @@ fn a_run_writes_tables_and_its_summary_names_them() {
     for expected in ["label 0", "250", "pc_0", "No rejects", "label 0/00000.png", "tiny.onnx, 24 features"] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
-    let refused = fails(&mut run(&images, &output, &["-k", "4"]), 1, "Dataset.SettingsChanged");
-    assert!(refused.contains("--rebuild"), "{refused}");
-    let text = String::from_utf8(finish(&mut run(&images, &output, &["-k", "4", "--rebuild"])).stdout).unwrap();
+    let changed = finish(&mut run(&images, &output, &["-k", "4"]));
+    let said = String::from_utf8(changed.stderr).unwrap();
+    assert!(said.contains("250 images; no image is inferred again"), "{said}");
+    let text = String::from_utf8(changed.stdout).unwrap();
     for expected in [
         "Version 2",
         "4 components explain",

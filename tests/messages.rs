@@ -364,3 +364,48 @@ fn a_missing_file_of_a_version_is_named_and_its_shard_can_be_made_again() {
     assert_eq!(fs::read(&features).unwrap(), before);
     assert_eq!(json(&mut run(&images, &output, &options))["up_to_date"], Value::Bool(true));
 }
+
+#[test]
+fn completions_and_man_pages_name_the_commands() {
+    for (shell, part) in [("bash", "complete -F _pomona"), ("zsh", "#compdef pomona"), ("fish", "complete -c pomona")] {
+        let script = String::from_utf8(finish(pomona().args(["completions", shell])).stdout).unwrap();
+        assert!(script.contains(part) && script.contains("search"), "{script}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let done = finish(pomona().arg("man").arg(dir.path()));
+    assert!(done.status.success());
+    let page = fs::read_to_string(dir.path().join("pomona-run.1")).unwrap();
+    assert!(page.contains(".TH pomona") && page.contains("variance"), "{page}");
+    assert!(dir.path().join("pomona-aws-estimate.1").exists() && !dir.path().join("pomona-estimate.1").exists());
+}
+
+#[test]
+fn a_quiet_run_prints_results_and_errors_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = small_run(dir.path());
+    let mut changed = run(&images, &output, &["-k", "3", "--quiet"]);
+    let done = finish(&mut changed);
+    assert!(done.status.success() && !done.stdout.is_empty());
+    assert_eq!(String::from_utf8(done.stderr).unwrap(), "");
+    fails(run(&images, &dir.path().join("other"), &["-k", "300"]).arg("-q"), 1, "error[Pca.TooManyComponents]");
+}
+
+#[test]
+fn two_versions_are_compared_unless_others_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = small_run(dir.path());
+    let diff = |versions: &[&str]| {
+        let mut command = pomona();
+        command.arg("diff").arg(&output).args(versions);
+        command
+    };
+    let text = fails(&mut diff(&[]), 1, "Output.NoVersion");
+    assert!(text.contains("there is no earlier version"), "{text}");
+    json(&mut run(&images, &output, &["-k", "3"]));
+    json(&mut run(&images, &output, &["-k", "2"]));
+    let of = |versions: &[&str]| {
+        let diff = json(&mut diff(versions));
+        (diff["from"].as_u64().unwrap(), diff["to"].as_u64().unwrap())
+    };
+    assert_eq!((of(&[]), of(&["1"]), of(&["1", "2"])), ((2, 3), (1, 3), (1, 2)));
+}

@@ -16,7 +16,7 @@ use pomona::{
     ErrorKind,
     dataset::{
         self, contents, keys,
-        settings::{Mode, Settings},
+        settings::{Mode, Refit, Settings},
     },
     model::WorkerPool,
     pca::ComponentSelection,
@@ -92,7 +92,7 @@ async fn a_changed_image_costs_one_read_of_its_shard_and_of_the_sums_of_its_grou
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changed_settings_need_a_rebuild_that_infers_nothing() {
+async fn settings_that_are_given_are_changed_and_infer_nothing() {
     let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let stores = stores(&input, &output);
     run(&stores, &engine, &small_shards(), "a").await.unwrap();
@@ -100,19 +100,47 @@ async fn changed_settings_need_a_rebuild_that_infers_nothing() {
         pca: Some(ComponentSelection::Components(3)),
         csv: true,
         partition_by_label: true,
+        shard_size: Some(9),
+        standardize: false,
         ..small_shards()
     };
-    let error = run(&stores, &engine, &settings, "b").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
-    assert!(
-        error.to_string().contains("pca: null -> {\"components\":3}; partition_by_label: false -> true"),
-        "{error}"
-    );
-    let rebuild = Mode { rebuild: true, ..Mode::default() };
-    let summary = run_as(&stores, &engine, &settings, rebuild, "c").await.unwrap();
+    let summary = run(&stores, &engine, &settings, "b").await.unwrap();
     assert_eq!((summary.manifest.version.0, summary.manifest.parent.unwrap().0), (2, 1));
-    assert_eq!((summary.manifest.figures.inferred, summary.manifest.figures.shards_computed), (0, 0));
+    assert_eq!(summary.manifest.figures.inferred, 0);
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
+    // An option that is left out is that of the current version.
+    let without = Settings { pca: None, ..settings.clone() };
+    assert!(run(&stores, &engine, &without, "c").await.unwrap().up_to_date);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_may_be_forgotten_need_a_rebuild_that_infers_nothing() {
+    let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    let stores = stores(&input, &output);
+    let first = Settings { standardize: false, partition_by_label: true, ..small_shards() };
+    run(&stores, &engine, &first, "a").await.unwrap();
+    let error = run(&stores, &engine, &small_shards(), "b").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
+    let text = error.to_string();
+    for part in ["standardize: false -> true; partition_by_label: true -> false", "no image is inferred again"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let rebuild = Mode { rebuild: true, ..Mode::default() };
+    let summary = run_as(&stores, &engine, &small_shards(), rebuild, "c").await.unwrap();
+    assert_eq!((summary.manifest.figures.inferred, summary.manifest.figures.shards_computed), (0, 0));
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_keeps_the_basis_does_not_change_it() {
+    let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    let stores = stores(&input, &output);
+    run(&stores, &engine, &small_shards(), "a").await.unwrap();
+    let settings = Settings { pca: Some(ComponentSelection::Components(3)), ..small_shards() };
+    let never = Mode { refit: Refit::Never, ..Mode::default() };
+    let error = run_as(&stores, &engine, &settings, never, "b").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
+    assert!(error.to_string().contains("pca: null -> {\"components\":3}"), "{error}");
 }
 
 /// What can happen to a bucket and its output.

@@ -30,7 +30,7 @@ async fn unreadable_images_become_rejects_with_their_reason() {
     let good = png(1);
     let bad: [(&str, Bytes, Reason); 4] = [
         ("bad/empty.png", Bytes::new(), Reason::Empty),
-        ("bad/notes.txt", "hello".into(), Reason::NotAnImage),
+        ("bad/notes.jpg", "hello".into(), Reason::NotAnImage),
         ("bad/truncated.png", good.slice(..good.len() / 2), Reason::Truncated),
         ("bad/photo.avif", Bytes::from_static(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"), Reason::UnsupportedFormat),
     ];
@@ -193,6 +193,22 @@ async fn hidden_files_and_folder_markers_are_ignored() {
     }
     let manifest = run(&stores(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap().manifest;
     assert_eq!((manifest.images, manifest.rejects, manifest.ignored), (20, 0, Some(4)));
+}
+
+/// As a data set with annotations has them: more of other files than of images.
+#[tokio::test]
+async fn files_that_are_plainly_no_images_are_ignored_and_counted() {
+    let (input, output) = (images(0..30).await, Arc::new(MemoryStore::new()));
+    for i in 0..26 {
+        input.put(&format!("kiwi/{i}.xml"), "<annotation/>".into()).await.unwrap();
+    }
+    for key in ["README.md", "labels.CSV", "kiwi/Thumbs.db", "kiwi/desktop.ini", "apple/LICENSE"] {
+        input.put(key, "text".into()).await.unwrap();
+    }
+    // A name alone does not say that this is no image.
+    input.put("kiwi/image", png(777)).await.unwrap();
+    let manifest = run(&stores(&input, &output), &engine("tiny", 1), &small_shards(), "a").await.unwrap().manifest;
+    assert_eq!((manifest.images, manifest.rejects, manifest.ignored), (31, 0, Some(31)));
 }
 
 #[tokio::test]

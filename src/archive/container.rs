@@ -60,7 +60,7 @@ pub(super) async fn objects(store: &dyn Store, cache: &dyn Store, archive: &Obje
     };
     match read {
         Ok(()) => {}
-        Err(e) if e.kind().retryable() => return Err(e),
+        Err(e) if e.kind().retryable() || e.kind().of_credentials() => return Err(e),
         // The archive has no list; the next run tries again.
         Err(e) => return Ok(unusable(archive, unreadable(e))),
     }

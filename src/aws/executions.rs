@@ -5,12 +5,16 @@ use aws_sdk_sfn::types::ExecutionStatus;
 use aws_sdk_sfn::{
     Client,
     config::Region,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 use serde_json::{Map, Value};
 
 use super::uploads::{Executions, Status};
-use crate::{Error, ErrorKind, Result, dataset::lease, store};
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::lease,
+    store::{self, failures},
+};
 
 /// `template.yaml` names the state machine of a stack `<stack>-pipeline`.
 const PIPELINE: &str = "-pipeline";
@@ -168,17 +172,14 @@ where
     E: std::error::Error + Send + Sync + 'static,
     SdkError<E>: ProvideErrorMetadata,
 {
-    let code = error.code().map(str::to_owned);
-    let (kind, message) = match code.as_deref() {
+    if let Some(failure) = failures::of_credentials(&error) {
+        return failure.context("action", action).context("target", what);
+    }
+    let (kind, message) = match error.code() {
         Some("ExecutionDoesNotExist" | "StateMachineDoesNotExist" | "InvalidArn" | "ResourceNotFound") => {
             (ErrorKind::ExecutionNotFound, "this execution or state machine does not exist")
         }
-        Some(
-            "AccessDeniedException"
-            | "UnrecognizedClientException"
-            | "ExpiredTokenException"
-            | "InvalidSignatureException",
-        ) => (ErrorKind::ExecutionDenied, "Step Functions refused access"),
+        Some("AccessDeniedException") => (ErrorKind::ExecutionDenied, "Step Functions refused access"),
         Some("ThrottlingException" | "ExecutionLimitExceeded") => {
             (ErrorKind::StoreThrottled, "Step Functions throttles requests")
         }
@@ -188,11 +189,7 @@ where
         }
         _ => (ErrorKind::StoreUnavailable, "Step Functions could not be reached"),
     };
-    let error_text = match (code, error.message()) {
-        (Some(code), Some(message)) => format!("{code}: {message}"),
-        _ => DisplayErrorContext(error).to_string(),
-    };
-    Error::new(kind, message).context("action", action).context("target", what).source(error_text)
+    Error::new(kind, message).context("action", action).context("target", what).source(failures::cause(&error))
 }
 
 #[cfg(test)]

@@ -5,15 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use pomona::{
+use crate::{
     Error, ErrorKind, Result,
     dataset::{Manifest, keys},
     escape_invisible,
     store::{self, Store},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::out::{note, out};
+use super::out::{note, out};
 
 /// Characters of a path that a URL has as they are.
 const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');

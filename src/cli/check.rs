@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use pomona::{
+use crate::{
     Result,
     dataset::{Manifest, lease::Liveness},
+    ids::RunId,
     model::WorkerPool,
     stages::{CancellationToken, Stores},
     store::{self, Store},
     versions::check::{self, Checked, Depth, Fault, Problem, RepairInput, Tools},
 };
+use async_trait::async_trait;
 
-use crate::{
+use super::{
     args::{CheckArgs, Format},
     erase::recorded_input,
     format,
@@ -34,7 +35,7 @@ pub(crate) async fn check(args: CheckArgs) -> Result<()> {
     let outcome = if args.repair {
         let stop = CancellationToken::new();
         run::listen(stop.clone());
-        let input = RepairInput { run: run::run_id()?, mode: args.input_options.mode(), depth };
+        let input = RepairInput { run: RunId::now(), mode: args.input_options.mode(), depth };
         let tools = Given { args: &args, output: output.clone() };
         check::repair(output.as_ref(), input, &tools, judge, &bars, &stop).await
     } else {

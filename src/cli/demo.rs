@@ -1,11 +1,11 @@
 //! `pomona demo`
 
-use pomona::{
+use crate::{
     Error, ErrorKind, Result,
     demo::{self, SIDE, VARIETIES},
 };
 
-use crate::{args::DemoArgs, format, out::note, progress::Bars, run};
+use super::{args::DemoArgs, format, out::note, progress::Bars, run};
 
 pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
     let (images, results) = (args.dir.join("images"), args.dir.join("results"));

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pomona::{
-    Result,
+use crate::{
+    Error, ErrorKind, Result,
     dataset::{self, BasisSummary, Classification, Manifest},
+    store::Store,
     versions::diff::{self, Diff},
 };
 use serde::Serialize;
 
-use crate::{
+use super::{
     args::{DiffArgs, Format},
     format, open,
     out::out,
@@ -33,13 +34,16 @@ struct Json<'a> {
 
 pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
     let store = open::output(&args.output).await?;
-    let from = dataset::version(store.as_ref(), Some(args.from)).await?;
-    let to = dataset::version(store.as_ref(), Some(args.to)).await?;
+    let to = dataset::version(store.as_ref(), args.to).await?;
+    let from = match args.from {
+        Some(number) => dataset::version(store.as_ref(), Some(number)).await?,
+        None => before(store.as_ref(), &to).await?,
+    };
     let diff = diff::diff(store.as_ref(), &from, &to).await?;
     match args.format.format() {
         Format::Json => print_json(&Json {
-            from: args.from,
-            to: args.to,
+            from: from.version.0,
+            to: to.version.0,
             explained_variance_ratio: [&from, &to].map(|m| m.basis.explained_variance_ratio.as_slice()),
             accuracy: [&from, &to].map(accuracy),
             diff: &diff,
@@ -51,6 +55,16 @@ pub(crate) async fn diff(args: DiffArgs) -> Result<()> {
             out(&sections.join("\n"))
         }
     }
+}
+
+/// The published version before another one. Fails with `Output.NoVersion` if there is none.
+async fn before(output: &dyn Store, version: &Manifest) -> Result<Manifest> {
+    let published = dataset::published(output).await?.into_iter();
+    let earlier = published.filter(|other| other.version < version.version).max_by_key(|other| other.version);
+    earlier.ok_or_else(|| {
+        let error = Error::new(ErrorKind::OutputNoVersion, "there is no earlier version to compare with");
+        error.context("version", version.version)
+    })
 }
 
 fn images(diff: &Diff, [from, to]: [&Manifest; 2], limit: usize) -> String {

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pomona::{
+use crate::{
     Error, ErrorKind, Result, dataset,
+    ids::RunId,
     stages::{CancellationToken, Stores},
     store,
     versions::{
@@ -16,7 +17,7 @@ use pomona::{
     },
 };
 
-use crate::{
+use super::{
     args::{EraseArgs, Format},
     format, open,
     out::{note, out},
@@ -41,7 +42,7 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
     run::listen(stop.clone());
     let bars = Bars::new();
     let action = if args.dry_run { Action::DryRun } else { Action::Delete };
-    let input = EraseInput { run: run::run_id()?, keys, mode: args.input_options.mode(), action };
+    let input = EraseInput { run: RunId::now(), keys, mode: args.input_options.mode(), action };
     let outcome = erase::erase(&stores, &workers, input, args.locks.judge(), &bars, &stop).await;
     bars.clear();
     let erased = outcome?;

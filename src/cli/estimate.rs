@@ -1,6 +1,6 @@
-//! `pomona estimate`
+//! `pomona aws estimate`
 
-use pomona::{
+use crate::{
     Result,
     cost::{
         bill::{self, BillLine},
@@ -11,7 +11,7 @@ use pomona::{
 };
 use serde::Serialize;
 
-use crate::{
+use super::{
     args::{ArchitectureArg, EstimateArgs, Format},
     format,
     out::out,
@@ -23,6 +23,8 @@ const MAX_SIMULATED_ITEMS: u64 = 2_000_000;
 /// Simulated runs for the probability that a run fails, at most.
 const MAX_SIMULATED_RUNS: u64 = 200;
 const SEED: u64 = 1;
+/// Functions that run at a time in a new account.
+const NEW_ACCOUNT: u32 = 10;
 
 /// The estimate for programs.
 #[derive(Serialize)]
@@ -82,7 +84,7 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
     let deployment = Deployment {
         memory: args.memory,
         concurrency: args.concurrency,
-        account_concurrency: args.account_concurrency,
+        account_concurrency: args.account_concurrency.unwrap_or(args.concurrency.max(NEW_ACCOUNT)),
         tolerated_percent: args.tolerated_percent,
     };
     let mut estimate = estimate::estimate(work, deployment, prices)?;

@@ -1,12 +1,12 @@
 //! `pomona evaluate`
 
-use pomona::{
+use crate::{
     Result,
     classify::{ClassResult, Evaluation},
     versions::evaluate::{self, SplitEvaluation},
 };
 
-use crate::{
+use super::{
     args::{EvaluateArgs, Format},
     format, open,
     out::out,

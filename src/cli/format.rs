@@ -1,8 +1,8 @@
 //! Tables, numbers and names in a terminal.
 
-pub(crate) use pomona::escape_invisible;
-pub(crate) use pomona::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
-use pomona::{
+pub(crate) use crate::escape_invisible;
+pub(crate) use crate::report::text::{bytes, count, counted, dollars, duration, label_name, percent, shorten};
+use crate::{
     dataset::{Duplicates, Outliers, Searched},
     ids::Version,
 };

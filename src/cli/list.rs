@@ -1,6 +1,6 @@
 //! `pomona list`
 
-use pomona::{
+use crate::{
     Result,
     dataset::{
         Manifest, RejectedObject,
@@ -13,7 +13,7 @@ use pomona::{
     },
 };
 
-use crate::{
+use super::{
     args::{
         AnswerFormat, DuplicatesArgs, Format, ListArgs, ListCommand, ListOptions, OutliersArgs, RejectsArgs,
         SuspectsArgs,

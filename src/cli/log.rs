@@ -1,13 +1,13 @@
 //! `pomona log`
 
-use jiff::Timestamp;
-use pomona::{
+use crate::{
     Result,
     dataset::{self, Manifest},
 };
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{
+use super::{
     args::{Format, LogArgs},
     format, open,
     out::out,

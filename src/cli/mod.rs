@@ -1,11 +1,12 @@
 //! The program: reads the command line, calls the library, prints progress and results.
 //!
-//! The macros `println!` and `eprintln!` panic when their reader has gone; [`out`] has what to use instead.
+//! `src/main.rs` and the Python package call [`main`]. The macros `println!` and `eprintln!` panic when their reader has gone; [`out`] has what to use instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod browse;
 mod check;
+mod completions;
 mod demo;
 mod diff;
 mod erase;
@@ -28,49 +29,52 @@ mod summary;
 mod vacuum;
 mod watch;
 
-use std::{io::Write, process::ExitCode};
+use std::{ffi::OsString, io::Write};
 
 use clap::Parser;
-use pomona::{Error, ErrorKind, Result, escape_invisible, model};
 use serde::Serialize;
 
-use args::{Args, Command};
-use out::{note, out};
+use crate::{Error, ErrorKind, Result, escape_invisible, model};
+use args::{Args, AwsArgs, AwsCommand, Command};
+use out::{complain, out};
 
+/// Exit code if something failed.
+const FAILURE: u8 = 1;
 /// Exit code if an argument or a setting is wrong.
 const WRONG_USAGE: u8 = 2;
 /// Exit code after Ctrl-C, as in shells: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
-fn main() -> ExitCode {
-    share_heaps();
-    let outcome = match Args::try_parse() {
+/// Runs a command line, which begins with the name of the program. Returns the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let outcome = match Args::try_parse_from(&arguments) {
         Ok(args) => dispatch(args),
         Err(answer) if answer.use_stderr() => {
-            wrong_usage(&answer);
-            return ExitCode::from(WRONG_USAGE);
+            wrong_usage(&answer, &arguments);
+            return WRONG_USAGE;
         }
         // The answer to `--help` or `--version`.
         Err(answer) => out::written(answer.print().and_then(|()| std::io::stdout().flush())),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             report(&error);
             match error.kind() {
-                ErrorKind::InputInvalid => ExitCode::from(WRONG_USAGE),
-                ErrorKind::RunInterrupted => ExitCode::from(INTERRUPTED),
-                _ => ExitCode::FAILURE,
+                ErrorKind::InputInvalid => WRONG_USAGE,
+                ErrorKind::RunInterrupted => INTERRUPTED,
+                _ => FAILURE,
             }
         }
     }
 }
 
 /// Prints what is wrong with the arguments. The text quotes them, so invisible characters are escaped.
-fn wrong_usage(answer: &clap::Error) {
-    if std::env::args_os().any(|argument| escape_invisible(&argument.to_string_lossy()) != argument.to_string_lossy()) {
+fn wrong_usage(answer: &clap::Error, arguments: &[OsString]) {
+    if arguments.iter().any(|argument| escape_invisible(&argument.to_string_lossy()) != argument.to_string_lossy()) {
         let text = answer.render().to_string();
-        text.trim_end().lines().for_each(|line| note(&escape_invisible(line)));
+        text.trim_end().lines().for_each(|line| complain(&escape_invisible(line)));
     } else {
         // There is no place left to report that standard error cannot be written.
         let _ = answer.print();
@@ -79,8 +83,8 @@ fn wrong_usage(answer: &clap::Error) {
 
 /// Prints an error: its stable name, what is wrong, where, and what to do.
 fn report(error: &Error) {
-    note(&format!("error[{}]: {error}", error.kind()));
-    note(&format!("  help: {}", error.kind().advice()));
+    complain(&format!("error[{}]: {error}", error.kind()));
+    complain(&format!("  help: {}", error.kind().advice()));
 }
 
 /// Prints a result for other programs.
@@ -90,20 +94,8 @@ fn print_json<T: Serialize>(value: &T) -> Result<()> {
     out(&(text + "\n"))
 }
 
-/// Makes all threads share one heap of glibc. By default each thread gets a heap that keeps freed memory, and memory grows
-/// with the number of shards. `MALLOC_ARENA_MAX` in the environment overrides this.
-#[allow(unsafe_code)]
-fn share_heaps() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
-        // SAFETY: no other thread exists yet, and the parameter only limits the number of heaps.
-        unsafe {
-            libc::mallopt(libc::M_ARENA_MAX, 1);
-        }
-    }
-}
-
 fn dispatch(args: Args) -> Result<()> {
+    out::be_quiet(args.quiet);
     model::check_instructions()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
@@ -125,9 +117,16 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Check(args) => check::check(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,
             Command::Erase(args) => erase::erase(args).await,
-            Command::Estimate(args) => estimate::estimate(&args),
+            Command::Completions(args) => completions::completions(&args),
+            Command::Man(args) => completions::man(&args),
+            Command::Aws(AwsArgs { command: AwsCommand::Estimate(args) }) | Command::Estimate(args) => {
+                estimate::estimate(&args)
+            }
+            Command::Aws(AwsArgs { command: AwsCommand::Start(args) }) => start::start(*args).await,
             Command::Start(args) => start::start(args).await,
-            Command::Status(args) => status::status(args).await,
+            Command::Aws(AwsArgs { command: AwsCommand::Status(args) }) | Command::Status(args) => {
+                status::status(args).await
+            }
         }
     });
     // A file operation that hangs, on a network file system for example, must not keep the process.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pomona::{
+use crate::{
     Result,
     dataset::{self, Manifest},
     store::{self, Store},

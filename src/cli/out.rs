@@ -1,8 +1,11 @@
 //! Standard output and standard error. A reader may close either of them at any time, and that is no reason to panic.
 
-use std::io::{self, ErrorKind as Io, Write};
+use std::{
+    io::{self, ErrorKind as Io, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use pomona::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Writes a result to standard output. Succeeds if nobody reads it any more, as in `pomona show results/ | head -1`; fails
 /// with `Store.Failed` if it cannot be written, such as to a full disk.
@@ -11,8 +14,27 @@ pub(crate) fn out(text: &str) -> Result<()> {
     written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// Writes a line for people to standard error. Errors are ignored, because there is no place left to report them.
+/// Whether notes and progress are left out.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Leaves out notes and progress from now on.
+pub(crate) fn be_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Writes a line for people to standard error, unless they asked for quiet.
 pub(crate) fn note(line: &str) {
+    if !is_quiet() {
+        complain(line);
+    }
+}
+
+/// Writes a line to standard error. Errors are ignored, because there is no place left to report them.
+pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 

@@ -2,17 +2,17 @@
 
 use std::{io::Read, path::Path, sync::Arc};
 
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use pomona::{
+use crate::{
     Error, ErrorKind, Result,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::WorkerPool,
     store::{self, Object, Store},
     versions::predict::{Answer, Photo, Predictor, UNLIKE},
 };
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::{
+use super::{
     args::{AnswerFormat, PredictArgs},
     format, open,
     out::out,
@@ -80,8 +80,8 @@ async fn sources(arguments: &[String]) -> Result<Vec<Source>> {
             sources.push(Source::Input);
         } else if is_folder {
             let folder = store::open(argument).await?;
-            let hidden = |key: &str| key.ends_with('/') || key.split('/').any(|part| part.starts_with('.'));
-            let objects = store::list_all(folder.as_ref(), "").await?.into_iter().filter(|object| !hidden(&object.key));
+            let listed = store::list_all(folder.as_ref(), "").await?.into_iter();
+            let objects = listed.filter(|object| !store::is_ignored(&object.key));
             sources.extend(objects.map(|object| Source::Object(Arc::clone(&folder), object)));
         } else {
             sources.push(Source::File(argument.clone()));
@@ -105,7 +105,7 @@ async fn photo(workers: &WorkerPool, source: Source) -> Result<Photo> {
             }
             match store.get_listed(&object).await {
                 Ok(file) => (name, Ok(file)),
-                Err(e) if e.kind().retryable() => return Err(e),
+                Err(e) if e.kind().retryable() || e.kind().of_credentials() => return Err(e),
                 Err(e) => (name, Err(Reject::new(Reason::of(e.kind()), e))),
             }
         }

@@ -6,16 +6,16 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
-use pomona::{
+use crate::{
     Error, escape_invisible,
     pipeline::{Phase, Watcher},
     stages::Monitor,
 };
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-use crate::out::note;
+use super::out::{is_quiet, note};
 
-const COUNTED: &str = "{msg:<10} {bar:32} {human_pos}/{human_len}  {per_sec:>9}  {eta} left";
+const COUNTED: &str = "{msg:<10} {wide_bar} {human_pos}/{human_len}  {rate:>6}/s  {eta} left";
 const UNCOUNTED: &str = "{msg:<10} {spinner} {elapsed}  {human_pos} found";
 const PLAIN: &str = "{msg:<10} {spinner} {elapsed}";
 
@@ -36,13 +36,16 @@ impl Bars {
 
     /// Starts a bar, or a spinner if there is no total.
     pub(crate) fn start(&self, name: impl Into<Cow<'static, str>>, total: Option<u64>, template: Option<&str>) {
+        if is_quiet() {
+            return;
+        }
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),
         };
         let template = template.unwrap_or(if total.is_some() { COUNTED } else { PLAIN });
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+            bar.set_style(style.with_key("rate", rate).progress_chars("█▉▊▋▌▍▎▏ "));
         }
         let name: Cow<'static, str> = name.into();
         bar.set_message(escape_invisible(&name).into_owned());
@@ -59,6 +62,14 @@ impl Bars {
     }
 }
 
+/// Whole images a second; with a digit behind the point below ten.
+fn rate(state: &ProgressState, text: &mut dyn std::fmt::Write) {
+    let per_second = state.per_sec();
+    let digits = usize::from(per_second < 10.0);
+    // A bar without a rate is no reason to fail.
+    let _ = write!(text, "{per_second:.digits$}");
+}
+
 impl Monitor for Bars {
     fn listed(&self, objects: u64) {
         self.current().set_position(objects);
@@ -66,6 +77,11 @@ impl Monitor for Bars {
 
     fn image_done(&self) {
         self.step();
+    }
+
+    fn settings_changed(&self, changes: &[String], images: u64) {
+        note(&format!("Other settings than those of the last version: {}", escape_invisible(&changes.join("; "))));
+        note(&format!("  computed again from the features of {images} images; no image is inferred again"));
     }
 }
 

@@ -1,21 +1,16 @@
 //! `pomona run`, and what the other commands that run the pipeline share with it.
 
-use std::{
-    io::{IsTerminal as _, Read},
-    path::Path,
-    sync::Arc,
-    time::Instant,
-};
+use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
-use pomona::{
-    Error, ErrorKind, Result,
+use crate::{
+    Result,
     ids::RunId,
-    model::{Extractor, ExtractorInfo, FeatureRange, MAX_MODEL_BYTES, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, FeatureRange, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
 };
 
-use crate::{
+use super::{
     INTERRUPTED,
     args::{EngineArg, EngineOptions, Format, RunArgs, RunOptions},
     format::escape_invisible,
@@ -68,7 +63,7 @@ impl<'a> Runner<'a> {
             settings: result.settings(),
             mode: result.mode(),
             labels: result.labelling.labels.clone(),
-            ..PlanInput::new(run_id()?)
+            ..PlanInput::new(RunId::now())
         };
         let outcome = pipeline::run(&self.stores, &self.workers, &input, &bars, stop).await;
         bars.clear();
@@ -134,31 +129,11 @@ fn load(model: Option<&Path>, engine: EngineArg, feature_range: FeatureRange) ->
         EngineArg::Auto => Runtime::Auto,
         EngineArg::Tract => Runtime::Tract,
     };
-    let Some(path) = model else {
-        return match runtime {
-            Runtime::Auto => Extractor::embedded(feature_range),
-            Runtime::Tract => Extractor::embedded_on_tract(feature_range),
-        };
-    };
-    let onnx = read_model(path).map_err(|e| {
-        Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", path.display()).source(e)
-    })?;
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    Extractor::from_onnx(onnx.into(), &name, feature_range, runtime)
-}
-
-/// Reads a file, and at most one byte more than a model may have.
-fn read_model(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut onnx = Vec::new();
-    std::fs::File::open(path)?.take(MAX_MODEL_BYTES + 1).read_to_end(&mut onnx)?;
-    Ok(onnx)
-}
-
-/// The time, to the second, and a few letters that keep two runs of the same second apart.
-pub(crate) fn run_id() -> Result<RunId> {
-    let now = jiff::Timestamp::now();
-    let mark = now.subsec_nanosecond() as u32 ^ std::process::id().rotate_left(16);
-    format!("{}-{mark:08x}", now.strftime("%Y%m%dT%H%M%SZ")).try_into()
+    match model {
+        Some(path) => Extractor::open(path, feature_range, runtime),
+        None if runtime == Runtime::Tract => Extractor::embedded_on_tract(feature_range),
+        None => Extractor::embedded(feature_range),
+    }
 }
 
 /// The first Ctrl-C (SIGTERM, or SIGHUP of a closed terminal) stops the run, which keeps its finished work; the second ends

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use pomona::{
+use crate::{
     Error, ErrorKind, Result,
     versions::find::{Finder, Hit, Query},
 };
 
-use crate::{
+use super::{
     args::{Format, SearchArgs, SpaceArg},
     format, open,
     out::{note, out},

@@ -2,15 +2,15 @@
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
-use futures::FutureExt;
-use pomona::{
+use crate::{
     Error, ErrorKind, Result,
     model::ExtractorInfo,
     serve::{self, Current, Limits},
 };
+use futures::FutureExt;
 use tokio::net::TcpListener;
 
-use crate::{
+use super::{
     args::ServeArgs,
     format, open,
     out::{note, out},

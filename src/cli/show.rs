@@ -1,12 +1,12 @@
 //! `pomona show`
 
-use pomona::{
+use crate::{
     Result,
     dataset::{self, Classification, Manifest, contents, keys, tables, training::TRAIN},
     store::{self, Store},
 };
 
-use crate::{
+use super::{
     args::{Format, ShowArgs},
     browse, format, open,
     out::out,

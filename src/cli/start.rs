@@ -1,7 +1,6 @@
-//! `pomona start`
+//! `pomona aws start`
 
-use aws_sdk_sfn::types::ExecutionStatus;
-use pomona::{
+use crate::{
     Error, ErrorKind, Result,
     aws::{
         executions::{self, StepFunctions, Target},
@@ -11,19 +10,20 @@ use pomona::{
     model::Decoding,
     store,
 };
+use aws_sdk_sfn::types::ExecutionStatus;
 use serde_json::{Map, Value};
 
-use crate::{
+use super::{
     args::{Format, StartArgs},
     out::out,
-    print_json, run, status,
+    print_json, status,
 };
 
 pub(crate) async fn start(args: StartArgs) -> Result<()> {
     let input = input(&args)?;
     let name = match args.name {
         Some(name) => RunId::try_from(name)?,
-        None => run::run_id()?,
+        None => RunId::now(),
     };
     let functions = StepFunctions::connect(&args.target).await;
     let machine = match functions.find(&args.target).await? {
@@ -48,7 +48,7 @@ pub(crate) async fn start(args: StartArgs) -> Result<()> {
         }
         Format::Text => {
             let console = executions::console(execution);
-            let follow = format!("pomona status {execution} --follow");
+            let follow = format!("pomona aws status {execution} --follow");
             out(&format!("Started {execution}\n\n  follow   {follow}\n  console  {console}\n"))
         }
     }

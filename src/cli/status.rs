@@ -1,4 +1,4 @@
-//! `pomona status`
+//! `pomona aws status`
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,19 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{
+    Error, ErrorKind, Result,
+    aws::executions::{self, StepFunctions, Target},
+};
 use aws_sdk_sfn::{
     operation::describe_map_run::DescribeMapRunOutput,
     types::{ExecutionStatus, MapRunListItem},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use pomona::{
-    Error, ErrorKind, Result,
-    aws::executions::{self, StepFunctions, Target},
-};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{
+use super::{
     args::{Format, StatusArgs},
     format,
     out::{note, out},

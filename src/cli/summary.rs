@@ -1,13 +1,13 @@
 //! What `pomona run` prints when it has finished: for people, or as JSON.
 
-use pomona::{
+use crate::{
     dataset::{Classification, ClassifierSummary, Duplicates, Manifest, keys, training::TRAIN},
     pipeline::Summary,
     report::Reported,
 };
 use serde::Serialize;
 
-use crate::{browse, format};
+use super::{browse, format};
 
 /// A run that has finished well.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Json<'a> {
     run: String,
     images: u64,
     rejects: u64,
+    /// Hidden files, and files that are plainly no images; none if only changed shards were listed.
+    ignored: Option<u64>,
     labels: usize,
     inferred: u64,
     copied: u64,
@@ -132,6 +134,7 @@ impl<'a> Finished<'a> {
             run: manifest.run.to_string(),
             images: manifest.images,
             rejects: manifest.rejects,
+            ignored: manifest.ignored,
             labels: manifest.labels.len(),
             inferred: figures.inferred,
             copied: figures.copied,
@@ -241,6 +244,10 @@ fn figures(manifest: &Manifest) -> String {
         text.push_str(&format!(", {} reused from earlier runs", format::count(reused)));
     }
     text.push('\n');
+    if let Some(ignored) = manifest.ignored.filter(|ignored| *ignored > 0) {
+        let files = format::counted(ignored, "file");
+        text.push_str(&format!("{files} ignored: hidden, or by the name no image (.csv, .json, .txt, ...)\n"));
+    }
     if let Some(parent) = manifest.parent {
         text.push_str(&format!(
             "Since version {}: {} added, {} changed, {} removed\n",

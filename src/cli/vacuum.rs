@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pomona::{
+use crate::{
     Result,
     store::{self, Object},
     versions::vacuum::{self, Action, Policy, Vacuumed},
 };
 
-use crate::{
+use super::{
     args::{Format, VacuumArgs},
     format,
     out::{note, out},

@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Error, ErrorKind, Result, escape_invisible, stages::CancellationToken};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use pomona::{Error, ErrorKind, Result, escape_invisible, stages::CancellationToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::{
+use super::{
     args::WatchArgs,
     out::note,
     report,

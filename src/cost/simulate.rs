@@ -1,7 +1,7 @@
 //! A simulation of a run, event by event: execution environments that have to be started, rates and quotas, throttled calls
 //! that are retried, and shards of uneven length.
 //!
-//! It checks the closed form of [`super::estimate`], and `pomona estimate` prints both.
+//! It checks the closed form of [`super::estimate`], and `pomona aws estimate` prints both.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 

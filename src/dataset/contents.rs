@@ -14,7 +14,7 @@ use super::{
     tables::{self, FeatureRows, LabelledFeatures, PredictionRow, ScoreRows},
 };
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     classify::Classifier,
     ids::{GroupId, ShardId, Version},
     model::ExtractorInfo,
@@ -184,6 +184,54 @@ fn released_parts(version: &Manifest) -> Vec<Part> {
         }
     }
     parts
+}
+
+/// A table of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// The features of all images.
+    Features,
+    /// Their scores.
+    Scores,
+    /// What the classifier says about them.
+    Predictions,
+    /// Images that are there twice.
+    Duplicates,
+    /// Images that are unlike the others.
+    Outliers,
+    /// Objects without features.
+    Rejects,
+}
+
+impl Table {
+    /// The table of this name, such as `features`. Fails with `Input.Invalid` for other names.
+    pub fn of_name(name: &str) -> Result<Self> {
+        Ok(match name {
+            "features" => Table::Features,
+            "scores" => Table::Scores,
+            "predictions" => Table::Predictions,
+            "duplicates" => Table::Duplicates,
+            "outliers" => Table::Outliers,
+            "rejects" => Table::Rejects,
+            _ => return Err(Error::new(ErrorKind::InputInvalid, "there is no such table").context("table", name)),
+        })
+    }
+}
+
+/// The files of a table, in key order of their rows; none if the version does not have the table. Fails with
+/// `Dataset.Corrupt`.
+pub async fn tables(output: &dyn Store, version: &Manifest, table: Table) -> Result<Vec<FileRef>> {
+    Ok(match table {
+        Table::Features => shards(output, version).await?.iter().filter_map(ShardEntry::features).collect(),
+        Table::Scores => parts(output, version).await?.into_iter().flat_map(|part| part.scores).collect(),
+        Table::Predictions => {
+            let parts = parts(output, version).await?.into_iter();
+            parts.filter_map(|part| Some(part.predictions?.file)).collect()
+        }
+        Table::Duplicates => version.duplicates.iter().flat_map(|found| found.files.clone()).collect(),
+        Table::Outliers => version.outliers.iter().flat_map(|found| found.files.clone()).collect(),
+        Table::Rejects => vec![version.outputs.rejects.clone()],
+    })
 }
 
 /// All files of a version except for its manifest and `runs/`. Fails with `Dataset.Corrupt`.

@@ -261,7 +261,7 @@ pub struct Manifest {
     pub images: u64,
     /// Number of images without features: rows of the rejects table.
     pub rejects: u64,
-    /// Number of ignored objects: hidden files and folder markers. None if only changed shards were listed.
+    /// Number of ignored objects: hidden files, folder markers, and files that are plainly no images. None if only changed shards were listed.
     pub ignored: Option<u64>,
     /// Number of images that the file of labels names and that were not in the input. None without such a file, and if only
     /// changed shards were listed.

@@ -24,7 +24,8 @@ pub(crate) const DUPLICATE_IMAGES_ON_AWS: u64 = 500_000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// `{"components": 50}` or `{"variance": 0.9}`. None for 50 components, or fewer if that many are not possible.
+    /// `{"components": 50}` or `{"variance": 0.9}`. None for that of the current version; without one, 50 components, or fewer
+    /// if that many are not possible.
     pub pca: Option<ComponentSelection>,
     /// Whether columns are divided by their sample standard deviation. True by default.
     pub standardize: bool,
@@ -98,7 +99,7 @@ pub struct Settings {
 pub struct Mode {
     /// Whether the PCA is fitted again.
     pub refit: Refit,
-    /// Whether extractor and settings may differ from those of the current version.
+    /// Whether the extractor may differ from that of the current version, and options that it was made with be left out.
     pub rebuild: bool,
     /// Which part of the input is listed.
     pub listing: ListingScope,
@@ -212,6 +213,7 @@ impl Settings {
         let of_labels = if labelled { self } else { current.unwrap_or(self) };
         let split_pattern = self.split_pattern.as_ref().or(current.and_then(|current| current.split_pattern.as_ref()));
         Settings {
+            pca: self.pca.or(current.and_then(|current| current.pca)),
             // The innermost folder is what a data set without this setting has.
             label_depth: of_labels.label_depth.filter(|depth| *depth > 0),
             label_pattern: of_labels.label_pattern.clone(),
@@ -296,6 +298,21 @@ impl Settings {
         let names = ["pca", "standardize", "partition_by_label", "shard_size", "group_size", "compression"].into_iter();
         let differing = names.filter(|name| ours[*name] != theirs[*name]);
         differing.map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
+    }
+
+    /// The [differences](Settings::differences) that may be an option that was forgotten: it was given for `other`, and
+    /// leaving it out is not told from wishing its default.
+    pub fn perhaps_forgotten(&self, other: &Settings) -> Vec<&'static str> {
+        let forgotten = [
+            ("standardize", self.standardize && !other.standardize),
+            ("partition_by_label", !self.partition_by_label && other.partition_by_label),
+        ];
+        forgotten.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
+    }
+
+    /// Whether the same images give the same basis.
+    pub fn same_fit(&self, other: &Settings) -> bool {
+        self.pca == other.pca && self.standardize == other.standardize
     }
 
     /// The number of rejects that are allowed among `objects`.

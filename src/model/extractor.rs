@@ -3,15 +3,17 @@
 //! Features are integer multiples of a *quantum*. With the default range of 8 the quantum is 2^-20, and MobileNetV2's
 //! features (0 to 6) have 23 bits, which an `f32` holds exactly. The exact sums of [`crate::pca::moments`] depend on it.
 
+use std::{io::Read, path::Path};
+
 use bytes::Bytes;
 use pomona_kernels::{Network, Unsupported};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FEATURE_BITS, FeatureRange, graph, invalid, limits, onnx, trial, wire};
+use super::{FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, graph, invalid, limits, onnx, trial, wire};
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     ids::{ExtractorId, short_hex},
     image::{self, Limits, Pixels, Reason, Reject},
 };
@@ -178,6 +180,21 @@ impl Extractor {
             Ok(extractor)
         };
         trial::within(trial::DEADLINE, load).map_err(|e| e.context("model", name))
+    }
+
+    /// Loads the model of a file with [`from_onnx`](Extractor::from_onnx). Its name in records is that of the file.
+    ///
+    /// Fails with `Model.Invalid` and the reason.
+    pub fn open(path: &Path, range: FeatureRange, runtime: Runtime) -> Result<Self> {
+        let mut onnx = Vec::new();
+        // One byte more than a model may have.
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut onnx));
+        read.map_err(|e| {
+            let error = Error::new(ErrorKind::ModelInvalid, "the model file cannot be read");
+            error.context("model", path.display()).source(e)
+        })?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        Self::from_onnx(onnx.into(), &name, range, runtime)
     }
 
     fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {

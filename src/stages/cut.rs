@@ -20,7 +20,7 @@ use crate::{
         shard::{Boundaries, ShardHasher, Sharder},
     },
     ids::{ExtractorId, RunId, ShardId, short_hex},
-    store::{Object, Store},
+    store::{self, Object, Store},
 };
 
 /// A shard of the listing.
@@ -81,10 +81,10 @@ impl<'a> Cutter<'a> {
         self.boundaries
     }
 
-    /// Whether an object of the listing is an image or becomes a reject; false for hidden files and folder markers. Fails
-    /// with `Input.Invalid` if its label cannot be a folder: before any image is read, because the name is used last.
+    /// Whether an object of the listing is an image or becomes a reject; false for those that are
+    /// [ignored](store::is_ignored). Fails with `Input.Invalid` if its label cannot be a folder: before any image is read, because the name is used last.
     pub(super) fn takes(&self, object: &Object) -> Result<bool> {
-        if object.key.ends_with('/') || object.key.split('/').any(|part| part.starts_with('.')) {
+        if store::is_ignored(&object.key) {
             return Ok(false);
         }
         if self.partition_by_label {

@@ -336,6 +336,7 @@ impl RowMaker<'_> {
             Ok(Ok(file)) => file,
             Ok(Err(reject)) => return Ok(Row::Rejected(reject)),
             Err(e) if e.kind().retryable() => return Ok(Row::Unavailable(e)),
+            Err(e) if e.kind().of_credentials() => return Err(e),
             Err(e) => return Ok(Row::Rejected(Reject::new(Reason::of(e.kind()), e.without_request()))),
         };
         let content = sha256(&file);

@@ -129,6 +129,9 @@ pub trait Monitor: Send + Sync {
     fn listed(&self, _objects: u64) {}
     /// One more image is processed: inferred, copied or rejected.
     fn image_done(&self) {}
+    /// The run has other settings than the current version, which has so many images. What depends on them is computed
+    /// again from the features; no image is inferred again.
+    fn settings_changed(&self, _changes: &[String], _images: u64) {}
 }
 
 /// A [`Monitor`] that ignores progress.

@@ -27,7 +27,7 @@ pub(super) struct Piece {
     pub(super) body: Option<Body>,
     /// Objects that may be images, in all parts.
     pub(super) objects: u64,
-    /// Hidden files and folder markers.
+    /// Hidden files, folder markers, and files that are plainly no images.
     pub(super) ignored: u64,
 }
 

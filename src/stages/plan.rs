@@ -33,7 +33,7 @@ use crate::{
         labelling::{self, Labelling},
         lease,
         manifest::basis_id,
-        settings::{ListingScope, Refit, Settings},
+        settings::{ListingScope, Refit},
         timing::{Timer, Timing},
     },
     ids::{GroupId, ShardId},
@@ -143,12 +143,9 @@ impl Planning<'_> {
                 self.input.settings = self.input.settings.resolved(base.as_ref().map(|base| &base.settings), on_aws);
             }
         }
-        if let Some(base) = base.as_ref().filter(|_| !self.input.mode.rebuild) {
-            check_same(base, self.extractor, &self.input.settings, self.input.mode)?;
-        }
         let identity = self.stores.input.identity().await;
         if let Some(base) = &base {
-            check_input(base, &self.stores.input.place(), identity.as_deref(), self.input.mode)?;
+            self.check_against(base, identity.as_deref(), monitor)?;
         }
         dataset::upgrade_output(output).await?;
         mend_success(output, base.as_ref()).await?;
@@ -187,6 +184,19 @@ impl Planning<'_> {
         self.input.mode.check_vanished(before.saturating_sub(planner.listed.objects), before)?;
         planner.finish().await?;
         self.write(planner, base.as_ref(), base_is_unknown, inbox, identity).await.map(PlanStep::Planned)
+    }
+
+    /// Whether the run may go on from the current version, and what it says about that.
+    fn check_against(&self, base: &Manifest, identity: Option<&str>, monitor: &dyn Monitor) -> Result<()> {
+        let PlanInput { settings, mode, .. } = &self.input;
+        if !mode.rebuild {
+            check_same(base, self.extractor, settings, *mode)?;
+        }
+        let changes = settings.differences(&base.settings);
+        if !changes.is_empty() && base.extractor == *self.extractor {
+            monitor.settings_changed(&changes, base.images);
+        }
+        check_input(base, &self.stores.input.place(), identity, *mode)
     }
 
     /// What functions have listed for this run, and the version that was current when they began or is now.
@@ -296,7 +306,7 @@ impl Planning<'_> {
             labels_unused: settings.labels.as_ref().and(listed.ignored).map(|_| planner.unnamed),
             concurrency: self.input.concurrency,
             keep_basis: mode.refit == Refit::Never
-                && comparable.is_some_and(|base| same_fit(&base.manifest.settings, settings)),
+                && comparable.is_some_and(|base| base.manifest.settings.same_fit(settings)),
             notices: inbox.notices,
             groups: std::mem::take(&mut planner.groups),
             timing: self.timing(listed.earlier),
@@ -343,10 +353,6 @@ fn answer(plan: &Plan, base: Option<&Manifest>, shards_to_featurize: u64, object
         merge_work_list: keys::run(&plan.run, "merge.jsonl"),
         run: plan.run.clone(),
     }
-}
-
-fn same_fit(a: &Settings, b: &Settings) -> bool {
-    a.pca == b.pca && a.standardize == b.standardize
 }
 
 /// Whether the run would publish the version that is current: the same extractor, settings and groups, and a basis that

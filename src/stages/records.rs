@@ -114,7 +114,7 @@ pub struct Plan {
     pub base_is_unknown: bool,
     /// Objects of the data set.
     pub objects: u64,
-    /// Hidden files and folder markers; `None` if only a part of the input was listed.
+    /// Hidden files, folder markers, and files that are plainly no images; `None` if only a part of the input was listed.
     pub ignored: Option<u64>,
     /// Images that the file of labels names and that are not in the input; `None` without such a file, and if only a part
     /// of the input was listed.

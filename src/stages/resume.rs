@@ -8,7 +8,7 @@ use crate::{
     },
     dataset::{
         Manifest,
-        settings::{Mode, Settings},
+        settings::{Mode, Refit, Settings},
     },
     model::ExtractorInfo,
     store,
@@ -32,21 +32,40 @@ pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, 
     Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
 }
 
-/// A forgotten option must not change the settings of a data set, and a new release must not compute it again unasked.
+/// A forgotten option must not change the settings of a data set, and neither another model nor a new release may compute it
+/// again unasked. Settings that were given do so: what depends on them is computed from the features.
 pub(super) fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings, mode: Mode) -> Result<()> {
-    let mut differences = settings.differences(&base.settings);
     let is_revision = extractor.is_revision_of(&base.extractor);
+    let refused =
+        |message: String| Err(Error::new(ErrorKind::DatasetSettingsChanged, message).context("version", base.version));
     if base.extractor != *extractor && !is_revision {
         let name = |info: &ExtractorInfo| format!("{} ({})", info.model, info.id);
-        differences.insert(0, format!("extractor: {} -> {}", name(&base.extractor), name(extractor)));
+        let mut differences = vec![format!("extractor: {} -> {}", name(&base.extractor), name(extractor))];
         if base.extractor.decoding != extractor.decoding {
             let name = |info: &ExtractorInfo| if info.decoding.is_full() { "full" } else { "scaled" };
             differences.push(format!("decode: {} -> {}", name(&base.extractor), name(extractor)));
         }
+        differences.extend(settings.differences(&base.settings));
+        let differences = differences.join("; ");
+        return refused(format!(
+            "the current version was made with another model: {differences}. With --rebuild, the features of all {} \
+             images are computed again",
+            base.images
+        ));
     }
-    if !differences.is_empty() {
-        let message = format!("the current version was made with other settings: {}", differences.join("; "));
-        return Err(Error::new(ErrorKind::DatasetSettingsChanged, message).context("version", base.version));
+    let forgotten = settings.perhaps_forgotten(&base.settings);
+    if !forgotten.is_empty() {
+        return refused(format!(
+            "the current version was made with other settings, and the options may have been forgotten: {}. With \
+             --rebuild, the PCA and the tables are made again from the features; no image is inferred again",
+            settings.differences(&base.settings).join("; ")
+        ));
+    }
+    if mode.refit == Refit::Never && !settings.same_fit(&base.settings) {
+        return refused(format!(
+            "a run that keeps the basis (--refit never) cannot change it: {}",
+            settings.differences(&base.settings).join("; ")
+        ));
     }
     if is_revision && !mode.upgrade {
         return Err(Error::new(ErrorKind::DatasetUpgradeNeeded, upgrade(base.images)?).context("version", base.version));

@@ -35,6 +35,14 @@ const IMAGES: [&str; 20] = [
     ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".dng", ".cr2",
 ];
 
+/// Extensions of files that lie beside images and are plainly none: annotations, lists, documents, programs.
+const COMPANIONS: [&str; 27] = [
+    ".csv", ".tsv", ".xml", ".json", ".jsonl", ".ndjson", ".geojson", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".txt",
+    ".md", ".rst", ".log", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".sh", ".sha256", ".md5", ".pdf", ".docx",
+];
+/// Names of such files without an extension that says so.
+const COMPANION_NAMES: [&str; 6] = ["thumbs.db", "ehthumbs.db", "desktop.ini", "readme", "license", "icon\r"];
+
 fn ends_with(text: &str, extension: &str) -> bool {
     let start = text.len().checked_sub(extension.len());
     start.and_then(|start| text.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(extension))
@@ -50,6 +58,20 @@ pub(crate) fn kind_of(name: &str) -> Option<Kind> {
 /// Whether a part of the path starts with a dot.
 pub(crate) fn is_hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.'))
+}
+
+/// Whether an object is ignored: a hidden file, the marker of a folder, or a file that is plainly no image by its name.
+///
+/// ```
+/// use pomona::store::is_ignored;
+///
+/// assert!(is_ignored("Apple/.DS_Store") && is_ignored("Apple/") && is_ignored("Apple/boxes.XML"));
+/// assert!(!is_ignored("Apple/1.jpg") && !is_ignored("Apple/1") && !is_ignored("Apple/1.heic"));
+/// ```
+pub fn is_ignored(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    let named = || COMPANION_NAMES.iter().any(|other| name.eq_ignore_ascii_case(other));
+    name.is_empty() || is_hidden(key) || COMPANIONS.iter().any(|extension| ends_with(name, extension)) || named()
 }
 
 /// Whether a member is an image by its name.

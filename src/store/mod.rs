@@ -31,6 +31,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, ErrorKind, Result, ids::ETag};
 
 pub mod conformance;
+#[cfg(feature = "aws")]
+pub(crate) mod failures;
 mod folder;
 mod location;
 pub(crate) mod members;
@@ -45,6 +47,7 @@ mod s3;
 pub use folder::FolderStore;
 pub(crate) use folder::escaped_name;
 pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
+pub use members::is_ignored;
 pub use memory::MemoryStore;
 pub use open_file::{OpenFile, copy};
 pub use packed::{Form, Packed};

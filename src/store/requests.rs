@@ -1,11 +1,11 @@
-//! The number of requests to S3, for what an invocation costs, and what S3 says when one fails.
+//! The number of requests to S3, for what an invocation costs, and how keys are written in requests.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_sdk_s3::{
     config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef},
-    error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::BoxError,
 };
 
 /// Requests to S3 by their price. Deletions are free.
@@ -23,18 +23,6 @@ static GETS: AtomicU64 = AtomicU64::new(0);
 /// The requests that clients of [`s3_client`](super::s3_client) have sent in this process. S3 bills each attempt, so repeated ones count again.
 pub fn requests_sent() -> RequestCounts {
     RequestCounts { puts: PUTS.load(Ordering::Relaxed), gets: GETS.load(Ordering::Relaxed) }
-}
-
-/// What the service says, without the id of the request, or why there is no answer.
-pub(super) fn cause<E>(error: &SdkError<E>) -> String
-where
-    E: ProvideErrorMetadata + std::fmt::Debug + std::error::Error + Send + Sync + 'static,
-{
-    match error.as_service_error().map(|e| (e.code(), e.message())) {
-        Some((Some(code), Some(message))) => format!("{code}: {message}"),
-        Some((Some(code), None)) => code.to_owned(),
-        _ => DisplayErrorContext(error).to_string(),
-    }
 }
 
 /// Counts the attempts of requests.

@@ -33,8 +33,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use parts::next_part;
 
 use super::{
-    Object, Store, outside,
-    requests::{RequestCounter, cause, copy_source, decoded},
+    Object, Store,
+    failures::{cause, of_credentials},
+    outside,
+    requests::{RequestCounter, copy_source, decoded},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -118,15 +120,23 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + fmt::Debug + std::error::Error + Send + Sync + 'static,
     {
+        let location = format!("s3://{}/{}", self.bucket, self.full(key));
+        if let Some(failure) = of_credentials(&error) {
+            return failure.context("location", location).request(error.request_id());
+        }
         let status = error.raw_response().map(|response| response.status().as_u16());
         let code = error.as_service_error().and_then(|e| e.code()).map(str::to_owned);
         let (kind, message) = kind_of(&error, code.as_deref(), status);
-        let mut failure =
-            Error::new(kind, message).context("location", format!("s3://{}/{}", self.bucket, self.full(key)));
+        let mut failure = Error::new(kind, message).context("location", location);
         if kind == ErrorKind::StoreWrongRegion
             && let Some(region) = region_of_bucket(&error)
         {
             failure = failure.context("region of the bucket", region);
+        }
+        if status.is_none()
+            && let Some(region) = self.client.config().region()
+        {
+            failure = failure.context("region", region);
         }
         failure.source(cause(&error)).request(error.request_id())
     }
@@ -221,7 +231,7 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         (Some("NoSuchKey" | "NotFound"), _) => (ErrorKind::StoreNotFound, "there is no such object"),
         (Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests"), _)
         | (_, Some(429)) => (ErrorKind::StoreThrottled, "S3 throttled the request"),
-        (Some("ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied"), _) => denied,
+        (Some("AccessDenied"), _) => denied,
         (Some(code), _) if code.starts_with("KMS.") => {
             (ErrorKind::StoreDenied, "S3 could not use the key of the object")
         }
@@ -234,7 +244,7 @@ fn kind_of<E: fmt::Debug>(error: &SdkError<E>, code: Option<&str>, status: Optio
         (_, Some(500..)) => (ErrorKind::StoreUnavailable, "S3 failed"),
         (None, None) => match error {
             SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
-                (ErrorKind::StoreDenied, "the request could not be signed or sent; check the AWS credentials")
+                (ErrorKind::StoreFailed, "the request could not be signed or sent")
             }
             SdkError::ConstructionFailure(_) => (ErrorKind::StoreFailed, "the request is not valid"),
             _ => (ErrorKind::StoreUnavailable, "S3 could not be reached"),
@@ -383,6 +393,9 @@ mod tests {
             // A key that the role may not use.
             ("KMS.DisabledException", 400, ErrorKind::StoreDenied),
             ("SlowDown", 503, ErrorKind::StoreThrottled),
+            ("ExpiredToken", 400, ErrorKind::CredentialsExpired),
+            ("InvalidAccessKeyId", 403, ErrorKind::CredentialsInvalid),
+            ("SignatureDoesNotMatch", 403, ErrorKind::CredentialsInvalid),
         ] {
             assert_eq!(refused(code, status, None).kind(), kind, "{code} {status}");
         }

@@ -39,6 +39,12 @@ fn the_help_of_every_command() {
         seen += 1;
     }
     assert!(seen >= 11, "{seen} commands");
+    for command in ["estimate", "start", "status"] {
+        let text = help(&["aws", command]);
+        assert_snapshot(&format!("help-aws-{command}"), &text);
+        // The name of release 0.1.0.
+        assert!(help(&[command]).contains(text.lines().next().unwrap()));
+    }
 }
 
 #[test]
@@ -50,7 +56,7 @@ fn estimates() {
             &["--images", "100000000", "--concurrency", "1000", "--region", "eu-west-3", "--architecture", "arm64"],
         ),
     ] {
-        let done = finish(pomona().arg("estimate").args(args));
+        let done = finish(pomona().args(["aws", "estimate"]).args(args));
         assert!(done.status.success());
         assert_snapshot(name, &String::from_utf8(done.stdout).unwrap());
     }
@@ -69,12 +75,14 @@ fn the_history_of_a_small_data_set() {
     story.record("run-without-changes", &run, 0);
     story.record("show", &["show", places[1], "-n", "3"], 0);
     story.record("log", &["log", places[1]], 0);
-    story.record("diff", &["diff", places[1], "1", "2", "-n", "3"], 0);
+    story.record("diff-of-two", &["diff", places[1], "1", "2", "-n", "3"], 0);
+    story.record("diff", &["diff", places[1], "-n", "3"], 0);
     story.record("vacuum", &["vacuum", places[1], "--keep-versions", "1", "--older-than", "0", "--dry-run"], 0);
     story.check(places[1]);
     fs::remove_file(story.dir.join(places[0]).join("Lemon/0_100.jpg")).unwrap();
     story.record("erase", &["erase", places[1], "Lemon/0_100.jpg"], 0);
-    story.record("error-settings-changed", &[&run[..], &["--no-standardize"]].concat(), 1);
+    story.record("run-other-settings", &[&run[..], &["--no-standardize"]].concat(), 0);
+    story.record("error-settings-changed", &run, 1);
     story.record("error-no-such-version", &["show", places[1], "--version", "9"], 1);
     story.record("error-no-such-folder", &["run", "photos", "results"], 1);
     story.record("error-wrong-usage", &["run", "photos", "results", "--components", "3", "--variance", "0.9"], 2);
@@ -97,6 +105,7 @@ impl Story<'_> {
         write("Lemon/new.jpg", &read("Lemon/1_100.jpg"));
         write("Lemon/2_100.jpg", &read("Lemon/3_100.jpg"));
         write("notes.txt", b"lemons");
+        write("Lemon/notes.jpg", b"lemons");
         fs::remove_file(images.join("Lemon/1_100.jpg")).unwrap();
     }
 

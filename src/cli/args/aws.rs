@@ -1,6 +1,6 @@
-//! Commands for AWS: `estimate`, `start` and `status`.
+//! Commands for AWS: `aws estimate`, `aws start` and `aws status`.
 
-use pomona::{
+use crate::{
     cost::{
         estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE, Workload},
         receipt::USUAL_REGION,
@@ -14,6 +14,20 @@ use super::{
     values,
 };
 
+/// Runs on AWS: what they cost, and their start and progress on a deployed stack
+#[derive(Debug, clap::Args)]
+pub(crate) struct AwsArgs {
+    #[command(subcommand)]
+    pub command: AwsCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum AwsCommand {
+    Estimate(EstimateArgs),
+    Start(Box<StartArgs>),
+    Status(StatusArgs),
+}
+
 /// Estimate time and cost of a run on AWS
 ///
 /// Computed from measured times per image, the parameters of the stack, quotas of the account and a dated table of
@@ -21,13 +35,13 @@ use super::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  pomona estimate --images 22688
-  pomona estimate --images 1000000000 --concurrency 1000
-  pomona estimate --images 1000000 --ms-per-image 30 --bytes-per-image 120000
+  pomona aws estimate --images 22688
+  pomona aws estimate --images 1G --concurrency 1000
+  pomona aws estimate --images 1M --ms-per-image 30 --bytes-per-image 120000
                                                   photos of 500 x 400 pixels")]
 pub(crate) struct EstimateArgs {
-    /// Images that go through the model
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    /// Images that go through the model: 22688, 50k, 1.5M or 1G
+    #[arg(long, value_name = "N", value_parser = values::images)]
     pub images: u64,
     /// AWS region of the prices
     #[arg(long, value_name = "REGION", default_value = USUAL_REGION)]
@@ -47,9 +61,9 @@ pub(crate) struct EstimateArgs {
     /// Parameter MaxConcurrency of the stack
     #[arg(long, value_name = "N", default_value_t = Deployment::default().concurrency, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: u32,
-    /// Quota of concurrent Lambda functions of the account
-    #[arg(long, value_name = "N", default_value_t = Deployment::default().account_concurrency, value_parser = clap::value_parser!(u32).range(1..))]
-    pub account_concurrency: u32,
+    /// Quota of concurrent Lambda functions of the account [default: 10, that of a new account, or --concurrency]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub account_concurrency: Option<u32>,
     /// Parameter ToleratedShardFailurePercent of the stack
     #[arg(long, value_name = "PERCENT", default_value_t = Deployment::default().tolerated_percent, value_parser = values::percent)]
     pub tolerated_percent: f64,
@@ -88,8 +102,8 @@ pub(crate) enum ArchitectureArg {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples, for a stack that is called `fruit`:
-  pomona start fruit s3://IMAGES/photos/ s3://RESULTS/pomona/first/ --follow
-  pomona start fruit s3://IMAGES/photos/ s3://RESULTS/pomona/first/ --csv")]
+  pomona aws start fruit s3://IMAGES/photos/ s3://RESULTS/pomona/first/ --follow
+  pomona aws start fruit s3://IMAGES/photos/ s3://RESULTS/pomona/first/ --csv")]
 pub(crate) struct StartArgs {
     /// Name of the stack, or ARN of its state machine
     pub target: String,
@@ -121,8 +135,8 @@ pub(crate) struct StartArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples, for a stack that is called `fruit`:
-  pomona status fruit
-  pomona status fruit --follow")]
+  pomona aws status fruit
+  pomona aws status fruit --follow")]
 pub(crate) struct StatusArgs {
     /// Name of a stack (its newest execution), or ARN of an execution or a state machine
     pub target: String,

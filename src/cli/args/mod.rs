@@ -10,9 +10,11 @@ mod serve;
 mod values;
 mod versions;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
-pub(crate) use aws::{ArchitectureArg, EstimateArgs, StartArgs, StatusArgs};
+pub(crate) use aws::{ArchitectureArg, AwsArgs, AwsCommand, EstimateArgs, StartArgs, StatusArgs};
 pub(crate) use classify::{
     AnswerFormat, DuplicatesArgs, EvaluateArgs, ListArgs, ListCommand, ListOptions, OutliersArgs, PredictArgs,
     RejectsArgs, SuspectsArgs,
@@ -41,6 +43,9 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C (the same
 command then continues the run)."
 )]
 pub(crate) struct Args {
+    /// Print results and errors only: no progress and no notes
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -61,9 +66,37 @@ pub(crate) enum Command {
     Check(CheckArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),
+    Aws(AwsArgs),
+    Completions(CompletionsArgs),
+    #[command(hide = true)]
+    Man(ManArgs),
+    // The names of release 0.1.0.
+    #[command(hide = true)]
     Estimate(EstimateArgs),
+    #[command(hide = true)]
     Start(StartArgs),
+    #[command(hide = true)]
     Status(StatusArgs),
+}
+
+/// Print the completions of a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona completions bash > ~/.local/share/bash-completion/completions/pomona
+  pomona completions zsh > ~/.zfunc/_pomona
+  pomona completions fish > ~/.config/fish/completions/pomona.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Write man pages to a folder
+#[derive(Debug, clap::Args)]
+pub(crate) struct ManArgs {
+    /// Folder for the pages; it is made if it does not exist
+    pub folder: PathBuf,
 }
 
 /// `--json`, the same for all commands that print results.

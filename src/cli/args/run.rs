@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pomona::{
+use crate::{
     classify::Priors,
     dataset::{
         settings::{Mode, Refit, Settings},
@@ -94,7 +94,8 @@ pub(crate) struct ResultOptions {
     /// When to fit the PCA
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
     pub refit: RefitArg,
-    /// Accept a model or settings that differ from those of the last version; otherwise they are an error
+    /// Accept a model that differs from that of the last version, which computes all features again, and the defaults of
+    /// options that the last version was made with; otherwise both are an error
     #[arg(long)]
     pub rebuild: bool,
     /// Largest distance of near-duplicates, in units of the features; 0 for images with equal features [default: that of

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{EngineArg, FormatOptions};
-use pomona::search::Metric;
+use crate::search::Metric;
 
 /// Find the images that are most like a photo
 ///

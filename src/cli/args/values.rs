@@ -1,9 +1,25 @@
 //! Parsers of option values. Each message states the range.
 
-use pomona::model::FeatureRange;
+use crate::model::FeatureRange;
 
 pub(super) fn milliseconds(text: &str) -> Result<f64, String> {
     number(text, |v| (0.01..=60_000.0).contains(&v), "expected milliseconds, 0.01 to 60000")
+}
+
+/// A number of images, perhaps with a suffix: `50k`, `1.5M`, `1G`, or with commas between thousands.
+pub(super) fn images(text: &str) -> Result<u64, String> {
+    /// Most images.
+    const MOST: f64 = 1e11;
+    let plain = text.replace([',', '_'], "");
+    let (digits, unit) = match plain.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&plain[..at], 1e3),
+        Some((at, 'm' | 'M')) => (&plain[..at], 1e6),
+        Some((at, 'g' | 'G' | 'b' | 'B')) => (&plain[..at], 1e9),
+        _ => (&plain[..], 1.0),
+    };
+    let images =
+        number(digits, |v| (1.0..=MOST).contains(&(v * unit)), "expected 1 to 100,000,000,000, such as 50k or 1.5M")?;
+    Ok((images * unit).round() as u64)
 }
 
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
@@ -29,4 +45,21 @@ pub(super) fn feature_range(text: &str) -> Result<FeatureRange, String> {
 
 fn number(text: &str, legal: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
     text.parse().ok().filter(|value| legal(*value)).ok_or_else(|| expected.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::images;
+
+    #[test]
+    fn numbers_of_images_have_suffixes() {
+        for (text, number) in
+            [("22688", 22_688), ("22,688", 22_688), ("50k", 50_000), ("1.5M", 1_500_000), ("1G", 1_000_000_000)]
+        {
+            assert_eq!(images(text), Ok(number), "{text}");
+        }
+        for wrong in ["", "k", "0", "-1", "1T", "1e12", "101G", "NaN", "inf"] {
+            assert!(images(wrong).is_err(), "{wrong}");
+        }
+    }
 }

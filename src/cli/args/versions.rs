@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pomona::{aws::executions::RunningExecutions, dataset::lease::Judge};
+use crate::{aws::executions::RunningExecutions, dataset::lease::Judge};
 
 use super::{EngineOptions, FormatOptions, InputOptions};
 
@@ -65,10 +65,10 @@ Examples:
 pub(crate) struct DiffArgs {
     /// Folder or s3://bucket/prefix/ with the results of `pomona run`
     pub output: String,
-    /// Number of the older version
-    pub from: u64,
-    /// Number of the newer version
-    pub to: u64,
+    /// Number of the older version [default: the last but one]
+    pub from: Option<u64>,
+    /// Number of the newer version [default: the newest]
+    pub to: Option<u64>,
     /// Keys and components to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub rows: usize,
