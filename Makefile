@@ -12,13 +12,19 @@ help: ## List the commands
 build: ## Build target/release/pomona
 	$(CARGO) build --release --workspace --bin pomona
 
+PREFIX ?= $(HOME)/.local
+.PHONY: install
+install: build ## Copy the program to PREFIX/bin (~/.local/bin)
+	install -D -m 755 $(POMONA) $(PREFIX)/bin/pomona
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo 'Add $(PREFIX)/bin to your PATH';; esac
+
 .PHONY: demo
 demo: build ## Render a fruit data set, run the pipeline on it, show the result
 	$(POMONA) demo pomona-demo
 	$(POMONA) show pomona-demo/results
 
 .PHONY: test
-test: lint test-rust test-python test-browser test-aws ## Run all checks and tests
+test: lint test-rust test-python test-package test-browser test-aws ## Run all checks and tests
 
 .PHONY: lint
 lint: lint-rust lint-spelling lint-dependencies lint-workflows ## Run all linters; the four lines below run one group each
@@ -38,7 +44,7 @@ lint-spelling: .venv/lint/ready ## typos
 	.venv/lint/bin/typos
 
 # Lists of Python packages. NAME.in has the direct dependencies; NAME.txt has all, with hashes, for each platform.
-PYTHON_LISTS := bench/requirements models/requirements tests/aws/cargo-lambda tests/aws/ministack tests/aws/sam \
+PYTHON_LISTS := bench/requirements models/requirements python/build python/clean tests/aws/cargo-lambda tests/aws/ministack tests/aws/sam \
     tests/browser/requirements tests/golden/requirements tests/lint/requirements tests/lint/uv tests/python/requirements \
     tests/python/spark
 
@@ -91,6 +97,20 @@ test-rust: ## Unit, integration and documentation tests
 .PHONY: test-python
 test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
 	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
+
+# With the crates of `make build`: python/Cargo.toml has their features.
+.PHONY: wheel
+wheel: build .venv/wheel/ready ## Build the Python package: dist/pomona-*.whl
+	rm -f dist/pomona-*.whl
+	.venv/wheel/bin/maturin build --quiet --release --locked --manifest-path python/Cargo.toml --out dist
+
+# The first line is the environment of a user: the wheel, pyarrow, and no Rust on the PATH.
+.PHONY: test-package
+test-package: wheel .venv/package/ready .venv/tables/ready ## Install the wheel in a clean environment, and test the Python package
+	.venv/package/bin/pip install --quiet --no-deps --force-reinstall dist/pomona-*.whl
+	env -i HOME="$$HOME" PATH=$(CURDIR)/.venv/package/bin:/usr/bin:/bin .venv/package/bin/python python/tests/clean.py dist/pomona-*.whl
+	.venv/tables/bin/pip install --quiet --no-deps --force-reinstall dist/pomona-*.whl
+	.venv/tables/bin/python -m pytest -q python/tests
 
 # Needs Java 17: `apt-get install openjdk-17-jre-headless`. Not part of `make test`, because PySpark has 400 MB.
 .PHONY: test-spark
@@ -276,6 +296,8 @@ clean: ## Remove everything that was built or installed
 	rm -rf target .venv pomona-demo
 
 # Virtual environments, one per purpose. Each is made again when its list of packages changes.
+.venv/wheel/ready: python/build.txt
+.venv/package/ready: python/clean.txt
 .venv/lint/ready: tests/lint/requirements.txt
 .venv/uv/ready: tests/lint/uv.txt
 .venv/tables/ready: tests/python/requirements.txt
