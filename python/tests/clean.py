@@ -19,7 +19,7 @@ LARGEST = 40_000_000
 def main():
     (wheel,) = map(pathlib.Path, sys.argv[1:])
     assert wheel.stat().st_size < LARGEST, f"{wheel} has {wheel.stat().st_size} bytes"
-    assert "-cp310-abi3-" in wheel.name, wheel.name
+    assert "-cp311-abi3-" in wheel.name, wheel.name
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = next(archive.read(name).decode() for name in names if name.endswith("METADATA"))
