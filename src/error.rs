@@ -107,7 +107,7 @@ kinds! {
         "Run again. No finished work is lost; finished shards are reused.";
     /// Extractor or settings differ from those of the current version.
     DatasetSettingsChanged = "Dataset.SettingsChanged", retry: false,
-        "Use the model and the options of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`) for what the message says.";
+        "Use the model of the last version, choose another output, or add `--rebuild` (`\"rebuild\": true`) for what the message says.";
     /// The features of the current version are those of another revision of the same extractor.
     DatasetUpgradeNeeded = "Dataset.UpgradeNeeded", retry: false,
         "Add `--upgrade` (`\"upgrade\": true`) to compute all features again, or use the release that made the version. Old versions stay readable.";

@@ -119,7 +119,7 @@ fn settings() -> Settings {
 }
 
 fn by_label() -> Settings {
-    Settings { partition_by_label: true, materialize_features: true, csv: false, ..settings() }
+    Settings { partition_by_label: Some(true), materialize_features: true, csv: false, ..settings() }
 }
 
 fn memory() -> Arc<dyn Store> {

@@ -181,7 +181,7 @@ async fn outliers_are_those_of_all_scores() {
     white.write_to(&mut Cursor::new(&mut file), image::ImageFormat::Png).unwrap();
     input.put("kiwi/white.png", file.into()).await.unwrap();
     for by_label in [false, true] {
-        let settings = Settings { partition_by_label: by_label, ..small_shards() };
+        let settings = Settings { partition_by_label: Some(by_label), ..small_shards() };
         let mode = Mode { rebuild: true, ..Mode::default() };
         let name = format!("run-{by_label}");
         let version = run_as(&stores(&input, &output), &engine, &settings, mode, &name).await.unwrap().manifest;

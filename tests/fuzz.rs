@@ -172,7 +172,8 @@ fn written() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let (input, output) = (common::images(0..40).await, Arc::new(MemoryStore::new()));
         input.put("kiwi/broken.png", "not an image".into()).await.unwrap();
         let pca = Some(ComponentSelection::Components(targets::KEPT));
-        let settings = Settings { pca, partition_by_label: true, max_reject_percent: 50.0, ..common::small_shards() };
+        let settings =
+            Settings { pca, partition_by_label: Some(true), max_reject_percent: 50.0, ..common::small_shards() };
         let engine = common::engine("tiny", 1);
         assert_eq!(engine.extractor().columns(), targets::COLUMNS);
         common::run_as(&common::stores(&input, &output), &engine, &settings, Mode::default(), "fuzz").await.unwrap();

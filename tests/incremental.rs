@@ -75,7 +75,7 @@ async fn refit_never_keeps_old_scores_and_projects_only_changed_shards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refit_never_keeps_parts_in_label_folders_too() {
     let ((input, output, stores), engine) = (two().await, engine("tiny", 2));
-    let settings = Settings { partition_by_label: true, ..small_shards() };
+    let settings = Settings { partition_by_label: Some(true), ..small_shards() };
     let first = run(&stores, &engine, &settings, "a").await.unwrap().manifest;
     input.put(&key(300), png(300)).await.unwrap();
     let kept = run_as(&stores, &engine, &settings, NEVER, "b").await.unwrap().manifest;

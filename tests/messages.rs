@@ -280,7 +280,7 @@ async fn a_label_of_an_unchanged_shard_is_checked_when_partitioning_begins() {
     input.put(&format!("{}/x.png", "a".repeat(300)), png(99)).await.unwrap();
     let stores = stores(&input, &output);
     crate::common::run(&stores, &engine, &small_shards(), "a").await.unwrap();
-    let settings = Settings { partition_by_label: true, ..small_shards() };
+    let settings = Settings { partition_by_label: Some(true), ..small_shards() };
     let mode = Mode { rebuild: true, listing: ListingScope::Changed, ..Mode::default() };
     let error = run_as(&stores, &engine, &settings, mode, "b").await.unwrap_err();
     assert!(error.is(ErrorKind::InputInvalid) && error.to_string().contains("(label: aaa"), "{error}");

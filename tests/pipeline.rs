@@ -99,36 +99,21 @@ async fn settings_that_are_given_are_changed_and_infer_nothing() {
     let settings = Settings {
         pca: Some(ComponentSelection::Components(3)),
         csv: true,
-        partition_by_label: true,
+        partition_by_label: Some(true),
         shard_size: Some(9),
-        standardize: false,
+        standardize: Some(false),
         ..small_shards()
     };
     let summary = run(&stores, &engine, &settings, "b").await.unwrap();
     assert_eq!((summary.manifest.version.0, summary.manifest.parent.unwrap().0), (2, 1));
     assert_eq!(summary.manifest.figures.inferred, 0);
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
-    // An option that is left out is that of the current version.
-    let without = Settings { pca: None, ..settings.clone() };
+    // What is left out is as in the current version.
+    let without = Settings { pca: None, partition_by_label: None, standardize: None, ..settings.clone() };
     assert!(run(&stores, &engine, &without, "c").await.unwrap().up_to_date);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn options_that_may_be_forgotten_need_a_rebuild_that_infers_nothing() {
-    let (input, output, engine) = (images(0..60).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
-    let stores = stores(&input, &output);
-    let first = Settings { standardize: false, partition_by_label: true, ..small_shards() };
-    run(&stores, &engine, &first, "a").await.unwrap();
-    let error = run(&stores, &engine, &small_shards(), "b").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DatasetSettingsChanged);
-    let text = error.to_string();
-    for part in ["standardize: false -> true; partition_by_label: true -> false", "no image is inferred again"] {
-        assert!(text.contains(part), "{text}");
-    }
-    let rebuild = Mode { rebuild: true, ..Mode::default() };
-    let summary = run_as(&stores, &engine, &small_shards(), rebuild, "c").await.unwrap();
-    assert_eq!((summary.manifest.figures.inferred, summary.manifest.figures.shards_computed), (0, 0));
-    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &small_shards()).await);
+    let back = Settings { partition_by_label: Some(false), standardize: Some(true), ..settings };
+    assert_eq!(run(&stores, &engine, &back, "d").await.unwrap().manifest.figures.inferred, 0);
+    assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &back).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

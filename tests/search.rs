@@ -149,7 +149,7 @@ async fn scores_are_searched_with_and_without_folders_of_labels() {
     let mut answers = Vec::new();
     for partition_by_label in [false, true] {
         let output = Arc::new(MemoryStore::new());
-        let settings = Settings { partition_by_label, ..small_shards() };
+        let settings = Settings { partition_by_label: Some(partition_by_label), ..small_shards() };
         let version = run(&stores(&input, &output), &engine, &settings, "a").await.unwrap().manifest;
         let tables = rows(output.as_ref(), &version).await;
         let finder = Finder::new(output.clone(), version);

@@ -49,7 +49,7 @@ def run(
     *,
     components: int | None = None,
     variance: float | None = None,
-    standardize: bool = True,
+    standardize: bool | None = None,
     labels: str | os.PathLike[str] | None = None,
     inventory: str | None = None,
     model: str | os.PathLike[str] | None = None,
@@ -73,7 +73,8 @@ def run(
         settings["pca"] = {"components": components}
     if variance is not None:
         settings["pca"] = {"variance": variance}
-    settings["standardize"] = standardize
+    if standardize is not None:
+        settings["standardize"] = standardize
     mode = {"refit": refit, "rebuild": rebuild, "upgrade": upgrade}
     for name in ("listing", "input_moved", "accept_deletions"):
         if name in settings:

@@ -111,7 +111,7 @@ mod tests {
         assert_eq!((request.input.as_str(), request.output.as_str()), ("s3://b/images/", "s3://b/out/"));
         assert_eq!(
             request.settings,
-            Settings { pca: Some(ComponentSelection::Variance(0.9)), standardize: false, ..Settings::default() }
+            Settings { pca: Some(ComponentSelection::Variance(0.9)), standardize: Some(false), ..Settings::default() }
         );
     }
 

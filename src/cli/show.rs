@@ -57,7 +57,7 @@ fn versions(manifests: &[Manifest]) -> String {
 
 async fn settings(store: &dyn Store, manifest: &Manifest) -> Result<String> {
     let model = format!("{}, {} features", manifest.extractor.model, manifest.extractor.columns);
-    let scaling = if manifest.settings.standardize { "standardised" } else { "centred only" };
+    let scaling = if manifest.settings.standardizes() { "standardised" } else { "centred only" };
     let shards = format!("{}, target size {} images", manifest.shards(), manifest.settings.shard_size());
     let mut rows = vec![
         format::row(["input", &manifest.input]),

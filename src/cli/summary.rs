@@ -215,7 +215,7 @@ impl<'a> Finished<'a> {
 
     /// Commands that read the scores.
     fn readers(&self, files: &Files) -> String {
-        let partitioned = self.summary.manifest.settings.partition_by_label;
+        let partitioned = self.summary.manifest.settings.partitions();
         let (glob, hive) = if partitioned { ("**/*.parquet", ", hive_partitioning = true") } else { ("*.parquet", "") };
         let folder = files.pca.replace('\'', "''");
         let rows = [

@@ -261,7 +261,8 @@ pub struct Manifest {
     pub images: u64,
     /// Number of images without features: rows of the rejects table.
     pub rejects: u64,
-    /// Number of ignored objects: hidden files, folder markers, and files that are plainly no images. None if only changed shards were listed.
+    /// Number of ignored objects: hidden files, folder markers, and files that are plainly no images. None if only changed
+    /// shards were listed.
     pub ignored: Option<u64>,
     /// Number of images that the file of labels names and that were not in the input. None without such a file, and if only
     /// changed shards were listed.
@@ -381,7 +382,7 @@ pub(crate) fn moments_id(totals: &TotalMoments) -> MomentsId {
 
 /// The id of a basis: a hash of extractor id, moments id and PCA settings.
 pub(crate) fn basis_id(extractor: &ExtractorId, settings: &Settings, moments: &MomentsId) -> Result<BasisId> {
-    let how = to_json(&(extractor, moments, settings.pca, settings.standardize))?;
+    let how = to_json(&(extractor, moments, settings.pca, settings.standardizes()))?;
     Ok(short_hex(&Sha256::digest(&how)).into())
 }
 

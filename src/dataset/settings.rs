@@ -27,10 +27,10 @@ pub struct Settings {
     /// `{"components": 50}` or `{"variance": 0.9}`. None for that of the current version; without one, 50 components, or fewer
     /// if that many are not possible.
     pub pca: Option<ComponentSelection>,
-    /// Whether columns are divided by their sample standard deviation. True by default.
-    pub standardize: bool,
-    /// Whether the scores have one folder per label below `pca/v=.../`.
-    pub partition_by_label: bool,
+    /// Whether columns are divided by their sample standard deviation. None as in the current version; without one, they are.
+    pub standardize: Option<bool>,
+    /// Whether the scores have one folder per label below `pca/v=.../`. None as in the current version; without one, not.
+    pub partition_by_label: Option<bool>,
     /// Whether the scores are also written as `result.csv`.
     pub csv: bool,
     /// Whether text in `result.csv` that a spreadsheet would run as a formula starts with an apostrophe. Implies `csv`.
@@ -99,7 +99,7 @@ pub struct Settings {
 pub struct Mode {
     /// Whether the PCA is fitted again.
     pub refit: Refit,
-    /// Whether the extractor may differ from that of the current version, and options that it was made with be left out.
+    /// Whether the extractor may differ from that of the current version.
     pub rebuild: bool,
     /// Which part of the input is listed.
     pub listing: ListingScope,
@@ -153,8 +153,8 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             pca: None,
-            standardize: true,
-            partition_by_label: false,
+            standardize: None,
+            partition_by_label: None,
             csv: false,
             csv_for_spreadsheets: false,
             max_reject_percent: 1.0,
@@ -214,6 +214,8 @@ impl Settings {
         let split_pattern = self.split_pattern.as_ref().or(current.and_then(|current| current.split_pattern.as_ref()));
         Settings {
             pca: self.pca.or(current.and_then(|current| current.pca)),
+            standardize: Some(self.standardize.unwrap_or(current.is_none_or(Settings::standardizes))),
+            partition_by_label: Some(self.partition_by_label.unwrap_or(current.is_some_and(Settings::partitions))),
             // The innermost folder is what a data set without this setting has.
             label_depth: of_labels.label_depth.filter(|depth| *depth > 0),
             label_pattern: of_labels.label_pattern.clone(),
@@ -277,9 +279,19 @@ impl Settings {
         self.csv || self.csv_for_spreadsheets
     }
 
-    /// [`Settings::standardize`] as the argument of [`pca::fit`](crate::pca::fit()).
+    /// Whether columns are divided by their sample standard deviation.
+    pub fn standardizes(&self) -> bool {
+        self.standardize.unwrap_or(true)
+    }
+
+    /// Whether the scores have one folder per label.
+    pub fn partitions(&self) -> bool {
+        self.partition_by_label.unwrap_or(false)
+    }
+
+    /// [`Settings::standardizes`] as the argument of [`pca::fit`](crate::pca::fit()).
     pub fn scaling(&self) -> Scaling {
-        if self.standardize { Scaling::Standardized } else { Scaling::Centered }
+        if self.standardizes() { Scaling::Standardized } else { Scaling::Centered }
     }
 
     /// The settings that decide whether earlier work can be used and that differ, as `name: other's value -> own value`.
@@ -287,8 +299,8 @@ impl Settings {
         let json = |settings: &Settings| {
             serde_json::json!({
                 "pca": settings.pca,
-                "standardize": settings.standardize,
-                "partition_by_label": settings.partition_by_label,
+                "standardize": settings.standardizes(),
+                "partition_by_label": settings.partitions(),
                 "shard_size": settings.shard_size(),
                 "group_size": settings.group_size(),
                 "compression": settings.compression(),
@@ -300,19 +312,9 @@ impl Settings {
         differing.map(|name| format!("{name}: {} -> {}", theirs[name], ours[name])).collect()
     }
 
-    /// The [differences](Settings::differences) that may be an option that was forgotten: it was given for `other`, and
-    /// leaving it out is not told from wishing its default.
-    pub fn perhaps_forgotten(&self, other: &Settings) -> Vec<&'static str> {
-        let forgotten = [
-            ("standardize", self.standardize && !other.standardize),
-            ("partition_by_label", !self.partition_by_label && other.partition_by_label),
-        ];
-        forgotten.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
-    }
-
     /// Whether the same images give the same basis.
     pub fn same_fit(&self, other: &Settings) -> bool {
-        self.pca == other.pca && self.standardize == other.standardize
+        self.pca == other.pca && self.standardizes() == other.standardizes()
     }
 
     /// The number of rejects that are allowed among `objects`.
@@ -364,6 +366,11 @@ mod tests {
         assert_eq!(sizes(Settings::default().resolved(None, true)), (Some(320), None));
         let current = Settings { shard_size: Some(64), compression: Some(Compression::Zstd), ..Settings::default() };
         assert_eq!(sizes(Settings::default().resolved(Some(&current), true)), (Some(64), Some(Compression::Zstd)));
+        let given = Settings { standardize: Some(false), partition_by_label: Some(true), ..Settings::default() };
+        let kept = Settings::default().resolved(Some(&given), false);
+        assert_eq!((kept.standardize, kept.partition_by_label), (Some(false), Some(true)));
+        let back = Settings { standardize: Some(true), partition_by_label: Some(false), ..Settings::default() };
+        assert_eq!(back.resolved(Some(&given), false), Settings::default().resolved(None, false));
         let given = Settings { shard_size: Some(128), ..Settings::default() };
         assert_eq!(given.resolved(Some(&current), true).shard_size, Some(128));
     }
@@ -402,7 +409,8 @@ mod tests {
         let last = Settings::default();
         let now = Settings { csv: true, csv_for_spreadsheets: true, max_reject_percent: 5.0, ..Settings::default() };
         assert_eq!(now.differences(&last), Vec::<String>::new());
-        let now = Settings { pca: Some(ComponentSelection::Components(7)), standardize: false, ..Settings::default() };
+        let now =
+            Settings { pca: Some(ComponentSelection::Components(7)), standardize: Some(false), ..Settings::default() };
         assert_eq!(now.differences(&last), ["pca: null -> {\"components\":7}", "standardize: true -> false"]);
     }
 

@@ -71,7 +71,7 @@ impl<'a> Cutter<'a> {
             boundaries: Boundaries::new(settings.shard_size())?,
             hasher: ShardHasher::new(extractor, settings.compression()),
             labelling,
-            partition_by_label: settings.partition_by_label,
+            partition_by_label: settings.partitions(),
             finished,
         })
     }
@@ -82,7 +82,8 @@ impl<'a> Cutter<'a> {
     }
 
     /// Whether an object of the listing is an image or becomes a reject; false for those that are
-    /// [ignored](store::is_ignored). Fails with `Input.Invalid` if its label cannot be a folder: before any image is read, because the name is used last.
+    /// [ignored](store::is_ignored). Fails with `Input.Invalid` if its label cannot be a folder: before any image is read,
+    /// because the name is used last.
     pub(super) fn takes(&self, object: &Object) -> Result<bool> {
         if store::is_ignored(&object.key) {
             return Ok(false);

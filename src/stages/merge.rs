@@ -16,10 +16,11 @@ use super::{
     classes::Turn,
     damage::noted,
     records::featurized,
-    sums::{GroupSums, Known, moments_of},
+    sums::{GroupSums, Known, moments_of, read_sums},
 };
 use crate::{
     Error, ErrorKind, Result,
+    classify::ClassSums,
     dataset::{
         self, Checksum, FileRef, GroupEntry, GroupRecord, RejectedObject, RunFigures, ShardEntry, ShardRecord,
         blocking::run_blocking,
@@ -82,26 +83,13 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
     let output = stores.output.as_ref();
     let shards = read_shards(output, &work).await?;
     let record = record(&work, &shards);
-    let (finished, turn) =
-        (finished(output, &record).await?, Turn::wait(&work.extractor, work.classes.as_ref(), &record));
-    let (own, turn) = (record.clone(), turn.await);
-    // Without earlier sums, those of the classes and of all rows come from the same products.
-    let (classes, all) = match &turn {
-        Some(turn) if finished.is_none() && work.base.is_none() && known.is_empty() => {
-            turn.all(output, &work.extractor, &record).await.map(|(classes, all)| (Some(classes), Some(all)))?
-        }
-        _ => (None, None),
-    };
-    let (entry, file, sums) = match finished {
-        Some(entry) => (entry, None, None),
-        None => finish(output, &work, record, (&known, all)).await?,
-    };
-    let classes = match turn {
-        Some(turn) => turn.keep(output, &work.extractor, (&own, work.base.as_ref()), classes).await?,
-        None => None,
-    };
+    let summed = all_sums(output, &work, &record, &known);
+    let indexed =
+        async { if work.makes == Makes::Both { super::index::write(output, &work, &record).await } else { Ok(None) } };
+    // Beside each other they take more memory, and a first run merges several groups.
+    let (((entry, file, sums), classes), index) =
+        if work.base.is_some() { try_join!(summed, indexed)? } else { (summed.await?, indexed.await?) };
     let (classes, of_classes) = classes.unzip();
-    let index = if work.makes == Makes::Both { super::index::write(output, &work, &own).await? } else { None };
     let group = keys::group(&entry.id);
     let made = shards.iter().filter_map(|shard| shard.made.as_ref());
     let merged = Merged {
@@ -128,13 +116,44 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
     Ok((merged, GroupSums { moments: sums, classes }))
 }
 
+/// The entry of a group; its record, which is to be written afterwards; and its sums. The last two only if it was not finished
+/// before.
+type Finished = (GroupEntry, Option<Bytes>, Option<TotalMoments>);
+
+/// Writes the sums of a group and of its classes.
+async fn all_sums(
+    output: &dyn Store,
+    work: &MergeWork,
+    record: &GroupRecord,
+    known: &Known,
+) -> Result<(Finished, Option<(Checksum, ClassSums)>)> {
+    let finished = finished(output, record).await?;
+    let turn = Turn::wait(&work.extractor, work.classes.as_ref(), record).await;
+    // Without earlier sums, those of the classes and of all rows come from the same products.
+    let (classes, all) = match &turn {
+        Some(turn) if finished.is_none() && work.base.is_none() && known.is_empty() => {
+            turn.all(output, &work.extractor, record).await.map(|(classes, all)| (Some(classes), Some(all)))?
+        }
+        _ => (None, None),
+    };
+    let finished = match finished {
+        Some(entry) => (entry, None, None),
+        None => finish(output, work, record.clone(), (known, all)).await?,
+    };
+    let classes = match turn {
+        Some(turn) => turn.keep(output, &work.extractor, (record, work.base.as_ref()), classes).await?,
+        None => None,
+    };
+    Ok((finished, classes))
+}
+
 /// Writes the sums of a group, which may be known. Also returns its record, which is to be written afterwards, as a file.
 async fn finish(
     output: &dyn Store,
     work: &MergeWork,
     mut record: GroupRecord,
     (known, all): (&Known, Option<TotalMoments>),
-) -> Result<(GroupEntry, Option<Bytes>, Option<TotalMoments>)> {
+) -> Result<Finished> {
     let mut sums_of_group = None;
     if record.rows > 0 {
         let sums = match all {
@@ -407,11 +426,6 @@ fn check_rows(totals: TotalMoments, rows: u64) -> Result<TotalMoments> {
     Err(Error::new(ErrorKind::DatasetCorrupt, "the sums of a group are not those of its shards")
         .context("rows", totals.rows())
         .context("expected", rows))
-}
-
-/// Reads a file of sums. Fails with `Dataset.Corrupt`.
-pub(crate) async fn read_sums(output: &dyn Store, file: &FileRef, columns: usize) -> Result<TotalMoments> {
-    file.decode(output, columns, tables::read_sums).await
 }
 
 /// Adds the sums of shards, computed from their features.

@@ -64,7 +64,7 @@ pub(crate) use featurize::featurize_and_sum;
 pub(crate) use index::segment;
 pub use list::{ListDone, ListWork, list};
 pub use merge::{MergeDone, merge};
-pub(crate) use merge::{group_sums, merge_with, read_sums, remake_group};
+pub(crate) use merge::{group_sums, merge_with, remake_group};
 pub(crate) use outliers::{Scored as OutliersOf, outliers};
 pub use plan::{PlanStep, plan, plan_step};
 pub use project::project;
@@ -78,7 +78,7 @@ pub use reduce::reduce;
 pub(crate) use reduce::{reduce_with, sum_of_groups};
 pub(crate) use resume::check_input;
 pub use rounds::{Limits, Round};
-pub(crate) use sums::{GroupSums, Known, KnownGroups, KnownSums, ShardSums, Sums, moments_of};
+pub(crate) use sums::{GroupSums, Known, KnownGroups, KnownSums, ShardSums, Sums, moments_of, read_sums};
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -240,7 +240,7 @@ impl Planning<'_> {
             let ids = (old.shard_size(), old.compression()) == (new.shard_size(), new.compression());
             // Labels of a base without partition folders can be too long for them, so all are listed.
             let labels = (old.label_rules(), &old.labels) == (new.label_rules(), &new.labels);
-            base.manifest.format == FORMAT && ids && labels && (old.partition_by_label || !new.partition_by_label)
+            base.manifest.format == FORMAT && ids && labels && (old.partitions() || !new.partitions())
         });
         let only_changed = mode.listing == ListingScope::Changed && inbox.is_complete;
         if let Some(limits) = self.limits.filter(|_| same_cuts.is_none() || !only_changed) {

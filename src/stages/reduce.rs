@@ -14,11 +14,10 @@ use super::{
     batch::write_work,
     classify::classify,
     damage::noted,
-    merge::read_sums,
     plan::is_up_to_date,
     records::{REJECTS, read_merged},
     reuse,
-    sums::{KnownGroups, KnownSums},
+    sums::{KnownGroups, KnownSums, read_sums},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -237,7 +236,7 @@ fn parts(
         basis_file: basis.file.clone(),
         extractor: plan.extractor.clone(),
         compression: plan.settings.compression(),
-        partition_by_label: plan.settings.partition_by_label,
+        partition_by_label: plan.settings.partitions(),
         csv: plan.settings.writes_csv(),
         csv_for_spreadsheets: plan.settings.csv_for_spreadsheets,
         predict: predict.clone(),

@@ -32,8 +32,8 @@ pub(crate) fn check_input(base: &Manifest, place: &str, identity: Option<&str>, 
     Err(Error::new(ErrorKind::InputMoved, message).context("input", place).context("recorded", &base.input))
 }
 
-/// A forgotten option must not change the settings of a data set, and neither another model nor a new release may compute it
-/// again unasked. Settings that were given do so: what depends on them is computed from the features.
+/// Neither another model nor a new release may compute a data set again unasked. Other settings do so: what depends on them is
+/// computed from the features. Omitted ones are those of the current version.
 pub(super) fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &Settings, mode: Mode) -> Result<()> {
     let is_revision = extractor.is_revision_of(&base.extractor);
     let refused =
@@ -51,14 +51,6 @@ pub(super) fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &
             "the current version was made with another model: {differences}. With --rebuild, the features of all {} \
              images are computed again",
             base.images
-        ));
-    }
-    let forgotten = settings.perhaps_forgotten(&base.settings);
-    if !forgotten.is_empty() {
-        return refused(format!(
-            "the current version was made with other settings, and the options may have been forgotten: {}. With \
-             --rebuild, the PCA and the tables are made again from the features; no image is inferred again",
-            settings.differences(&base.settings).join("; ")
         ));
     }
     if mode.refit == Refit::Never && !settings.same_fit(&base.settings) {

@@ -26,7 +26,7 @@ pub(super) async fn copy_parts(
     base: &Manifest,
     work: Vec<PartWork>,
 ) -> Result<Vec<PartWork>> {
-    let same_form = plan.settings.partition_by_label == base.settings.partition_by_label
+    let same_form = plan.settings.partitions() == base.settings.partitions()
         && plan.settings.compression() == base.settings.compression();
     if plan.settings.writes_csv() || !same_form || base.released.is_some() {
         return Ok(work);

@@ -12,11 +12,20 @@ use super::earlier::{EarlierRow, EarlierRows, Removed};
 use crate::{
     Result,
     classify::ClassSums,
-    dataset::{GroupRecord, tables::FeatureRows},
+    dataset::{
+        FileRef, GroupRecord,
+        tables::{self, FeatureRows},
+    },
     ids::{GroupId, ShardId},
     model::ExtractorInfo,
     pca::moments::{BLOCK_ROWS, ShardMoments, TotalMoments},
+    store::Store,
 };
+
+/// Reads a file of sums. Fails with `Dataset.Corrupt`.
+pub(crate) async fn read_sums(output: &dyn Store, file: &FileRef, columns: usize) -> Result<TotalMoments> {
+    file.decode(output, columns, tables::read_sums).await
+}
 
 /// Whether the sums of the features of a shard are computed while they are in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

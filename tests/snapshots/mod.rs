@@ -82,7 +82,8 @@ fn the_history_of_a_small_data_set() {
     fs::remove_file(story.dir.join(places[0]).join("Lemon/0_100.jpg")).unwrap();
     story.record("erase", &["erase", places[1], "Lemon/0_100.jpg"], 0);
     story.record("run-other-settings", &[&run[..], &["--no-standardize"]].concat(), 0);
-    story.record("error-settings-changed", &run, 1);
+    let scaled = [&run[..], &["--decode", "scaled"]].concat();
+    story.record("error-settings-changed", &scaled, 1);
     story.record("error-no-such-version", &["show", places[1], "--version", "9"], 1);
     story.record("error-no-such-folder", &["run", "photos", "results"], 1);
     story.record("error-wrong-usage", &["run", "photos", "results", "--components", "3", "--variance", "0.9"], 2);

@@ -58,18 +58,24 @@ pub(crate) struct RunOptions {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Result options")]
 pub(crate) struct ResultOptions {
-    /// Keep K components [default: 50, or as many as the images allow]
+    /// Keep K components [default: those of the last version; without one 50, or as many as the images allow]
     #[arg(short = 'k', long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "variance")]
     pub components: Option<u32>,
     /// Keep the fewest components that explain this share of the variance, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = values::share)]
     pub variance: Option<f64>,
+    /// Divide the features by their standard deviations [default: as in the last version; without one, yes]
+    #[arg(long, overrides_with = "no_standardize")]
+    pub standardize: bool,
     /// Only centre the features; do not divide them by their standard deviations
-    #[arg(long)]
+    #[arg(long, overrides_with = "standardize")]
     pub no_standardize: bool,
-    /// Write the scores into one folder per label (label=.../), as Spark's partitionBy does
-    #[arg(long)]
+    /// Write the scores into one folder per label (label=.../), as Spark's partitionBy does [default: as in the last version]
+    #[arg(long, overrides_with = "no_partition_by_label")]
     pub partition_by_label: bool,
+    /// Write the scores into one folder
+    #[arg(long, overrides_with = "partition_by_label")]
+    pub no_partition_by_label: bool,
     /// Also write the scores as CSV
     #[arg(long)]
     pub csv: bool,
@@ -94,8 +100,8 @@ pub(crate) struct ResultOptions {
     /// When to fit the PCA
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
     pub refit: RefitArg,
-    /// Accept a model that differs from that of the last version, which computes all features again, and the defaults of
-    /// options that the last version was made with; otherwise both are an error
+    /// Accept a model that differs from that of the last version, which computes all features again; otherwise it is an
+    /// error
     #[arg(long)]
     pub rebuild: bool,
     /// Largest distance of near-duplicates, in units of the features; 0 for images with equal features [default: that of
@@ -282,8 +288,8 @@ impl ResultOptions {
         let components = self.components.map(|k| ComponentSelection::Components(k as usize));
         Settings {
             pca: components.or(self.variance.map(ComponentSelection::Variance)),
-            standardize: !self.no_standardize,
-            partition_by_label: self.partition_by_label,
+            standardize: chosen(self.standardize, self.no_standardize),
+            partition_by_label: chosen(self.partition_by_label, self.no_partition_by_label),
             csv: self.csv || self.csv_for_spreadsheets,
             csv_for_spreadsheets: self.csv_for_spreadsheets,
             max_reject_percent: self.max_reject_percent,
@@ -349,4 +355,9 @@ pub(crate) struct DemoArgs {
     pub images_only: bool,
     #[command(flatten)]
     pub options: RunOptions,
+}
+
+/// What one of two options says; None if neither is given.
+fn chosen(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
 }

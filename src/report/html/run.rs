@@ -137,7 +137,7 @@ pub(super) fn settings(content: &Content<'_>) -> Markup {
         ("parent", parent),
         ("model", format!("{}, {} features", extractor.model, extractor.columns)),
         ("extractor", extractor.id.to_string()),
-        ("scaling", if settings.standardize { "standardised" } else { "centred only" }.to_owned()),
+        ("scaling", if settings.standardizes() { "standardised" } else { "centred only" }.to_owned()),
         ("shards", format!("{shards} of about {size} images; {} reused", figures.shards_reused)),
         ("basis", manifest.basis.file.key.clone()),
         ("scores", keys::pca(manifest.version)),

@@ -218,7 +218,7 @@ fn work(manifest: &Manifest, shard: &ShardEntry, part: u64) -> PartWork {
         basis_file: manifest.basis.file.clone(),
         extractor: manifest.extractor.clone(),
         compression: manifest.settings.compression(),
-        partition_by_label: manifest.settings.partition_by_label,
+        partition_by_label: manifest.settings.partitions(),
         csv: manifest.settings.writes_csv(),
         csv_for_spreadsheets: manifest.settings.csv_for_spreadsheets,
         predict: PredictWork::of(manifest.classifier.as_ref()),
