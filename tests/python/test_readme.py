@@ -21,17 +21,19 @@ def blocks(language=None):
     """The indented blocks of the README, or the fenced ones of a language, without their indent."""
     if language:
         return re.findall(rf"```{language}\n(.*?)```", README, re.S)
-    return [re.sub(r"^ {4}", "", block, flags=re.M) for block in re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", README, re.M)]
+    return [re.sub(r"^ {4}", "", block, flags=re.M).strip("\n") for block in re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", README, re.M)]
 
 
 def commands():
     """Each `pomona` command of the README, in its order, and the lines that it prints there."""
     for block in blocks():
-        lines = block.strip("\n").split("\n")
-        if lines[0].startswith("$ pomona"):
-            yield lines[0][2:], lines[1:]
-        else:
-            yield from ((line, []) for line in lines if line.startswith("pomona "))
+        found = []
+        for line in block.split("\n"):
+            if line.startswith(("$ pomona ", "pomona ")):
+                found.append((line.removeprefix("$ "), []))
+            elif found and line:
+                found[-1][1].append(line)
+        yield from found
 
 
 def masked(line):
@@ -46,7 +48,7 @@ def folder(tmp_path_factory):
     photos = folder / "photos"
     for number, path in enumerate(sorted((folder / "pomona-demo/images").rglob("*.jpg"))[::7]):
         (photos / path.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, photos / path.parent.name / f"apple_{number}.jpg")
+        shutil.copy(path, photos / path.parent.name / f"{path.parent.name.split()[0].lower()}_{number}.jpg")
     (photos / "people").mkdir()
     shutil.copy(path, photos / "people/jane.jpg")
     shutil.copy(path, folder / "photo.jpg")
@@ -55,7 +57,7 @@ def folder(tmp_path_factory):
 
 
 def test_every_command_runs_and_prints_what_the_readme_prints(folder):
-    seen, run_once = [], {}
+    seen = []
     for line, printed in commands():
         if any(part in line for part in NOT_HERE):
             continue
@@ -64,7 +66,6 @@ def test_every_command_runs_and_prints_what_the_readme_prints(folder):
         done = subprocess.run([POMONA, *shlex.split(line, comments=True)[1:]], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         seen.append(line.split()[1])
-        run_once[line] = done.stdout
         if line.startswith("pomona log"):
             # Its versions are those of another data set: the columns are compared.
             assert printed[0].split() == done.stdout.splitlines()[0].split()
@@ -80,7 +81,7 @@ def test_show_prints_the_lines_of_the_readme(folder):
     block = next(block for block in blocks() if block.startswith("Explained variance"))
     shown = subprocess.run([POMONA, "show", "pomona-demo/results"], cwd=folder, capture_output=True, text=True, check=True).stdout
     lines = [masked(line) for line in shown.splitlines()]
-    missing = [line for line in block.strip("\n").split("\n") if masked(line) not in lines]
+    missing = [line for line in block.split("\n") if masked(line) not in lines]
     assert not missing, "\n".join(missing)
 
 
