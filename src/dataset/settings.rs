@@ -384,8 +384,7 @@ mod tests {
         assert_eq!((kept.priors(), kept.training_rules()), (Priors::Equal, current.training_rules()));
         let reset =
             settings(r#"{"priors": "counts", "holdout": "", "fold_pattern": ""}"#).resolved(Some(&current), false);
-        let fresh = Settings { shard_size: reset.shard_size, ..Settings::default() };
-        assert_eq!(reset, fresh);
+        assert_eq!(reset, Settings::default().resolved(None, false));
         assert!(settings(r#"{"fold_pattern": "("}"#).check().is_err());
         assert!(!settings(r#"{"classifier": false}"#).classifier);
     }

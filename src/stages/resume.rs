@@ -48,7 +48,7 @@ pub(super) fn check_same(base: &Manifest, extractor: &ExtractorInfo, settings: &
         differences.extend(settings.differences(&base.settings));
         let differences = differences.join("; ");
         return refused(format!(
-            "the current version was made with another model: {differences}. With --rebuild, the features of all {} \
+            "the current version was made with another model or decoding: {differences}. With --rebuild, the features of all {} \
              images are computed again",
             base.images
         ));
