@@ -40,7 +40,7 @@ def step_functions(status, answer):
 
 @pytest.mark.parametrize("code, name, words", [
     ("AccessDeniedException", "Execution.Denied", "states:DescribeExecution"),
-    ("ExpiredTokenException", "Execution.Denied", "refused access"),
+    ("ExpiredTokenException", "Credentials.Expired", "states:DescribeExecution"),
     ("ExecutionDoesNotExist", "Execution.NotFound", "does not exist"),
     ("InvalidArn", "Execution.NotFound", ARN),
 ])
