@@ -1,7 +1,7 @@
 //! The program: reads the command line, calls the library, prints progress and results.
 //!
 //! `src/main.rs` and the Python package call [`main`]. The macros `println!` and `eprintln!` panic when their reader has gone;
-//! [`out`] has what to use instead.
+//! `out` has what to use instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
