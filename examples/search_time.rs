@@ -115,7 +115,7 @@ async fn write(output: &dyn Store, rows: usize, file: Option<&str>) {
                 ShardRows { shard: &shard, paths: &paths, labels: &labels, splits: &splits, features: features.view() };
             writer.push(rows).unwrap();
         }
-        let body = writer.finish().unwrap();
+        let body = writer.finish(None).unwrap();
         segments.push(Some(Checksum::of(&body)));
         output.put(&keys::index(&id), body).await.unwrap();
         groups.push(GroupEntry {

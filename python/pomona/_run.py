@@ -82,7 +82,7 @@ def run(
     scaled = settings.pop("decode", "full") == "scaled"
     line = _Line() if progress else None
     try:
-        _pomona.run(
+        version = _pomona.run(
             os.fspath(images),
             os.fspath(output),
             json.dumps(settings),
@@ -96,7 +96,7 @@ def run(
     finally:
         if line is not None:
             line.close()
-    return Data(output)
+    return Data(output, version)
 
 
 def features(

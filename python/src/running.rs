@@ -15,7 +15,7 @@ use pomona::{
 use pyo3::prelude::*;
 use serde::de::DeserializeOwned;
 
-use crate::{json, model::Model, raised, waiting::wait_and_tell};
+use crate::{model::Model, raised, waiting::wait_and_tell};
 
 /// What a run has done so far: stage, images or parts, and how many there are.
 type State = (String, u64, Option<u64>);
@@ -82,7 +82,8 @@ fn parsed<T: DeserializeOwned>(text: &str) -> Result<T> {
 }
 
 /// Runs the pipeline and writes the report. `settings` and `mode` are JSON objects. `told` is called with stage, images or parts
-/// done, and their number if it is known; and `noted` with notes for people. Returns the JSON of the summary.
+/// done, and their number if it is known; and `noted` with notes for people. Returns the number of the version that
+/// is current then.
 #[pyfunction]
 #[pyo3(signature = (images, output, settings, mode, model, inventory=None, labels=None, told=None, noted=None))]
 #[expect(clippy::too_many_arguments, reason = "the arguments of a function of Python")]
@@ -97,7 +98,7 @@ pub(crate) fn run(
     labels: Option<String>,
     told: Option<Bound<'_, PyAny>>,
     noted: Option<Bound<'_, PyAny>>,
-) -> PyResult<String> {
+) -> PyResult<u64> {
     let parsed = || Ok((parsed::<Settings>(settings)?, parsed::<Mode>(mode)?, RunId::now()));
     let (settings, mode, id) = parsed().map_err(|e: Error| raised(py, &e))?;
     settings.check().map_err(|e| raised(py, &e))?;
@@ -111,7 +112,7 @@ pub(crate) fn run(
         if let Err(e) = pipeline::report(&stores, &mut summary, watcher.as_ref()).await {
             watcher.note(format!("the report could not be written: {e}"));
         }
-        Ok(summary)
+        Ok(summary.manifest.version.0)
     };
     let tell = |_: Python<'_>| {
         if let Some(told) = &told {
@@ -119,7 +120,7 @@ pub(crate) fn run(
         }
         Ok(())
     };
-    let summary = wait_and_tell(py, work, &stop, tell)?;
+    let version = wait_and_tell(py, work, &stop, tell)?;
     if let Some(told) = &told {
         told.call1(progress.state())?;
     }
@@ -128,5 +129,5 @@ pub(crate) fn run(
             noted.call1((note,))?;
         }
     }
-    json(py, &summary)
+    Ok(version)
 }

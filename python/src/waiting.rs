@@ -1,9 +1,6 @@
 //! Waiting for Rust without holding Python up.
 
-use std::{
-    sync::{LazyLock, OnceLock},
-    time::Duration,
-};
+use std::{sync::LazyLock, time::Duration};
 
 use pomona::{Error, ErrorKind, Result, stages::CancellationToken};
 use pyo3::prelude::*;
@@ -18,20 +15,14 @@ use crate::raised;
 /// How long Ctrl-C may be unheard, and the time between two reports of progress.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The threads of this process. They are not started in a child of `fork` before it calls, too.
-static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-static STARTED: LazyLock<std::result::Result<(), String>> = LazyLock::new(|| {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| e.to_string())?;
-    let _ = RUNTIME.set(runtime);
-    Ok(())
-});
+/// The threads of this process.
+static RUNTIME: LazyLock<std::result::Result<Runtime, String>> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| e.to_string()));
 
 fn runtime() -> Result<&'static Runtime> {
-    let failed = |cause: String| {
-        Error::new(ErrorKind::StoreFailed, "the threads of the module could not be started").source(cause)
-    };
-    (*STARTED).clone().map_err(failed)?;
-    RUNTIME.get().ok_or_else(|| Error::new(ErrorKind::InternalBug, "the threads of the module are gone"))
+    RUNTIME.as_ref().map_err(|cause| {
+        Error::new(ErrorKind::StoreFailed, "the threads of the module could not be started").source(cause.clone())
+    })
 }
 
 /// Waits for a result. After Ctrl-C, raises `KeyboardInterrupt`, and the work goes on behind.

@@ -72,22 +72,16 @@ pub(crate) async fn segment(
     while let Some((shard, table)) = reads.try_next().await? {
         let base = base.clone();
         let push = move || {
-            match (table, base) {
-                (Some(tables::LabelledFeatures { paths, labels, splits, features }), _) => writer.push(ShardRows {
-                    shard: &shard,
-                    paths: &paths,
-                    labels: &labels,
-                    splits: &splits,
-                    features: features.view(),
-                })?,
-                (None, Some(base)) => writer.copy(&shard, &base).map(drop)?,
-                (None, None) => {}
+            if let Some(tables::LabelledFeatures { paths, labels, splits, features }) = &table {
+                writer.push(ShardRows { shard: &shard, paths, labels, splits, features: features.view() })?;
+            } else if let Some(base) = base {
+                writer.copy(&shard, &base)?;
             }
             Ok(writer)
         };
         writer = run_blocking(push).await?;
     }
-    run_blocking(move || writer.finish_like(base.as_deref())).await.map(Some)
+    run_blocking(move || writer.finish(base.as_deref())).await.map(Some)
 }
 
 fn subject(extractor: &ExtractorInfo, group: &GroupId) -> Subject {

@@ -60,7 +60,7 @@ fn written(rows: &Array2<f32>) -> Vec<u8> {
         let shard = &ShardId::from(name);
         writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features }).unwrap();
     }
-    writer.finish().unwrap().to_vec()
+    writer.finish(None).unwrap().to_vec()
 }
 
 fn opened(file: &[u8], columns: usize) -> Result<(Segment, Vec<u8>)> {
@@ -246,7 +246,7 @@ fn copied(file: &[u8], rows: &Array2<f32>, from: usize) -> Result<Vec<u8>> {
     writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features })?;
     assert!(!writer.copy(&ShardId::from("c"), &source)?);
     assert!(writer.copy(&ShardId::from("b"), &source)?);
-    writer.finish_like(Some(&source)).map(|file| file.to_vec())
+    writer.finish(Some(&source)).map(|file| file.to_vec())
 }
 
 #[test]

@@ -151,14 +151,9 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// The bytes of the segment.
-    pub fn finish(self) -> Result<Bytes> {
-        self.finish_like(None)
-    }
-
     /// The bytes of the segment. They do not depend on `earlier`, whose directions are taken instead of fitted again if they
     /// would be the same.
-    pub fn finish_like(mut self, earlier: Option<&WholeSegment>) -> Result<Bytes> {
+    pub fn finish(mut self, earlier: Option<&WholeSegment>) -> Result<Bytes> {
         let directions = self.directions(earlier)?;
         let (rows, columns) = (self.ends.len(), self.subject.columns);
         let layout = Layout { rows, columns, width: directions.width(), paths_bytes: self.paths.len() };
