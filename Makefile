@@ -16,6 +16,7 @@ PREFIX ?= $(HOME)/.local
 .PHONY: install
 install: build ## Copy the program to PREFIX/bin (~/.local/bin)
 	install -D -m 755 $(POMONA) $(PREFIX)/bin/pomona
+	@[ ! -d dist/aws ] || install -D -m 644 -t $(PREFIX)/share/pomona/aws dist/aws/*
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo 'Add $(PREFIX)/bin to your PATH';; esac
 
 .PHONY: demo
@@ -106,7 +107,7 @@ wheel: build .venv/wheel/ready ## Build the Python package: dist/pomona-*.whl
 
 # The first line is the environment of a user: the wheel, pyarrow, and no Rust on the PATH.
 .PHONY: test-package
-test-package: wheel .venv/package/ready .venv/tables/ready ## Install the wheel in a clean environment, and test the Python package
+test-package: wheel .venv/package/ready .venv/tables/ready .venv/ministack/ready ## Install the wheel in a clean environment, and test the Python package
 	.venv/package/bin/pip install --quiet --no-deps --force-reinstall dist/pomona-*.whl
 	env -i HOME="$$HOME" PATH=$(CURDIR)/.venv/package/bin:/usr/bin:/bin .venv/package/bin/python python/tests/clean.py dist/pomona-*.whl
 	.venv/tables/bin/pip install --quiet --no-deps --force-reinstall dist/pomona-*.whl
@@ -126,7 +127,7 @@ AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .ven
 
 .PHONY: test-aws
 test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e
-	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py
+	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_deploy.py
 	$(MAKE) --no-print-directory e2e
 
 .PHONY: lambdas
@@ -138,11 +139,15 @@ lambdas: .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready ## Build
 lambdas-host: build .venv/ministack/ready .venv/sam/ready ## Build the Lambda functions into .aws-sam/build for tests on this machine
 	.venv/ministack/bin/python tests/aws/build.py --host
 
+.PHONY: package
+package: lambdas ## Write dist/aws, which `pomona aws deploy` deploys, from the functions
+	.venv/ministack/bin/python functions/package.py .aws-sam/build dist/aws
+
 # PACKAGES=lambdas tests those that users deploy.
 PACKAGES ?= lambdas-host
 .PHONY: e2e
 e2e: build $(PACKAGES) $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete the stack
-	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_e2e.py
+	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_e2e.py tests/aws/test_deploy.py
 
 RUNS ?= 20
 .PHONY: e2e-new-account
@@ -251,6 +256,10 @@ fuzz-asan: ## Damage CASES=20000 JPEGs with a new seed, with AddressSanitizer in
 .PHONY: test-arm64
 test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its output under qemu-user
 	python3 tests/arm64.py --pomona $(POMONA) --cargo-lambda .venv/cargo-lambda/bin
+
+.PHONY: test-wheel-arm64
+test-wheel-arm64: build .venv/wheel/ready .venv/cargo-lambda/ready ## Build the wheel for arm64 and compare what it writes under qemu-user
+	.venv/wheel/bin/python python/tests/arm64.py --pomona $(POMONA) --wheel .venv/wheel/bin --zig .venv/cargo-lambda/bin
 
 # Needs: rustup toolchain install nightly --component miri. Miri is an interpreter, so no processor with AVX-512 is needed.
 .PHONY: test-avx512

@@ -1,12 +1,16 @@
-"""Duplicates: distances of copies and of views, and the time of the search beside faiss.
+"""Duplicates: distances of copies and of views, planted copies, and the time of the search beside faiss.
 
     distances:  duplicates.py distances --pomona PATH --data FOLDER... [--pictures 60]
+    planted:    duplicates.py planted --pomona PATH [--views 650] [--pictures 225]
     time:       duplicates.py time --example PATH [--rows 20000 100000 1000000] [--noise 20000] [--check 50000]
 
 Distances: some pictures of each folder, copied in twelve ways, in one data set with all pictures of the folders. Prints how far
 copies are from their originals, and how many groups of different pictures each limit makes.
+Planted: copies of some of the demo's pictures among them, of the same bytes, saved again, resized and cropped. Prints how many of
+each the table of duplicates has beside their originals, and whether its groups are those of all pairs (NumPy).
 Time: made-up features (`examples/duplicates_time.rs`) in a temporary folder, searched as a run does. If faiss-cpu is installed
-(`pip install faiss-cpu`), a flat and an IVF index search the same rows, for up to 50,000 rows. Raw runs go to bench/runs/.
+(`pip install faiss-cpu`), a flat and an IVF index search the same rows, for up to 50,000 rows. `--check` compares the groups with
+those of all pairs (NumPy). Raw runs go to bench/runs/.
 """
 
 import argparse
@@ -57,21 +61,43 @@ def rows(output):
     return table["path"].to_pylist(), np.array(table["features"].to_pylist(), dtype=np.float64)
 
 
+def components(count, pairs):
+    """The connected components of some pairs of rows, those with two rows at least, in the order of their first rows."""
+    parents = list(range(count))
+
+    def root(row):
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for a, b in pairs:
+        parents[root(max(root(a), root(b)))] = min(root(a), root(b))
+    found = {}
+    for row in range(count):
+        found.setdefault(root(row), []).append(row)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def near_pairs(x, limit, block=2_000):
+    """All pairs of rows within a limit. Products in double precision leave out the far ones; integers decide the others."""
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    numbers = np.rint(x * 2**20).astype(np.int64)
+    assert np.array_equal(numbers / 2**20, x)
+    squares, most = (x * x).sum(1), int((limit * 2**20) ** 2)
+    for start in range(0, len(x), block):
+        rows = x[start : start + block]
+        distances = squares[start : start + block, None] + squares[start:] - 2 * rows @ x[start:].T
+        for a, b in np.argwhere(distances <= limit * limit + 1e-3):
+            if a < b and int(((numbers[start + a] - numbers[start + b]) ** 2).sum()) <= most:
+                yield start + int(a), start + int(b)
+
+
 def groups(x, limit):
     """Number of groups, of images in them, and of images in the largest one."""
     squares = (x * x).sum(1)
     near = np.argwhere(np.triu(squares[:, None] + squares - 2 * x @ x.T <= limit * limit + 1e-6, 1))
-    parents = list(range(len(x)))
-
-    def root(row):
-        while parents[row] != row:
-            row = parents[row]
-        return row
-
-    for a, b in near:
-        parents[root(a)] = root(b)
-    sizes = np.bincount([root(row) for row in range(len(x))])
-    sizes = sizes[sizes > 1]
+    sizes = np.array([len(group) for group in components(len(x), near)])
     return {"groups": len(sizes), "images": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
 
 
@@ -102,14 +128,19 @@ def distances(program, folder, pictures, work):
     return {"pictures": len(files), "copied": len(chosen), "copies": found, "views": {limit: groups(originals, limit) for limit in LIMITS}}
 
 
-def peers(folder, distance):
+def features(folder):
+    """The features of the shards that the example has written, in the order of their paths."""
+    files = pathlib.Path(folder).glob("shards/*/features.parquet")
+    tables = sorted((pq.read_table(file, columns=["path", "features"]) for file in files), key=lambda table: table["path"][0].as_py())
+    return np.concatenate([np.array(table["features"].to_pylist(), dtype=np.float32) for table in tables])
+
+
+def peers(x, distance):
     """Seconds and pairs of faiss on the same rows, and the share of the pairs that the IVF index finds."""
     try:
         import faiss
     except ImportError:
         return None
-    tables = [pq.read_table(file, columns=["path", "features"]) for file in pathlib.Path(folder).glob("shards/*/features.parquet")]
-    x = np.concatenate([np.array(table["features"].to_pylist(), dtype=np.float32) for table in tables])
 
     def pairs(index):
         limits, _, ids = index.range_search(x, distance * distance)
@@ -131,13 +162,54 @@ def peers(folder, distance):
     return {"flat_seconds": middle - start, "ivf_seconds": end - middle, "pairs": len(exact), "ivf_recall": recall}
 
 
+# The copies that are planted, by the name of their folder.
+PLANTED = ["same bytes", "saved as PNG", "JPEG, quality 95", "resized to 200 %", "resized to 90 %", "cropped by 2 %"]
+
+
+def planted(program, views, pictures, work):
+    subprocess.run([program, "demo", work, "--views", str(views), "--images-only"], check=True, capture_output=True)
+    files = sorted(file for file in (work / "images").rglob("*") if file.is_file())
+    chosen = files[:: max(1, len(files) // pictures)][:pictures]
+    for number, file in enumerate(chosen):
+        for copy in PLANTED:
+            change, quality = COPIES.get(copy, (None, None))
+            place = work / "images" / copy / f"{number:05}{file.suffix if change is None else '.png' if quality is None else '.jpg'}"
+            place.parent.mkdir(exist_ok=True)
+            if change is None:
+                place.write_bytes(file.read_bytes())
+            else:
+                change(Image.open(file).convert("RGB")).save(place, **({} if quality is None else {"quality": quality}))
+    subprocess.run([program, "run", work / "images", work / "results"], check=True, capture_output=True)
+    paths, x = rows(work / "results")
+    table = pq.read_table(work / "results/duplicates/v=00000001").to_pylist()
+    group_of = {row["path"]: row["group"] for row in table}
+    limit = json.loads((work / "results/versions/00000001.json").read_text())["duplicates"]["distance"]
+    contents = pq.read_table(work / "results/features/v=00000001", columns=["content_sha256"])["content_sha256"].to_pylist()
+    same = {}
+    for row, content in enumerate(contents):
+        same.setdefault(content, []).append(row)
+    equal = [(group[0], row) for group in same.values() for row in group[1:]]
+    expected = [[paths[row] for row in group] for group in components(len(x), [*equal, *near_pairs(x, limit)])]
+    found = {}
+    for row in table:
+        found.setdefault(row["group"], []).append(row["path"])
+    counts = {}
+    for copy in PLANTED:
+        of_copy = [path for path in paths if path.startswith(f"{copy}/")]
+        originals = [str(chosen[int(path.split("/")[1].split(".")[0])].relative_to(work / "images")) for path in of_copy]
+        together = [a in group_of and group_of[a] == group_of.get(b) for a, b in zip(of_copy, originals)]
+        counts[copy] = {"planted": len(of_copy), "found": sum(together)}
+    return {"images": len(paths), "distance": limit, "copies": counts, "groups": len(found), "equal_to_all_pairs": list(found.values()) == expected}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["distances", "time"])
+    parser.add_argument("what", choices=["distances", "planted", "time"])
     parser.add_argument("--pomona")
     parser.add_argument("--example")
     parser.add_argument("--data", nargs="*", default=[])
     parser.add_argument("--pictures", type=int, default=60)
+    parser.add_argument("--views", type=int, default=650)
     parser.add_argument("--rows", type=int, nargs="*", default=[20_000, 100_000, 1_000_000])
     parser.add_argument("--noise", type=int, nargs="*", default=[20_000])
     parser.add_argument("--check", type=int, nargs="*", default=[])
@@ -148,16 +220,23 @@ def main():
         for number, folder in enumerate(args.data if args.what == "distances" else []):
             found.append(distances(args.pomona, folder, args.pictures, work / str(number)))
             print(json.dumps(found[-1], indent=1))
+        if args.what == "planted":
+            found.append(planted(args.pomona, args.views, args.pictures, work))
+            print(json.dumps(found[-1], indent=1))
         sizes = [(rows, "views") for rows in args.rows] + [(rows, "noise") for rows in args.noise]
         for rows_, kind in sizes if args.what == "time" else []:
             folder = work / f"{kind}-{rows_}"
-            command = [args.example, folder, str(rows_), kind, *(["--check"] if rows_ in args.check else [])]
+            command = [args.example, folder, str(rows_), kind, "--groups", work / "groups.json"]
             line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            line["faiss"] = peers(folder, line["distance"]) if rows_ <= 50_000 else None
+            x = features(folder) if rows_ <= 50_000 else None
+            if rows_ in args.check:
+                expected = [[f"{row:09}.jpg" for row in group] for group in components(rows_, near_pairs(x, line["distance"]))]
+                line["equal_to_all_pairs"] = json.loads((work / "groups.json").read_text()) == expected
+            line["faiss"] = peers(x, line["distance"]) if x is not None else None
             found.append(line)
-            print(json.dumps(line))
+            print(json.dumps(line), flush=True)
             subprocess.run(["rm", "-rf", folder], check=True)
-    record.write(f"duplicates-{args.what}", " ".join(["bench/duplicates.py", args.what]), found=found)
+    record.write(f"duplicates-{args.what}", found=found)
 
 
 if __name__ == "__main__":

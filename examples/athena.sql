@@ -1,6 +1,8 @@
--- Tables of a Pomona output in Athena. Replace BUCKET, the prefix and the version.
--- Each version has its own folder below pca/. A table can point to one of these folders, or to pca/ with the version as a
--- partition, as here. Partition projection makes new versions visible; without it, use ALTER TABLE ... ADD PARTITION.
+-- Tables of a Pomona output in Athena. Replace BUCKET, the prefix and the version. The stack makes these tables itself with the
+-- parameter GlueDatabase (docs/deploy.md).
+-- Each version has its own folder below pca/ and is a partition of the table. Its value is "injected": Athena takes it from the
+-- query, so a new version can be read at once, without ALTER TABLE, and nothing is listed or copied. Each query has to name the
+-- versions that it reads (WHERE v = '00000007').
 
 CREATE EXTERNAL TABLE pomona_scores (
   path string,
@@ -12,9 +14,7 @@ STORED AS PARQUET
 LOCATION 's3://BUCKET/pomona/first/pca/'
 TBLPROPERTIES (
   'projection.enabled' = 'true',
-  'projection.v.type' = 'integer',
-  'projection.v.range' = '1,99999999',
-  'projection.v.digits' = '8',
+  'projection.v.type' = 'injected',
   'storage.location.template' = 's3://BUCKET/pomona/first/pca/v=${v}'
 );
 
@@ -37,9 +37,7 @@ STORED AS
 LOCATION 's3://BUCKET/pomona/first/features/'
 TBLPROPERTIES (
   'projection.enabled' = 'true',
-  'projection.v.type' = 'integer',
-  'projection.v.range' = '1,99999999',
-  'projection.v.digits' = '8',
+  'projection.v.type' = 'injected',
   'storage.location.template' = 's3://BUCKET/pomona/first/features/v=${v}'
 );
 

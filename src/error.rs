@@ -159,6 +159,15 @@ kinds! {
     /// The execution that the command follows did not succeed.
     ExecutionFailed = "Execution.Failed", retry: false,
         "Read the cause and find its error in docs/operations.md. Then redrive the execution or start another one.";
+    /// There is nothing to deploy.
+    StackNoPackage = "Stack.NoPackage", retry: false,
+        "Unpack a release of Pomona, whose folder `aws` lies beside the program, run `make package` in the repository, or name the folder of a package (`--package FOLDER`).";
+    /// AWS refused a step of a deployment.
+    StackDenied = "Stack.Denied", retry: false,
+        "Use credentials that may call the action named in the message; docs/deploy.md has a policy with all of them.";
+    /// CloudFormation could not make or change the stack.
+    StackFailed = "Stack.Failed", retry: false,
+        "Read the cause. CloudFormation has gone back to what was deployed before. A stack with the status ROLLBACK_COMPLETE has nothing in it: delete it, then deploy again.";
     /// The user stopped the run.
     RunInterrupted = "Run.Interrupted", retry: false,
         "Run the same command again. Finished work is reused.";

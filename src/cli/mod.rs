@@ -9,6 +9,7 @@ mod browse;
 mod check;
 mod completions;
 mod demo;
+mod deploy;
 mod diff;
 mod erase;
 mod estimate;
@@ -18,6 +19,7 @@ mod list;
 mod log;
 mod open;
 mod out;
+mod pictures;
 mod predict;
 mod progress;
 mod run;
@@ -26,6 +28,7 @@ mod serve;
 mod show;
 mod start;
 mod status;
+mod style;
 mod summary;
 mod vacuum;
 mod watch;
@@ -38,6 +41,7 @@ use serde::Serialize;
 use crate::{Error, ErrorKind, Result, escape_invisible, model};
 use args::{Args, AwsArgs, AwsCommand, Command};
 use out::{complain, out};
+use style::Style;
 
 /// Exit code if something failed.
 const FAILURE: u8 = 1;
@@ -84,7 +88,8 @@ fn wrong_usage(answer: &clap::Error, arguments: &[OsString]) {
 
 /// Prints an error: its stable name, what is wrong, where, and what to do.
 fn report(error: &Error) {
-    complain(&format!("error[{}]: {error}", error.kind()));
+    let name = Style::of_errors().error(&format!("error[{}]:", error.kind()));
+    complain(&format!("{name} {error}"));
     complain(&format!("  help: {}", error.kind().advice()));
 }
 
@@ -96,7 +101,7 @@ fn print_json<T: Serialize>(value: &T) -> Result<()> {
 }
 
 fn dispatch(args: Args) -> Result<()> {
-    out::be_quiet(args.quiet);
+    out::set_detail(args.quiet, args.verbose);
     model::check_instructions()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
@@ -120,6 +125,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Erase(args) => erase::erase(args).await,
             Command::Completions(args) => completions::completions(&args),
             Command::Man(args) => completions::man(&args),
+            Command::Aws(AwsArgs { command: AwsCommand::Deploy(args) }) => deploy::deploy(args).await,
             Command::Aws(AwsArgs { command: AwsCommand::Estimate(args) }) | Command::Estimate(args) => {
                 estimate::estimate(&args)
             }

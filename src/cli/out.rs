@@ -16,10 +16,20 @@ pub(crate) fn out(text: &str) -> Result<()> {
 
 /// Whether notes and progress are left out.
 static QUIET: AtomicBool = AtomicBool::new(false);
+/// Whether there are notes for each stage.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// Leaves out notes and progress from now on.
-pub(crate) fn be_quiet(quiet: bool) {
+/// Leaves out notes and progress from now on, or adds the notes of [`detail`].
+pub(crate) fn set_detail(quiet: bool, verbose: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
+    VERBOSE.store(verbose, Ordering::Relaxed);
+}
+
+/// Writes a line for people who asked for details to standard error.
+pub(crate) fn detail(line: &str) {
+    if VERBOSE.load(Ordering::Relaxed) {
+        complain(line);
+    }
 }
 
 pub(crate) fn is_quiet() -> bool {

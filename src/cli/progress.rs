@@ -13,7 +13,10 @@ use crate::{
 };
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-use super::out::{is_quiet, note};
+use super::{
+    format,
+    out::{detail, is_quiet, note},
+};
 
 const COUNTED: &str = "{msg:<10} {wide_bar} {human_pos}/{human_len}  {rate:>6}/s  {eta} left";
 const UNCOUNTED: &str = "{msg:<10} {spinner} {elapsed}  {human_pos} found";
@@ -87,6 +90,9 @@ impl Monitor for Bars {
 
 impl Watcher for Bars {
     fn begin(&self, phase: Phase, total: Option<u64>) {
+        if let Some(total) = total.filter(|total| *total > 0) {
+            detail(&format!("{}: {}", phase.name(), format::count(total)));
+        }
         self.start(phase.name(), total, (phase == Phase::Plan).then_some(UNCOUNTED));
     }
 
@@ -94,8 +100,9 @@ impl Watcher for Bars {
         self.step();
     }
 
-    fn end(&self, _phase: Phase, _took: Duration) {
+    fn end(&self, phase: Phase, took: Duration) {
         self.clear();
+        detail(&format!("{}: {:.2} s", phase.name(), took.as_secs_f64()));
     }
 
     fn mending(&self, damage: &Error) {

@@ -17,6 +17,7 @@ use super::{
     out::{note, out},
     print_json,
     progress::Bars,
+    style::Style,
     summary::Finished,
 };
 
@@ -79,8 +80,8 @@ impl<'a> Runner<'a> {
             Finished { summary: &summary, reported: reported.as_ref(), output: self.output, seconds: elapsed(started) };
         match self.options.output.format() {
             Format::Json => print_json(&finished.json()),
-            Format::Text if std::io::stdout().is_terminal() => out(&finished.terminal_text()),
-            Format::Text => out(&finished.text()),
+            Format::Text if std::io::stdout().is_terminal() => out(&finished.terminal_text(Style::of_output())),
+            Format::Text => out(&finished.text(Style::PLAIN)),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     args::{Format, SearchArgs, SpaceArg},
     format, open,
     out::{note, out},
+    pictures::{self, Protocol},
     predict, print_json, run,
 };
 
@@ -49,7 +50,12 @@ pub(crate) async fn search(args: SearchArgs) -> Result<()> {
     };
     match args.format.format() {
         Format::Json => print_json(&hits),
-        Format::Text => out(&text(&hits, images, args.label.as_deref())),
+        Format::Text => {
+            if let Some(protocol) = Protocol::wanted(args.pictures) {
+                out(&pictures::strips(protocol, &finder.version().input, &output, &hits).await)?;
+            }
+            out(&text(&hits, images, args.label.as_deref()))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use serde::Serialize;
 
-use super::{browse, format};
+use super::{browse, format, style::Style};
 
 /// A run that has finished well.
 #[derive(Debug)]
@@ -107,6 +107,13 @@ impl Files {
     }
 }
 
+impl Files {
+    /// The report beside the folders, or that of the run.
+    fn report_of_all(&self) -> Option<&str> {
+        self.newest_report.as_deref().or(self.report.as_deref())
+    }
+}
+
 /// What is odd about the labels, if anything.
 fn labelling(manifest: &Manifest) -> String {
     let mut text = String::new();
@@ -157,16 +164,17 @@ impl<'a> Finished<'a> {
         }
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, style: Style) -> String {
         let manifest = &self.summary.manifest;
         let headline = format!(
-            "Version {} of {}: {} in {}, {}\n",
+            "Version {} of {}: {} in {}, {}",
             manifest.version.0,
             format::escape_invisible(self.output),
             format::counted(manifest.images, "image"),
             format::counted(manifest.labels.len() as u64, "label"),
             format::counted(manifest.rejects, "reject"),
         );
+        let headline = style.bold(&headline) + "\n";
         if self.summary.up_to_date {
             let mut text = headline + "Up to date: the images have not changed since this version was made.\n";
             if self.summary.figures.inferred > 0 {
@@ -179,7 +187,9 @@ impl<'a> Finished<'a> {
         }
         let files = Files::new(manifest, self.reported, self.output);
         let sections = [
-            headline + &labelling(manifest) + &figures(manifest),
+            headline + &labelling(manifest),
+            self.findings(&files, style),
+            figures(manifest),
             self.timings(),
             places(manifest, &files),
             self.readers(&files),
@@ -188,10 +198,27 @@ impl<'a> Finished<'a> {
     }
 
     /// The text for a terminal: with a link to the report.
-    pub(crate) fn terminal_text(&self) -> String {
+    pub(crate) fn terminal_text(&self, style: Style) -> String {
         let files = Files::new(&self.summary.manifest, self.reported, self.output);
-        let report = files.newest_report.or(files.report);
-        report.map_or_else(|| self.text(), |report| browse::with_link(&self.text(), &report))
+        let text = self.text(style);
+        files.report_of_all().map_or_else(|| text.clone(), |report| browse::with_link(&text, report))
+    }
+
+    /// What people should look at: what was found in the images, and where to see it.
+    fn findings(&self, files: &Files, style: Style) -> String {
+        let manifest = &self.summary.manifest;
+        let mut text = style.bold("Findings") + "\n";
+        for (name, found, is_odd) in found(manifest) {
+            let found = if is_odd { style.attention(&found) } else { found };
+            text.push_str(&format!("  {name:<10}  {found}\n"));
+        }
+        let report =
+            files.report_of_all().map(|report| format!("  report      {}\n", format::escape_invisible(report)));
+        text.extend(report);
+        text + &format!(
+            "  lists       pomona list duplicates|suspects|outliers|rejects {}\n",
+            format::shell(self.output)
+        )
     }
 
     /// Seconds by stage, and what the same work costs on AWS.
@@ -237,7 +264,6 @@ fn figures(manifest: &Manifest) -> String {
         basis.components_for_90_percent,
     );
     text.push_str(&classifier(manifest));
-    text.push_str(&findings(manifest));
     text.push_str(&format!("{} inferred", format::counted(figures.inferred, "image")));
     let reused = manifest.images.saturating_sub(figures.inferred);
     if reused > 0 {
@@ -280,15 +306,24 @@ fn classifier(manifest: &Manifest) -> String {
             _ => format!(", {} of {name}", share(split.correct, split.images)),
         });
     }
-    let suspects: u64 = summary.splits.iter().map(|split| split.suspects).sum();
-    text + &format!("; {}\n", format::counted(suspects, "suspect label"))
+    text + "\n"
 }
 
-/// Duplicates and outliers.
-fn findings(manifest: &Manifest) -> String {
-    let duplicates = manifest.duplicates.iter().map(|found| format!("{}\n", format::duplicates(found)));
-    let outliers = manifest.outliers.iter().map(|found| format!("{}\n", format::outliers(found)));
-    duplicates.chain(outliers).collect()
+/// What was found in the images: its name, a line about it, and whether people should look at it.
+fn found(manifest: &Manifest) -> Vec<(&'static str, String, bool)> {
+    let mut rows = Vec::new();
+    if let Some(found) = &manifest.duplicates {
+        rows.push(("duplicates", format::duplicates(found), found.groups > 0));
+    }
+    if let Some(summary) = learned(manifest) {
+        let suspects: u64 = summary.splits.iter().map(|split| split.suspects).sum();
+        rows.push(("suspects", format::counted(suspects, "suspect label"), suspects > 0));
+    }
+    if let Some(found) = &manifest.outliers {
+        rows.push(("outliers", format::outliers(found), found.rows > 0));
+    }
+    rows.push(("rejects", format::counted(manifest.rejects, "reject"), manifest.rejects > 0));
+    rows
 }
 
 /// Where the results are.
@@ -301,7 +336,6 @@ fn places(manifest: &Manifest, files: &Files) -> String {
     }
     places.extend(files.duplicates.as_ref().map(|duplicates| ("duplicates", duplicates)));
     places.push(("manifest", &files.manifest));
-    places.extend(files.newest_report.as_ref().or(files.report.as_ref()).map(|report| ("report", report)));
     let rows: Vec<_> = places.iter().map(|(name, place)| vec![(*name).to_owned(), (*place).clone()]).collect();
     format::table(&rows, 2)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Classification, GroupEntry, GroupRecord, Manifest, Part, PartList, RejectedObject, ShardEntry, ShardRecord,
     blocking::run_blocking,
-    commit, from_json, get_file, index_files, keys, partition,
+    commit, delta, from_json, get_file, index_files, keys, partition,
     record::{Checksum, FileRef, damaged, from_record, get_checked},
     released::ReleasedShard,
     tables::{self, FeatureRows, LabelledFeatures, PredictionRow, ScoreRows},
@@ -255,6 +255,9 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
             files.extend([keys::features(&shard.id), keys::moments(&shard.id), keys::shard(&shard.id)].map(bare));
         }
         files.extend(shard.features().filter(|_| version.released.is_none()));
+        if delta::has(version) {
+            files.extend(shard.features().map(|table| FileRef { key: keys::delta_part(&shard.id), ..table }));
+        }
         files.extend(shard.record.clone().map(|sum| FileRef { key: keys::shard(&shard.id), checksum: Some(sum) }));
     }
     for group in &version.groups {
@@ -267,6 +270,7 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
         files.push(bare(keys::extractor(&version.extractor.id)));
     }
     files.extend(features(version, &shards));
+    files.extend(delta::commits(version).map(bare));
     files.extend(parts.into_iter().flat_map(|part| part.scores.into_iter().chain(part.predictions.map(|p| p.file))));
     // With one group, its sums are the total.
     files.sort_by(|a, b| a.key.cmp(&b.key));
@@ -341,7 +345,14 @@ pub(crate) fn features(version: &Manifest, shards: &[ShardEntry]) -> Vec<FileRef
 pub(crate) async fn link_again(output: &dyn Store, records: &BTreeSet<String>) -> Result<()> {
     for version in commit::published(output).await? {
         let linked = version.outputs.features.as_ref().is_some_and(|folder| folder.list.is_none());
-        let Some(shards) = (if linked { shards(output, &version).await.ok() } else { None }) else { continue };
+        let wanted = linked || delta::has(&version);
+        let Some(shards) = (if wanted { shards(output, &version).await.ok() } else { None }) else { continue };
+        if delta::has(&version) {
+            delta::link(output, shards.iter().filter(|shard| records.contains(&keys::shard(&shard.id)))).await?;
+        }
+        if !linked {
+            continue;
+        }
         let tables = shards.iter().filter_map(|shard| Some((shard.features()?, keys::shard(&shard.id))));
         for ((table, record), part) in tables.zip(0..) {
             if records.contains(&record) {

@@ -72,6 +72,10 @@ pub const SCORES: &str = "scores/";
 pub const PCA: &str = "pca/";
 /// Features by version, for readers.
 pub const FEATURES: &str = "features/";
+/// The Delta table of the features, and its log.
+pub const DELTA: &str = "delta/";
+/// The Delta log.
+pub const DELTA_LOG: &str = "delta/_delta_log/";
 /// Scores as CSV.
 pub const CSV: &str = "csv/";
 /// Tables of rejects.
@@ -155,7 +159,8 @@ pub fn parse_shard(key: &str) -> Option<ShardId> {
 
 /// Key of the record of the shard or group that a file belongs to. None for other files.
 pub(crate) fn record_of(key: &str) -> Option<String> {
-    let of_shard = [&registry::FEATURES, &registry::SHARD].into_iter().find_map(|kind| only(kind, key));
+    let of_shard =
+        [&registry::FEATURES, &registry::SHARD, &registry::DELTA_PART].into_iter().find_map(|kind| only(kind, key));
     let of_group = || {
         [&registry::SUMS, &registry::GROUP, &registry::CLASSES, &registry::INDEX]
             .into_iter()
@@ -238,6 +243,16 @@ pub fn features_folder(version: Version) -> String {
 /// Key of a file in the folder of a version's features.
 pub fn features_part(version: Version, part: u64) -> String {
     build(&registry::FEATURES_PART, [&version, &part])
+}
+
+/// Key of the features of a shard in the Delta table.
+pub fn delta_part(shard: &ShardId) -> String {
+    build(&registry::DELTA_PART, [shard])
+}
+
+/// Key of a commit of the Delta log.
+pub fn delta_commit(number: u64) -> String {
+    build(&registry::DELTA_COMMIT, [&number])
 }
 
 /// Key of the list of a version's files of features, in a bucket.

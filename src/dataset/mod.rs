@@ -21,6 +21,7 @@ pub(crate) mod blocking;
 pub mod classification;
 pub mod commit;
 pub mod contents;
+pub(crate) mod delta;
 mod figures;
 pub mod findings;
 mod holder;
@@ -59,7 +60,7 @@ pub use manifest::{
     RejectedObject, ShardEntry, ShardRecord, VersionState,
 };
 pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
-pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, to_sealed_lines};
+pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, sha256, to_sealed_lines};
 pub use released::Released;
 
 use crate::{Error, ErrorKind, Result, store::Store};

@@ -121,6 +121,7 @@ const PLACEHOLDERS: &[(&str, Class)] = &[
     ("part", Class::Number(5)),
     ("segment", Class::Number(5)),
     ("ticket", Class::Number(10)),
+    ("commit", Class::Number(20)),
     ("attempt", Class::Number(1)),
     ("run", Class::Run),
     ("label", Class::Label),
@@ -303,6 +304,10 @@ kinds! {
         holds [paths vectors], Shards, SWEPT;
     /// The list of the version's files of features, for readers of buckets.
     SYMLINKS = "symlinks", "features/v={version}/symlink.txt", by "publish", from "version", holds [], Manifest, SWEPT;
+    /// Features of a shard of a version with a Delta log: a link to [`FEATURES`], or a copy.
+    DELTA_PART = "delta-part", "delta/{id}.parquet", by "publish", from "version", holds [paths vectors], Shards, SWEPT;
+    /// A commit of the Delta log.
+    DELTA_COMMIT = "delta-commit", "delta/_delta_log/{commit}.json", by "publish", from "version", holds [], Manifest, SWEPT;
     /// Scores of a version as CSV.
     CSV = "csv", "csv/v={version}/result.csv", by "publish", from "version",
         holds [paths vectors], ShardsAndBasis, SWEPT;

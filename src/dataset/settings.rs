@@ -52,6 +52,9 @@ pub struct Settings {
     /// Whether `features/v=.../` in a bucket has copies of the tables of features instead of a list of them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub materialize_features: bool,
+    /// Whether the features have a Delta log. None as in the current version; without one, they have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<bool>,
     /// Whether labels are learned. True by default; there is a classifier if there are two labels.
     #[serde(skip_serializing_if = "Clone::clone")]
     pub classifier: bool,
@@ -162,6 +165,7 @@ impl Default for Settings {
             group_size: None,
             compression: None,
             materialize_features: false,
+            delta: None,
             classifier: true,
             index: true,
             priors: None,
@@ -216,6 +220,8 @@ impl Settings {
             pca: self.pca.or(current.and_then(|current| current.pca)),
             standardize: Some(self.standardize.unwrap_or(current.is_none_or(Settings::standardizes))),
             partition_by_label: Some(self.partition_by_label.unwrap_or(current.is_some_and(Settings::partitions))),
+            // None is what a data set without this setting has.
+            delta: self.delta.or(current.and_then(|current| current.delta)).filter(|wanted| *wanted),
             // The innermost folder is what a data set without this setting has.
             label_depth: of_labels.label_depth.filter(|depth| *depth > 0),
             label_pattern: of_labels.label_pattern.clone(),
@@ -287,6 +293,11 @@ impl Settings {
     /// Whether the scores have one folder per label.
     pub fn partitions(&self) -> bool {
         self.partition_by_label.unwrap_or(false)
+    }
+
+    /// Whether the features have a Delta log.
+    pub fn delta(&self) -> bool {
+        self.delta.unwrap_or(false)
     }
 
     /// [`Settings::standardizes`] as the argument of [`pca::fit`](crate::pca::fit()).

@@ -18,11 +18,15 @@
 
 mod decode;
 mod jpeg;
+#[cfg(feature = "report")]
+mod preview;
 mod reject;
 mod resize;
 mod unsupported;
 
 pub use decode::{Limits, MAX_FILE_BYTES, decode, decode_scaled};
+#[cfg(feature = "report")]
+pub(crate) use preview::preview;
 pub use reject::{Reason, Reject};
 pub use resize::resize;
 

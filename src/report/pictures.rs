@@ -8,16 +8,10 @@ use futures::{StreamExt, stream};
 use image::{ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, imageops};
 use serde::Serialize;
 
-use crate::{
-    Error, ErrorKind, Result,
-    dataset::blocking::run_blocking,
-    image::{Limits, decode_scaled, resize},
-    store::Store,
-};
+use crate::{Error, ErrorKind, Result, dataset::blocking::run_blocking, image::preview, store::Store};
 
-/// Limits of previews: bytes of all files together, and pixels of one image.
+/// Most bytes of all files together.
 const ALL_FILES_BYTES: u64 = 64 << 20;
-const PIXELS: u64 = 16_000_000;
 /// Concurrent reads; each file can be as large as the largest image.
 const READS_AT_A_TIME: usize = 6;
 /// Previews per row of a sheet.
@@ -97,7 +91,7 @@ pub(super) async fn make(input: &dyn Store, large: Vec<String>, small: Vec<Strin
         // A missing preview is not an error: the image may be deleted by now, or be too large.
         let file = input.get(&path).await.ok()?;
         let bytes = file.len() as u64;
-        let picture = run_blocking(move || Ok(shrink(&file, size.side()))).await.ok().flatten()?;
+        let picture = run_blocking(move || Ok(preview(&file, size.side()))).await.ok().flatten()?;
         Some((path, size, picture, bytes))
     });
     let mut budget = ALL_FILES_BYTES;
@@ -120,20 +114,6 @@ pub(super) async fn make(input: &dyn Store, large: Vec<String>, small: Vec<Strin
         Ok([large?, small?])
     })
     .await
-}
-
-/// Scales an image to fit into a square, and fills the rest with white.
-fn shrink(file: &[u8], side: usize) -> Option<RgbImage> {
-    let image = decode_scaled(file, Limits { pixels: PIXELS, ..Limits::default() }, side, side).ok()?;
-    let largest = image.width.max(image.height);
-    let scaled = |length: usize| (length * side / largest).max(1);
-    let (width, height) = (scaled(image.width), scaled(image.height));
-    let small = resize(image, width, height);
-    let small = RgbImage::from_raw(width as u32, height as u32, small.data)?;
-    let mut square = RgbImage::from_pixel(side as u32, side as u32, image::Rgb([255; 3]));
-    let middle = |length: u32| i64::from((side as u32 - length) / 2);
-    imageops::replace(&mut square, &small, middle(small.width()), middle(small.height()));
-    Some(square)
 }
 
 /// Arranges the previews of a sheet in rows.

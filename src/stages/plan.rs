@@ -27,7 +27,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        self, FORMAT, Manifest, SearchIndex, ShardEntry, contents,
+        self, FORMAT, Manifest, SearchIndex, ShardEntry, contents, delta,
         inbox::{self, Inbox},
         keys,
         labelling::{self, Labelling},
@@ -386,10 +386,11 @@ pub(super) fn is_up_to_date<'a>(
         && (plan.keep_basis || fitted())
 }
 
-/// Writes the `_SUCCESS` file of the current version, which a run that was killed after publishing has not written.
+/// Writes the `_SUCCESS` file of the current version, and its Delta log, which a run that was killed after publishing has not written.
 async fn mend_success(output: &dyn Store, base: Option<&Manifest>) -> Result<()> {
     if let Some(base) = base {
         output.put_if_absent(&keys::success(base.version), Bytes::new()).await?;
+        delta::extend(output, base).await?;
     }
     Ok(())
 }

@@ -23,8 +23,9 @@ use crate::{
         self, Classification, ClassifierSummary, Duplicates, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest,
         Outliers, Outputs, Part, PartList, RunFigures, ShardEntry, SplitCount, VersionState,
         classification::add_splits,
-        contents, inbox, keys, lease,
+        contents, delta, inbox, keys, lease,
         record::{Hasher, damaged},
+        settings::Settings,
         timing::now,
     },
     ids::{RunId, Version},
@@ -97,6 +98,7 @@ impl Rest<'_> {
     /// Each step can be repeated. The mark is last: without it, a vacuum may take the folder of the run.
     async fn finish(&self, manifest: &Manifest, notices: &[String]) -> Result<Published> {
         self.output.put_if_absent(&keys::success(manifest.version), Bytes::new()).await?;
+        delta::extend(self.output, manifest).await?;
         delete(self.output, self.csv_parts()).await?;
         inbox::clear(self.output, notices).await?;
         lease::leave(self.output, self.run).await?;
@@ -122,7 +124,7 @@ async fn manifest(output: &dyn Store, plan: Plan, reduced: Reduced) -> Result<Ma
             Ok((parts, outliers))
         },
         find_duplicates(output, &plan, version, &groups),
-        link_features(output, version, &groups, plan.settings.materialize_features),
+        link_features(output, version, &groups, &plan.settings),
         copy_rejects(output, &reduced),
         keep_extractor(output, &plan, &figures),
     )?;
@@ -266,11 +268,14 @@ async fn link_features(
     output: &dyn Store,
     version: Version,
     groups: &[GroupRecord],
-    materialize: bool,
+    settings: &Settings,
 ) -> Result<FeaturesFolder> {
+    if settings.delta() {
+        delta::link(output, groups.iter().flat_map(|group| &group.shards)).await?;
+    }
     let folder = keys::features_folder(version);
     let tables = groups.iter().flat_map(|group| &group.shards).filter_map(|shard| shard.features());
-    if output.links() || materialize {
+    if output.links() || settings.materialize_features {
         let links: Vec<_> = tables
             .zip(0..)
             .map(|(table, part)| async move { output.link(&table.key, &keys::features_part(version, part)).await })

@@ -54,7 +54,7 @@ pub use packed::{Form, Packed};
 #[cfg(feature = "aws")]
 pub use requests::{RequestCounts, requests_sent};
 #[cfg(feature = "aws")]
-pub use s3::{S3Store, client as s3_client, environment as aws_environment};
+pub use s3::{S3Store, client as s3_client, client_of as s3_client_of, environment as aws_environment};
 
 /// An object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

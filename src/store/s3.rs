@@ -67,8 +67,12 @@ pub struct S3Store {
 
 /// An S3 client with the configuration of [`environment`].
 pub async fn client() -> Client {
-    let config = aws_sdk_s3::config::Builder::from(&environment().await).interceptor(RequestCounter);
-    Client::from_conf(config.build())
+    client_of(&environment().await)
+}
+
+/// An S3 client with a configuration.
+pub fn client_of(config: &SdkConfig) -> Client {
+    Client::from_conf(aws_sdk_s3::config::Builder::from(config).interceptor(RequestCounter).build())
 }
 
 /// The configuration for AWS clients: credentials, region and endpoint of the environment, 6 attempts per request, and

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Result, archive,
     dataset::{
-        self, Manifest, VersionState, contents, keys,
+        self, Manifest, VersionState, contents, delta, keys,
         lease::{self, Judge, Lock},
         newest,
     },
@@ -185,6 +185,9 @@ async fn sweep(
         }
     }
     remove_report(output, &mut done, action, each).await?;
+    if action == Action::Delete && !done.removed.is_empty() {
+        delta::rewrite(output).await?;
+    }
     Ok(done)
 }
 

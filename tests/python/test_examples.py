@@ -1,32 +1,10 @@
-"""The notebook and the SQL in examples/, on the output of the demo."""
+"""The SQL in examples/, on the output of the demo."""
 
-import os
 import re
 
-import nbformat
 import pyarrow.parquet as pq
 import sqlglot
-from conftest import ROOT, pomona
-from nbclient import NotebookClient
-
-
-def test_the_notebook_runs_and_prints_what_show_prints(demo):
-    notebook = nbformat.read(ROOT / "examples/explore.ipynb", as_version=4)
-    os.environ["POMONA_OUTPUT"] = str(demo.folder)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "examples")}}).execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
-    shown = re.sub(r"(\d) %", r"\1%", pomona("show", demo.folder))
-
-    components, explained, needs_90, needs_99 = re.search(
-        r"(\d+) components explain ([\d.]+%); 90 % needs (\d+), 99 % needs (\d+)", printed).groups()
-    assert f"{components} components explain {explained}; 90% needs {needs_90}, 99% needs {needs_99}" in shown
-    version, images, labels, rejects = re.search(r"version (\d+): (\d+) images in (\d+) labels, (\d+) rejects", printed).groups()
-    assert (int(version), int(images), int(labels), int(rejects)) == (1, 560, 14, 0)
-    assert float(re.search(r"accuracy ([\d.]+)%", printed).group(1)) > 97
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 2
-    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+from conftest import ROOT
 
 
 def test_the_athena_tables_have_the_columns_of_the_files(demo):

@@ -12,6 +12,7 @@ use std::{
 use crate::common::{model_path, program::*};
 
 const COLUMNS: &str = "80";
+const WIDE: &str = "120";
 
 fn assert_snapshot(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
@@ -23,22 +24,27 @@ fn assert_snapshot(name: &str, text: &str) {
 
 #[test]
 fn the_help_of_every_command() {
-    let help = |command: &[&str]| {
-        let output = finish(pomona().args(command).arg("--help").env("COLUMNS", COLUMNS));
+    let help_at = |columns: &str, command: &[&str]| {
+        let output = finish(pomona().args(command).arg("--help").env("COLUMNS", columns));
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
+    let help = |command: &[&str]| help_at(COLUMNS, command);
     let overview = help(&[]);
     assert_snapshot("help", &overview);
     let commands = overview.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     // A longer indent continues the line above.
     let commands = commands.filter(|line| !line.starts_with("   ")).map(|line| line.split_whitespace().next().unwrap());
     let mut seen = 0;
+    let mut wide = help_at(WIDE, &[]);
     for command in commands.filter(|command| *command != "help") {
         assert_snapshot(&format!("help-{command}"), &help(&[command]));
+        wide.push_str(&format!("\n$ pomona {command} --help\n{}", help_at(WIDE, &[command])));
         seen += 1;
     }
+    assert_snapshot("help-at-120-columns", &wide);
     assert!(seen >= 11, "{seen} commands");
+    assert_snapshot("help-aws-deploy", &help(&["aws", "deploy"]));
     for command in ["estimate", "start", "status"] {
         let text = help(&["aws", command]);
         assert_snapshot(&format!("help-aws-{command}"), &text);

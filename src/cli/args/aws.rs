@@ -1,4 +1,6 @@
-//! Commands for AWS: `aws estimate`, `aws start` and `aws status`.
+//! Commands for AWS: `aws deploy`, `aws estimate`, `aws start` and `aws status`.
+
+use std::path::PathBuf;
 
 use crate::{
     cost::{
@@ -14,7 +16,7 @@ use super::{
     values,
 };
 
-/// Runs on AWS: what they cost, and their start and progress on a deployed stack
+/// Runs on AWS: the deployment of the stack, what runs cost, their start and progress
 #[derive(Debug, clap::Args)]
 pub(crate) struct AwsArgs {
     #[command(subcommand)]
@@ -23,9 +25,48 @@ pub(crate) struct AwsArgs {
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum AwsCommand {
+    Deploy(DeployArgs),
     Estimate(EstimateArgs),
     Start(Box<StartArgs>),
     Status(StatusArgs),
+}
+
+/// Deploy the stack: state machine, functions and buckets
+///
+/// Uploads the package that lies beside this program to a bucket of the account (pomona-deploy-ACCOUNT-REGION), prints what
+/// CloudFormation will change, asks, and follows the deployment to its end. Needs neither Rust nor SAM. A stack that exists is
+/// updated; parameters that are not given keep their values. Buckets with images and results are never deleted.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona aws deploy --guided                       asks for each parameter
+  pomona aws deploy --region eu-west-3 --dry-run   prints the changes only
+  pomona aws deploy --stack fruit --parameter MaxConcurrency=100 \\
+      --parameter ImageBucketName=our-photos --yes")]
+pub(crate) struct DeployArgs {
+    /// Name of the stack
+    #[arg(long, value_name = "STACK", default_value = "pomona", value_parser = values::stack)]
+    pub stack: String,
+    /// Region [default: that of the environment: AWS_REGION, or the profile's]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Ask for the value of each parameter
+    #[arg(long)]
+    pub guided: bool,
+    /// A parameter of the stack; can be given several times (docs/deploy.md lists all)
+    #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = values::parameter)]
+    pub parameters: Vec<(String, String)>,
+    /// Print what would change, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before the stack is changed
+    #[arg(short, long, conflicts_with = "dry_run")]
+    pub yes: bool,
+    /// Folder with the package [default: the folder aws beside the program]
+    #[arg(long, value_name = "FOLDER")]
+    pub package: Option<PathBuf>,
+    #[command(flatten)]
+    pub format: FormatOptions,
 }
 
 /// Estimate time and cost of a run on AWS

@@ -16,13 +16,13 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use aws::{ArchitectureArg, AwsArgs, AwsCommand, EstimateArgs, StartArgs, StatusArgs};
+pub(crate) use aws::{ArchitectureArg, AwsArgs, AwsCommand, DeployArgs, EstimateArgs, StartArgs, StatusArgs};
 pub(crate) use classify::{
     AnswerFormat, DuplicatesArgs, EvaluateArgs, ListArgs, ListCommand, ListOptions, OutliersArgs, PredictArgs,
     RejectsArgs, SuspectsArgs,
 };
 pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
-pub(crate) use search::{SearchArgs, SpaceArg};
+pub(crate) use search::{PicturesArg, SearchArgs, SpaceArg};
 pub(crate) use serve::ServeArgs;
 pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
 
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Print results and errors only: no progress and no notes
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Also print what each stage does, and how long it takes
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
     #[command(subcommand)]
     pub command: Command,
 }

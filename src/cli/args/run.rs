@@ -97,6 +97,13 @@ pub(crate) struct ResultOptions {
     /// has hard links, which cost no space
     #[arg(long)]
     pub materialize_features: bool,
+    /// Also write a Delta log over the features (delta/), which Delta Lake's readers open, with all versions [default: as in the
+    /// last version; without one, no]
+    #[arg(long, overrides_with = "no_delta")]
+    pub delta: bool,
+    /// Write no Delta log
+    #[arg(long, overrides_with = "delta")]
+    pub no_delta: bool,
     /// When to fit the PCA
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
     pub refit: RefitArg,
@@ -297,6 +304,7 @@ impl ResultOptions {
             group_size: None,
             compression: self.compression.map(CompressionArg::compression),
             materialize_features: self.materialize_features,
+            delta: chosen(self.delta, self.no_delta),
             classifier: !self.learning.no_classifier,
             index: !self.no_index,
             priors: self.learning.priors.map(PriorsArg::priors),

@@ -49,8 +49,20 @@ pub(crate) struct SearchArgs {
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,
+    /// Small pictures above the list: auto shows them in terminals that are known to (iTerm2, WezTerm, kitty, Ghostty, foot)
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    pub pictures: PicturesArg,
     #[command(flatten)]
     pub format: FormatOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PicturesArg {
+    Auto,
+    Iterm2,
+    Kitty,
+    Sixel,
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

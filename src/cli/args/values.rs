@@ -43,6 +43,18 @@ pub(super) fn feature_range(text: &str) -> Result<FeatureRange, String> {
     FeatureRange::try_from(range).map_err(|e| e.to_string())
 }
 
+/// The name of a stack, as CloudFormation allows it.
+pub(super) fn stack(text: &str) -> Result<String, String> {
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    let legal = starts && text.len() <= 128 && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    legal.then(|| text.to_owned()).ok_or_else(|| "expected letters, digits and -, a letter first".to_owned())
+}
+
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| "expected NAME=VALUE".to_owned())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn number(text: &str, legal: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
     text.parse().ok().filter(|value| legal(*value)).ok_or_else(|| expected.to_owned())
 }

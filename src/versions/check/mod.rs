@@ -4,6 +4,7 @@
 //! are read piece by piece, so that a damaged one does not hide the damage behind it. A [`repair`](repair()) writes only
 //! files with exactly the content on record, and deletes nothing but the marks of dead runs.
 
+mod delta;
 mod files;
 mod findings;
 mod index;
@@ -304,6 +305,7 @@ async fn look(
     states::read(&mut survey, output).await?;
     survey.marks = notes::marks(&survey, output, judge).await?;
     named::collect(&mut survey, output).await?;
+    delta::check(&mut survey, output).await?;
     runs::check(&mut survey, output).await?;
     notes::check_inbox(&mut survey, output).await?;
     notes::check_review(&mut survey, output).await?;

@@ -9,7 +9,7 @@ use super::{Fault, Named, Survey, detail};
 use crate::{
     ErrorKind, Result,
     dataset::{
-        self, Checksum, FileRef, GroupEntry, GroupRecord, Manifest, PartList, ShardEntry, add_labels, contents,
+        self, Checksum, FileRef, GroupEntry, GroupRecord, Manifest, PartList, ShardEntry, add_labels, contents, delta,
         from_record, keys,
     },
     ids::Version,
@@ -170,6 +170,7 @@ fn name_groups(survey: &mut Survey, manifest: &Manifest) {
             if let Some(sum) = &shard.record {
                 survey.name(version, keys::shard(&shard.id), Some(sum.clone()), false);
             }
+            name_in_delta(survey, manifest, shard);
         }
         let tables: Vec<&ShardEntry> = shards.iter().filter(|shard| shard.rows > 0).collect();
         if let Some(start) = start.filter(|_| in_folder) {
@@ -187,6 +188,15 @@ fn name_groups(survey: &mut Survey, manifest: &Manifest) {
                 &[version],
             );
         }
+    }
+}
+
+/// The table of a shard in the Delta table. Delta's own VACUUM may have deleted those that the newest version does not have.
+fn name_in_delta(survey: &mut Survey, manifest: &Manifest, shard: &ShardEntry) {
+    let key = keys::delta_part(&shard.id);
+    let newest = survey.published().next_back().is_some_and(|newest| newest.version == manifest.version);
+    if delta::has(manifest) && shard.rows > 0 && (newest || survey.exists(&key)) {
+        survey.name(manifest.version, key, shard.features.clone(), false);
     }
 }
 

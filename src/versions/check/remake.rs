@@ -58,6 +58,7 @@ pub(super) async fn content(survey: &Survey, output: &dyn Store, key: &str) -> R
         registry::REJECTS | registry::RUN_REJECTS => rejects(survey, key),
         registry::SYMLINKS => symlinks(survey, output, key),
         registry::EXTRACTOR => extractor(survey, key),
+        registry::DELTA_COMMIT => Ok(super::delta::log(survey)?.and_then(|log| log.get(key).cloned())),
         registry::SUCCESS => Ok(Some(Bytes::new())),
         _ => Ok(None),
     }

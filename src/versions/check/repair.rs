@@ -26,7 +26,7 @@ use crate::{
 const ROUNDS: u32 = 6;
 
 /// The order of repairs: what others are made from comes first.
-const ORDER: [FileKind; 26] = [
+const ORDER: [FileKind; 28] = [
     registry::VERSION,
     registry::RUN_MANIFEST,
     registry::CLAIM,
@@ -51,12 +51,20 @@ const ORDER: [FileKind; 26] = [
     registry::CSV,
     registry::FEATURES_PART,
     registry::SYMLINKS,
+    registry::DELTA_PART,
+    registry::DELTA_COMMIT,
     registry::SUCCESS,
     registry::REPORT,
 ];
 /// Files whose content has no checksum elsewhere. They prove themselves.
-const SELF_SEALED: [FileKind; 5] =
-    [registry::VERSION, registry::RUN_MANIFEST, registry::CLAIM, registry::EXTRACTOR, registry::SUCCESS];
+const SELF_SEALED: [FileKind; 6] = [
+    registry::VERSION,
+    registry::RUN_MANIFEST,
+    registry::CLAIM,
+    registry::EXTRACTOR,
+    registry::SUCCESS,
+    registry::DELTA_COMMIT,
+];
 
 /// How a repair works.
 #[derive(Clone, Debug)]
@@ -241,7 +249,7 @@ impl Repair<'_> {
                 Err(e) if e.is(ErrorKind::DatasetCorrupt) => continue,
                 body => body?,
             };
-            let both = [registry::FEATURES, registry::FEATURES_PART];
+            let both = [registry::FEATURES, registry::FEATURES_PART, registry::DELTA_PART];
             let linked = |key: &str| both.iter().any(|kind| kind.parse(key).is_some());
             if self.output.links() && linked(key) && linked(other) {
                 self.output.link(other, key).await?;
