@@ -28,8 +28,12 @@ mod classifier;
 mod cli;
 #[path = "damage.rs"]
 mod damage;
+#[path = "delta.rs"]
+mod delta;
 #[path = "duplicates.rs"]
 mod duplicates;
+#[path = "extractors.rs"]
+mod extractors;
 #[path = "hostile_archives.rs"]
 mod hostile_archives;
 #[path = "incremental.rs"]

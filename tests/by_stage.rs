@@ -21,7 +21,7 @@ use pomona::{
         settings::{Mode, Settings},
         timing::Timer,
     },
-    model::{Decoding, WorkerPool},
+    model::{Decoding, ExtractorKind, WorkerPool},
     report::{self, ReportInput},
     stages::{
         self, Batch, CancellationToken, LineRange, Makes, MergeDone, MergeWork, PartWork, PlanInput, Planned,
@@ -218,7 +218,13 @@ async fn a_shard_of_a_batch_that_fails_does_not_cost_the_others() {
     let same_list = shards.iter().filter(|work| work.objects.key == *lost).count() as u64;
     output.delete(lost).await.unwrap();
     let lines = LineRange { key: list, offset: 0, length: size, sha256: String::new() };
-    let batch = Batch { run: run_id("r"), lines, count: shards.len() as u64, decoding: Decoding::Full };
+    let batch = Batch {
+        run: run_id("r"),
+        lines,
+        count: shards.len() as u64,
+        decoding: Decoding::Full,
+        kind: ExtractorKind::Network,
+    };
     let stop = CancellationToken::default();
     let failed = stages::featurize_batch(&execution.stores, &execution.engine, &batch, &Silent, &stop).await;
     assert!(failed.unwrap_err().is(ErrorKind::StoreNotFound));

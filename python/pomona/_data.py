@@ -183,8 +183,9 @@ class Data:
 
     def _engine(self, model: str | os.PathLike[str] | None) -> _pomona.Model:
         if self._model is None or model is not None:
-            scaled = self.manifest["extractor"].get("decoding") == "scaled"
-            self._model = _pomona.Model(model, scaled=scaled)
+            extractor = self.manifest["extractor"]
+            scaled = extractor.get("decoding") == "scaled"
+            self._model = _pomona.Model(model, scaled=scaled, extractor=extractor.get("kind"))
         return self._model
 
     def predict(

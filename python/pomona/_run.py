@@ -43,6 +43,14 @@ class _Line:
             sys.stderr.flush()
 
 
+def _last_extractor(output: str | os.PathLike[str]) -> str | None:
+    try:
+        return Data(output).manifest["extractor"].get("kind")
+    except _pomona.Error:
+        # There is no version yet; the run says what else is wrong.
+        return None
+
+
 def run(
     images: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -53,6 +61,7 @@ def run(
     labels: str | os.PathLike[str] | None = None,
     inventory: str | None = None,
     model: str | os.PathLike[str] | None = None,
+    extractor: Literal["mobilenetv2", "raw", "histogram"] | None = None,
     threads: int | None = None,
     refit: Literal["always", "never"] = "always",
     rebuild: bool = False,
@@ -63,7 +72,7 @@ def run(
     """Makes or updates the data set of a folder or bucket of images, and opens the new version.
 
     Only new and changed images are inferred. `components` or `variance` (a share, such as 0.9) say how many principal components
-    are kept. Other settings have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or
+    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version. Other settings have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or
     `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped. Raises `pomona.Error`, which has the
     error's `name` and `advice`.
     """
@@ -80,6 +89,8 @@ def run(
         if name in settings:
             mode[name] = settings.pop(name)
     scaled = settings.pop("decode", "full") == "scaled"
+    if extractor is None and model is None:
+        extractor = _last_extractor(output)
     line = _Line() if progress else None
     try:
         version = _pomona.run(
@@ -87,7 +98,7 @@ def run(
             os.fspath(output),
             json.dumps(settings),
             json.dumps(mode),
-            _pomona.Model(model, threads, scaled),
+            _pomona.Model(model, threads, scaled, extractor),
             inventory,
             None if labels is None else os.fspath(labels),
             line,
@@ -103,10 +114,12 @@ def features(
     photos: Photo | Iterable[Photo],
     *,
     model: str | os.PathLike[str] | None = None,
+    extractor: Literal["mobilenetv2", "raw", "histogram"] | None = None,
     threads: int | None = None,
     on_error: Literal["raise", "nan"] = "raise",
 ) -> NDArray[numpy.float32]:
-    """The features of photos: [photos, columns]; 1,280 columns with the built-in MobileNetV2.
+    """The features of photos: [photos, columns]; 1,280 columns with the built-in MobileNetV2, 3,072 with
+    `extractor="raw"`, 512 with `"histogram"`.
 
     Photos are paths, bytes or open files. One that cannot be read raises `ValueError`, or has a row of NaN (`on_error="nan"`).
     """
@@ -114,7 +127,7 @@ def features(
     import numpy
 
     names, contents = load(photos)
-    engine = _pomona.Model(model, threads)
+    engine = _pomona.Model(model, threads, extractor=extractor)
     array = numpy.full((len(contents), engine.columns), numpy.nan, dtype=numpy.float32)
     for row, (name, (values, reject)) in enumerate(zip(names, engine.features(contents), strict=True)):
         if values is not None:

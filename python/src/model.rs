@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pomona::{
     image::Reject,
-    model::{Decoding, Extractor, FeatureRange, Runtime, WorkerPool},
+    model::{Decoding, Extractor, ExtractorKind, FeatureRange, Runtime, WorkerPool},
 };
 use pyo3::{prelude::*, types::PyBytes};
 
@@ -23,17 +23,26 @@ pub(crate) struct Model {
 
 #[pymethods]
 impl Model {
-    /// The built-in model, or that of an ONNX file.
+    /// The built-in model, the extractor of this name, or the model of an ONNX file.
     #[new]
-    #[pyo3(signature = (model=None, threads=None, scaled=false))]
-    fn new(py: Python<'_>, model: Option<PathBuf>, threads: Option<usize>, scaled: bool) -> PyResult<Self> {
+    #[pyo3(signature = (model=None, threads=None, scaled=false, extractor=None))]
+    fn new(
+        py: Python<'_>,
+        model: Option<PathBuf>,
+        threads: Option<usize>,
+        scaled: bool,
+        extractor: Option<String>,
+    ) -> PyResult<Self> {
         let decoding = if scaled { Decoding::Scaled } else { Decoding::Full };
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let load = || {
             let range = FeatureRange::default();
             let extractor = match &model {
                 Some(path) => Extractor::open(path, range, Runtime::Auto)?,
-                None => Extractor::embedded(range)?,
+                None => {
+                    let kind = extractor.as_deref().map_or(Ok(ExtractorKind::Network), ExtractorKind::of_name)?;
+                    Extractor::builtin(kind, range)?
+                }
             };
             WorkerPool::new(Arc::new(extractor.with_decoding(decoding)), threads)
         };

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     Error, ErrorKind, Result,
     dataset::settings::{ListingScope, Mode, Settings},
-    model::Decoding,
+    model::{Decoding, ExtractorKind},
 };
 
 /// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/"}`, and optional fields of [`Settings`] and [`Mode`].
@@ -40,6 +40,8 @@ pub struct Request {
     pub objects_per_lister: Option<NonZeroU64>,
     /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
     pub decoding: Decoding,
+    /// What computes the features: the field `extractor`, such as `{"name": "raw"}`. None for that of the last version.
+    pub extractor: Option<ExtractorKind>,
 }
 
 impl Request {
@@ -66,6 +68,7 @@ impl Request {
             Error::new(ErrorKind::InputInvalid, "\"objects_per_lister\" must be a whole number above 0").source(e)
         })?;
         let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
+        let extractor = fields.remove("extractor").filter(|value| !value.is_null()).map(extractor).transpose()?;
         let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
@@ -76,8 +79,20 @@ impl Request {
                 "\"inventory\" lists all images, and \"listing\": \"changed\" asks for a part; leave one of them out";
             return Err(Error::new(ErrorKind::InputInvalid, message));
         }
-        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding })
+        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding, extractor })
     }
+}
+
+/// `{"name": "raw"}`
+fn extractor(value: Value) -> Result<ExtractorKind> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Named {
+        name: String,
+    }
+    let named: Named = serde_json::from_value(value)
+        .map_err(|e| Error::new(ErrorKind::InputInvalid, r#""extractor" must look like {"name": "raw"}"#).source(e))?;
+    ExtractorKind::of_name(&named.name)
 }
 
 /// Takes a location in S3 out of the fields.
@@ -137,6 +152,12 @@ mod tests {
         let listed = |more: Value| request(more).unwrap().objects_per_lister.map(NonZeroU64::get);
         assert_eq!((listed(json!({})), listed(json!({"objects_per_lister": 5_000}))), (None, Some(5_000)));
         assert!(request(json!({"objects_per_lister": 0})).unwrap_err().to_string().contains("objects_per_lister"));
+        assert_eq!(request(json!({"extractor": {"name": "raw"}})).unwrap().extractor, Some(ExtractorKind::Raw));
+        for (bad, named) in
+            [(json!("raw"), "must look like"), (json!({"name": "resnet"}), "resnet"), (json!({}), "name")]
+        {
+            assert!(request(json!({"extractor": bad})).unwrap_err().to_string().contains(named));
+        }
         assert!(request(json!({"decode": "half"})).unwrap_err().to_string().contains("half"));
         assert!(request(json!({"refit": "sometimes"})).unwrap_err().to_string().contains("sometimes"));
     }

@@ -64,7 +64,8 @@ impl Tools for Given<'_> {
             None => recorded_input(current.input.clone())?,
         };
         let input = store::open_input(&input, &self.args.output).await?;
-        Ok((Stores::new(input, self.output.clone()), run::workers(&self.args.engine)?))
+        let workers = run::workers(&self.args.engine, self.output.as_ref()).await?;
+        Ok((Stores::new(input, self.output.clone()), workers))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
 use crate::{
-    Result,
+    Result, dataset,
     ids::RunId,
-    model::{Extractor, ExtractorInfo, FeatureRange, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
+    store::Store,
 };
 
 use super::{
@@ -53,7 +54,8 @@ impl<'a> Runner<'a> {
         options: &'a RunOptions,
     ) -> Result<Self> {
         let stores = Stores::open_inventory(images, output, inventory).await?;
-        Ok(Runner { stores, workers: workers(&options.engine)?, output, options })
+        let workers = workers(&options.engine, stores.output.as_ref()).await?;
+        Ok(Runner { stores, workers, output, options })
     }
 
     /// Runs the pipeline once and prints the summary. `started` is when the user began to wait.
@@ -94,11 +96,17 @@ pub(crate) fn threads(options: &EngineOptions) -> usize {
     options.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
-/// Loads the model while a spinner turns. Prints a note when a model of the user's runs on the slower tract.
-pub(crate) fn workers(options: &EngineOptions) -> Result<WorkerPool> {
+/// Loads the model while a spinner turns. Without an option, the extractor is that of the last version, unless that is a model of
+/// the user's. Prints a note when a model of the user's runs on the slower tract.
+pub(crate) async fn workers(options: &EngineOptions, output: &dyn Store) -> Result<WorkerPool> {
+    let kind = match options.extractor {
+        Some(extractor) => extractor.kind(),
+        None if options.model.is_some() => ExtractorKind::Network,
+        None => dataset::current(output).await?.map(|base| base.extractor.kind).unwrap_or_default(),
+    };
     let bars = Bars::new();
     bars.start("model", None, None);
-    let extractor = extractor(options);
+    let extractor = load(options.model.as_deref(), options.engine, kind, options.feature_range);
     bars.clear();
     let extractor = extractor?.with_decoding(options.decode.into());
     if let Some(reason) = extractor.unsupported() {
@@ -116,24 +124,25 @@ pub(crate) fn workers_for(
     threads: Option<u16>,
     like: &ExtractorInfo,
 ) -> Result<WorkerPool> {
-    let extractor = load(model, engine, like.feature_range)?.with_decoding(like.decoding);
+    let extractor = load(model, engine, like.kind, like.feature_range)?.with_decoding(like.decoding);
     let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     WorkerPool::new(Arc::new(extractor), threads)
 }
 
-fn extractor(options: &EngineOptions) -> Result<Extractor> {
-    load(options.model.as_deref(), options.engine, options.feature_range)
-}
-
-fn load(model: Option<&Path>, engine: EngineArg, feature_range: FeatureRange) -> Result<Extractor> {
+fn load(
+    model: Option<&Path>,
+    engine: EngineArg,
+    kind: ExtractorKind,
+    feature_range: FeatureRange,
+) -> Result<Extractor> {
     let runtime = match engine {
         EngineArg::Auto => Runtime::Auto,
         EngineArg::Tract => Runtime::Tract,
     };
     match model {
         Some(path) => Extractor::open(path, feature_range, runtime),
-        None if runtime == Runtime::Tract => Extractor::embedded_on_tract(feature_range),
-        None => Extractor::embedded(feature_range),
+        None if runtime == Runtime::Tract && kind.is_network() => Extractor::embedded_on_tract(feature_range),
+        None => Extractor::builtin(kind, feature_range),
     }
 }
 

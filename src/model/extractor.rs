@@ -11,7 +11,9 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, graph, invalid, limits, onnx, trial, wire};
+use super::{
+    ExtractorKind, FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, Recipe, graph, invalid, limits, onnx, trial, wire,
+};
 use crate::{
     Error, ErrorKind, Result,
     ids::{ExtractorId, short_hex},
@@ -24,6 +26,8 @@ static EMBEDDED: &[u8] = include_bytes!("../../models/mobilenetv2_1.00_224.onnx"
 const EMBEDDED_SHA256: &str = "2ea09923f95706ed89903ed20ecec9b46d7c737ad2d2e56e1b859cb012578bfd";
 /// Name of the embedded model in records.
 pub const EMBEDDED_NAME: &str = "MobileNetV2 1.00 224 ImageNet";
+/// Side of its input, pixels.
+const EMBEDDED_SIDE: usize = 224;
 /// Number of features of the embedded model.
 pub const EMBEDDED_COLUMNS: usize = 1280;
 /// Revision of the rounding, part of the extractor's id. Increase it if the same output gives other features.
@@ -38,9 +42,12 @@ pub(super) const MAX_SIDE: usize = 2_048;
 pub struct ExtractorInfo {
     /// A hash of everything that decides the bits of the features.
     pub id: ExtractorId,
-    /// Name of the model: [`EMBEDDED_NAME`], or the name of the ONNX file.
+    /// What computes the features.
+    #[serde(default, skip_serializing_if = "ExtractorKind::is_network")]
+    pub kind: ExtractorKind,
+    /// Name of the model: [`EMBEDDED_NAME`], the name of the ONNX file, or a description of what is computed without a model.
     pub model: String,
-    /// SHA-256 of the ONNX file, in hexadecimal.
+    /// SHA-256 of the ONNX file, or of the description, in hexadecimal.
     pub model_sha256: String,
     /// Number of features of an image.
     pub columns: usize,
@@ -55,6 +62,11 @@ pub struct ExtractorInfo {
 }
 
 impl ExtractorInfo {
+    /// What has to be loaded for it.
+    pub fn recipe(&self) -> Recipe {
+        Recipe { kind: self.kind, decoding: self.decoding }
+    }
+
     /// Whether only the revision differs: the same model and settings, and other bits of the features.
     pub fn is_revision_of(&self, other: &ExtractorInfo) -> bool {
         self.id != other.id && *other == ExtractorInfo { id: other.id.clone(), ..self.clone() }
@@ -87,14 +99,18 @@ impl ExtractorRecord {
             quantum: 1.0 / info.feature_range.per_unit(),
             rounding_revision: REVISION,
             image_revision: image::REVISION,
-            arithmetic: if info.tract { "tract".to_owned() } else { KERNELS.to_owned() },
+            arithmetic: match info.kind {
+                ExtractorKind::Network if info.tract => "tract".to_owned(),
+                ExtractorKind::Network => KERNELS.to_owned(),
+                kind => kind.program().to_owned(),
+            },
             milliseconds_per_image,
         }
     }
 }
 
 /// How JPEGs are decoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decoding {
     /// At their size: [`image::decode`].
@@ -126,6 +142,8 @@ enum Program {
     Kernels(Box<Network>),
     #[cfg(feature = "tract")]
     Tract(Box<super::tract::TractModel>),
+    /// No network.
+    Plain(ExtractorKind),
 }
 
 impl Program {
@@ -135,7 +153,12 @@ impl Program {
             Program::Kernels(_) => KERNELS,
             #[cfg(feature = "tract")]
             Program::Tract(_) => "tract",
+            Program::Plain(kind) => kind.program(),
         }
+    }
+
+    fn kind(&self) -> ExtractorKind {
+        if let Program::Plain(kind) = self { *kind } else { ExtractorKind::Network }
     }
 }
 
@@ -162,6 +185,17 @@ impl Extractor {
     /// The embedded model on tract, to compare it with the kernels. Fails with `Model.Invalid` without the feature `tract`.
     pub fn embedded_on_tract(range: FeatureRange) -> Result<Self> {
         Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract)
+    }
+
+    /// An extractor that needs no file. Images that are no network's have their own range. Fails with `Model.Invalid`, which
+    /// would be a bug.
+    pub fn builtin(kind: ExtractorKind, range: FeatureRange) -> Result<Self> {
+        if kind.is_network() {
+            return Self::embedded(range);
+        }
+        let side = kind.size().unwrap_or(EMBEDDED_SIDE);
+        let (info, program) = (builtin_info(kind, range, Decoding::Full), Program::Plain(kind));
+        Ok(Extractor { info, program, unsupported: None, height: side, width: side })
     }
 
     /// Loads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
@@ -199,7 +233,7 @@ impl Extractor {
 
     fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
         let Loaded { program, unsupported, height, width, columns } = load(onnx, runtime)?;
-        let info = info(sha256, name, columns, range, program.name(), Decoding::Full);
+        let info = info(&program, sha256, name, columns, range, Decoding::Full);
         Ok(Extractor { info, program, unsupported, height, width })
     }
 
@@ -207,7 +241,7 @@ impl Extractor {
     #[must_use]
     pub fn with_decoding(mut self, decoding: Decoding) -> Self {
         let ExtractorInfo { model, model_sha256, columns, feature_range, .. } = &self.info;
-        self.info = info(model_sha256, model, *columns, *feature_range, self.program.name(), decoding);
+        self.info = info(&self.program, model_sha256, model, *columns, *feature_range, decoding);
         self
     }
 
@@ -222,6 +256,7 @@ impl Extractor {
             Program::Kernels(network) => Some(network),
             #[cfg(feature = "tract")]
             Program::Tract(_) => None,
+            Program::Plain(_) => None,
         }
     }
 
@@ -243,7 +278,10 @@ impl Extractor {
             Decoding::Full => image::decode(file, Limits::default())?,
             Decoding::Scaled => image::decode_scaled(file, Limits::default(), self.width, self.height)?,
         };
-        self.features(&image::resize(pixels, self.width, self.height))
+        match self.program {
+            Program::Plain(kind) if kind.size().is_none() => self.features(&pixels),
+            _ => self.features(&image::resize(pixels, self.width, self.height)),
+        }
     }
 
     /// The features of an image that has the model's size, `[columns]`, each a multiple of the quantum.
@@ -275,13 +313,15 @@ impl Extractor {
 
     /// The raw output for an image of the model's size, `[columns]`.
     fn infer(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, String> {
-        if (pixels.height, pixels.width) != (self.height, self.width) {
+        let any_size = matches!(&self.program, Program::Plain(kind) if kind.size().is_none());
+        if !any_size && (pixels.height, pixels.width) != (self.height, self.width) {
             return Err("the pixels do not have the model's size".to_owned());
         }
         match &self.program {
             Program::Kernels(network) => Ok(network.run(&pixels.data)),
             #[cfg(feature = "tract")]
             Program::Tract(model) => model.run(pixels).map_err(|e| format!("{e:#}")),
+            Program::Plain(kind) => Ok(kind.features(pixels)),
         }
     }
 
@@ -304,30 +344,64 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 fn info(
+    program: &Program,
     model_sha256: &str,
     name: &str,
     columns: usize,
     range: FeatureRange,
-    program: &str,
     decoding: Decoding,
 ) -> ExtractorInfo {
-    let mut sha = Sha256::new();
-    sha.update(format!(
-        "pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n",
-        image::REVISION,
-        u32::from(range)
-    ));
-    if decoding == Decoding::Scaled {
-        sha.update("scaled\n");
+    let identity = Identity { kind: program.kind(), program: program.name(), model_sha256, name, columns };
+    identity.info(range, decoding)
+}
+
+/// What a program and its model contribute to an extractor.
+struct Identity<'a> {
+    kind: ExtractorKind,
+    program: &'a str,
+    model_sha256: &'a str,
+    name: &'a str,
+    columns: usize,
+}
+
+impl Identity<'_> {
+    fn info(self, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
+        let Identity { kind, program, model_sha256, name, columns } = self;
+        let mut sha = Sha256::new();
+        sha.update(format!(
+            "pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n",
+            image::REVISION,
+            u32::from(range)
+        ));
+        if decoding == Decoding::Scaled {
+            sha.update("scaled\n");
+        }
+        let id = short_hex(&sha.finalize()).into();
+        let (model, model_sha256) = (name.to_owned(), model_sha256.to_owned());
+        let tract = kind.is_network() && program != KERNELS;
+        ExtractorInfo { id, kind, model, model_sha256, columns, feature_range: range, decoding, tract }
     }
-    let id = short_hex(&sha.finalize()).into();
-    let (model, model_sha256) = (name.to_owned(), model_sha256.to_owned());
-    ExtractorInfo { id, model, model_sha256, columns, feature_range: range, decoding, tract: program != KERNELS }
 }
 
 /// The [`Extractor::info`] of the embedded model, without loading the model.
 pub fn embedded_info(range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
-    info(EMBEDDED_SHA256, EMBEDDED_NAME, EMBEDDED_COLUMNS, range, KERNELS, decoding)
+    builtin_info(ExtractorKind::Network, range, decoding)
+}
+
+/// The [`Extractor::info`] of [`Extractor::builtin`], without loading a model.
+pub fn builtin_info(kind: ExtractorKind, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
+    let Some(name) = kind.description() else {
+        let identity = Identity {
+            kind,
+            program: KERNELS,
+            model_sha256: EMBEDDED_SHA256,
+            name: EMBEDDED_NAME,
+            columns: EMBEDDED_COLUMNS,
+        };
+        return identity.info(range, decoding);
+    };
+    let (hash, columns) = (sha256(name.as_bytes()), kind.columns());
+    Identity { kind, program: kind.program(), model_sha256: &hash, name, columns }.info(kind.range(range), decoding)
 }
 
 pub(super) struct Loaded {

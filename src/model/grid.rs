@@ -19,6 +19,16 @@ impl FeatureRange {
     pub fn per_unit(self) -> f64 {
         f64::from(1u32 << FEATURE_BITS) / f64::from(self.0)
     }
+
+    /// That of samples of 8 bits.
+    pub(super) fn of_pixels() -> Self {
+        FeatureRange(256)
+    }
+
+    /// That of shares, from 0 to 1.
+    pub(super) fn of_shares() -> Self {
+        FeatureRange(2)
+    }
 }
 
 impl Default for FeatureRange {

@@ -24,6 +24,7 @@ mod graph;
 mod grid;
 mod limits;
 mod onnx;
+mod plain;
 #[cfg(feature = "tract")]
 mod shapes;
 #[cfg(feature = "tract")]
@@ -34,10 +35,11 @@ mod workers;
 
 pub use extractor::{
     Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, ExtractorRecord, MAX_COLUMNS, Runtime,
-    embedded_info,
+    builtin_info, embedded_info,
 };
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use limits::MAX_MODEL_BYTES;
+pub use plain::{ExtractorKind, Recipe};
 pub use workers::WorkerPool;
 
 use pomona_kernels::Instructions;

@@ -15,7 +15,7 @@ use crate::{
     Result,
     dataset::{Sealed, keys, to_sealed_lines},
     ids::RunId,
-    model::{Decoding, WorkerPool},
+    model::{Decoding, ExtractorKind, Recipe, WorkerPool},
     store::Store,
 };
 
@@ -35,9 +35,17 @@ pub struct Batch {
     /// How the extractor decodes JPEGs: the same for all shards of a run.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
+    /// What computes the features.
+    #[serde(default, skip_serializing_if = "ExtractorKind::is_network")]
+    pub kind: ExtractorKind,
 }
 
 impl Batch {
+    /// What a function has to load for it.
+    pub fn recipe(&self) -> Recipe {
+        Recipe { kind: self.kind, decoding: self.decoding }
+    }
+
     async fn work<T: DeserializeOwned + Serialize>(&self, output: &dyn Store) -> Result<Vec<T>> {
         Ok(self.lines.read::<Sealed<T>>(output).await?.into_iter().map(|line| line.0).collect())
     }
@@ -84,13 +92,13 @@ pub(super) async fn write_work<T: Serialize>(
     run: &RunId,
     key: &str,
     work: &[T],
-    (size, decoding): (u64, Decoding),
+    (size, recipe): (u64, Recipe),
 ) -> Result<Option<String>> {
     let lines = to_sealed_lines(work)?;
     let ends = lines.iter().zip(1..).filter(|(byte, _)| **byte == b'\n').map(|(_, end)| end);
     let ends: Vec<u64> = ends.collect();
     output.put(key, lines).await?;
-    write_batches(output, run, key, (&ends, size, decoding)).await
+    write_batches(output, run, key, (&ends, size, recipe)).await
 }
 
 /// Writes the list of batches of a work list whose lines end at these bytes, and returns its key; nothing for batches of
@@ -99,26 +107,26 @@ pub(super) async fn write_batches(
     output: &dyn Store,
     run: &RunId,
     key: &str,
-    (ends, size, decoding): (&[u64], u64, Decoding),
+    (ends, size, recipe): (&[u64], u64, Recipe),
 ) -> Result<Option<String>> {
     if size <= 1 || ends.is_empty() {
         return Ok(None);
     }
-    let batches = batches(run, key, ends, (size, decoding));
+    let batches = batches(run, key, ends, (size, recipe));
     let list = keys::batches_of(key);
     output.put(&list, to_sealed_lines(&batches)?).await?;
     Ok(Some(list))
 }
 
 /// Cuts the lines of a list into batches. Each line has a seal, so the ranges need no digest.
-fn batches(run: &RunId, key: &str, ends: &[u64], (size, decoding): (u64, Decoding)) -> Vec<Batch> {
+fn batches(run: &RunId, key: &str, ends: &[u64], (size, recipe): (u64, Recipe)) -> Vec<Batch> {
     let mut start = 0;
     let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
     let batch = |chunk: &[u64]| {
         let end = chunk.last().copied().unwrap_or(start);
         let lines = LineRange { key: key.to_owned(), offset: start, length: end - start, sha256: String::new() };
         start = end;
-        Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding }
+        Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding: recipe.decoding, kind: recipe.kind }
     };
     ends.chunks(size).map(batch).collect()
 }

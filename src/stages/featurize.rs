@@ -84,10 +84,11 @@ pub(crate) async fn featurize_and_sum(
 ) -> Result<(Featurized, ShardSums)> {
     let timer = Timer::start();
     let output = stores.output.as_ref();
-    let ShardWork { run, shard: planned, objects: range, sources, labels, decoding, compression, group: _ } = work;
-    if decoding != workers.extractor().info().decoding {
+    let recipe = work.recipe();
+    let ShardWork { run, shard: planned, objects: range, sources, labels, compression, .. } = work;
+    if recipe != workers.extractor().info().recipe() {
         return Err(
-            Error::new(ErrorKind::InternalBug, "the shard is planned for another decoding").context("shard", planned)
+            Error::new(ErrorKind::InternalBug, "the shard is planned for another extractor").context("shard", planned)
         );
     }
     let (objects, labelling) = range.read_objects(output, &labels).await?;

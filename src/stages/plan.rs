@@ -328,7 +328,7 @@ impl Planning<'_> {
                 output.put(&Plan::key(run), plan_file).await
             },)?;
             let size = plan.shards_per_call(planner.work.lines);
-            let of_lines = (&planner.work.ends[..], size, self.extractor.decoding);
+            let of_lines = (&planner.work.ends[..], size, self.extractor.recipe());
             planned.batch_list = write_batches(output, run, &planned.work_list, of_lines).await?;
         }
         Ok(planned)

@@ -207,6 +207,7 @@ impl<'a> Planner<'a> {
                 sources: self.sources(&first, &last),
                 labels: self.settings.label_rules(),
                 decoding: self.extractor.decoding,
+                kind: self.extractor.kind,
                 compression: self.settings.compression(),
             };
             self.work.push(&work, (objects.length, &id)).await?;

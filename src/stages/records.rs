@@ -27,7 +27,7 @@ use crate::{
         timing::Timing,
     },
     ids::{BasisId, GroupId, RunId, ShardId, Version},
-    model::{Decoding, ExtractorInfo},
+    model::{Decoding, ExtractorInfo, ExtractorKind, Recipe},
     store::{self, Store},
 };
 
@@ -199,9 +199,19 @@ pub struct ShardWork {
     /// How the extractor decodes JPEGs.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
+    /// What computes the features.
+    #[serde(default, skip_serializing_if = "ExtractorKind::is_network")]
+    pub kind: ExtractorKind,
     /// How the table is compressed.
     #[serde(default)]
     pub compression: Compression,
+}
+
+impl ShardWork {
+    /// What a function has to load for it.
+    pub fn recipe(&self) -> Recipe {
+        Recipe { kind: self.kind, decoding: self.decoding }
+    }
 }
 
 /// A computed shard: answer of `featurize`, and `runs/<run>/featurized/<planned>.json`.

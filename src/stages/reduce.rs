@@ -79,7 +79,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
     };
     let work_list = keys::run(&run, "project.jsonl");
     let size = plan.parts_per_call(work.len() as u64, (images, parts));
-    let batch_list = write_work(output, &run, &work_list, &work, (size, plan.extractor.decoding)).await?;
+    let batch_list = write_work(output, &run, &work_list, &work, (size, plan.extractor.recipe())).await?;
     let timing = timer.read();
     figures.reduce_ms += timing.milliseconds;
     let reduced = Reduced {

@@ -118,10 +118,9 @@ def test_a_failed_deployment_says_why(aws, package, tmp_path):
     broken.mkdir()
     for file in package.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
-    # A program that cannot start.
-    (broken / "lambda.zip").write_bytes(b"no zip")
+    (broken / "pipeline.asl.json").write_text("{")
     done = aws.pomona("aws", "deploy", "--stack", "broken", "--region", REGION, "--package", broken, "--yes", check=False)
-    assert done.returncode == 1 and "error[Stack.Failed]" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1 and "error[Stack.Failed]" in done.stderr and "Pipeline: " in done.stderr, done.stdout + done.stderr
     missing = aws.pomona("aws", "deploy", "--package", tmp_path / "nowhere", "--yes", check=False)
     assert missing.returncode == 1 and "error[Stack.NoPackage]" in missing.stderr and "template.json" in missing.stderr
 

@@ -3,34 +3,32 @@
 //! Before the deadline of the function, the rows so far are kept and the answer is `Run.Interrupted`. The state machine then
 //! calls the function again, which continues.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use lambda_runtime::tracing;
 use pomona::{
     Result,
     dataset::Sealed,
-    model::{Decoding, FeatureRange, WorkerPool},
+    model::{FeatureRange, Recipe, WorkerPool},
     stages::{self, CancellationToken, Featurized, Line, ShardWork, ShardsDone, Silent, Stores},
 };
 use pomona_host::{Figures, MapItem, Measured};
 use serde::Serialize;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
-/// The model with each decoding of JPEGs. Nearly all environments need one of them.
+/// The extractors that were needed so far. Nearly all environments need one of them.
 #[derive(Default)]
-struct Pools {
-    full: OnceCell<Arc<WorkerPool>>,
-    scaled: OnceCell<Arc<WorkerPool>>,
-}
+struct Pools(Mutex<HashMap<Recipe, Arc<WorkerPool>>>);
 
 impl Pools {
-    async fn get(&self, decoding: Decoding) -> Result<Arc<WorkerPool>> {
-        let cell = match decoding {
-            Decoding::Full => &self.full,
-            Decoding::Scaled => &self.scaled,
-        };
-        let load = async || pomona_host::workers(FeatureRange::default(), decoding).map(Arc::new);
-        cell.get_or_try_init(load).await.cloned()
+    async fn get(&self, recipe: Recipe) -> Result<Arc<WorkerPool>> {
+        let mut pools = self.0.lock().await;
+        if let Some(pool) = pools.get(&recipe) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(pomona_host::workers(FeatureRange::default(), recipe)?);
+        pools.insert(recipe, Arc::clone(&pool));
+        Ok(pool)
     }
 }
 
@@ -63,7 +61,7 @@ async fn handle(pools: Arc<Pools>, event: MapItem<Line<ShardWork>>, stop: Cancel
     match line {
         Line::One(work) => shard(&pools, &stores, *work, &stop).await.map(Box::new).map(Answer::Shard),
         Line::Batch(batch) => {
-            let workers = pools.get(batch.decoding).await?;
+            let workers = pools.get(batch.recipe()).await?;
             let done = stages::featurize_batch(&stores, &workers, &batch, &Silent, &stop).await?;
             let ShardsDone { shards, rows, rejects, inferred, copied } = done;
             tracing::info!(run = %batch.run, shards, rows, rejects, inferred, copied, "batch of shards computed");
@@ -73,7 +71,7 @@ async fn handle(pools: Arc<Pools>, event: MapItem<Line<ShardWork>>, stop: Cancel
 }
 
 async fn shard(pools: &Pools, stores: &Stores, work: ShardWork, stop: &CancellationToken) -> Result<Featurized> {
-    let workers = pools.get(work.decoding).await?;
+    let workers = pools.get(work.recipe()).await?;
     let run = work.run.clone();
     let made = stages::featurize(stores, &workers, work, &Silent, stop).await?;
     let Featurized { planned, shard, rows, rejects, inferred, copied, .. } = &made;
@@ -89,6 +87,6 @@ pub async fn serve() -> std::result::Result<(), lambda_runtime::Error> {
     pomona_host::init_log();
     let pools = Arc::new(Pools::default());
     // In the init phase, so that no invocation waits for it but the first.
-    pools.get(Decoding::Full).await?;
+    pools.get(Recipe::default()).await?;
     pomona_host::serve(move |event, stop| handle(pools.clone(), event, stop)).await
 }

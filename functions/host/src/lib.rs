@@ -24,7 +24,7 @@ pub use metrics::{Figures, Measured};
 use pomona::{
     Error, ErrorKind, Result,
     dataset::Sealed,
-    model::{Decoding, Extractor, FeatureRange, WorkerPool, check_instructions},
+    model::{Extractor, FeatureRange, Recipe, WorkerPool, check_instructions},
     stages::CancellationToken,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -90,10 +90,10 @@ pub fn init_log() {
     tracing::init_default_subscriber();
 }
 
-/// The built-in model, on all processors of the environment. Lambda provides one per 1,769 MiB of memory.
-pub fn workers(range: FeatureRange, decoding: Decoding) -> Result<WorkerPool> {
+/// A built-in extractor, on all processors of the environment. Lambda provides one per 1,769 MiB of memory.
+pub fn workers(range: FeatureRange, recipe: Recipe) -> Result<WorkerPool> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let extractor = Extractor::embedded(range)?.with_decoding(decoding);
+    let extractor = Extractor::builtin(recipe.kind, range)?.with_decoding(recipe.decoding);
     tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
     WorkerPool::new(Arc::new(extractor), threads)
 }

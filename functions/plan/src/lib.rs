@@ -4,7 +4,7 @@ use lambda_runtime::tracing;
 use pomona::{
     Result,
     aws::request::Request,
-    dataset::keys,
+    dataset::{self, keys},
     ids::RunId,
     model::FeatureRange,
     stages::{self, CancellationToken, Limits, PlanInput, PlanStep, Planned, Round, Silent, Stores},
@@ -70,9 +70,13 @@ async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     let request = Request::parse(event.request)?;
     let name = RunId::try_from(event.run)?;
     let (run, earlier) = (name.attempt(event.attempt)?, (1..event.attempt).map(|earlier| name.attempt(earlier)));
-    let info = pomona::model::embedded_info(FeatureRange::default(), request.decoding);
     let inventory = request.inventory.as_deref();
     let stores = Stores::open_inventory(&request.input, &request.output, inventory).await?;
+    let kind = match request.extractor {
+        Some(kind) => kind,
+        None => dataset::current(stores.output.as_ref()).await?.map(|base| base.extractor.kind).unwrap_or_default(),
+    };
+    let info = pomona::model::builtin_info(kind, FeatureRange::default(), request.decoding);
     let input = PlanInput {
         settings: request.settings,
         mode: request.mode,

@@ -31,7 +31,7 @@ const STORAGE_MB: u64 = 512;
 
 fn load(info: &ExtractorInfo) -> Result<WorkerPool> {
     check_instructions()?;
-    pomona_host::workers(info.feature_range, info.decoding)
+    pomona_host::workers(info.feature_range, info.recipe())
 }
 
 fn variable(name: &'static str) -> std::result::Result<String, Error> {

@@ -12,7 +12,7 @@ use crate::{
 
 use super::{
     FormatOptions,
-    run::{DecodeArg, ResultOptions},
+    run::{DecodeArg, ExtractorArg, ResultOptions},
     values,
 };
 
@@ -164,6 +164,9 @@ pub(crate) struct StartArgs {
     /// How JPEGs are decoded
     #[arg(long, value_enum, default_value = "full", value_name = "HOW")]
     pub decode: DecodeArg,
+    /// What computes the features [default: that of the last version, or mobilenetv2]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub extractor: Option<ExtractorArg>,
     #[command(flatten)]
     pub result: ResultOptions,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use crate::{
         tables::Compression,
     },
     demo::DEFAULT_VIEWS,
-    model::{Decoding, FeatureRange},
+    model::{Decoding, ExtractorKind, FeatureRange},
     pca::ComponentSelection,
 };
 
@@ -207,6 +207,10 @@ pub(crate) struct EngineOptions {
     /// Images processed in parallel [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// What computes the features: the built-in network, the pixels at 32 x 32, or the colours [default: that of the last version,
+    /// or mobilenetv2]
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "model")]
+    pub extractor: Option<ExtractorArg>,
     /// ONNX model to use instead of the built-in MobileNetV2: one float32 image input of fixed size (1x3xHxW or
     /// 1xHxWx3), one output vector of up to 4096 numbers
     #[arg(long, value_name = "FILE.onnx")]
@@ -237,6 +241,35 @@ impl From<DecodeArg> for Decoding {
         match how {
             DecodeArg::Full => Decoding::Full,
             DecodeArg::Scaled => Decoding::Scaled,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ExtractorArg {
+    /// A network that was trained on photos: 1280 numbers
+    Mobilenetv2,
+    /// The red, green and blue of each of 32 x 32 pixels: 3072 numbers from 0 to 255
+    Raw,
+    /// Shares of the pixels in 8 x 8 x 8 parts of the RGB cube: 512 numbers
+    Histogram,
+}
+
+impl ExtractorArg {
+    /// Its name in the input of an execution.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ExtractorArg::Mobilenetv2 => "mobilenetv2",
+            ExtractorArg::Raw => "raw",
+            ExtractorArg::Histogram => "histogram",
+        }
+    }
+
+    pub(crate) fn kind(self) -> ExtractorKind {
+        match self {
+            ExtractorArg::Mobilenetv2 => ExtractorKind::Network,
+            ExtractorArg::Raw => ExtractorKind::Raw,
+            ExtractorArg::Histogram => ExtractorKind::Histogram,
         }
     }
 }
