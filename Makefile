@@ -90,8 +90,11 @@ check-features: ## Compile the library without default features, then with each 
 	    echo "== feature $$feature"; $(CARGO) check --release --lib --no-default-features --features $$feature; done
 
 .PHONY: test-rust
+# Not the programs in examples/, which each compile the code of a run: clippy checks them, and benchmarks build them.
 test-rust: ## Unit, integration and documentation tests
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --lib --bins --tests
+	@echo '== the examples in the documentation'
+	$(CARGO) test --release --workspace --doc
 	@echo '== the library without its default features'
 	$(CARGO) test --no-default-features --test minimal
 

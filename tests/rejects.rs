@@ -220,7 +220,6 @@ async fn a_model_of_another_shape_is_used_or_refused_with_the_reason() {
     for (name, expected) in [
         ("two-inputs", "2 inputs"),
         ("two-outputs", "2 outputs"),
-        ("map", "not one vector"),
         ("any-size", "fixed H and W"),
         ("grey", "shape [?, 1, 32, 32]"),
         ("wide", "4097 numbers"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pomona::{
     image::Reject,
-    model::{Decoding, Extractor, ExtractorKind, FeatureRange, Runtime, WorkerPool},
+    model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
 };
 use pyo3::{prelude::*, types::PyBytes};
 
@@ -38,7 +38,7 @@ impl Model {
         let load = || {
             let range = FeatureRange::default();
             let extractor = match &model {
-                Some(path) => Extractor::open(path, range, Runtime::Auto)?,
+                Some(path) => Extractor::open(path, range, Runtime::Auto, ModelOptions::default())?,
                 None => {
                     let kind = extractor.as_deref().map_or(Ok(ExtractorKind::Network), ExtractorKind::of_name)?;
                     Extractor::builtin(kind, range)?

@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 use crate::{
     Result, dataset,
     ids::RunId,
-    model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, ModelOptions, Preprocessing, Runtime, WorkerPool},
     pipeline,
     stages::{CancellationToken, PlanInput, Stores},
     store::Store,
@@ -106,7 +106,8 @@ pub(crate) async fn workers(options: &EngineOptions, output: &dyn Store) -> Resu
     };
     let bars = Bars::new();
     bars.start("model", None, None);
-    let extractor = load(options.model.as_deref(), options.engine, kind, options.feature_range);
+    let extractor = of_model(options)
+        .and_then(|of_model| load(options.model.as_deref(), options.engine, kind, options.feature_range, of_model));
     bars.clear();
     let extractor = extractor?.with_decoding(options.decode.into());
     if let Some(reason) = extractor.unsupported() {
@@ -124,9 +125,14 @@ pub(crate) fn workers_for(
     threads: Option<u16>,
     like: &ExtractorInfo,
 ) -> Result<WorkerPool> {
-    let extractor = load(model, engine, like.kind, like.feature_range)?.with_decoding(like.decoding);
+    let extractor = load(model, engine, like.kind, like.feature_range, like.options())?.with_decoding(like.decoding);
     let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     WorkerPool::new(Arc::new(extractor), threads)
+}
+
+fn of_model(options: &EngineOptions) -> Result<ModelOptions> {
+    let preprocessing = options.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
+    Ok(ModelOptions { preprocessing, output: options.model_output.clone(), pooling: options.pooling.pooling() })
 }
 
 fn load(
@@ -134,13 +140,14 @@ fn load(
     engine: EngineArg,
     kind: ExtractorKind,
     feature_range: FeatureRange,
+    of_model: ModelOptions,
 ) -> Result<Extractor> {
     let runtime = match engine {
         EngineArg::Auto => Runtime::Auto,
         EngineArg::Tract => Runtime::Tract,
     };
     match model {
-        Some(path) => Extractor::open(path, feature_range, runtime),
+        Some(path) => Extractor::open(path, feature_range, runtime, of_model),
         None if runtime == Runtime::Tract && kind.is_network() => Extractor::embedded_on_tract(feature_range),
         None => Extractor::builtin(kind, feature_range),
     }

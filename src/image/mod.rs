@@ -28,7 +28,7 @@ pub use decode::{Limits, MAX_FILE_BYTES, decode, decode_scaled};
 #[cfg(feature = "report")]
 pub(crate) use preview::preview;
 pub use reject::{Reason, Reject};
-pub use resize::resize;
+pub use resize::{Filter, resize, resize_with};
 
 /// Revision of decoding and resizing, part of the extractor's id. Increase it if any file gives other pixels.
 pub const REVISION: u32 = 2;

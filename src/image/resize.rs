@@ -1,13 +1,70 @@
-//! Resizing with the bits of Pillow's `Image.resize(..., Image.BICUBIC)`.
+//! Resizing with the bits of Pillow's `Image.resize`, for each of its filters.
 //!
-//! Bicubic convolution (Keys 1981, a = -0.5), antialiased: for a reduction, the kernel is widened by the scale. Weights
-//! are 22-bit fixed point. The horizontal pass is first, and its result is rounded to 8 bits before the vertical pass.
+//! The default is bicubic convolution (Keys 1981, a = -0.5), antialiased: for a reduction, the kernel is widened by the scale.
+//! Weights are 22-bit fixed point. The horizontal pass is first, and its result is rounded to 8 bits before the vertical pass.
+
+use serde::{Deserialize, Serialize};
 
 use super::Pixels;
 use pomona_kernels::resample::{self, Axis, PRECISION_BITS};
 
-/// Half width of the kernel, source pixels at a scale of 1.
-const SUPPORT: f64 = 2.0;
+/// How pixels are interpolated. The names are those of Pillow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// The mean of the pixels in a box.
+    Box,
+    /// Linear, antialiased.
+    Bilinear,
+    /// A window of raised cosine.
+    Hamming,
+    /// Bicubic, antialiased.
+    #[default]
+    Bicubic,
+    /// A truncated sinc, three lobes.
+    Lanczos,
+}
+
+impl Filter {
+    /// The filter of this number: `Image.Resampling` of Pillow, and `resample` of Hugging Face. None for other numbers.
+    pub fn of_number(number: u64) -> Option<Filter> {
+        let known = [Filter::Nearest, Filter::Lanczos, Filter::Bilinear, Filter::Bicubic, Filter::Box, Filter::Hamming];
+        known.get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// Half width of the kernel, source pixels at a scale of 1.
+    fn support(self) -> f64 {
+        match self {
+            Filter::Nearest | Filter::Box => 0.5,
+            Filter::Bilinear | Filter::Hamming => 1.0,
+            Filter::Bicubic => 2.0,
+            Filter::Lanczos => 3.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Filter::Nearest | Filter::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Filter::Bilinear => (1.0 - x.abs()).max(0.0),
+            Filter::Hamming if x == 0.0 => 1.0,
+            Filter::Hamming if x.abs() >= 1.0 => 0.0,
+            Filter::Hamming => {
+                let x = x.abs() * std::f64::consts::PI;
+                libm::sin(x) / x * (0.54 + 0.46 * libm::cos(x))
+            }
+            Filter::Bicubic => bicubic(x),
+            Filter::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Filter::Lanczos => 0.0,
+        }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    let x = x * std::f64::consts::PI;
+    if x == 0.0 { 1.0 } else { libm::sin(x) / x }
+}
 
 fn bicubic(x: f64) -> f64 {
     const A: f64 = -0.5;
@@ -22,10 +79,10 @@ fn bicubic(x: f64) -> f64 {
 }
 
 /// The weights that resize an axis of `from` pixels to `to` pixels.
-fn axis(from: usize, to: usize) -> Axis {
+fn axis(from: usize, to: usize, filter: Filter) -> Axis {
     let scale = from as f64 / to as f64;
     let widened = scale.max(1.0);
-    let support = SUPPORT * widened;
+    let support = filter.support() * widened;
     let stride = support.ceil() as usize * 2 + 1;
     let mut spans = Vec::with_capacity(to);
     let mut weights = vec![0; to * stride];
@@ -37,7 +94,7 @@ fn axis(from: usize, to: usize) -> Axis {
         let inverse = 1.0 / widened;
         let mut sum = 0.0;
         for (i, weight) in exact[..end - first].iter_mut().enumerate() {
-            *weight = bicubic(((i + first) as f64 - center + 0.5) * inverse);
+            *weight = filter.weight(((i + first) as f64 - center + 0.5) * inverse);
             sum += *weight;
         }
         for (fixed, weight) in row.iter_mut().zip(&exact[..end - first]) {
@@ -50,14 +107,37 @@ fn axis(from: usize, to: usize) -> Axis {
     Axis { spans, weights, stride }
 }
 
-/// Resizes to `width` x `height` pixels, both at least 1.
+/// Resizes to `width` x `height` pixels, both at least 1, with the bicubic filter.
 pub fn resize(image: Pixels, width: usize, height: usize) -> Pixels {
-    let image = if image.width == width { image } else { horizontal(&image, width) };
-    if image.height == height { image } else { vertical(&image, height) }
+    resize_with(image, width, height, Filter::Bicubic)
 }
 
-fn horizontal(image: &Pixels, width: usize) -> Pixels {
-    let axis = axis(image.width, width);
+/// Resizes to `width` x `height` pixels, both at least 1.
+pub fn resize_with(image: Pixels, width: usize, height: usize, filter: Filter) -> Pixels {
+    if filter == Filter::Nearest {
+        return nearest(image, width, height);
+    }
+    let image = if image.width == width { image } else { horizontal(&image, width, filter) };
+    if image.height == height { image } else { vertical(&image, height, filter) }
+}
+
+fn nearest(image: Pixels, width: usize, height: usize) -> Pixels {
+    if (image.width, image.height) == (width, height) {
+        return image;
+    }
+    let place =
+        |out: usize, from: usize, to: usize| (((out as f64 + 0.5) * (from as f64 / to as f64)) as usize).min(from - 1);
+    let columns: Vec<usize> = (0..width).map(|x| 3 * place(x, image.width, width)).collect();
+    let mut data = Vec::with_capacity(width * height * 3);
+    for y in 0..height {
+        let row = &image.data[place(y, image.height, height) * image.width * 3..][..image.width * 3];
+        columns.iter().for_each(|x| data.extend_from_slice(&row[*x..x + 3]));
+    }
+    Pixels { width, height, data }
+}
+
+fn horizontal(image: &Pixels, width: usize, filter: Filter) -> Pixels {
+    let axis = axis(image.width, width, filter);
     let mut data = vec![0; width * image.height * 3];
     let mut line = vec![0; image.width * 3 + 1];
     for (row, to) in image.data.chunks_exact(image.width * 3).zip(data.chunks_exact_mut(width * 3)) {
@@ -67,9 +147,9 @@ fn horizontal(image: &Pixels, width: usize) -> Pixels {
     Pixels { width, height: image.height, data }
 }
 
-fn vertical(image: &Pixels, height: usize) -> Pixels {
+fn vertical(image: &Pixels, height: usize, filter: Filter) -> Pixels {
     let stride = image.width * 3;
-    let axis = axis(image.height, height);
+    let axis = axis(image.height, height, filter);
     let mut data = vec![0; stride * height];
     let mut sums = vec![0; stride];
     for ((first, weights), to) in axis.iter().zip(data.chunks_exact_mut(stride)) {

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    ExtractorKind, FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, Recipe, graph, invalid, limits, onnx, trial, wire,
+    ExtractorKind, FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, Preprocessing, Recipe, graph, invalid, limits, onnx,
+    trial, wire,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -56,12 +57,26 @@ pub struct ExtractorInfo {
     /// How JPEGs are decoded.
     #[serde(default, skip_serializing_if = "Decoding::is_full")]
     pub decoding: Decoding,
+    /// How images are made into the input of a model; None for that of Keras' MobileNet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocessing: Option<Preprocessing>,
+    /// The output of the model that is used; None for its only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// What is done with an output that is no vector.
+    #[serde(default, skip_serializing_if = "Pooling::is_default")]
+    pub pooling: Pooling,
     /// Whether tract runs the model instead of the kernels. Release 0.1.0 did not record it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tract: bool,
 }
 
 impl ExtractorInfo {
+    /// What is known of its model besides the file.
+    pub fn options(&self) -> ModelOptions {
+        ModelOptions { preprocessing: self.preprocessing.clone(), output: self.output.clone(), pooling: self.pooling }
+    }
+
     /// What has to be loaded for it.
     pub fn recipe(&self) -> Recipe {
         Recipe { kind: self.kind, decoding: self.decoding }
@@ -126,6 +141,34 @@ impl Decoding {
     }
 }
 
+/// How one vector is made of an output with several: of `[1, tokens, columns]` or `[1, columns, height, width]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The first token: the one for the class, in vision transformers.
+    Cls,
+}
+
+impl Pooling {
+    fn is_default(&self) -> bool {
+        *self == Pooling::default()
+    }
+}
+
+/// What is known of an ONNX model besides its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// How images are made into its input. None for what lies beside the file, or else that of Keras' MobileNet.
+    pub preprocessing: Option<Preprocessing>,
+    /// The output that is used. None for its only one.
+    pub output: Option<String>,
+    /// What is done with an output that is no vector.
+    pub pooling: Pooling,
+}
+
 /// The software that runs a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Runtime {
@@ -170,6 +213,7 @@ const KERNELS: &str = "kernels 1";
 pub struct Extractor {
     info: ExtractorInfo,
     program: Program,
+    preprocessing: Preprocessing,
     /// Why the kernels do not support the model, if it runs on tract for that reason.
     unsupported: Option<Unsupported>,
     height: usize,
@@ -179,12 +223,14 @@ pub struct Extractor {
 impl Extractor {
     /// The embedded model, MobileNetV2 1.00/224, on the kernels. Fails with `Model.Invalid`, which would be a bug.
     pub fn embedded(range: FeatureRange) -> Result<Self> {
-        Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto)
+        let onnx = Bytes::from_static(EMBEDDED);
+        Self::read(onnx, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto, ModelOptions::default())
     }
 
     /// The embedded model on tract, to compare it with the kernels. Fails with `Model.Invalid` without the feature `tract`.
     pub fn embedded_on_tract(range: FeatureRange) -> Result<Self> {
-        Self::read(Bytes::from_static(EMBEDDED), EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract)
+        let onnx = Bytes::from_static(EMBEDDED);
+        Self::read(onnx, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract, ModelOptions::default())
     }
 
     /// An extractor that needs no file. Images that are no network's have their own range. Fails with `Model.Invalid`, which
@@ -195,7 +241,8 @@ impl Extractor {
         }
         let side = kind.size().unwrap_or(EMBEDDED_SIDE);
         let (info, program) = (builtin_info(kind, range, Decoding::Full), Program::Plain(kind));
-        Ok(Extractor { info, program, unsupported: None, height: side, width: side })
+        let preprocessing = Preprocessing::default();
+        Ok(Extractor { info, program, preprocessing, unsupported: None, height: side, width: side })
     }
 
     /// Loads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
@@ -206,20 +253,37 @@ impl Extractor {
     ///
     /// Fails with `Model.Invalid` and the reason.
     pub fn from_onnx(onnx: Bytes, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
+        Self::from_onnx_with(onnx, name, range, runtime, ModelOptions::default())
+    }
+
+    /// [`from_onnx`](Extractor::from_onnx) with another preprocessing or output. The input may then have a height and width that
+    /// are not fixed, and the output the shape `[1, tokens, columns]` or `[1, columns, height, width]`.
+    pub fn from_onnx_with(
+        onnx: Bytes,
+        name: &str,
+        range: FeatureRange,
+        runtime: Runtime,
+        options: ModelOptions,
+    ) -> Result<Self> {
         let own_name = name.to_owned();
         let load = move || {
             let hash = sha256(&onnx);
-            let extractor = Self::read(onnx, &hash, &own_name, range, runtime)?;
+            let extractor = Self::read(onnx, &hash, &own_name, range, runtime, options)?;
             extractor.try_on_grey()?;
             Ok(extractor)
         };
         trial::within(trial::DEADLINE, load).map_err(|e| e.context("model", name))
     }
 
-    /// Loads the model of a file with [`from_onnx`](Extractor::from_onnx). Its name in records is that of the file.
+    /// Loads the model of a file with [`from_onnx_with`](Extractor::from_onnx_with). Its name in records is that of the file. A
+    /// folder is that of its `model.onnx`, or of its only ONNX file. Without a preprocessing, it is what lies beside the file.
     ///
     /// Fails with `Model.Invalid` and the reason.
-    pub fn open(path: &Path, range: FeatureRange, runtime: Runtime) -> Result<Self> {
+    pub fn open(path: &Path, range: FeatureRange, runtime: Runtime, mut options: ModelOptions) -> Result<Self> {
+        let path = &model_in(path)?;
+        if options.preprocessing.is_none() {
+            options.preprocessing = Preprocessing::beside(path)?;
+        }
         let mut onnx = Vec::new();
         // One byte more than a model may have.
         let read = std::fs::File::open(path).and_then(|file| file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut onnx));
@@ -228,20 +292,39 @@ impl Extractor {
             error.context("model", path.display()).source(e)
         })?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        Self::from_onnx(onnx.into(), &name, range, runtime)
+        Self::from_onnx_with(onnx.into(), &name, range, runtime, options)
     }
 
-    fn read(onnx: Bytes, sha256: &str, name: &str, range: FeatureRange, runtime: Runtime) -> Result<Self> {
-        let Loaded { program, unsupported, height, width, columns } = load(onnx, runtime)?;
-        let info = info(&program, sha256, name, columns, range, Decoding::Full);
-        Ok(Extractor { info, program, unsupported, height, width })
+    fn read(
+        onnx: Bytes,
+        sha256: &str,
+        name: &str,
+        range: FeatureRange,
+        runtime: Runtime,
+        options: ModelOptions,
+    ) -> Result<Self> {
+        let Loaded { program, unsupported, height, width, columns } = load(onnx, runtime, &options)?;
+        let identity = Identity {
+            kind: program.kind(),
+            program: program.name(),
+            model_sha256: sha256,
+            name,
+            columns,
+            options: &options,
+        };
+        let info = identity.info(range, Decoding::Full);
+        let preprocessing = options.preprocessing.unwrap_or_default();
+        Ok(Extractor { info, program, preprocessing, unsupported, height, width })
     }
 
     /// The same model with another decoding of JPEGs, which is part of the extractor's id.
     #[must_use]
     pub fn with_decoding(mut self, decoding: Decoding) -> Self {
-        let ExtractorInfo { model, model_sha256, columns, feature_range, .. } = &self.info;
-        self.info = info(&self.program, model_sha256, model, *columns, *feature_range, decoding);
+        let options = self.info.options();
+        let ExtractorInfo { kind, model, model_sha256, columns, feature_range, .. } = &self.info;
+        let (kind, program, columns) = (*kind, self.program.name(), *columns);
+        let identity = Identity { kind, program, model_sha256, name: model, columns, options: &options };
+        self.info = identity.info(*feature_range, decoding);
         self
     }
 
@@ -280,7 +363,7 @@ impl Extractor {
         };
         match self.program {
             Program::Plain(kind) if kind.size().is_none() => self.features(&pixels),
-            _ => self.features(&image::resize(pixels, self.width, self.height)),
+            _ => self.features(&self.preprocessing.pixels(pixels, self.height, self.width)?),
         }
     }
 
@@ -320,7 +403,7 @@ impl Extractor {
         match &self.program {
             Program::Kernels(network) => Ok(network.run(&pixels.data)),
             #[cfg(feature = "tract")]
-            Program::Tract(model) => model.run(pixels).map_err(|e| format!("{e:#}")),
+            Program::Tract(model) => model.run(pixels, &self.preprocessing).map_err(|e| format!("{e:#}")),
             Program::Plain(kind) => Ok(kind.features(pixels)),
         }
     }
@@ -343,18 +426,6 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn info(
-    program: &Program,
-    model_sha256: &str,
-    name: &str,
-    columns: usize,
-    range: FeatureRange,
-    decoding: Decoding,
-) -> ExtractorInfo {
-    let identity = Identity { kind: program.kind(), program: program.name(), model_sha256, name, columns };
-    identity.info(range, decoding)
-}
-
 /// What a program and its model contribute to an extractor.
 struct Identity<'a> {
     kind: ExtractorKind,
@@ -362,11 +433,12 @@ struct Identity<'a> {
     model_sha256: &'a str,
     name: &'a str,
     columns: usize,
+    options: &'a ModelOptions,
 }
 
 impl Identity<'_> {
     fn info(self, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
-        let Identity { kind, program, model_sha256, name, columns } = self;
+        let Identity { kind, program, model_sha256, name, columns, options } = self;
         let mut sha = Sha256::new();
         sha.update(format!(
             "pomona extractor {REVISION}\n{}\n{model_sha256}\n{}\n{program}\n",
@@ -376,10 +448,57 @@ impl Identity<'_> {
         if decoding == Decoding::Scaled {
             sha.update("scaled\n");
         }
-        let id = short_hex(&sha.finalize()).into();
-        let (model, model_sha256) = (name.to_owned(), model_sha256.to_owned());
-        let tract = kind.is_network() && program != KERNELS;
-        ExtractorInfo { id, kind, model, model_sha256, columns, feature_range: range, decoding, tract }
+        let preprocessing = options.preprocessing.clone().filter(|given| *given != Preprocessing::default());
+        // The ids of models without these options are those of earlier releases.
+        if let Some(given) = &preprocessing {
+            sha.update(format!("preprocessing {}\n", serde_json::json!(given)));
+        }
+        if let Some(output) = &options.output {
+            sha.update(format!("output {output}\n"));
+        }
+        if options.pooling == Pooling::Cls {
+            sha.update("cls\n");
+        }
+        ExtractorInfo {
+            id: short_hex(&sha.finalize()).into(),
+            kind,
+            model: name.to_owned(),
+            model_sha256: model_sha256.to_owned(),
+            columns,
+            feature_range: range,
+            decoding,
+            preprocessing,
+            output: options.output.clone(),
+            pooling: options.pooling,
+            tract: kind.is_network() && program != KERNELS,
+        }
+    }
+}
+
+/// The ONNX file that a path means.
+fn model_in(path: &Path) -> Result<std::path::PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let usual = [path.join("model.onnx"), path.join("onnx/model.onnx")];
+    if let Some(model) = usual.into_iter().find(|file| file.is_file()) {
+        return Ok(model);
+    }
+    let unreadable =
+        |e: std::io::Error| invalid("its folder cannot be read").context("folder", path.display()).source(e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        if file.extension().is_some_and(|end| end == "onnx") && file.is_file() {
+            found.push(file);
+        }
+    }
+    match found.len() {
+        1 => Ok(found.swap_remove(0)),
+        0 => Err(invalid("its folder has no ONNX file").context("folder", path.display())),
+        files => Err(invalid("its folder has several ONNX files; name one")
+            .context("folder", path.display())
+            .context("files", files)),
     }
 }
 
@@ -397,11 +516,13 @@ pub fn builtin_info(kind: ExtractorKind, range: FeatureRange, decoding: Decoding
             model_sha256: EMBEDDED_SHA256,
             name: EMBEDDED_NAME,
             columns: EMBEDDED_COLUMNS,
+            options: &ModelOptions::default(),
         };
         return identity.info(range, decoding);
     };
-    let (hash, columns) = (sha256(name.as_bytes()), kind.columns());
-    Identity { kind, program: kind.program(), model_sha256: &hash, name, columns }.info(kind.range(range), decoding)
+    let (hash, columns, options) = (sha256(name.as_bytes()), kind.columns(), &ModelOptions::default());
+    let identity = Identity { kind, program: kind.program(), model_sha256: &hash, name, columns, options };
+    identity.info(kind.range(range), decoding)
 }
 
 pub(super) struct Loaded {
@@ -414,19 +535,23 @@ pub(super) struct Loaded {
 
 /// Loads a model for the kernels if they support all of it and `runtime` allows it, and for tract otherwise. The limits are
 /// checked first.
-fn load(onnx: Bytes, runtime: Runtime) -> Result<Loaded> {
+fn load(onnx: Bytes, runtime: Runtime, options: &ModelOptions) -> Result<Loaded> {
     wire::check(&onnx)?;
     let model = onnx::Model::decode(onnx.clone()).map_err(|e| invalid("it is not a readable ONNX file").source(e))?;
     limits::check(&model)?;
     if runtime == Runtime::Tract {
-        return load_with_tract(&onnx, &model, None);
+        return load_with_tract(&onnx, &model, None, options);
+    }
+    if options.preprocessing.as_ref().is_some_and(|given| !given.is_of_kernels()) || options.output.is_some() {
+        let what = Unsupported::new("another preprocessing or output than that of Keras' MobileNet".to_owned());
+        return load_with_tract(&onnx, &model, Some(what), options);
     }
     match graph::network(&model).and_then(within_limits) {
         Ok(network) => {
             let ((height, width), columns) = (network.size(), network.columns());
             Ok(Loaded { program: Program::Kernels(Box::new(network)), unsupported: None, height, width, columns })
         }
-        Err(unsupported) => load_with_tract(&onnx, &model, Some(unsupported)),
+        Err(unsupported) => load_with_tract(&onnx, &model, Some(unsupported), options),
     }
 }
 
@@ -439,15 +564,25 @@ fn within_limits(network: Network) -> std::result::Result<Network, Unsupported> 
 }
 
 #[cfg(feature = "tract")]
-fn load_with_tract(onnx: &[u8], model: &onnx::Model, unsupported: Option<Unsupported>) -> Result<Loaded> {
+fn load_with_tract(
+    onnx: &[u8],
+    model: &onnx::Model,
+    unsupported: Option<Unsupported>,
+    options: &ModelOptions,
+) -> Result<Loaded> {
     let graph = model.graph.as_ref().ok_or_else(|| invalid("the file has no graph"))?;
-    let model = super::tract::TractModel::from_onnx(onnx, graph)?;
+    let model = super::tract::TractModel::from_onnx(onnx, graph, options)?;
     let (height, width, columns) = (model.height(), model.width(), model.columns());
     Ok(Loaded { program: Program::Tract(Box::new(model)), unsupported, height, width, columns })
 }
 
 #[cfg(not(feature = "tract"))]
-fn load_with_tract(_onnx: &[u8], _model: &onnx::Model, unsupported: Option<Unsupported>) -> Result<Loaded> {
+fn load_with_tract(
+    _onnx: &[u8],
+    _model: &onnx::Model,
+    unsupported: Option<Unsupported>,
+    _options: &ModelOptions,
+) -> Result<Loaded> {
     let why = unsupported.map_or_else(|| "tract was requested".to_owned(), |unsupported| unsupported.to_string());
     Err(invalid("it needs tract; build Pomona with the feature `tract`").source(why))
 }

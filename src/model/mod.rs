@@ -25,6 +25,7 @@ mod grid;
 mod limits;
 mod onnx;
 mod plain;
+mod preprocess;
 #[cfg(feature = "tract")]
 mod shapes;
 #[cfg(feature = "tract")]
@@ -34,12 +35,13 @@ mod wire;
 mod workers;
 
 pub use extractor::{
-    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, ExtractorRecord, MAX_COLUMNS, Runtime,
-    builtin_info, embedded_info,
+    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, ExtractorRecord, MAX_COLUMNS, ModelOptions,
+    Pooling, Runtime, builtin_info, embedded_info,
 };
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use limits::MAX_MODEL_BYTES;
 pub use plain::{ExtractorKind, Recipe};
+pub use preprocess::{Preprocessing, Resize};
 pub use workers::WorkerPool;
 
 use pomona_kernels::Instructions;

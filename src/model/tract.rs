@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tract_onnx::{prelude::*, tract_core::internal::DimLike, tract_hir::infer::Factoid};
 
 use super::{
+    ModelOptions, Pooling, Preprocessing, Resize,
     extractor::{MAX_COLUMNS, MAX_SIDE},
     invalid,
     onnx::Graph,
@@ -26,6 +27,20 @@ pub(super) struct TractModel {
     height: usize,
     width: usize,
     columns: usize,
+    /// How many vectors the output has, and how they are made into one.
+    vectors: Vectors,
+}
+
+/// The vectors of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vectors {
+    One,
+    /// `[1, count, columns]`, of which the first one is taken.
+    First,
+    /// `[1, count, columns]`: their mean.
+    Tokens,
+    /// `[1, columns, count]`: their mean.
+    Places,
 }
 
 fn refuse(what: &str) -> impl FnOnce(TractError) -> Error {
@@ -36,10 +51,19 @@ impl TractModel {
     /// Loads a file. `graph` is its decoded graph, which has passed [`super::limits::check`].
     ///
     /// Fails with `Model.Invalid` and the reason.
-    pub(super) fn from_onnx(mut onnx: &[u8], graph: &Graph) -> Result<Self> {
+    pub(super) fn from_onnx(mut onnx: &[u8], graph: &Graph, options: &ModelOptions) -> Result<Self> {
         let reader = tract_onnx::onnx();
-        let model = reader.model_for_read(&mut onnx).map_err(refuse("it is not a readable ONNX file"))?;
-        let (layout, height, width) = image_input(&model)?;
+        let mut model = reader.model_for_read(&mut onnx).map_err(refuse("it is not a readable ONNX file"))?;
+        if let Some(output) = &options.output {
+            let known: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+            if !known.contains(&output.as_str()) {
+                return Err(invalid("it has no such output")
+                    .context("output", output)
+                    .context("outputs", known.join(", ")));
+            }
+            model.select_outputs_by_name([output]).map_err(refuse("its output cannot be chosen"))?;
+        }
+        let (layout, height, width) = image_input(&model, options.preprocessing.as_ref())?;
         let shape = match layout {
             Layout::Nchw => [1, 3, height, width],
             Layout::Nhwc => [1, height, width, 3],
@@ -51,9 +75,9 @@ impl TractModel {
         let model = model.into_typed().map_err(refuse(unsupported))?;
         shapes::check_typed(&model, graph)?;
         let model = model.into_optimized().map_err(refuse(unsupported))?;
-        let columns = vector_output(&model)?;
+        let (columns, vectors) = vector_output(&model, options.pooling)?;
         let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
-        Ok(TractModel { plan, layout, height, width, columns })
+        Ok(TractModel { plan, layout, height, width, columns, vectors })
     }
 
     pub(super) fn height(&self) -> usize {
@@ -68,20 +92,27 @@ impl TractModel {
         self.columns
     }
 
-    /// The output for an image of the model's size. The model gets samples as `x / 127.5 - 1`.
-    pub(super) fn run(&self, pixels: &Pixels) -> TractResult<Vec<f32>> {
+    /// The output for an image of the model's size, whose samples are scaled by the preprocessing.
+    pub(super) fn run(&self, pixels: &Pixels, preprocessing: &Preprocessing) -> TractResult<Vec<f32>> {
         let (h, w) = (self.height, self.width);
-        let scale = |sample: u8| f32::from(sample) / 127.5 - 1.0;
+        let table = preprocessing.table();
+        // The channel of the pixel that is that of the model, and its number.
+        let from = |channel: usize| if preprocessing.bgr { 2 - channel } else { channel };
         let tensor: Tensor = match self.layout {
             Layout::Nhwc => {
-                let data: Vec<f32> = pixels.data.iter().map(|s| scale(*s)).collect();
+                let mut data = vec![0f32; 3 * h * w];
+                for (to, pixel) in data.chunks_exact_mut(3).zip(pixels.data.chunks_exact(3)) {
+                    for (channel, to) in to.iter_mut().enumerate() {
+                        *to = table[channel][usize::from(pixel[from(channel)])];
+                    }
+                }
                 tract_ndarray::Array4::from_shape_vec((1, h, w, 3), data)?.into()
             }
             Layout::Nchw => {
                 let mut data = vec![0f32; 3 * h * w];
                 for (channel, plane) in data.chunks_exact_mut(h * w).enumerate() {
                     for (to, pixel) in plane.iter_mut().zip(pixels.data.chunks_exact(3)) {
-                        *to = scale(pixel[channel]);
+                        *to = table[channel][usize::from(pixel[from(channel)])];
                     }
                 }
                 tract_ndarray::Array4::from_shape_vec((1, 3, h, w), data)?.into()
@@ -89,19 +120,36 @@ impl TractModel {
         };
         let outputs = self.plan.run(tvec!(tensor.into()))?;
         let view = outputs[0].to_plain_array_view::<f32>()?;
-        Ok(view.iter().copied().collect())
+        let all: Vec<f32> = view.iter().copied().collect();
+        Ok(self.pooled(&all))
+    }
+
+    /// One vector of those of the output. Means are taken in double precision, in order.
+    fn pooled(&self, all: &[f32]) -> Vec<f32> {
+        let columns = self.columns;
+        let count = all.len() / columns.max(1);
+        let mean =
+            |of: &dyn Fn(usize) -> f32| ((0..count).map(|at| f64::from(of(at))).sum::<f64>() / count as f64) as f32;
+        match self.vectors {
+            Vectors::One => all.to_vec(),
+            Vectors::First => all[..columns.min(all.len())].to_vec(),
+            Vectors::Tokens => (0..columns).map(|column| mean(&|at| all[at * columns + column])).collect(),
+            Vectors::Places => (0..columns).map(|column| mean(&|at| all[column * count + at])).collect(),
+        }
     }
 }
 
 /// Layout, height and width of the input.
-fn image_input(model: &InferenceModel) -> Result<(Layout, usize, usize)> {
+fn image_input(model: &InferenceModel, preprocessing: Option<&Preprocessing>) -> Result<(Layout, usize, usize)> {
     let inputs = model.input_outlets().map_err(refuse("it has no inputs"))?.len();
     if inputs != 1 {
         return Err(invalid(format!("it has {inputs} inputs, not one image")));
     }
     let outputs = model.output_outlets().map_err(refuse("it has no outputs"))?.len();
     if outputs != 1 {
-        return Err(invalid(format!("it has {outputs} outputs, not one vector of features")));
+        return Err(invalid(format!(
+            "it has {outputs} outputs, not one vector of features; choose one (--model-output)"
+        )));
     }
     let fact = model.input_fact(0).map_err(refuse("its input has no description"))?;
     if fact.datum_type.concretize().is_some_and(|t| t != f32::datum_type()) {
@@ -111,6 +159,11 @@ fn image_input(model: &InferenceModel) -> Result<(Layout, usize, usize)> {
     let (layout, height, width) = match dims.as_slice() {
         [_, Some(3), Some(h), Some(w)] => (Layout::Nchw, *h, *w),
         [_, Some(h), Some(w), Some(3)] => (Layout::Nhwc, *h, *w),
+        // A model for images of any size gets those of its preprocessing.
+        [_, Some(3) | None, None, None] if preprocessing.is_some_and(|given| size_of(given).is_some()) => {
+            let [height, width] = preprocessing.and_then(size_of).unwrap_or([1, 1]);
+            (Layout::Nchw, height, width)
+        }
         _ => {
             let shape: Vec<String> = dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
             return Err(invalid(format!(
@@ -127,8 +180,17 @@ fn image_input(model: &InferenceModel) -> Result<(Layout, usize, usize)> {
     Ok((layout, height, width))
 }
 
-/// Length of the output.
-fn vector_output(model: &TypedModel) -> Result<usize> {
+/// Height and width that a preprocessing makes.
+fn size_of(preprocessing: &Preprocessing) -> Option<[usize; 2]> {
+    match (preprocessing.crop, preprocessing.resize) {
+        (Some(crop), _) => Some(crop),
+        (None, Resize::Exact(size)) => Some(size),
+        _ => None,
+    }
+}
+
+/// Length of the output, and how many vectors it has.
+fn vector_output(model: &TypedModel, pooling: Pooling) -> Result<(usize, Vectors)> {
     let fact = model.output_fact(0).map_err(refuse("its output has no description"))?;
     if fact.datum_type != f32::datum_type() {
         return Err(invalid(format!("its output is {:?}, not float32", fact.datum_type)));
@@ -138,15 +200,23 @@ fn vector_output(model: &TypedModel) -> Result<usize> {
         .as_concrete()
         .map(<[usize]>::to_vec)
         .ok_or_else(|| invalid("the length of its output is not fixed"))?;
-    let columns: usize = shape.iter().product();
-    // One axis may be longer than 1: [D], [1, D], [1, D, 1, 1], [1, 1, 1, D].
-    if shape.iter().filter(|d| **d != 1).count() > 1 || columns == 0 {
-        return Err(invalid(format!(
-            "its output has the shape {shape:?}, not one vector; export it with a global pool"
-        )));
+    let (columns, vectors) = match shape.as_slice() {
+        // One axis may be longer than 1: [D], [1, D], [1, D, 1, 1], [1, 1, 1, D].
+        all if all.iter().filter(|d| **d != 1).count() <= 1 => (all.iter().product(), Vectors::One),
+        [1, _, columns] if pooling == Pooling::Cls => (*columns, Vectors::First),
+        [1, _, columns] => (*columns, Vectors::Tokens),
+        [1, columns, _, _] => (*columns, Vectors::Places),
+        _ => {
+            return Err(invalid(format!(
+                "its output has the shape {shape:?}, not one vector; export it with a global pool"
+            )));
+        }
+    };
+    if columns == 0 {
+        return Err(invalid("its output is empty"));
     }
     if columns > MAX_COLUMNS {
         return Err(invalid(format!("its output has {columns} numbers; at most {MAX_COLUMNS} are supported")));
     }
-    Ok(columns)
+    Ok((columns, vectors))
 }

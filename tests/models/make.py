@@ -65,6 +65,13 @@ def main():
     save("grey", grey, [("input", ["N", 1, 32, 32])], [vector], grey_constants)
     wide = [helper.make_node("GlobalAveragePool", ["input"], ["pool"]), helper.make_node("Flatten", ["pool"], ["flat"]),
             helper.make_node("MatMul", ["flat", "m"], ["features"])]
+    # What goes into the network: the means of 8 x 8 patches of a channel, a vector, tokens, and a map of any size.
+    pool = helper.make_node("AveragePool", ["input"], ["pool"], kernel_shape=[8, 8], strides=[8, 8])
+    save("patches", [pool, helper.make_node("Flatten", ["pool"], ["features"])], [image], [("features", ["N", 48])])
+    tokens = [pool, helper.make_node("Reshape", ["pool", "shape"], ["flat"]),
+              helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]), helper.make_node("Flatten", ["pool"], ["vector"])]
+    save("tokens", tokens, [image], [("tokens", [1, 16, 3]), ("vector", ["N", 48])], [("shape", np.array([1, 3, 16]))])
+    save("patches-any", [pool], [("input", ["N", 3, "H", "W"])], [("pool", ["N", 3, "h", "w"])])
     save("wide", wide, [image], [("features", ["N", 4097])], [("m", weights(3, 4097))])
 
 

@@ -9,7 +9,7 @@ use crate::{
         tables::Compression,
     },
     demo::DEFAULT_VIEWS,
-    model::{Decoding, ExtractorKind, FeatureRange},
+    model::{Decoding, ExtractorKind, FeatureRange, Pooling},
     pca::ComponentSelection,
 };
 
@@ -211,10 +211,21 @@ pub(crate) struct EngineOptions {
     /// or mobilenetv2]
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "model")]
     pub extractor: Option<ExtractorArg>,
-    /// ONNX model to use instead of the built-in MobileNetV2: one float32 image input of fixed size (1x3xHxW or
-    /// 1xHxWx3), one output vector of up to 4096 numbers
-    #[arg(long, value_name = "FILE.onnx")]
+    /// ONNX model to use instead of the built-in MobileNetV2, or the folder with it: one float32 image input (1x3xHxW or
+    /// 1xHxWx3), one output of up to 4096 numbers. What lies beside it (preprocessor_config.json of Hugging Face, config.json of
+    /// timm) says how images are prepared
+    #[arg(long, value_name = "FILE.onnx|FOLDER")]
     pub model: Option<PathBuf>,
+    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
+    /// model say, or keras-mobilenet]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub preprocess: Option<String>,
+    /// The output of the model that is used, if it has several
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub model_output: Option<String>,
+    /// What is made of an output with several vectors: their mean, or the first one (the class token of a vision transformer)
+    #[arg(long, value_enum, default_value = "mean", value_name = "HOW", requires = "model")]
+    pub pooling: PoolingArg,
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,
@@ -241,6 +252,21 @@ impl From<DecodeArg> for Decoding {
         match how {
             DecodeArg::Full => Decoding::Full,
             DecodeArg::Scaled => Decoding::Scaled,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PoolingArg {
+    Mean,
+    Cls,
+}
+
+impl PoolingArg {
+    pub(crate) fn pooling(self) -> Pooling {
+        match self {
+            PoolingArg::Mean => Pooling::Mean,
+            PoolingArg::Cls => Pooling::Cls,
         }
     }
 }

@@ -40,6 +40,8 @@ fn keys() -> Vec<(String, FileKind)> {
         (success(v), registry::SUCCESS),
         (features_part(v, 0), registry::FEATURES_PART),
         (symlinks(v), registry::SYMLINKS),
+        (delta_part(&"d1".into()), registry::DELTA_PART),
+        (delta_commit(1), registry::DELTA_COMMIT),
         (csv(v), registry::CSV),
         (rejects(v), registry::REJECTS),
         (duplicates(v, 0), registry::DUPLICATES),
@@ -106,7 +108,7 @@ fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
 fn the_folders_are_those_of_the_registry() {
     let named = [
         VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, INDEX, CLASSIFIER, PREDICTED, LABELS,
-        EXTRACTORS, SCORES, PCA, FEATURES, CSV, REJECTS, DUPLICATES, OUTLIERS, RUNS, INBOX, TICKETS,
+        EXTRACTORS, SCORES, PCA, FEATURES, DELTA, CSV, REJECTS, DUPLICATES, OUTLIERS, RUNS, INBOX, TICKETS,
     ];
     assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
     let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
