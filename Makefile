@@ -92,7 +92,7 @@ check-features: ## Compile the library without default features, then with each 
 .PHONY: test-rust
 # Not the programs in examples/, which each compile the code of a run: clippy checks them, and benchmarks build them.
 test-rust: ## Unit, integration and documentation tests
-	$(CARGO) test --release --workspace --lib --bins --tests
+	$(CARGO) test --release --workspace --tests
 	@echo '== the examples in the documentation'
 	$(CARGO) test --release --workspace --doc
 	@echo '== the library without its default features'
