@@ -217,7 +217,7 @@ impl<'a> Finished<'a> {
         text.extend(report);
         text + &format!(
             "  lists       pomona list duplicates|suspects|outliers|rejects {}\n",
-            format::shell(self.output)
+            format::escape_invisible(&format::shell(self.output))
         )
     }
 

@@ -22,6 +22,7 @@
 mod extractor;
 mod graph;
 mod grid;
+mod identity;
 mod limits;
 mod onnx;
 mod plain;
@@ -34,11 +35,12 @@ mod trial;
 mod wire;
 mod workers;
 
-pub use extractor::{
-    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, Extractor, ExtractorInfo, ExtractorRecord, MAX_COLUMNS, ModelOptions,
-    Pooling, Runtime, builtin_info, embedded_info,
-};
+pub use extractor::{Extractor, MAX_COLUMNS, Runtime};
 pub use grid::{FEATURE_BITS, FeatureRange};
+pub use identity::{
+    Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, ExtractorInfo, ExtractorRecord, ModelOptions, Pooling, builtin_info,
+    embedded_info,
+};
 pub use limits::MAX_MODEL_BYTES;
 pub use plain::{ExtractorKind, Recipe};
 pub use preprocess::{Preprocessing, Resize};
