@@ -397,7 +397,7 @@ def test_a_boundary_and_a_vpc_reach_every_role_and_function():
 
 
 def test_everything_that_can_have_tags_has_them():
-    without = {"AWS::S3::BucketPolicy", "AWS::IAM::Policy", "AWS::SQS::QueuePolicy", "AWS::CloudWatch::Dashboard", "AWS::Lambda::Url",
+    without = {"AWS::S3::BucketPolicy", "AWS::IAM::Policy", "AWS::SQS::QueuePolicy", "AWS::CloudWatch::Dashboard", "AWS::Lambda::Url", "AWS::Glue::Database", "AWS::Glue::Table",
                "AWS::Lambda::Permission"}
     for name, resource in RESOURCES.items():
         if resource["Type"] == "AWS::Serverless::Function":

@@ -41,7 +41,7 @@ def test_histograms_are_those_of_numpy(images, tmp_path):
     edges = [np.arange(0, 257, 32)] * 3
     expected = [np.histogramdd(np.asarray(picture).reshape(-1, 3), edges)[0].reshape(-1) / (picture.width * picture.height)
                 for picture in pictures]
-    np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=2**-23)
+    np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=2**-22)
     # Later commands find out what the data set was made with; another extractor is refused.
     asked = str(pd.read_parquet(tmp_path / "results/features/v=00000001")["path"][0])
     hits = json.loads(pomona("search", tmp_path / "results", images / asked, "--json", "-n", 1))

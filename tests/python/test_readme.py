@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 # What differs from run to run: times, sizes, dates, ids.
 VOLATILE = r"\d{4}-\d\d-\d\d( \d\d:\d\d:\d\dZ)?|\d+\.\d+(?= s\b)"
 # Commands that wait, need a stack or a bucket, or take other people's pictures.
-NOT_HERE = ("pomona serve", "pomona watch", "pomona aws start", "pomona aws status", "s3://", "fruits-360/", "...")
+NOT_HERE = ("pomona serve", "pomona watch", "pomona aws deploy", "pomona aws start", "pomona aws status", "s3://", "fruits-360/", "...")
 
 
 def blocks(language=None):
