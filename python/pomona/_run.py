@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from pomona import _pomona
 from pomona._data import Data
@@ -17,6 +17,10 @@ from pomona._photos import Photo, expect_numpy, load
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
+
+
+# What computes features without a model of the user's.
+Extractor: TypeAlias = Literal["mobilenetv2", "raw", "histogram"]
 
 
 class _Line:
@@ -43,9 +47,9 @@ class _Line:
             sys.stderr.flush()
 
 
-def _last_extractor(output: str | os.PathLike[str]) -> str | None:
+def _last_extractor(output: str | os.PathLike[str]) -> Extractor | None:
     try:
-        return Data(output).manifest["extractor"].get("kind")
+        return cast("Extractor | None", Data(output).manifest["extractor"].get("kind"))
     except _pomona.Error:
         # There is no version yet; the run says what else is wrong.
         return None
@@ -61,7 +65,7 @@ def run(
     labels: str | os.PathLike[str] | None = None,
     inventory: str | None = None,
     model: str | os.PathLike[str] | None = None,
-    extractor: Literal["mobilenetv2", "raw", "histogram"] | None = None,
+    extractor: Extractor | None = None,
     threads: int | None = None,
     refit: Literal["always", "never"] = "always",
     rebuild: bool = False,
@@ -114,7 +118,7 @@ def features(
     photos: Photo | Iterable[Photo],
     *,
     model: str | os.PathLike[str] | None = None,
-    extractor: Literal["mobilenetv2", "raw", "histogram"] | None = None,
+    extractor: Extractor | None = None,
     threads: int | None = None,
     on_error: Literal["raise", "nan"] = "raise",
 ) -> NDArray[numpy.float32]:

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -34,7 +35,7 @@ def execute(output, monkeypatch):
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
-    subprocess.run(["python", "-m", "pomona", "demo", folder, "--views", "8", "--images-only"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "pomona", "demo", folder, "--views", "8", "--images-only"], check=True, capture_output=True)
     return folder / "images"
 
 

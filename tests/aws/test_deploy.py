@@ -118,9 +118,13 @@ def test_a_failed_deployment_says_why(aws, package, tmp_path):
     broken.mkdir()
     for file in package.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
-    (broken / "pipeline.asl.json").write_text("{")
+    # A program that cannot start, and CloudFormation does not wait for it for five minutes.
+    (broken / "lambda.zip").write_bytes(b"no zip")
+    template = (broken / "template.json").read_text()
+    assert template.count('"ServiceTimeout": 300') == 1
+    (broken / "template.json").write_text(template.replace('"ServiceTimeout": 300', '"ServiceTimeout": 3'))
     done = aws.pomona("aws", "deploy", "--stack", "broken", "--region", REGION, "--package", broken, "--yes", check=False)
-    assert done.returncode == 1 and "error[Stack.Failed]" in done.stderr and "Pipeline: " in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1 and "error[Stack.Failed]" in done.stderr and "ProgramStarts: " in done.stderr, done.stdout + done.stderr
     missing = aws.pomona("aws", "deploy", "--package", tmp_path / "nowhere", "--yes", check=False)
     assert missing.returncode == 1 and "error[Stack.NoPackage]" in missing.stderr and "template.json" in missing.stderr
 

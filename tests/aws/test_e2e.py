@@ -1017,7 +1017,7 @@ def test_the_smoke_test_for_a_real_account_passes_here(stack):
 
 
 # The settings of runs started by uploads.
-UPLOADS = {"shard_size": SHARD_SIZE, "group_size": 64, "csv": True, "max_reject_percent": 10}
+UPLOADS = {"shard_size": SHARD_SIZE, "group_size": 64, "csv": True, "delta": True, "max_reject_percent": 10}
 
 
 def encrypt(stack):
@@ -1215,6 +1215,7 @@ RARE = {
                     "a large input in a bucket with a key"),
     **dict.fromkeys(("Query: ReadVersion uploads/groups/*/group.json", "Query: ReadVersion uploads/shards/*/features.parquet"),
                     "a version without an index, which the output of other questions has"),
+    "Plan: WritePlan *delta/_delta_log/*": "a run after one that was killed between the commit of its version and that of the Delta log",
     "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
     "Publish: DropReport": "an erasure while the report is written",
     "Vacuum: Delete uploads/report.html": "a vacuum of the version of the newest report, whose successors have none",
