@@ -125,12 +125,16 @@ fn nearest(image: Pixels, width: usize, height: usize) -> Pixels {
     if (image.width, image.height) == (width, height) {
         return image;
     }
-    let place =
-        |out: usize, from: usize, to: usize| (((out as f64 + 0.5) * (from as f64 / to as f64)) as usize).min(from - 1);
-    let columns: Vec<usize> = (0..width).map(|x| 3 * place(x, image.width, width)).collect();
+    // As in Pillow, positions are sums of steps, with their rounding.
+    let places = |from: usize, to: usize| -> Vec<usize> {
+        let step = from as f64 / to as f64;
+        let positions = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
+        positions.take(to).map(|at| (at as usize).min(from - 1)).collect()
+    };
+    let columns: Vec<usize> = places(image.width, width).into_iter().map(|x| 3 * x).collect();
     let mut data = Vec::with_capacity(width * height * 3);
-    for y in 0..height {
-        let row = &image.data[place(y, image.height, height) * image.width * 3..][..image.width * 3];
+    for y in places(image.height, height) {
+        let row = &image.data[y * image.width * 3..][..image.width * 3];
         columns.iter().for_each(|x| data.extend_from_slice(&row[*x..x + 3]));
     }
     Pixels { width, height, data }

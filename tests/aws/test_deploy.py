@@ -102,7 +102,7 @@ def test_the_tables_of_glue_have_the_columns_of_the_files(aws, package, tmp_path
 
 
 @pytest.mark.parametrize("args, name, words", [
-    (["--yes", "--parameter", "MaxConcurency=4"], "Input.Invalid", "MaxConcurrency"),
+    (["--yes", "--parameter", "MaxConcurrencies=4"], "Input.Invalid", "MaxConcurrency"),
     (["--yes", "--parameter", "RunOnUpload=maybe"], "Input.Invalid", "true, false"),
     ([], "Input.Invalid", "--yes"),
 ])

@@ -1,0 +1,130 @@
+"""ONNX models with their own preprocessing, against Pillow and NumPy.
+
+The models of tests/models answer the means of 8 x 8 patches of what goes into them.
+"""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import POMONA, ROOT, pomona
+from PIL import Image
+
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+FILTERS = {0: Image.Resampling.NEAREST, 1: Image.Resampling.LANCZOS, 2: Image.Resampling.BILINEAR, 3: Image.Resampling.BICUBIC,
+           4: Image.Resampling.BOX, 5: Image.Resampling.HAMMING}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Pictures larger and smaller than the model's input, none of them higher than wide: for those, Pillow 13 resizes the columns
+    first, and pixels differ by one from those of Pillow 7 to 12, which are Pomona's."""
+    folder = tmp_path_factory.mktemp("models")
+    random = np.random.default_rng(1)
+    for number, size in enumerate([(60, 45), (45, 40), (33, 32), (24, 20), (200, 90), (32, 32)]):
+        noise = Image.fromarray(random.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+        (folder / f"images/{number % 2}").mkdir(parents=True, exist_ok=True)
+        noise.resize(size, Image.Resampling.BICUBIC).save(folder / f"images/{number % 2}/{number}.png")
+    return folder / "images"
+
+
+def model(folder, name, config, file="preprocessor_config.json"):
+    folder.mkdir()
+    shutil.copy(ROOT / f"tests/models/{name}.onnx", folder / "model.onnx")
+    if config is not None:
+        (folder / file).write_text(json.dumps(config))
+    return folder
+
+
+def features(images, results, *args):
+    pomona("run", images, results, "-k", 2, *args)
+    table = pd.read_parquet(results / "features/v=00000001")
+    return np.stack(table["features"]), [Image.open(images / path).convert("RGB") for path in table["path"]]
+
+
+def shortest(picture, edge, resample):
+    width, height = picture.size
+    size = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
+    return picture.resize(size, resample)
+
+
+def middle(pixels, height, width):
+    """The part in the middle, black where the picture ends."""
+    padded = np.zeros((max(height, len(pixels)), max(width, pixels.shape[1]), 3), pixels.dtype)
+    top, left = -(-(len(padded) - len(pixels)) // 2), -(-(padded.shape[1] - pixels.shape[1]) // 2)
+    padded[top : top + len(pixels), left : left + pixels.shape[1]] = pixels
+    top, left = (len(padded) - height) // 2, (padded.shape[1] - width) // 2
+    return padded[top : top + height, left : left + width]
+
+
+def patches(pixels, scale, mean, std):
+    """[48]: what the model makes of pixels, [32, 32, 3]."""
+    normal = (pixels.astype(np.float64) * scale - mean) / std
+    return normal.reshape(4, 8, 4, 8, 3).mean((1, 3)).transpose(2, 0, 1).reshape(-1)
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+def test_a_configuration_of_hugging_face(images, tmp_path, resample):
+    mean, std = IMAGENET
+    folder = model(tmp_path / "model", "patches", {
+        "do_resize": True, "size": {"shortest_edge": 40}, "resample": resample, "do_center_crop": True,
+        "crop_size": {"height": 32, "width": 32}, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "image_mean": mean, "image_std": std})
+    found, pictures = features(images, tmp_path / "results", "--model", folder)
+    expected = [patches(middle(np.asarray(shortest(picture, 40, FILTERS[resample])), 32, 32), 1 / 255, mean, std) for picture in pictures]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_configuration_of_timm(images, tmp_path):
+    mean, std = IMAGENET
+    folder = model(tmp_path / "model", "patches", {"architecture": "resnet18", "pretrained_cfg": {
+        "input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.8, "crop_mode": "center", "mean": mean, "std": std}}, "config.json")
+    found, pictures = features(images, tmp_path / "results", "--model", folder / "model.onnx")
+    expected = [patches(middle(np.asarray(shortest(picture, 40, Image.Resampling.BICUBIC)), 32, 32), 1 / 255, mean, std) for picture in pictures]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    manifest = json.loads((tmp_path / "results/versions/00000001.json").read_text())
+    assert manifest["extractor"]["preprocessing"]["crop"] == [32, 32]
+    # Later commands prepare photos as the run did.
+    photo = next(images.rglob("*.png"))
+    hits = json.loads(pomona("search", tmp_path / "results", photo, "--model", folder, "--json", "-n", 1))
+    assert hits[0]["path"] == str(photo.relative_to(images)) and hits[0]["distance"] == 0
+
+
+def test_another_preprocessing_is_another_extractor(images, tmp_path):
+    folder = model(tmp_path / "model", "patches", None)
+    plain, pictures = features(images, tmp_path / "results", "--model", folder)
+    expected = [patches(np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC)), 1 / 127.5, 1, 1) for picture in pictures]
+    np.testing.assert_allclose(plain, expected, atol=2e-6)
+    done = subprocess.run([POMONA, "run", images, tmp_path / "results", "-k", "2", "--model", folder, "--preprocess", "half"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "Dataset.SettingsChanged" in done.stderr
+
+
+def test_outputs_and_pooling(images, tmp_path):
+    folder = model(tmp_path / "model", "tokens", None)
+    vector, _ = features(images, tmp_path / "vector", "--model", folder, "--model-output", "vector")
+    tokens = vector.reshape(-1, 3, 16).transpose(0, 2, 1)
+    mean, _ = features(images, tmp_path / "mean", "--model", folder, "--model-output", "tokens")
+    cls, _ = features(images, tmp_path / "cls", "--model", folder, "--model-output", "tokens", "--pooling", "cls")
+    np.testing.assert_allclose(mean, tokens.mean(1), atol=2e-6)
+    np.testing.assert_array_equal(cls, tokens[:, 0])
+    for args, words in [([], "--model-output"), (["--model-output", "nothing"], "tokens, vector")]:
+        done = subprocess.run([POMONA, "run", images, tmp_path / "no", "--model", folder, *args], capture_output=True, text=True)
+        assert done.returncode == 1 and "Model.Invalid" in done.stderr and words in done.stderr, done.stderr
+
+
+def test_a_model_of_any_size_takes_that_of_its_preprocessing(images, tmp_path):
+    folder = model(tmp_path / "model", "patches-any", {"size": {"height": 48, "width": 64}, "resample": 2, "image_mean": 0.5, "image_std": 0.5})
+    found, pictures = features(images, tmp_path / "results", "--model", folder)
+    normal = [np.asarray(picture.resize((64, 48), Image.Resampling.BILINEAR)) / 255 * 2 - 1 for picture in pictures]
+    np.testing.assert_allclose(found, [pixels.mean((0, 1)) for pixels in normal], atol=2e-6)
+
+
+def test_wrong_configurations_are_named_and_read_nothing_else(images, tmp_path):
+    folder = model(tmp_path / "model", "patches", {"size": {"shortest_edge": "../../etc/passwd"}})
+    done = subprocess.run([POMONA, "run", images, tmp_path / "no", "--model", folder], capture_output=True, text=True)
+    assert done.returncode == 1 and "Model.Invalid" in done.stderr and "field: size" in done.stderr, done.stderr
+    assert "preprocessor_config.json" in done.stderr
