@@ -392,6 +392,10 @@ mod tests {
         for _ in 0..3_000 {
             let mut bytes = whole.as_bytes().to_vec();
             for _ in 0..random.usize(1..4) {
+                // Something is left to damage.
+                if bytes.len() < 2 {
+                    break;
+                }
                 let at = random.usize(0..bytes.len());
                 match random.u8(0..3) {
                     0 => drop(bytes.remove(at)),
