@@ -205,12 +205,12 @@ impl Identity<'_> {
     }
 }
 
-/// The [`Extractor::info`] of the embedded model, without loading the model.
+/// The [`Extractor::info`](super::Extractor::info) of the embedded model, without loading the model.
 pub fn embedded_info(range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
     builtin_info(ExtractorKind::Network, range, decoding)
 }
 
-/// The [`Extractor::info`] of [`Extractor::builtin`], without loading a model.
+/// The [`Extractor::info`](super::Extractor::info) of [`Extractor::builtin`](super::Extractor::builtin), without loading a model.
 pub fn builtin_info(kind: ExtractorKind, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
     let Some(name) = kind.description() else {
         let identity = Identity {
