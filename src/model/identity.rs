@@ -9,7 +9,7 @@ use crate::{
     image,
 };
 
-/// Its SHA-256. Computing it would slow down the start of the program.
+/// SHA-256 of the embedded model. Computing it would slow down the start of the program.
 pub(super) const EMBEDDED_SHA256: &str = "2ea09923f95706ed89903ed20ecec9b46d7c737ad2d2e56e1b859cb012578bfd";
 /// Name of the embedded model in records.
 pub const EMBEDDED_NAME: &str = "MobileNetV2 1.00 224 ImageNet";
@@ -52,9 +52,10 @@ pub struct ExtractorInfo {
 }
 
 impl ExtractorInfo {
-    /// What is known of its model besides the file.
+    /// What is known of its model besides the file. What lies beside the file does not count any more.
     pub fn options(&self) -> ModelOptions {
-        ModelOptions { preprocessing: self.preprocessing.clone(), output: self.output.clone(), pooling: self.pooling }
+        let preprocessing = Some(self.preprocessing.clone().unwrap_or_default());
+        ModelOptions { preprocessing, output: self.output.clone(), pooling: self.pooling }
     }
 
     /// What has to be loaded for it.

@@ -103,6 +103,17 @@ def test_another_preprocessing_is_another_extractor(images, tmp_path):
     assert done.returncode == 1 and "Dataset.SettingsChanged" in done.stderr
 
 
+def test_a_chosen_preprocessing_stands_above_the_files_beside_the_model(images, tmp_path):
+    """Also in later commands, which know it from the version: the default has no field in the manifest."""
+    folder = model(tmp_path / "model", "patches", {"image_mean": 0.5, "image_std": 0.5})
+    found, pictures = features(images, tmp_path / "results", "--model", folder, "--preprocess", "keras-mobilenet")
+    expected = [patches(np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC)), 1 / 127.5, 1, 1) for picture in pictures]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    photo = next(images.rglob("*.png"))
+    hits = json.loads(pomona("search", tmp_path / "results", photo, "--model", folder, "--json", "-n", 1))
+    assert hits[0]["path"] == str(photo.relative_to(images)) and hits[0]["distance"] == 0
+
+
 def test_outputs_and_pooling(images, tmp_path):
     folder = model(tmp_path / "model", "tokens", None)
     vector, _ = features(images, tmp_path / "vector", "--model", folder, "--model-output", "vector")
