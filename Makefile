@@ -262,7 +262,7 @@ test-arm64: build .venv/cargo-lambda/ready ## Build for arm64 and compare its ou
 
 .PHONY: test-wheel-arm64
 test-wheel-arm64: build .venv/wheel/ready .venv/cargo-lambda/ready ## Build the wheel for arm64 and compare what it writes under qemu-user
-	.venv/wheel/bin/python python/tests/arm64.py --pomona $(POMONA) --wheel .venv/wheel/bin --zig .venv/cargo-lambda/bin
+	.venv/wheel/bin/python python/tests/wheel_arm64.py --pomona $(POMONA) --wheel .venv/wheel/bin --zig .venv/cargo-lambda/bin
 
 # Needs: rustup toolchain install nightly --component miri. Miri is an interpreter, so no processor with AVX-512 is needed.
 .PHONY: test-avx512

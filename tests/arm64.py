@@ -41,8 +41,17 @@ def build(cargo_lambda):
     return TARGET / "lambda/pomona/bootstrap"
 
 
-def tables(folder):
-    return {str(p.relative_to(folder)): p for name in TABLES for p in sorted((folder / name).rglob("*")) if p.is_file()}
+def compare(one, other, names):
+    """Ends the program unless two outputs have the same files, byte for byte, in the folders with these names."""
+    def files(folder):
+        return {str(p.relative_to(folder)): p for name in names for p in sorted((folder / name).rglob("*")) if p.is_file()}
+
+    here, there = files(one), files(other)
+    assert here.keys() == there.keys() and here, sorted(here.keys() ^ there.keys())
+    different = [name for name in here if not filecmp.cmp(here[name], there[name], shallow=False)]
+    if different:
+        sys.exit(f"these differ: {different}")
+    print(f"{len(here)} files are the same, byte for byte")
 
 
 def main():
@@ -57,12 +66,7 @@ def main():
         subprocess.run([args.pomona, "demo", work, "--images-only", "--views", str(args.views)], check=True)
         for name, command in (("x86_64", [args.pomona]), ("arm64", [QEMU, "-L", SYSROOT, arm])):
             subprocess.run([*command, "run", work / "images", work / name, "--csv"], check=True, stdout=subprocess.DEVNULL)
-        here, there = tables(work / "x86_64"), tables(work / "arm64")
-        assert here.keys() == there.keys() and here, sorted(here.keys() ^ there.keys())
-        different = [name for name in here if not filecmp.cmp(here[name], there[name], shallow=False)]
-        if different:
-            sys.exit(f"these differ: {different}")
-        print(f"{len(here)} files are the same, byte for byte")
+        compare(work / "x86_64", work / "arm64", TABLES)
 
 
 if __name__ == "__main__":

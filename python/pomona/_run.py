@@ -76,8 +76,8 @@ def run(
     """Makes or updates the data set of a folder or bucket of images, and opens the new version.
 
     Only new and changed images are inferred. `components` or `variance` (a share, such as 0.9) say how many principal components
-    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version. Other settings have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or
-    `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped. Raises `pomona.Error`, which has the
+    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version. Other settings
+    have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped. Raises `pomona.Error`, which has the
     error's `name` and `advice`.
     """
     if components is not None and variance is not None:

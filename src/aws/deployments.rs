@@ -139,9 +139,10 @@ impl Deployments {
     pub async fn upload(&self, package: &Package, account: &str) -> Result<String> {
         let bucket = format!("pomona-deploy-{account}-{}", self.region);
         self.make_bucket(&bucket, account).await?;
-        let template = package.template(&bucket);
+        let uploads = package.uploads(&bucket);
+        let [.., template] = &uploads;
         let address = format!("https://s3.{}.{}/{bucket}/{}", self.region, self.domain(), template.key);
-        for upload in package.uploads().into_iter().chain([template]) {
+        for upload in uploads {
             self.put(&bucket, account, upload).await?;
         }
         Ok(address)
@@ -151,7 +152,7 @@ impl Deployments {
         if self.region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" }
     }
 
-    /// Only a bucket of this account is used, whoever has made one with this name.
+    /// Another account may have made a bucket with this name. Only one of this account is used.
     async fn make_bucket(&self, bucket: &str, account: &str) -> Result<()> {
         let found = self.s3.head_bucket().bucket(bucket).expected_bucket_owner(account).send().await;
         match found {

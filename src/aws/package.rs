@@ -101,20 +101,15 @@ impl Package {
         })
     }
 
-    /// The program and the definition.
-    pub fn uploads(&self) -> [Upload; 2] {
+    /// The program, the definition, and the template, which names where in the bucket the other two are.
+    pub fn uploads(&self, bucket: &str) -> [Upload; 3] {
         let upload =
             |body: &Bytes, name: &str| Upload { key: format!("pomona/{}/{name}", sha256(body)), body: body.clone() };
-        [upload(&self.program, PROGRAM), upload(&self.definition, DEFINITION)]
-    }
-
-    /// The template for files that were uploaded to a bucket.
-    pub fn template(&self, bucket: &str) -> Upload {
-        let [program, definition] = self.uploads();
+        let (program, definition) = (upload(&self.program, PROGRAM), upload(&self.definition, DEFINITION));
         let place = |upload: &Upload| format!("s3://{bucket}/{}", upload.key);
         let text = self.text.replace(PROGRAM_PLACE, &place(&program)).replace(DEFINITION_PLACE, &place(&definition));
-        let body = Bytes::from(text);
-        Upload { key: format!("pomona/{}/{TEMPLATE}", sha256(&body)), body }
+        let template = upload(&text.into(), TEMPLATE);
+        [program, definition, template]
     }
 }
 
@@ -156,9 +151,8 @@ mod tests {
         package(folder.path());
         let package = Package::open(folder.path()).unwrap();
         assert_eq!(package.architecture(), "arm64");
-        let [program, definition] = package.uploads();
+        let [program, definition, template] = package.uploads("code");
         assert_eq!(program.key, format!("pomona/{}/lambda.zip", sha256(b"zip")));
-        let template = package.template("code");
         let value: Value = serde_json::from_slice(&template.body).unwrap();
         assert_eq!(value["Resources"]["A"]["CodeUri"], format!("s3://code/{}", program.key));
         assert_eq!(value["Resources"]["B"]["DefinitionUri"], format!("s3://code/{}", definition.key));

@@ -12,12 +12,7 @@ use icy_sixel::{DiffusionMethod, MethodForLargest, MethodForRep, PixelFormat, Qu
 use image::{ImageFormat, Rgb, RgbImage, imageops};
 
 use crate::{
-    Result,
-    dataset::blocking::run_blocking,
-    image::preview,
-    stages::Stores,
-    store::{self, Store},
-    versions::find::Hit,
+    Result, dataset::blocking::run_blocking, image::preview, stages::Stores, store::Store, versions::find::Hit,
 };
 
 use super::args::PicturesArg;
@@ -134,8 +129,7 @@ pub(crate) async fn strips(protocol: Protocol, input: &str, output: &Arc<dyn Sto
 
 /// Previews of the images of some answers.
 async fn previews(input: &str, output: &Arc<dyn Store>, hits: &[Hit]) -> Result<Vec<Option<RgbImage>>> {
-    let input = store::open_input(input, &output.place()).await?;
-    let input = Stores::new(input, Arc::clone(output)).input;
+    let input = Stores::recorded(input, output).await?.input;
     let reads: Vec<_> = hits
         .iter()
         .map(|hit| {

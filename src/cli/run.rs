@@ -102,7 +102,7 @@ pub(crate) async fn workers(options: &EngineOptions, output: &dyn Store) -> Resu
     let kind = match options.extractor {
         Some(extractor) => extractor.kind(),
         None if options.model.is_some() => ExtractorKind::Network,
-        None => dataset::current(output).await?.map(|base| base.extractor.kind).unwrap_or_default(),
+        None => dataset::current_kind(output).await?,
     };
     let bars = Bars::new();
     bars.start("model", None, None);

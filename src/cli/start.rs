@@ -67,7 +67,7 @@ fn input(args: &StartArgs) -> Result<String> {
     }
     fields.insert("decode".to_owned(), json(serde_json::to_value(Decoding::from(args.decode)))?);
     if let Some(extractor) = args.extractor {
-        fields.insert("extractor".to_owned(), serde_json::json!({"name": extractor.name()}));
+        fields.insert("extractor".to_owned(), serde_json::json!({"name": extractor.kind().name()}));
     }
     fields.insert("input".to_owned(), args.images.clone().into());
     if let Some(inventory) = &args.inventory {

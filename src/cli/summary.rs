@@ -201,7 +201,10 @@ impl<'a> Finished<'a> {
     pub(crate) fn terminal_text(&self, style: Style) -> String {
         let files = Files::new(&self.summary.manifest, self.reported, self.output);
         let text = self.text(style);
-        files.report_of_all().map_or_else(|| text.clone(), |report| browse::with_link(&text, report))
+        match files.report_of_all() {
+            Some(report) => browse::with_link(&text, report),
+            None => text,
+        }
     }
 
     /// What people should look at: what was found in the images, and where to see it.

@@ -48,7 +48,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use classification::{Classification, ClassifierSummary, PredictedPart, SplitCount};
 pub(crate) use commit::upgrade_output;
-pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
+pub use commit::{
+    claim, commit, current, current_kind, expect_output, open_output, published, state, version, versions,
+};
 pub use contents::GroupRef;
 pub use figures::RunFigures;
 pub use findings::{Duplicates, Outliers, Searched};

@@ -260,7 +260,7 @@ impl Extractor {
         match &self.program {
             Program::Kernels(network) => Ok(network.run(&pixels.data)),
             #[cfg(feature = "tract")]
-            Program::Tract(model) => model.run(pixels, &self.preprocessing).map_err(|e| format!("{e:#}")),
+            Program::Tract(model) => model.run(pixels).map_err(|e| format!("{e:#}")),
             Program::Plain(kind) => Ok(kind.features(pixels)),
         }
     }

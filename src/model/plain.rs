@@ -19,7 +19,6 @@ const PARTS: usize = 8;
 pub enum ExtractorKind {
     /// A neural network: the built-in MobileNetV2, or an ONNX model.
     #[default]
-    #[serde(alias = "mobilenetv2", alias = "onnx")]
     Network,
     /// The pixels of the image at 32 x 32, RGB: `[3072]`, row-major from the top left, each from 0 to 255.
     Raw,
@@ -33,16 +32,25 @@ impl ExtractorKind {
         *self == ExtractorKind::Network
     }
 
-    /// The kind of this name: `mobilenetv2`, `raw` or `histogram`. Fails with `Input.Invalid`.
-    pub fn of_name(name: &str) -> Result<Self> {
-        match name {
-            "mobilenetv2" => Ok(ExtractorKind::Network),
-            "raw" => Ok(ExtractorKind::Raw),
-            "histogram" => Ok(ExtractorKind::Histogram),
-            _ => Err(Error::new(ErrorKind::InputInvalid, "there is no such extractor")
-                .context("extractor", name)
-                .context("possible", "mobilenetv2, raw, histogram")),
+    /// All kinds.
+    const ALL: [ExtractorKind; 3] = [ExtractorKind::Network, ExtractorKind::Raw, ExtractorKind::Histogram];
+
+    /// Its name on the command line and in the input of an execution. A network without a file is the built-in one.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExtractorKind::Network => "mobilenetv2",
+            ExtractorKind::Raw => "raw",
+            ExtractorKind::Histogram => "histogram",
         }
+    }
+
+    /// The kind of this [`name`](ExtractorKind::name). Fails with `Input.Invalid`, which lists the names.
+    pub fn of_name(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            Error::new(ErrorKind::InputInvalid, "there is no such extractor")
+                .context("extractor", name)
+                .context("possible", Self::ALL.map(ExtractorKind::name).join(", "))
+        })
     }
 
     /// Its name in records, and the text that its hash is of. None for networks, which are files.

@@ -60,14 +60,14 @@ pub enum Resize {
 
 impl Default for Preprocessing {
     fn default() -> Self {
-        let half = [1.0; 3];
+        let one = [1.0; 3];
         Preprocessing {
             resize: Resize::Model,
             filter: Filter::Bicubic,
             crop: None,
             scale: 1.0 / 127.5,
-            mean: half,
-            std: half,
+            mean: one,
+            std: one,
             bgr: false,
         }
     }
@@ -140,12 +140,8 @@ impl Preprocessing {
         let resized = resize_with(image, to_width, to_height, self.filter);
         // What a model takes is always of its size, whatever its configuration says.
         let [crop_height, crop_width] = self.crop.unwrap_or([resized.height, resized.width]);
-        let cropped = middle(&resized, crop_height, crop_width);
-        Ok(if (cropped.height, cropped.width) == (height, width) {
-            cropped
-        } else {
-            resize_with(cropped, width, height, self.filter)
-        })
+        let cropped = middle(resized, crop_height, crop_width);
+        Ok(resize_with(cropped, width, height, self.filter))
     }
 
     /// What each sample of each channel becomes, in the order of the channels of a pixel.
@@ -203,9 +199,9 @@ fn shortest(image: &Pixels, edge: usize) -> (usize, usize) {
 }
 
 /// The part in the middle of an image; what lies outside of it is black, as in Transformers.
-fn middle(image: &Pixels, height: usize, width: usize) -> Pixels {
+fn middle(image: Pixels, height: usize, width: usize) -> Pixels {
     if (image.height, image.width) == (height, width) {
-        return image.clone();
+        return image;
     }
     let mut data = vec![0; height * width * 3];
     let (top, left) = (start(image.height, height), start(image.width, width));
@@ -419,9 +415,9 @@ mod tests {
     #[test]
     fn the_middle_is_that_of_transformers() {
         let image = Pixels { width: 4, height: 1, data: (0..12).collect() };
-        assert_eq!(middle(&image, 1, 2).data, (3..9).collect::<Vec<u8>>());
+        assert_eq!(middle(image.clone(), 1, 2).data, (3..9).collect::<Vec<u8>>());
         // Larger than the image: black around it.
-        let larger = middle(&image, 1, 6);
+        let larger = middle(image, 1, 6);
         assert_eq!(larger.data, [[0; 3], [0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [0; 3]].concat());
         let tall = Pixels { width: 10, height: 20, data: vec![7; 600] };
         assert_eq!(shortest(&tall, 5), (10, 5));

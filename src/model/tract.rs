@@ -27,6 +27,10 @@ pub(super) struct TractModel {
     height: usize,
     width: usize,
     columns: usize,
+    /// What each sample of each channel becomes.
+    table: Box<[[f32; 256]; 3]>,
+    /// Whether the channels of the model are blue, green, red.
+    bgr: bool,
     /// How many vectors the output has, and how they are made into one.
     vectors: Vectors,
 }
@@ -77,7 +81,9 @@ impl TractModel {
         let model = model.into_optimized().map_err(refuse(unsupported))?;
         let (columns, vectors) = vector_output(&model, options.pooling)?;
         let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
-        Ok(TractModel { plan, layout, height, width, columns, vectors })
+        let preprocessing = options.preprocessing.clone().unwrap_or_default();
+        let (table, bgr) = (Box::new(preprocessing.table()), preprocessing.bgr);
+        Ok(TractModel { plan, layout, height, width, columns, table, bgr, vectors })
     }
 
     pub(super) fn height(&self) -> usize {
@@ -93,17 +99,19 @@ impl TractModel {
     }
 
     /// The output for an image of the model's size, whose samples are scaled by the preprocessing.
-    pub(super) fn run(&self, pixels: &Pixels, preprocessing: &Preprocessing) -> TractResult<Vec<f32>> {
+    pub(super) fn run(&self, pixels: &Pixels) -> TractResult<Vec<f32>> {
         let (h, w) = (self.height, self.width);
-        let table = preprocessing.table();
-        // The channel of the pixel that is that of the model, and its number.
-        let from = |channel: usize| if preprocessing.bgr { 2 - channel } else { channel };
+        // What a channel of the model gets of a pixel.
+        let number = |channel: usize, pixel: &[u8]| {
+            let sample = pixel[if self.bgr { 2 - channel } else { channel }];
+            self.table[channel][usize::from(sample)]
+        };
         let tensor: Tensor = match self.layout {
             Layout::Nhwc => {
                 let mut data = vec![0f32; 3 * h * w];
                 for (to, pixel) in data.chunks_exact_mut(3).zip(pixels.data.chunks_exact(3)) {
                     for (channel, to) in to.iter_mut().enumerate() {
-                        *to = table[channel][usize::from(pixel[from(channel)])];
+                        *to = number(channel, pixel);
                     }
                 }
                 tract_ndarray::Array4::from_shape_vec((1, h, w, 3), data)?.into()
@@ -112,7 +120,7 @@ impl TractModel {
                 let mut data = vec![0f32; 3 * h * w];
                 for (channel, plane) in data.chunks_exact_mut(h * w).enumerate() {
                     for (to, pixel) in plane.iter_mut().zip(pixels.data.chunks_exact(3)) {
-                        *to = table[channel][usize::from(pixel[from(channel)])];
+                        *to = number(channel, pixel);
                     }
                 }
                 tract_ndarray::Array4::from_shape_vec((1, 3, h, w), data)?.into()

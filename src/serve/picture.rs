@@ -23,7 +23,7 @@ use crate::{
     Error, ErrorKind, Result,
     image::{Limits, MAX_FILE_BYTES, Reason, Reject, decode_scaled, resize},
     stages::Stores,
-    store::{self, Store},
+    store::Store,
 };
 
 /// Longest side of a picture, pixels.
@@ -42,8 +42,7 @@ impl Inputs {
         if let Some((_, input)) = known.filter(|(known, _)| known == location) {
             return Ok(input);
         }
-        let input = store::open_input(location, &output.place()).await?;
-        let input = Stores::new(input, Arc::clone(output)).input;
+        let input = Stores::recorded(location, output).await?.input;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((location.to_owned(), Arc::clone(&input)));
         Ok(input)
     }

@@ -117,6 +117,11 @@ impl Stores {
         Ok(stores)
     }
 
+    /// Opens the input that a version records, beside an output that is open. Fails with `Input.NotFound` if it has gone.
+    pub async fn recorded(input: &str, output: &Arc<dyn Store>) -> Result<Self> {
+        Ok(Stores::new(store::open_input(input, &output.place()).await?, Arc::clone(output)))
+    }
+
     /// The stores of a run on the objects of `input` and the members of its archives.
     pub fn new(input: Arc<dyn Store>, output: Arc<dyn Store>) -> Self {
         Stores { input: Arc::new(Unpacked::new(input, output.clone())), output }

@@ -74,7 +74,7 @@ async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     let stores = Stores::open_inventory(&request.input, &request.output, inventory).await?;
     let kind = match request.extractor {
         Some(kind) => kind,
-        None => dataset::current(stores.output.as_ref()).await?.map(|base| base.extractor.kind).unwrap_or_default(),
+        None => dataset::current_kind(stores.output.as_ref()).await?,
     };
     let info = pomona::model::builtin_info(kind, FeatureRange::default(), request.decoding);
     let input = PlanInput {

@@ -282,15 +282,6 @@ pub(crate) enum ExtractorArg {
 }
 
 impl ExtractorArg {
-    /// Its name in the input of an execution.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            ExtractorArg::Mobilenetv2 => "mobilenetv2",
-            ExtractorArg::Raw => "raw",
-            ExtractorArg::Histogram => "histogram",
-        }
-    }
-
     pub(crate) fn kind(self) -> ExtractorKind {
         match self {
             ExtractorArg::Mobilenetv2 => ExtractorKind::Network,

@@ -348,7 +348,7 @@ impl Iterator for Walk {
 /// The folder in the middle of those whose content is behind `after` and up to `until`: in the deepest folder where there
 /// are some behind the one that `after` is in. None if there are none.
 pub(super) fn middle(root: &Path, after: &str, until: Option<&str>) -> Option<String> {
-    /// Enough of a folder with many entries is known after so many of them.
+    /// Most entries of a folder that are looked at: they are enough to find its middle.
     const ENTRIES: usize = 100_000;
     let mut folder = String::new();
     loop {

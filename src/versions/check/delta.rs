@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::{Fault, Survey, states::MISSING};
+use super::{Fault, Survey, remake::tables_of, states::MISSING};
 use crate::{
     Result,
-    dataset::{
-        Manifest, ShardEntry,
-        delta::{self, Snapshot},
-    },
+    dataset::delta::{self, Snapshot},
     store::{self, Store},
 };
 
@@ -43,14 +40,8 @@ pub(super) async fn check(survey: &mut Survey, output: &dyn Store) -> Result<()>
 pub(super) fn log(survey: &Survey) -> Result<Option<HashMap<String, Bytes>>> {
     let mut versions = BTreeMap::new();
     for manifest in survey.published().filter(|manifest| delta::has(manifest)) {
-        let Some(shards) = shards_of(survey, manifest) else { return Ok(None) };
-        versions.insert(manifest.version, Snapshot::new(manifest, &shards)?);
+        let Some(groups) = tables_of(survey, manifest) else { return Ok(None) };
+        versions.insert(manifest.version, Snapshot::new(manifest, &groups.concat())?);
     }
     Ok(Some(delta::log(&versions)?.into_iter().collect()))
-}
-
-fn shards_of(survey: &Survey, manifest: &Manifest) -> Option<Vec<ShardEntry>> {
-    let groups = manifest.groups.iter().map(|entry| survey.groups.get(&entry.id));
-    let shards = groups.map(|group| group.map(|group| group.shards.clone())).collect::<Option<Vec<_>>>()?;
-    Some(shards.into_iter().flatten().collect())
 }

@@ -69,7 +69,7 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     {
         survey.name_file(version, file);
     }
-    // Rules whose id cannot be made are those of another release; the classifier itself is named all the same.
+    // Rules without an id are those of another release. The classifier is named by its own file then.
     for file in contents::of_classifier(manifest).unwrap_or_default() {
         survey.name_file(version, &file);
     }

@@ -238,7 +238,7 @@ async fn predictions(survey: &Survey, output: &dyn Store, key: &str) -> Result<O
 }
 
 /// The shards with rows of a version, by group. None if a group cannot be read.
-fn tables_of(survey: &Survey, manifest: &Manifest) -> Option<Vec<Vec<ShardEntry>>> {
+pub(super) fn tables_of(survey: &Survey, manifest: &Manifest) -> Option<Vec<Vec<ShardEntry>>> {
     let shards = |group: &dataset::GroupEntry| {
         let record = survey.groups.get(&group.id)?;
         Some(record.shards.iter().filter(|shard| shard.rows > 0).cloned().collect())

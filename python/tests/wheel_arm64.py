@@ -1,7 +1,7 @@
 """Builds the wheel for arm64, installs it for an arm64 Python under qemu-user, and compares what it writes with the program of this
 machine, byte for byte.
 
-    make test-wheel-arm64       (or: arm64.py --pomona target/release/pomona --wheel .venv/wheel/bin --zig .venv/cargo-lambda/bin)
+    make test-wheel-arm64       (or: wheel_arm64.py --pomona target/release/pomona --wheel .venv/wheel/bin --zig .venv/cargo-lambda/bin)
 
 Needs qemu-user-static and an arm64 Python, which Debian and Ubuntu have:
 
@@ -12,7 +12,6 @@ long as all of it.
 """
 
 import argparse
-import filecmp
 import os
 import pathlib
 import subprocess
@@ -20,8 +19,9 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[2]
-TARGET = ROOT / "target/arm64"
-QEMU = "qemu-aarch64-static"
+sys.path.insert(0, str(ROOT / "tests"))
+from arm64 import QEMU, TARGET, compare  # noqa: E402
+
 LIBRARIES = ["libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "libssl3", "libssl3t64", "libbz2-1.0", "liblzma5"]
 TABLES = ["shards", "groups", "moments", "basis", "pca", "classifier", "predictions", "duplicates", "outliers", "index"]
 
@@ -52,10 +52,6 @@ def python(folder):
     return [QEMU, "-L", root, root / f"usr/bin/python{version}"]
 
 
-def tables(folder):
-    return {str(p.relative_to(folder)): p for name in TABLES for p in sorted((folder / name).rglob("*")) if p.is_file()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pomona", type=pathlib.Path, required=True)
@@ -75,12 +71,7 @@ def main():
         subprocess.run([args.pomona, "run", work / "images", work / "x86_64"], check=True, stdout=subprocess.DEVNULL)
         run = f"import pomona; print(pomona.run({str(work / 'images')!r}, {str(work / 'arm64')!r}, progress=False))"
         subprocess.run([*arm, "-c", run], check=True, env={"PYTHONPATH": str(packages), "HOME": str(work), "PATH": "/usr/bin:/bin"})
-        here, there = tables(work / "x86_64"), tables(work / "arm64")
-        assert here.keys() == there.keys() and here, sorted(here.keys() ^ there.keys())
-        different = [name for name in here if not filecmp.cmp(here[name], there[name], shallow=False)]
-        if different:
-            sys.exit(f"these differ: {different}")
-        print(f"{len(here)} files are the same, byte for byte")
+        compare(work / "x86_64", work / "arm64", TABLES)
 
 
 if __name__ == "__main__":
