@@ -284,6 +284,7 @@ golden: build .venv/golden/ready .venv/tables/ready ## Make the golden files: Pi
 	$(POMONA) demo target/golden-demo --images-only
 	.venv/golden/bin/python tests/golden/keras_features.py target/golden-demo/images tests/golden/keras
 	.venv/golden/bin/python tests/models/make.py tests/models
+	.venv/golden/bin/python tests/models/networks.py tests/models/networks
 	.venv/tables/bin/python tests/golden/lda.py tests/golden/lda.json
 	INSTA_UPDATE=always $(CARGO) test --release --workspace --test all cli::
 

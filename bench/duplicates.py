@@ -26,6 +26,7 @@ import record
 from PIL import Image, ImageEnhance
 
 LIMITS = [0, 1, 1.5, 2, 2.5, 3, 4, 5, 7]
+LEVELS = [0, 0.2, 0.3, 0.42, 0.6, 0.8, 1.5]
 
 
 def crop(image, percent):
@@ -54,11 +55,17 @@ COPIES = {
 }
 
 
+def matrix(table, name):
+    """A column of lists of a table, `[rows, numbers]`."""
+    column = table[name].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
+
+
 def rows(output):
-    """Paths and features of the newest version."""
+    """Paths, features and thumbnails of the newest version."""
     newest = json.loads(max(pathlib.Path(output).glob("versions/*.json")).read_text())
     table = pq.read_table(pathlib.Path(output) / f"features/v={newest['version']:08}")
-    return table["path"].to_pylist(), np.array(table["features"].to_pylist(), dtype=np.float64)
+    return table["path"].to_pylist(), matrix(table, "features").astype(np.float64), matrix(table, "thumbnail").astype(np.float64)
 
 
 def components(count, pairs):
@@ -79,18 +86,23 @@ def components(count, pairs):
     return [group for group in found.values() if len(group) > 1]
 
 
-def near_pairs(x, limit, block=2_000):
+def near_pairs(x, limit, block=2_000, per_unit=2**20):
     """All pairs of rows within a limit. Products in double precision leave out the far ones; integers decide the others."""
     x = np.ascontiguousarray(x, dtype=np.float64)
-    numbers = np.rint(x * 2**20).astype(np.int64)
-    assert np.array_equal(numbers / 2**20, x)
-    squares, most = (x * x).sum(1), int((limit * 2**20) ** 2)
+    numbers = np.rint(x * per_unit).astype(np.int64)
+    assert np.array_equal(numbers / per_unit, x)
+    squares, most = (x * x).sum(1), int((limit * per_unit) ** 2)
     for start in range(0, len(x), block):
         rows = x[start : start + block]
         distances = squares[start : start + block, None] + squares[start:] - 2 * rows @ x[start:].T
-        for a, b in np.argwhere(distances <= limit * limit + 1e-3):
+        for a, b in np.argwhere(distances <= limit * limit * 1.001 + 1e-3):
             if a < b and int(((numbers[start + a] - numbers[start + b]) ** 2).sum()) <= most:
                 yield start + int(a), start + int(b)
+
+
+def near_thumbnails(thumbnails, levels):
+    """All pairs of rows whose thumbnails differ by at most this root mean square."""
+    return near_pairs(thumbnails, levels * thumbnails.shape[1] ** 0.5, per_unit=16) if levels > 0 else []
 
 
 def groups(x, limit):
@@ -117,22 +129,27 @@ def distances(program, folder, pictures, work):
             place.parent.mkdir(parents=True, exist_ok=True)
             change(image).save(place, **({} if quality is None else {"quality": quality}))
     subprocess.run([program, "run", work / "images", work / "results"], check=True, capture_output=True)
-    paths, features = rows(work / "results")
-    of = {path.rsplit(".", 1)[0]: row for path, row in zip(paths, features)}
-    found = {}
-    for copy in COPIES:
-        numbers = [key.split("/")[1] for key in of if key.startswith(f"{copy}/")]
-        far = np.sort([np.linalg.norm(of[f"{copy}/{number}"] - of[f"original/{number}"]) for number in numbers])
-        found[copy] = {"median": float(np.median(far)), "90 %": float(np.percentile(far, 90)), "largest": float(far[-1])}
-    originals = np.array([of[key] for key in sorted(of) if key.startswith("original/")])
-    return {"pictures": len(files), "copied": len(chosen), "copies": found, "views": {limit: groups(originals, limit) for limit in LIMITS}}
+    paths, features, thumbnails = rows(work / "results")
+    # Root mean squares are distances of these.
+    thumbnails /= thumbnails.shape[1] ** 0.5
+    result = {"pictures": len(files), "copied": len(chosen)}
+    for name, x, limits in [("features", features, LIMITS), ("thumbnails", thumbnails, LEVELS)]:
+        of = {path.rsplit(".", 1)[0]: row for path, row in zip(paths, x)}
+        copies = {}
+        for copy in COPIES:
+            numbers = [key.split("/")[1] for key in of if key.startswith(f"{copy}/")]
+            far = np.sort([np.linalg.norm(of[f"{copy}/{number}"] - of[f"original/{number}"]) for number in numbers])
+            copies[copy] = {"median": float(np.median(far)), "90 %": float(np.percentile(far, 90)), "largest": float(far[-1])}
+        originals = np.array([of[key] for key in sorted(of) if key.startswith("original/")])
+        result[name] = {"copies": copies, "views": {limit: groups(originals, limit) for limit in limits}}
+    return result
 
 
-def features(folder):
-    """The features of the shards that the example has written, in the order of their paths."""
-    files = pathlib.Path(folder).glob("shards/*/features.parquet")
-    tables = sorted((pq.read_table(file, columns=["path", "features"]) for file in files), key=lambda table: table["path"][0].as_py())
-    return np.concatenate([np.array(table["features"].to_pylist(), dtype=np.float32) for table in tables])
+def made_up(folder):
+    """Features and thumbnails of the shards that the example has written, in the order of their paths."""
+    files, columns = pathlib.Path(folder).glob("shards/*/features.parquet"), ["features", "thumbnail"]
+    tables = sorted((pq.read_table(file, columns=["path", *columns]) for file in files), key=lambda table: table["path"][0].as_py())
+    return [np.concatenate([matrix(table, name) for table in tables]) for name in columns]
 
 
 def peers(x, distance):
@@ -163,7 +180,7 @@ def peers(x, distance):
 
 
 # The copies that are planted, by the name of their folder.
-PLANTED = ["same bytes", "saved as PNG", "JPEG, quality 95", "resized to 200 %", "resized to 90 %", "cropped by 2 %"]
+PLANTED = ["same bytes", "saved as PNG", "JPEG, quality 95", "JPEG, quality 85", "resized to 200 %", "resized to 90 %", "cropped by 2 %"]
 
 
 def planted(program, views, pictures, work):
@@ -180,16 +197,17 @@ def planted(program, views, pictures, work):
             else:
                 change(Image.open(file).convert("RGB")).save(place, **({} if quality is None else {"quality": quality}))
     subprocess.run([program, "run", work / "images", work / "results"], check=True, capture_output=True)
-    paths, x = rows(work / "results")
+    paths, x, thumbnails = rows(work / "results")
     table = pq.read_table(work / "results/duplicates/v=00000001").to_pylist()
     group_of = {row["path"]: row["group"] for row in table}
-    limit = json.loads((work / "results/versions/00000001.json").read_text())["duplicates"]["distance"]
+    summary = json.loads((work / "results/versions/00000001.json").read_text())["duplicates"]
+    limit, levels = summary["distance"], summary["levels"]
     contents = pq.read_table(work / "results/features/v=00000001", columns=["content_sha256"])["content_sha256"].to_pylist()
     same = {}
     for row, content in enumerate(contents):
         same.setdefault(content, []).append(row)
     equal = [(group[0], row) for group in same.values() for row in group[1:]]
-    expected = [[paths[row] for row in group] for group in components(len(x), [*equal, *near_pairs(x, limit)])]
+    expected = [[paths[row] for row in group] for group in components(len(x), [*equal, *near_pairs(x, limit), *near_thumbnails(thumbnails, levels)])]
     found = {}
     for row in table:
         found.setdefault(row["group"], []).append(row["path"])
@@ -199,7 +217,13 @@ def planted(program, views, pictures, work):
         originals = [str(chosen[int(path.split("/")[1].split(".")[0])].relative_to(work / "images")) for path in of_copy]
         together = [a in group_of and group_of[a] == group_of.get(b) for a, b in zip(of_copy, originals)]
         counts[copy] = {"planted": len(of_copy), "found": sum(together)}
-    return {"images": len(paths), "distance": limit, "copies": counts, "groups": len(found), "equal_to_all_pairs": list(found.values()) == expected}
+    # Groups without copies are views of the demo that look the same.
+    views = [group for group in found.values() if not any(path.split("/")[0] in PLANTED for path in group)]
+    return {
+        "images": len(paths), "distance": limit, "levels": levels, "copies": counts, "groups": len(found),
+        "groups_of_views": len(views), "views_in_them": sum(map(len, views)), "largest_group": max(map(len, found.values()), default=0),
+        "equal_to_all_pairs": list(found.values()) == expected,
+    }
 
 
 def main():
@@ -228,9 +252,10 @@ def main():
             folder = work / f"{kind}-{rows_}"
             command = [args.example, folder, str(rows_), kind, "--groups", work / "groups.json"]
             line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            x = features(folder) if rows_ <= 50_000 else None
+            x, thumbnails = made_up(folder) if rows_ <= 50_000 else (None, None)
             if rows_ in args.check:
-                expected = [[f"{row:09}.jpg" for row in group] for group in components(rows_, near_pairs(x, line["distance"]))]
+                pairs = [*near_pairs(x, line["distance"]), *near_thumbnails(thumbnails, line["levels"])]
+                expected = [[f"{row:09}.jpg" for row in group] for group in components(rows_, pairs)]
                 line["equal_to_all_pairs"] = json.loads((work / "groups.json").read_text()) == expected
             line["faiss"] = peers(x, line["distance"]) if x is not None else None
             found.append(line)

@@ -2,7 +2,8 @@
 //! `duplicates_time FOLDER [ROWS] [views|noise] [--groups FILE]`.
 //!
 //! Writes shards of features to FOLDER, unless they are there, and searches them as a run does. `views` are clusters of 40
-//! views of one thing, as far apart as views of real fruit, and every 100th row is another one that was saved again;
+//! views of one thing, as far apart as views of real fruit, and every 100th row is another one that was saved again, half of
+//! them so that only their thumbnails are near;
 //! `noise` is uniform in [0, 6], the worst case. `--groups` writes the paths of each group as JSON. Prints one JSON
 //! line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -11,7 +12,7 @@ mod made_up;
 
 use std::time::Instant;
 
-use made_up::{COLUMNS, Kind, VIEWS, factors, row};
+use made_up::{COLUMNS, Kind, VIEWS, factors, row, thumbnail};
 use ndarray::Array2;
 use pomona::{
     dataset::{
@@ -20,6 +21,7 @@ use pomona::{
         tables::{self, Compression, FeatureRows},
     },
     ids::{ShardId, Version},
+    image::THUMBNAIL,
     model::{Decoding, FeatureRange, embedded_info},
     stages::{DuplicatesOf, duplicates},
     store::{self, Store},
@@ -55,7 +57,7 @@ async fn main() {
     }
     let line = serde_json::json!({
         "rows": rows, "kind": if kind == Kind::Noise { "noise" } else { "views" }, "seconds": seconds, "peak_mb": peak,
-        "distance": found.distance, "groups": found.groups, "images": found.rows, "copies": found.copies,
+        "distance": found.distance, "levels": found.levels, "groups": found.groups, "images": found.rows, "copies": found.copies,
     });
     println!("{line}");
 }
@@ -81,7 +83,7 @@ async fn shards(output: &dyn Store, rows: usize, kind: Kind) -> Vec<ShardEntry> 
             None => {
                 let values: Vec<f32> =
                     (first..last).into_par_iter().flat_map_iter(|number| row(number, kind, &factors)).collect();
-                let body = encode(first..last, values);
+                let body = encode(first..last, values, kind);
                 output.put(&key, body.clone()).await.unwrap();
                 body
             }
@@ -100,8 +102,9 @@ async fn shards(output: &dyn Store, rows: usize, kind: Kind) -> Vec<ShardEntry> 
     shards
 }
 
-fn encode(numbers: std::ops::Range<usize>, values: Vec<f32>) -> bytes::Bytes {
+fn encode(numbers: std::ops::Range<usize>, values: Vec<f32>, kind: Kind) -> bytes::Bytes {
     let count = numbers.len();
+    let levels: Vec<f32> = numbers.clone().into_par_iter().flat_map_iter(|number| thumbnail(number, kind)).collect();
     let rows = FeatureRows {
         paths: numbers.clone().map(|number| format!("{number:09}.jpg")).collect(),
         labels: numbers.clone().map(|number| Some(format!("thing {}", number / VIEWS))).collect(),
@@ -111,6 +114,7 @@ fn encode(numbers: std::ops::Range<usize>, values: Vec<f32>) -> bytes::Bytes {
         etags: vec![String::new(); count],
         contents: numbers.map(|number| Some(Checksum::of(&number.to_le_bytes()).sha256)).collect(),
         features: Array2::from_shape_vec((count, COLUMNS), values).unwrap(),
+        thumbnails: Array2::from_shape_vec((count, THUMBNAIL), levels).unwrap(),
     };
     tables::write_features(rows, "made-up", Compression::Snappy).unwrap()
 }

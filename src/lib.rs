@@ -104,6 +104,7 @@ pub mod ids;
 pub mod image;
 pub mod inventory;
 pub mod model;
+pub mod orb;
 pub mod pca;
 pub mod pipeline;
 #[cfg(feature = "report")]

@@ -7,11 +7,12 @@ use std::{
 };
 
 /// A room imports only rooms before it in this list.
-const ROOMS: [&str; 20] = [
+const ROOMS: [&str; 21] = [
     "error",
     "ids",
     "store",
     "image",
+    "orb",
     "model",
     "pca",
     "classify",

@@ -224,6 +224,7 @@ async fn a_shard_of_a_batch_that_fails_does_not_cost_the_others() {
         count: shards.len() as u64,
         decoding: Decoding::Full,
         kind: ExtractorKind::Network,
+        words: None,
     };
     let stop = CancellationToken::default();
     let failed = stages::featurize_batch(&execution.stores, &execution.engine, &batch, &Silent, &stop).await;

@@ -1,7 +1,7 @@
 //! The bytes of the tables, on record: of the demo, and of a history of runs with additions, deletions, a reject, a kept basis
 //! and a rebuild. A change that is to leave results alone must leave this file's snapshot alone.
 //!
-//! The features are those of image revision 2 (libjpeg-turbo's pixels). Before that revision, the record equalled what the
+//! The tables are those of image revision 3 (libjpeg-turbo's pixels, thumbnails). Before revision 2, the record equalled what the
 //! program of release 0.1.0 writes.
 
 use std::{

@@ -11,6 +11,7 @@ use pomona::{
         settings::{Mode, Settings},
         tables::{self, DuplicateRow},
     },
+    demo,
     search::{Components, Limit, squared_quanta},
     store::{MemoryStore, Store},
     versions::findings::{self, DuplicateGroup},
@@ -39,11 +40,12 @@ fn settings() -> Settings {
 
 /// The groups of a version, by comparing the features of all pairs: path, distance from the first, same bytes.
 async fn brute_force(output: &dyn Store, version: &Manifest) -> Vec<Vec<(String, f64, bool)>> {
-    let (mut paths, mut hashes, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut paths, mut hashes, mut rows, mut looks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for shard in contents::shards(output, version).await.unwrap() {
         let Some(file) = shard.features() else { continue };
         let table = tables::read_features(file.read(output).await.unwrap(), &version.extractor, &file.key).unwrap();
         rows.extend(table.features.outer_iter().map(|row| row.to_vec()));
+        looks.extend(table.thumbnails.outer_iter().map(|row| row.to_vec()));
         paths.extend(table.paths);
         hashes.extend(table.contents);
     }
@@ -52,7 +54,9 @@ async fn brute_force(output: &dyn Store, version: &Manifest) -> Vec<Vec<(String,
     let mut components = Components::new(paths.len() as u32);
     for a in 0..paths.len() {
         for b in a + 1..paths.len() {
-            if hashes[a] == hashes[b] || limit.includes(squared_quanta(&rows[a], &rows[b], range)) {
+            let levels = looks[a].iter().zip(&looks[b]).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            let is_look = (levels / looks[a].len() as f64).sqrt() <= version.duplicates.as_ref().unwrap().levels;
+            if hashes[a] == hashes[b] || is_look || limit.includes(squared_quanta(&rows[a], &rows[b], range)) {
                 components.connect(a as u32, b as u32);
             }
         }
@@ -119,6 +123,35 @@ async fn every_planted_copy_is_found_with_its_label_and_split() {
     assert_eq!(listed.iter().filter(|group| group.across_labels).count() as u64, summary.across_labels);
     let copies: Vec<&DuplicateGroup> = listed.iter().filter(|group| group.same_bytes).collect();
     assert_eq!(copies.iter().map(|group| group.paths.len()).collect::<Vec<_>>(), [2, 2]);
+}
+
+/// A picture that is saved as JPEG again has other features than its original, and another thumbnail, by a little. Another view
+/// of the same fruit is no copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_were_saved_as_jpeg_again_are_found() {
+    const VIEWS: u32 = 60;
+    let (input, output, engine) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()), engine("tiny", 2));
+    for (number, variety) in demo::VARIETIES.iter().enumerate() {
+        for view in 0..4 {
+            let file = demo::jpeg(variety, view, VIEWS).unwrap();
+            let picture = image::load_from_memory(&file).unwrap();
+            let mut copy = Vec::new();
+            let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut copy, 95);
+            picture.write_with_encoder(encoder).unwrap();
+            input.put(&format!("originals/{number:03}-{view}.jpg"), file.into()).await.unwrap();
+            input.put(&format!("again/{number:03}-{view}.jpg"), copy.into()).await.unwrap();
+        }
+    }
+    let settings = Settings { duplicate_distance: Some(0.0), ..small_shards() };
+    let version = run(&stores(&input, &output), &engine, &settings, "a").await.unwrap().manifest;
+    let found = groups(&table(output.as_ref(), &version).await);
+    let paths: Vec<Vec<String>> = found.into_iter().map(|group| group.into_iter().map(|row| row.0).collect()).collect();
+    let names = (0..demo::VARIETIES.len()).flat_map(|number| (0..4).map(move |view| format!("{number:03}-{view}.jpg")));
+    let expected: Vec<_> = names.map(|name| vec![format!("again/{name}"), format!("originals/{name}")]).collect();
+    assert_eq!(paths, expected);
+    let without = Settings { duplicate_levels: Some(0.0), ..settings };
+    let version = run(&stores(&input, &output), &engine, &without, "b").await.unwrap().manifest;
+    assert_eq!(version.duplicates.unwrap().groups, 0);
 }
 
 /// A thousand equal images are one group, not half a million pairs.

@@ -1,12 +1,15 @@
 //! Extractors without a network: the same promises as for the built-in model.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::common::*;
+use bytes::Bytes;
 use pomona::{
     ErrorKind,
     dataset::{self, lease::Judge, settings::Settings, tables},
+    image::{self, Limits},
     model::{Extractor, ExtractorKind, FeatureRange, WorkerPool},
+    orb::{Orb, Vocabulary, Weights},
     pca::ComponentSelection,
     stages::Silent,
     store::{MemoryStore, Store},
@@ -14,10 +17,23 @@ use pomona::{
 };
 use proptest::prelude::*;
 
-const KINDS: [ExtractorKind; 2] = [ExtractorKind::Raw, ExtractorKind::Histogram];
+const KINDS: [ExtractorKind; 3] = [ExtractorKind::Raw, ExtractorKind::Histogram, ExtractorKind::Orb];
+
+/// Visual words of the first images.
+fn words() -> &'static Bytes {
+    static WORDS: LazyLock<Bytes> = LazyLock::new(|| {
+        let orb = Orb { border: 4, keypoints: 60, levels: 2, ..Orb::default() };
+        let described = (0..12).map(|seed| {
+            let pixels = image::decode(&png(seed), Limits::default()).unwrap();
+            orb.detect(&pixels).iter().map(|keypoint| keypoint.descriptor).collect()
+        });
+        Vocabulary::learn(orb, Weights::Counts, &described.collect::<Vec<_>>(), 8).unwrap().to_bytes()
+    });
+    &WORDS
+}
 
 fn workers(kind: ExtractorKind, threads: usize) -> WorkerPool {
-    let extractor = Extractor::builtin(kind, FeatureRange::default()).unwrap();
+    let extractor = Extractor::builtin(kind, Some(words()), FeatureRange::default()).unwrap();
     WorkerPool::new(Arc::new(extractor), threads).unwrap()
 }
 
@@ -41,6 +57,9 @@ async fn features_are_on_their_grid_and_in_their_range() {
             for row in rows.unwrap().features.rows() {
                 match kind {
                     ExtractorKind::Raw => assert!(row.iter().all(|x| x.fract() == 0.0 && (0.0..256.0).contains(x))),
+                    ExtractorKind::Orb => {
+                        assert!(row.iter().all(|x| x.fract() == 0.0) && (0.0..=60.0).contains(&row.sum()), "{row}");
+                    }
                     _ => assert!((row.iter().map(|x| f64::from(*x)).sum::<f64>() - 1.0).abs() < 1e-4),
                 }
             }
@@ -85,11 +104,12 @@ proptest! {
     fn histories_do_not_matter(
         rounds in prop::collection::vec(prop::collection::vec((0u64..40, 0u64..60), 1..8), 1..3),
         erased in 0u64..20,
+        kind in prop::sample::select(vec![ExtractorKind::Histogram, ExtractorKind::Orb]),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let (input, output) = (images(0..20).await, Arc::new(MemoryStore::new()));
-            let (stores, engine) = (stores(&input, &output), workers(ExtractorKind::Histogram, 2));
+            let (stores, engine) = (stores(&input, &output), workers(kind, 2));
             run(&stores, &engine, &settings(), "first").await.unwrap();
             for (i, round) in rounds.iter().enumerate() {
                 for (to, of) in round {

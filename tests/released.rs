@@ -145,25 +145,6 @@ fn images_are_erased_from_it() {
     assert_eq!(newest(&released.path("output")), newest(&released.path("fresh")));
 }
 
-/// Features are copied where the extractor is the same; only the checksums of the files are new.
-#[test]
-fn features_are_copied_where_the_extractor_is_the_same() {
-    let released = Released::new();
-    // The extractor of this release, in an output that is otherwise of release 0.1.0.
-    let fresh = json(released.run("fresh").args(["--shard-size", "6"]));
-    assert_eq!(fresh["version"], 1);
-    let id = manifest(&released.path("fresh"), 1)["extractor"]["id"].as_str().unwrap().to_owned();
-    let key = released.path("output/versions/00000002.json");
-    let text = fs::read_to_string(&key).unwrap();
-    let old = serde_json::from_str::<Value>(&text).unwrap()["extractor"]["id"].as_str().unwrap().to_owned();
-    fs::write(&key, text.replace(&old, &id)).unwrap();
-    let done = json(&mut released.run("output"));
-    assert_eq!((&done["version"], &done["inferred"]), (&3.into(), &0.into()));
-    assert_eq!(done["copied"], done["images"]);
-    // PNGs give the same features in both releases.
-    assert_eq!(newest(&released.path("output")), newest(&released.path("fresh")));
-}
-
 /// The tables of the newest version, with `v=*` instead of its number in the paths.
 fn newest(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let tables = tables_of_any_version(output).into_iter();

@@ -185,7 +185,7 @@ class Data:
         if self._model is None or model is not None:
             extractor = self.manifest["extractor"]
             scaled = extractor.get("decoding") == "scaled"
-            self._model = _pomona.Model(model, scaled=scaled, extractor=extractor.get("kind"))
+            self._model = _pomona.Model(model, scaled=scaled, extractor=extractor.get("kind"), words=self._version.words())
         return self._model
 
     def predict(

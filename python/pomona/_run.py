@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # What computes features without a model of the user's.
-Extractor: TypeAlias = Literal["mobilenetv2", "raw", "histogram"]
+Extractor: TypeAlias = Literal["mobilenetv2", "raw", "histogram", "orb"]
 
 
 class _Line:
@@ -66,6 +66,9 @@ def run(
     inventory: str | None = None,
     model: str | os.PathLike[str] | None = None,
     extractor: Extractor | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+    words: int | None = None,
+    word_weights: Literal["counts", "l1", "tf_idf"] | None = None,
     threads: int | None = None,
     refit: Literal["always", "never"] = "always",
     rebuild: bool = False,
@@ -76,8 +79,8 @@ def run(
     """Makes or updates the data set of a folder or bucket of images, and opens the new version.
 
     Only new and changed images are inferred. `components` or `variance` (a share, such as 0.9) say how many principal components
-    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version. Other settings
-    have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped. Raises `pomona.Error`, which has the
+    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version. `vocabulary` is a file of visual words that another output
+    has made (`vocabularies/` in it); without one, `orb` keeps those of the last version, or makes `words` new ones. Other settings have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped. Raises `pomona.Error`, which has the
     error's `name` and `advice`.
     """
     if components is not None and variance is not None:
@@ -95,6 +98,10 @@ def run(
     scaled = settings.pop("decode", "full") == "scaled"
     if extractor is None and model is None:
         extractor = _last_extractor(output)
+    file = None
+    if extractor == "orb":
+        given = None if vocabulary is None else os.fspath(vocabulary)
+        file = _pomona.words(os.fspath(images), os.fspath(output), inventory, given, words, word_weights)
     line = _Line() if progress else None
     try:
         version = _pomona.run(
@@ -102,7 +109,7 @@ def run(
             os.fspath(output),
             json.dumps(settings),
             json.dumps(mode),
-            _pomona.Model(model, threads, scaled, extractor),
+            _pomona.Model(model, threads, scaled, extractor, file),
             inventory,
             None if labels is None else os.fspath(labels),
             line,

@@ -23,15 +23,17 @@ pub(crate) struct Model {
 
 #[pymethods]
 impl Model {
-    /// The built-in model, the extractor of this name, or the model of an ONNX file.
+    /// The built-in model, the extractor of this name with the file of its visual words if it has any, or the model of an ONNX
+    /// file.
     #[new]
-    #[pyo3(signature = (model=None, threads=None, scaled=false, extractor=None))]
+    #[pyo3(signature = (model=None, threads=None, scaled=false, extractor=None, words=None))]
     fn new(
         py: Python<'_>,
         model: Option<PathBuf>,
         threads: Option<usize>,
         scaled: bool,
         extractor: Option<String>,
+        words: Option<Vec<u8>>,
     ) -> PyResult<Self> {
         let decoding = if scaled { Decoding::Scaled } else { Decoding::Full };
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -41,7 +43,7 @@ impl Model {
                 Some(path) => Extractor::open(path, range, Runtime::Auto, ModelOptions::default())?,
                 None => {
                     let kind = extractor.as_deref().map_or(Ok(ExtractorKind::Network), ExtractorKind::of_name)?;
-                    Extractor::builtin(kind, range)?
+                    Extractor::builtin(kind, words.as_deref(), range)?
                 }
             };
             WorkerPool::new(Arc::new(extractor.with_decoding(decoding)), threads)

@@ -7,12 +7,17 @@ use std::{
 
 use pomona::{
     Error, ErrorKind, Result,
-    dataset::settings::{Mode, Settings},
+    dataset::{
+        WordsInput,
+        settings::{Mode, Settings},
+    },
     ids::RunId,
+    model::ExtractorKind,
+    orb::Weights,
     pipeline::{self, Phase, Watcher},
-    stages::{CancellationToken, Monitor, PlanInput, Stores},
+    stages::{self, CancellationToken, Monitor, PlanInput, Stores},
 };
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyBytes};
 use serde::de::DeserializeOwned;
 
 use crate::{model::Model, raised, waiting::wait_and_tell};
@@ -79,6 +84,31 @@ impl Watcher for Progress {
 
 fn parsed<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::new(ErrorKind::InputInvalid, "a setting is wrong").source(e))
+}
+
+/// The file of the visual words for a run with the extractor `orb`: from a location, those of the output, or new ones.
+#[pyfunction]
+#[pyo3(signature = (images, output, inventory=None, vocabulary=None, words=None, weights=None))]
+pub(crate) fn words<'py>(
+    py: Python<'py>,
+    images: String,
+    output: String,
+    inventory: Option<String>,
+    vocabulary: Option<String>,
+    words: Option<usize>,
+    weights: Option<&str>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let weights = weights.map(|name| parsed::<Weights>(&serde_json::json!(name).to_string())).transpose();
+    let weights = weights.map_err(|e| raised(py, &e))?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let work = async move {
+        let stores = Stores::open_inventory(&images, &output, inventory.as_deref()).await?;
+        let input = WordsInput { location: vocabulary, words, weights };
+        stages::words(&stores, ExtractorKind::Orb, &input, &token).await
+    };
+    let file = wait_and_tell(py, work, &stop, |_| Ok(()))?;
+    Ok(PyBytes::new(py, &file.unwrap_or_default()))
 }
 
 /// Runs the pipeline and writes the report. `settings` and `mode` are JSON objects. `told` is called with stage, images or parts

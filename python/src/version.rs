@@ -80,6 +80,13 @@ impl Version {
         Ok(PyBytes::new(py, &file))
     }
 
+    /// The file of the visual words of the extractor, if it has any.
+    fn words<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let opened = Arc::clone(&self.0);
+        let words = async move { dataset::words(opened.output.as_ref(), &opened.manifest.extractor.recipe()).await };
+        Ok(wait(py, words)?.map(|file| PyBytes::new(py, &file)))
+    }
+
     /// What is on photos, as a JSON list.
     fn predict(
         &self,

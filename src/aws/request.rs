@@ -6,8 +6,12 @@ use serde_json::{Map, Value};
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::settings::{ListingScope, Mode, Settings},
+    dataset::{
+        WordsInput,
+        settings::{ListingScope, Mode, Settings},
+    },
     model::{Decoding, ExtractorKind},
+    orb::Weights,
 };
 
 /// `{"input": "s3://bucket/images/", "output": "s3://bucket/results/"}`, and optional fields of [`Settings`] and [`Mode`].
@@ -42,6 +46,8 @@ pub struct Request {
     pub decoding: Decoding,
     /// What computes the features: the field `extractor`, such as `{"name": "raw"}`. None for that of the last version.
     pub extractor: Option<ExtractorKind>,
+    /// Where its visual words come from, if it has any: the fields `vocabulary`, `words` and `weights` of `extractor`.
+    pub words: WordsInput,
 }
 
 impl Request {
@@ -69,6 +75,7 @@ impl Request {
         })?;
         let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
         let extractor = fields.remove("extractor").filter(|value| !value.is_null()).map(extractor).transpose()?;
+        let (extractor, words) = extractor.map_or((None, WordsInput::default()), |(kind, words)| (Some(kind), words));
         let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
@@ -79,20 +86,33 @@ impl Request {
                 "\"inventory\" lists all images, and \"listing\": \"changed\" asks for a part; leave one of them out";
             return Err(Error::new(ErrorKind::InputInvalid, message));
         }
-        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding, extractor })
+        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding, extractor, words })
     }
 }
 
-/// `{"name": "raw"}`
-fn extractor(value: Value) -> Result<ExtractorKind> {
+/// `{"name": "raw"}`, or `{"name": "orb", "words": 256}`
+fn extractor(value: Value) -> Result<(ExtractorKind, WordsInput)> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Named {
         name: String,
+        vocabulary: Option<String>,
+        words: Option<usize>,
+        weights: Option<Weights>,
     }
-    let named: Named = serde_json::from_value(value)
+    let Named { name, vocabulary, words, weights } = serde_json::from_value(value)
         .map_err(|e| Error::new(ErrorKind::InputInvalid, r#""extractor" must look like {"name": "raw"}"#).source(e))?;
-    ExtractorKind::of_name(&named.name)
+    let words = WordsInput { location: vocabulary, words, weights };
+    let kind = ExtractorKind::of_name(&name)?;
+    if kind != ExtractorKind::Orb && words != WordsInput::default() {
+        let message = "\"vocabulary\", \"words\" and \"weights\" belong to the extractor orb";
+        return Err(Error::new(ErrorKind::InputInvalid, message).context("extractor", name));
+    }
+    if words.location.as_ref().is_some_and(|location| !location.starts_with("s3://")) {
+        let message = "\"vocabulary\" must be a location like \"s3://BUCKET/words.json\"";
+        return Err(Error::new(ErrorKind::InputInvalid, message).context("found", words.location.unwrap_or_default()));
+    }
+    Ok((kind, words))
 }
 
 /// Takes a location in S3 out of the fields.

@@ -64,8 +64,9 @@ impl Tools for Given<'_> {
             None => recorded_input(current.input.clone())?,
         };
         let input = store::open_input(&input, &self.args.output).await?;
-        let workers = run::workers(&self.args.engine, self.output.as_ref()).await?;
-        Ok((Stores::new(input, self.output.clone()), workers))
+        let stores = Stores::new(input, self.output.clone());
+        let workers = run::workers(&self.args.engine, &stores).await?;
+        Ok((stores, workers))
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn erase(args: EraseArgs) -> Result<()> {
         None => recorded_input(dataset::version(output.as_ref(), None).await?.input)?,
     };
     let stores = Stores::new(store::open_input(&input, &args.output).await?, output);
-    let workers = run::workers(&args.engine, stores.output.as_ref()).await?;
+    let workers = run::workers(&args.engine, &stores).await?;
     let stop = CancellationToken::new();
     run::listen(stop.clone());
     let bars = Bars::new();

@@ -62,7 +62,10 @@ fn duplicates_text(groups: &[DuplicateGroup], version: &Manifest, limit: usize) 
     let Some(summary) = &version.duplicates else { return String::new() };
     let mut text = format!("{}\n", format::duplicates(summary));
     if summary.groups > 0 {
-        let near = format!("near-duplicates are at most {} apart", summary.distance);
+        let mut near = format!("near-duplicates are at most {} apart", summary.distance);
+        if summary.levels > 0.0 {
+            near.push_str(&format!(", or {} levels in brightness and colour", summary.levels));
+        }
         text.push_str(&format!("Printed: {}; {near}\n", format::counted(groups.len() as u64, "group")));
     }
     for group in groups.iter().take(limit) {

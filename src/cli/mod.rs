@@ -10,6 +10,7 @@ mod check;
 mod completions;
 mod demo;
 mod deploy;
+mod descriptors;
 mod diff;
 mod erase;
 mod estimate;
@@ -17,6 +18,7 @@ mod evaluate;
 mod format;
 mod list;
 mod log;
+mod model;
 mod open;
 mod out;
 mod pictures;
@@ -38,8 +40,8 @@ use std::{ffi::OsString, io::Write};
 use clap::Parser;
 use serde::Serialize;
 
-use crate::{Error, ErrorKind, Result, escape_invisible, model};
-use args::{Args, AwsArgs, AwsCommand, Command};
+use crate::{Error, ErrorKind, Result, escape_invisible, model::check_instructions};
+use args::{Args, AwsArgs, AwsCommand, Command, ModelArgs, ModelCommand};
 use out::{complain, out};
 use style::Style;
 
@@ -102,7 +104,7 @@ fn print_json<T: Serialize>(value: &T) -> Result<()> {
 
 fn dispatch(args: Args) -> Result<()> {
     out::set_detail(args.quiet, args.verbose);
-    model::check_instructions()?;
+    check_instructions()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| {
             Error::new(ErrorKind::StoreFailed, "the threads of the program could not be started").source(e)
@@ -119,6 +121,8 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Predict(args) => predict::predict(args).await,
             Command::List(args) => list::list(args).await,
             Command::Search(args) => search::search(args).await,
+            Command::Model(ModelArgs { command: ModelCommand::Check(args) }) => model::check(*args).await,
+            Command::Descriptors(args) => descriptors::descriptors(args).await,
             Command::Serve(args) => serve::serve(args).await,
             Command::Check(args) => check::check(args).await,
             Command::Vacuum(args) => vacuum::vacuum(args).await,

@@ -3,7 +3,7 @@
 use std::{io::Read, path::Path, sync::Arc};
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, dataset,
     image::{MAX_FILE_BYTES, Reason, Reject},
     model::WorkerPool,
     store::{self, Object, Store},
@@ -40,9 +40,10 @@ enum Source {
 pub(crate) async fn predict(args: PredictArgs) -> Result<()> {
     let (output, version) = open::version(&args.output, args.version).await?;
     let info = version.extractor.clone();
+    let words = dataset::words(output.as_ref(), &info.recipe()).await?;
     // Both take milliseconds, and neither needs the other.
     let opened = Predictor::open(output, version);
-    let workers = run::workers_for(args.model.as_deref(), args.engine, args.threads, &info);
+    let workers = run::workers_for(args.model.as_deref(), args.engine, args.threads, (&info, words.as_deref()));
     let (predictor, workers) = (opened.await?, workers?);
     predictor.check(workers.extractor().info())?;
     let sources = sources(&args.photos).await?;

@@ -7,13 +7,12 @@ use crate::{
     ids::RunId,
     model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, ModelOptions, Preprocessing, Runtime, WorkerPool},
     pipeline,
-    stages::{CancellationToken, PlanInput, Stores},
-    store::Store,
+    stages::{self, CancellationToken, PlanInput, Stores},
 };
 
 use super::{
     INTERRUPTED,
-    args::{EngineArg, EngineOptions, Format, RunArgs, RunOptions},
+    args::{EngineArg, EngineOptions, Format, ModelCheckArgs, RunArgs, RunOptions},
     format::escape_invisible,
     out::{note, out},
     print_json,
@@ -54,7 +53,7 @@ impl<'a> Runner<'a> {
         options: &'a RunOptions,
     ) -> Result<Self> {
         let stores = Stores::open_inventory(images, output, inventory).await?;
-        let workers = workers(&options.engine, stores.output.as_ref()).await?;
+        let workers = workers(&options.engine, &stores).await?;
         Ok(Runner { stores, workers, output, options })
     }
 
@@ -98,16 +97,19 @@ pub(crate) fn threads(options: &EngineOptions) -> usize {
 
 /// Loads the model while a spinner turns. Without an option, the extractor is that of the last version, unless that is a model of
 /// the user's. Prints a note when a model of the user's runs on the slower tract.
-pub(crate) async fn workers(options: &EngineOptions, output: &dyn Store) -> Result<WorkerPool> {
+pub(crate) async fn workers(options: &EngineOptions, stores: &Stores) -> Result<WorkerPool> {
     let kind = match options.extractor {
         Some(extractor) => extractor.kind(),
         None if options.model.is_some() => ExtractorKind::Network,
-        None => dataset::current_kind(output).await?,
+        None => dataset::current_kind(stores.output.as_ref()).await?,
     };
     let bars = Bars::new();
-    bars.start("model", None, None);
-    let extractor = of_model(options)
-        .and_then(|of_model| load(options.model.as_deref(), options.engine, kind, options.feature_range, of_model));
+    bars.start(if kind == ExtractorKind::Orb { "visual words" } else { "model" }, None, None);
+    let words = stages::words(stores, kind, &options.words.input(), &CancellationToken::new()).await;
+    let extractor = words.and_then(|words| {
+        let builtin = Builtin { kind, words: words.as_deref() };
+        load(options.model.as_deref(), options.engine, builtin, options.feature_range, of_model(options)?)
+    });
     bars.clear();
     let extractor = extractor?.with_decoding(options.decode.into());
     if let Some(reason) = extractor.unsupported() {
@@ -118,14 +120,23 @@ pub(crate) async fn workers(options: &EngineOptions, output: &dyn Store) -> Resu
     WorkerPool::new(Arc::new(extractor), threads(options))
 }
 
-/// The workers for features like those of a data set, without progress.
+/// Loads a model of the user's.
+pub(crate) fn model(args: &ModelCheckArgs) -> Result<Extractor> {
+    let preprocessing = args.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
+    let of_model = ModelOptions { preprocessing, output: args.model_output.clone(), pooling: args.pooling.pooling() };
+    let builtin = Builtin { kind: ExtractorKind::Network, words: None };
+    load(Some(&args.model), args.engine, builtin, args.feature_range, of_model)
+}
+
+/// The workers for features like those of a data set, given the file of its visual words if it has any, without progress.
 pub(crate) fn workers_for(
     model: Option<&Path>,
     engine: EngineArg,
     threads: Option<u16>,
-    like: &ExtractorInfo,
+    (like, words): (&ExtractorInfo, Option<&[u8]>),
 ) -> Result<WorkerPool> {
-    let extractor = load(model, engine, like.kind, like.feature_range, like.options())?.with_decoding(like.decoding);
+    let builtin = Builtin { kind: like.kind, words };
+    let extractor = load(model, engine, builtin, like.feature_range, like.options())?.with_decoding(like.decoding);
     let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     WorkerPool::new(Arc::new(extractor), threads)
 }
@@ -135,10 +146,17 @@ fn of_model(options: &EngineOptions) -> Result<ModelOptions> {
     Ok(ModelOptions { preprocessing, output: options.model_output.clone(), pooling: options.pooling.pooling() })
 }
 
+/// An extractor without a model of the user's.
+struct Builtin<'a> {
+    kind: ExtractorKind,
+    /// The file of its visual words.
+    words: Option<&'a [u8]>,
+}
+
 fn load(
     model: Option<&Path>,
     engine: EngineArg,
-    kind: ExtractorKind,
+    Builtin { kind, words }: Builtin<'_>,
     feature_range: FeatureRange,
     of_model: ModelOptions,
 ) -> Result<Extractor> {
@@ -149,7 +167,7 @@ fn load(
     match model {
         Some(path) => Extractor::open(path, feature_range, runtime, of_model),
         None if runtime == Runtime::Tract && kind.is_network() => Extractor::embedded_on_tract(feature_range),
-        None => Extractor::builtin(kind, feature_range),
+        None => Extractor::builtin(kind, words, feature_range),
     }
 }
 

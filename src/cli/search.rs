@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, dataset,
     versions::find::{Finder, Hit, Query},
 };
 
@@ -61,7 +61,9 @@ pub(crate) async fn search(args: SearchArgs) -> Result<()> {
 
 /// The features of a photo.
 async fn features(args: &SearchArgs, photo: &str, finder: &Finder) -> Result<Vec<f32>> {
-    let workers = run::workers_for(args.model.as_deref(), args.engine, Some(1), &finder.version().extractor)?;
+    let info = &finder.version().extractor;
+    let words = dataset::words(finder.output(), &info.recipe()).await?;
+    let workers = run::workers_for(args.model.as_deref(), args.engine, Some(1), (info, words.as_deref()))?;
     finder.check(workers.extractor().info())?;
     let (name, features) = predict::features_of(&workers, photo).await?;
     features.map_err(|reject| {

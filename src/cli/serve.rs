@@ -25,7 +25,9 @@ const INDEX_COPY: u64 = 1 << 30;
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let output = open::output(&args.output).await?;
     let (model, engine) = (args.model, args.engine);
-    let workers = move |info: &ExtractorInfo| run::workers_for(model.as_deref(), engine, None, info);
+    let workers = move |info: &ExtractorInfo, words: Option<&[u8]>| {
+        run::workers_for(model.as_deref(), engine, None, (info, words))
+    };
     let current = Current::new(output, args.version, Box::new(workers), INDEX_COPY);
     let version = current.opened().await?.version().version;
     let (listener, port) = bind(args.port.unwrap_or(0)).await?;

@@ -6,6 +6,7 @@ use crate::{
         executions::{self, StepFunctions, Target},
         request::Request,
     },
+    dataset::WordsInput,
     ids::RunId,
     model::Decoding,
     store,
@@ -67,7 +68,12 @@ fn input(args: &StartArgs) -> Result<String> {
     }
     fields.insert("decode".to_owned(), json(serde_json::to_value(Decoding::from(args.decode)))?);
     if let Some(extractor) = args.extractor {
-        fields.insert("extractor".to_owned(), serde_json::json!({"name": extractor.kind().name()}));
+        let WordsInput { location, words, weights } = args.words.input();
+        let mut given = serde_json::json!({"name": extractor.kind().name(), "vocabulary": location, "words": words, "weights": weights});
+        if let Some(given) = given.as_object_mut() {
+            given.retain(|_, value| !value.is_null());
+        }
+        fields.insert("extractor".to_owned(), given);
     }
     fields.insert("input".to_owned(), args.images.clone().into());
     if let Some(inventory) = &args.inventory {

@@ -268,6 +268,7 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
     files.extend(index_files(version));
     if version.released.is_none() {
         files.push(bare(keys::extractor(&version.extractor.id)));
+        files.extend(version.extractor.recipe().words.map(|words| bare(keys::vocabulary(&words))));
     }
     files.extend(features(version, &shards));
     files.extend(delta::commits(version).map(bare));

@@ -101,7 +101,9 @@ fn metadata() -> serde_json::Value {
         field("length", "long".into(), false),
         field("etag", "string".into(), false),
         field("content_sha256", "string".into(), false),
-        field("features", features, false),
+        field("features", features.clone(), false),
+        // Tables of earlier releases have none.
+        field("thumbnail", features, true),
     ];
     let schema = json!({"type": "struct", "fields": fields}).to_string();
     let hash = sha256(b"the features of an output of Pomona");

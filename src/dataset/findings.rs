@@ -36,6 +36,10 @@ pub struct Duplicates {
     pub images: u64,
     /// The largest distance of near-duplicates, in units of the features.
     pub distance: f64,
+    /// The largest root mean square of the differences of two thumbnails, in levels of 8 bits. 0 if thumbnails were not
+    /// compared, as in earlier releases.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub levels: f64,
     /// Groups of images that are connected by near-duplicates or the same bytes.
     pub groups: u64,
     /// Images in these groups: rows of the table.
@@ -48,6 +52,10 @@ pub struct Duplicates {
     pub across_splits: u64,
     /// The table. No files if nothing was searched.
     pub files: Vec<FileRef>,
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// The outliers of a version.

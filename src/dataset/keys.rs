@@ -66,6 +66,8 @@ pub const PREDICTED: &str = "predictions/";
 pub const LABELS: &str = "labels/";
 /// Records of extractors.
 pub const EXTRACTORS: &str = "extractors/";
+/// Folder of the visual words of extractors.
+pub const VOCABULARIES: &str = "vocabularies/";
 /// Lists of the parts of the scores.
 pub const SCORES: &str = "scores/";
 /// Parts of the table of scores.
@@ -197,6 +199,11 @@ pub fn group(group: &GroupId) -> String {
 /// Parses a key of [`group`]. None for other keys.
 pub fn parse_group(key: &str) -> Option<GroupId> {
     only(&registry::GROUP, key).map(GroupId::from)
+}
+
+/// Key of the visual words whose file has this SHA-256.
+pub fn vocabulary(sha256: &str) -> String {
+    build(&registry::VOCABULARY, [&sha256])
 }
 
 /// Key of the record of an extractor.

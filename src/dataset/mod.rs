@@ -42,6 +42,7 @@ pub mod shard;
 pub mod tables;
 pub mod timing;
 pub mod training;
+mod words;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -64,6 +65,7 @@ pub use manifest::{
 pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
 pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, sha256, to_sealed_lines};
 pub use released::Released;
+pub use words::{WORDS, WordsInput, keep_words, words};
 
 use crate::{Error, ErrorKind, Result, store::Store};
 

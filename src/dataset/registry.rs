@@ -287,6 +287,8 @@ kinds! {
         holds [paths], ShardsAndClassifier, SWEPT;
     /// What a run was told of the labels of images.
     LABELS = "labels", "labels/{id}.csv", by "plan", from "version", holds [paths], Nothing, SWEPT;
+    /// The visual words of an extractor.
+    VOCABULARY = "vocabulary", "vocabularies/{id}.json", by "plan", from "version", holds [], Nothing, SWEPT;
     /// The record of an extractor: all that decides the bits of the features.
     EXTRACTOR = "extractor", "extractors/{id}.json", by "publish", from "version", holds [], Manifest, SWEPT;
     /// The list of the parts of a group.

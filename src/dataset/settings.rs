@@ -90,6 +90,10 @@ pub struct Settings {
     /// one, that of the built-in model, and 0 for other models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicate_distance: Option<f64>,
+    /// The largest difference of the thumbnails of near-duplicates: the root mean square, in levels of 8 bits; 0 if
+    /// thumbnails do not count. None for that of the current version; without one, 0.42.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate_levels: Option<f64>,
     /// Most images among which near-duplicates are searched; with more, only those with the same bytes. None for that of
     /// the current version; without one, 5,000,000 on one machine and 500,000 on AWS.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +180,7 @@ impl Default for Settings {
             labels: None,
             split_pattern: None,
             duplicate_distance: None,
+            duplicate_levels: None,
             duplicate_images: None,
         }
     }
@@ -191,9 +196,13 @@ impl Settings {
                 Error::new(ErrorKind::InputInvalid, message).context("max reject percent", self.max_reject_percent)
             );
         }
-        if let Some(distance) = self.duplicate_distance.filter(|distance| !distance.is_finite() || *distance < 0.0) {
-            let message = "the distance of duplicates must be a number from 0";
-            return Err(Error::new(ErrorKind::InputInvalid, message).context("duplicate distance", distance));
+        for (name, given) in
+            [("duplicate distance", self.duplicate_distance), ("duplicate levels", self.duplicate_levels)]
+        {
+            if let Some(given) = given.filter(|given| !given.is_finite() || *given < 0.0) {
+                let message = "a limit of near-duplicates must be a number from 0";
+                return Err(Error::new(ErrorKind::InputInvalid, message).context(name, given));
+            }
         }
         Training::new(&self.training_rules())?;
         if self.label_depth.is_some() && self.label_pattern.is_some() {
@@ -235,6 +244,7 @@ impl Settings {
             fold_pattern: pattern(|settings| &settings.fold_pattern),
             holdout: pattern(|settings| &settings.holdout),
             duplicate_distance: self.duplicate_distance.or(current.and_then(|current| current.duplicate_distance)),
+            duplicate_levels: self.duplicate_levels.or(current.and_then(|current| current.duplicate_levels)),
             duplicate_images: self.duplicate_images.or(current.and_then(|current| current.duplicate_images)).or(most),
             ..self.clone()
         }

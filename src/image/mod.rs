@@ -22,6 +22,7 @@ mod jpeg;
 mod preview;
 mod reject;
 mod resize;
+mod thumbnail;
 mod unsupported;
 
 pub use decode::{Limits, MAX_FILE_BYTES, decode, decode_scaled};
@@ -29,9 +30,11 @@ pub use decode::{Limits, MAX_FILE_BYTES, decode, decode_scaled};
 pub(crate) use preview::preview;
 pub use reject::{Reason, Reject};
 pub use resize::{Filter, resize, resize_with};
+pub use thumbnail::{THUMBNAIL, thumbnail};
 
-/// Revision of decoding and resizing, part of the extractor's id. Increase it if any file gives other pixels.
-pub const REVISION: u32 = 2;
+/// Revision of decoding, resizing and thumbnails, part of the extractor's id. Increase it if any file gives other pixels or
+/// another thumbnail.
+pub const REVISION: u32 = 3;
 
 /// An 8-bit RGB image.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     image::{self, Limits, Pixels, Reason, Reject},
+    orb::Vocabulary,
 };
 
 /// Keras MobileNetV2 1.00/224 without its head: see `models/README.md`.
@@ -47,6 +48,8 @@ enum Program {
     Tract(Box<super::tract::TractModel>),
     /// No network.
     Plain(ExtractorKind),
+    /// Counts of visual words, and the file of these.
+    Words(Box<Vocabulary>, Bytes),
 }
 
 impl Program {
@@ -57,11 +60,27 @@ impl Program {
             #[cfg(feature = "tract")]
             Program::Tract(_) => "tract",
             Program::Plain(kind) => kind.program(),
+            Program::Words(..) => ExtractorKind::Orb.program(),
         }
     }
 
     fn kind(&self) -> ExtractorKind {
-        if let Program::Plain(kind) = self { *kind } else { ExtractorKind::Network }
+        match self {
+            Program::Kernels(_) => ExtractorKind::Network,
+            #[cfg(feature = "tract")]
+            Program::Tract(_) => ExtractorKind::Network,
+            Program::Plain(kind) => *kind,
+            Program::Words(..) => ExtractorKind::Orb,
+        }
+    }
+
+    /// Whether images are not resized.
+    fn takes_any_size(&self) -> bool {
+        match self {
+            Program::Plain(kind) => kind.size().is_none(),
+            Program::Words(..) => true,
+            _ => false,
+        }
     }
 }
 
@@ -90,14 +109,32 @@ impl Extractor {
         Self::read(onnx, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Tract, ModelOptions::default())
     }
 
-    /// An extractor that needs no file. Images that are no network's have their own range. Fails with `Model.Invalid`, which
-    /// would be a bug.
-    pub fn builtin(kind: ExtractorKind, range: FeatureRange) -> Result<Self> {
-        if kind.is_network() {
-            return Self::embedded(range);
+    /// An extractor that needs no model of the user's; for visual words, the file of [`Vocabulary::to_bytes`]. Features that are
+    /// no network's have their own range.
+    ///
+    /// Fails with `Model.Invalid` if the words are missing or damaged.
+    pub fn builtin(kind: ExtractorKind, words: Option<&[u8]>, range: FeatureRange) -> Result<Self> {
+        match (kind, words) {
+            (ExtractorKind::Network, _) => return Self::embedded(range),
+            (ExtractorKind::Orb, Some(words)) => return Self::of_words(words),
+            (ExtractorKind::Orb, None) => return Err(invalid("visual words need a vocabulary")),
+            (ExtractorKind::Raw | ExtractorKind::Histogram, _) => {}
         }
         let side = kind.size().unwrap_or(EMBEDDED_SIDE);
         let (info, program) = (builtin_info(kind, range, Decoding::Full), Program::Plain(kind));
+        let preprocessing = Preprocessing::default();
+        Ok(Extractor { info, program, preprocessing, unsupported: None, height: side, width: side })
+    }
+
+    fn of_words(file: &[u8]) -> Result<Self> {
+        let vocabulary = Vocabulary::from_bytes(file)?;
+        let kind = ExtractorKind::Orb;
+        let name = format!("ORB, {} visual words", vocabulary.len());
+        let (hash, columns, options) = (sha256(file), vocabulary.len(), &ModelOptions::default());
+        let identity = Identity { kind, program: kind.program(), model_sha256: &hash, name: &name, columns, options };
+        let info =
+            identity.info(FeatureRange::try_from((vocabulary.largest() + 1).next_power_of_two())?, Decoding::Full);
+        let (program, side) = (Program::Words(Box::new(vocabulary), Bytes::copy_from_slice(file)), EMBEDDED_SIDE);
         let preprocessing = Preprocessing::default();
         Ok(Extractor { info, program, preprocessing, unsupported: None, height: side, width: side })
     }
@@ -137,7 +174,7 @@ impl Extractor {
     ///
     /// Fails with `Model.Invalid` and the reason.
     pub fn open(path: &Path, range: FeatureRange, runtime: Runtime, mut options: ModelOptions) -> Result<Self> {
-        let path = &model_in(path)?;
+        let path = &model_file(path)?;
         if options.preprocessing.is_none() {
             options.preprocessing = Preprocessing::beside(path)?;
         }
@@ -196,8 +233,13 @@ impl Extractor {
             Program::Kernels(network) => Some(network),
             #[cfg(feature = "tract")]
             Program::Tract(_) => None,
-            Program::Plain(_) => None,
+            Program::Plain(_) | Program::Words(..) => None,
         }
+    }
+
+    /// The file of its visual words, if it has any.
+    pub fn words(&self) -> Option<&Bytes> {
+        if let Program::Words(_, file) = &self.program { Some(file) } else { None }
     }
 
     /// The identity of this extractor.
@@ -214,14 +256,38 @@ impl Extractor {
     ///
     /// Fails with the reasons of [`image::decode`] and of [`Extractor::features`].
     pub fn features_of_file(&self, file: &[u8]) -> std::result::Result<Vec<f32>, Reject> {
-        let pixels = match self.info.decoding {
-            Decoding::Full => image::decode(file, Limits::default())?,
-            Decoding::Scaled => image::decode_scaled(file, Limits::default(), self.width, self.height)?,
-        };
-        match self.program {
-            Program::Plain(kind) if kind.size().is_none() => self.features(&pixels),
-            _ => self.features(&self.preprocessing.pixels(pixels, self.height, self.width)?),
+        self.features_of_any_size(self.decode(file)?)
+    }
+
+    /// [`features_of_file`](Extractor::features_of_file), and the [thumbnail](image::thumbnail) of the image.
+    pub fn describe_file(&self, file: &[u8]) -> std::result::Result<Described, Reject> {
+        let pixels = self.decode(file)?;
+        let thumbnail = image::thumbnail(&pixels);
+        Ok(Described { features: self.features_of_any_size(pixels)?, thumbnail })
+    }
+
+    fn decode(&self, file: &[u8]) -> std::result::Result<Pixels, Reject> {
+        match self.info.decoding {
+            Decoding::Full => image::decode(file, Limits::default()),
+            Decoding::Scaled => image::decode_scaled(file, Limits::default(), self.width, self.height),
         }
+    }
+
+    fn features_of_any_size(&self, pixels: Pixels) -> std::result::Result<Vec<f32>, Reject> {
+        self.features(&self.prepared(pixels)?)
+    }
+
+    /// The pixels that the model reads of an image. Fails with `TooLarge`.
+    pub fn prepared(&self, pixels: Pixels) -> std::result::Result<Pixels, Reject> {
+        if self.program.takes_any_size() {
+            return Ok(pixels);
+        }
+        self.preprocessing.pixels(pixels, self.height, self.width)
+    }
+
+    /// How images are made into the input of the model.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
     }
 
     /// The features of an image that has the model's size, `[columns]`, each a multiple of the quantum.
@@ -253,8 +319,7 @@ impl Extractor {
 
     /// The raw output for an image of the model's size, `[columns]`.
     fn infer(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, String> {
-        let any_size = matches!(&self.program, Program::Plain(kind) if kind.size().is_none());
-        if !any_size && (pixels.height, pixels.width) != (self.height, self.width) {
+        if !self.program.takes_any_size() && (pixels.height, pixels.width) != (self.height, self.width) {
             return Err("the pixels do not have the model's size".to_owned());
         }
         match &self.program {
@@ -262,6 +327,7 @@ impl Extractor {
             #[cfg(feature = "tract")]
             Program::Tract(model) => model.run(pixels).map_err(|e| format!("{e:#}")),
             Program::Plain(kind) => Ok(kind.features(pixels)),
+            Program::Words(vocabulary, _) => Ok(vocabulary.features(pixels)),
         }
     }
 
@@ -279,8 +345,18 @@ impl Extractor {
     }
 }
 
-/// The ONNX file that a path means.
-fn model_in(path: &Path) -> Result<std::path::PathBuf> {
+/// What is known of an image file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// Its features, `[columns]`, each a multiple of the quantum.
+    pub features: Vec<f32>,
+    /// Its thumbnail, `[THUMBNAIL]`: [`image::thumbnail`].
+    pub thumbnail: Vec<f32>,
+}
+
+/// The ONNX file that a path means: a file, `model.onnx` or `onnx/model.onnx` of a folder, or its only ONNX file. Fails with
+/// `Model.Invalid`.
+pub fn model_file(path: &Path) -> Result<std::path::PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

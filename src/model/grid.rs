@@ -21,7 +21,7 @@ impl FeatureRange {
     }
 
     /// That of samples of 8 bits.
-    pub(super) fn of_pixels() -> Self {
+    pub(crate) fn of_pixels() -> Self {
         FeatureRange(256)
     }
 

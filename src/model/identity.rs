@@ -60,7 +60,8 @@ impl ExtractorInfo {
 
     /// What has to be loaded for it.
     pub fn recipe(&self) -> Recipe {
-        Recipe { kind: self.kind, decoding: self.decoding }
+        let words = (self.kind == ExtractorKind::Orb).then(|| self.model_sha256.clone());
+        Recipe { kind: self.kind, decoding: self.decoding, words }
     }
 
     /// Whether only the revision differs: the same model and settings, and other bits of the features.
@@ -79,7 +80,7 @@ pub struct ExtractorRecord {
     pub quantum: f64,
     /// Revision of the rounding.
     pub rounding_revision: u32,
-    /// Revision of decoding and resizing: [`image::REVISION`].
+    /// Revision of decoding, resizing and thumbnails: [`image::REVISION`].
     pub image_revision: u32,
     /// Name and revision of the software that runs the model.
     pub arithmetic: String,
@@ -211,7 +212,8 @@ pub fn embedded_info(range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
     builtin_info(ExtractorKind::Network, range, decoding)
 }
 
-/// The [`Extractor::info`](super::Extractor::info) of [`Extractor::builtin`](super::Extractor::builtin), without loading a model.
+/// The [`Extractor::info`](super::Extractor::info) of [`Extractor::builtin`](super::Extractor::builtin), without loading a model:
+/// of an extractor without visual words.
 pub fn builtin_info(kind: ExtractorKind, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
     let Some(name) = kind.description() else {
         let identity = Identity {

@@ -159,4 +159,21 @@ pub(super) struct Dimension {
     /// None if the dimension has a name instead of a number.
     #[prost(int64, optional, tag = "1")]
     pub dim_value: Option<i64>,
+    #[prost(string, tag = "2")]
+    pub dim_param: String,
+}
+
+impl ValueInfo {
+    /// Lengths of its axes; names or `?` for those that are not fixed.
+    pub(super) fn shape(&self) -> Vec<String> {
+        let length = |dimension: &Dimension| match dimension.dim_value {
+            Some(length) => length.to_string(),
+            None if dimension.dim_param.is_empty() => "?".to_owned(),
+            None => dimension.dim_param.clone(),
+        };
+        let tensor = self.r#type.as_ref().and_then(|of| of.tensor_type.as_ref());
+        tensor
+            .and_then(|tensor| tensor.shape.as_ref())
+            .map_or_else(Vec::new, |shape| shape.dim.iter().map(length).collect())
+    }
 }

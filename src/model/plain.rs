@@ -24,6 +24,8 @@ pub enum ExtractorKind {
     Raw,
     /// The share of pixels in each of 8 x 8 x 8 equal parts of the RGB cube: `[512]`, red first, blue last; each from 0 to 1.
     Histogram,
+    /// Counts of visual words, `[words]`: [`crate::orb`]. The words are a file of their own.
+    Orb,
 }
 
 impl ExtractorKind {
@@ -33,7 +35,8 @@ impl ExtractorKind {
     }
 
     /// All kinds.
-    const ALL: [ExtractorKind; 3] = [ExtractorKind::Network, ExtractorKind::Raw, ExtractorKind::Histogram];
+    const ALL: [ExtractorKind; 4] =
+        [ExtractorKind::Network, ExtractorKind::Raw, ExtractorKind::Histogram, ExtractorKind::Orb];
 
     /// Its name on the command line and in the input of an execution. A network without a file is the built-in one.
     pub fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl ExtractorKind {
             ExtractorKind::Network => "mobilenetv2",
             ExtractorKind::Raw => "raw",
             ExtractorKind::Histogram => "histogram",
+            ExtractorKind::Orb => "orb",
         }
     }
 
@@ -53,10 +57,10 @@ impl ExtractorKind {
         })
     }
 
-    /// Its name in records, and the text that its hash is of. None for networks, which are files.
+    /// Its name in records, and the text that its hash is of. None for networks and visual words, which are files.
     pub(super) fn description(self) -> Option<&'static str> {
         match self {
-            ExtractorKind::Network => None,
+            ExtractorKind::Network | ExtractorKind::Orb => None,
             ExtractorKind::Raw => Some("raw pixels 32 x 32 RGB"),
             ExtractorKind::Histogram => Some("colour histogram 8 x 8 x 8 RGB"),
         }
@@ -68,21 +72,22 @@ impl ExtractorKind {
             ExtractorKind::Network => "",
             ExtractorKind::Raw => "raw 1",
             ExtractorKind::Histogram => "histogram 1",
+            ExtractorKind::Orb => "orb 1",
         }
     }
 
     pub(super) fn columns(self) -> usize {
         match self {
-            ExtractorKind::Network => 0,
+            ExtractorKind::Network | ExtractorKind::Orb => 0,
             ExtractorKind::Raw => RAW_SIDE * RAW_SIDE * 3,
             ExtractorKind::Histogram => PARTS.pow(3),
         }
     }
 
-    /// The smallest power of two above its largest feature; `otherwise` for networks, whose features are not known.
+    /// The smallest power of two above its largest feature; `otherwise` for networks and visual words, which decide it.
     pub(super) fn range(self, otherwise: FeatureRange) -> FeatureRange {
         match self {
-            ExtractorKind::Network => otherwise,
+            ExtractorKind::Network | ExtractorKind::Orb => otherwise,
             ExtractorKind::Raw => FeatureRange::of_pixels(),
             ExtractorKind::Histogram => FeatureRange::of_shares(),
         }
@@ -96,7 +101,7 @@ impl ExtractorKind {
     /// The features of an image of the right size. The caller rounds them to the quantum.
     pub(super) fn features(self, pixels: &Pixels) -> Vec<f32> {
         match self {
-            ExtractorKind::Network => Vec::new(),
+            ExtractorKind::Network | ExtractorKind::Orb => Vec::new(),
             ExtractorKind::Raw => pixels.data.iter().map(|sample| f32::from(*sample)).collect(),
             ExtractorKind::Histogram => histogram(&pixels.data),
         }
@@ -104,12 +109,14 @@ impl ExtractorKind {
 }
 
 /// What a function of AWS has to load, besides the range of the features.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Recipe {
     /// What computes the features.
     pub kind: ExtractorKind,
     /// How JPEGs are decoded.
     pub decoding: Decoding,
+    /// SHA-256 of the file of the visual words, if there is one.
+    pub words: Option<String>,
 }
 
 fn histogram(samples: &[u8]) -> Vec<f32> {

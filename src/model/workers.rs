@@ -12,13 +12,15 @@ use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
-use super::Extractor;
+use super::{Described, Extractor};
 use crate::{
     Error, ErrorKind, Result,
     image::{Reason, Reject},
 };
 
-type Answer = std::result::Result<Vec<f32>, Reject>;
+type Answer<T> = std::result::Result<T, Reject>;
+/// What a worker computes of a file.
+type Compute<T> = fn(&Extractor, &[u8]) -> Answer<T>;
 
 /// An extractor and the threads that run it.
 #[derive(Debug)]
@@ -59,20 +61,29 @@ impl WorkerPool {
 
     /// The features of an image file, `[columns]`, or the reason why it has none. Fails with `Internal.Bug` if a worker
     /// thread has ended.
-    pub async fn features(&self, file: Bytes) -> Result<Answer> {
-        let Some(pool) = &self.pool else { return Ok(guarded(&self.extractor, &file)) };
+    pub async fn features(&self, file: Bytes) -> Result<Answer<Vec<f32>>> {
+        self.compute(file, Extractor::features_of_file).await
+    }
+
+    /// [`features`](WorkerPool::features), and the thumbnail of the image.
+    pub async fn describe(&self, file: Bytes) -> Result<Answer<Described>> {
+        self.compute(file, Extractor::describe_file).await
+    }
+
+    async fn compute<T: Send + 'static>(&self, file: Bytes, what: Compute<T>) -> Result<Answer<T>> {
+        let Some(pool) = &self.pool else { return Ok(guarded(&self.extractor, &file, what)) };
         let (answer, answered) = oneshot::channel();
         let extractor = self.extractor.clone();
         pool.spawn_fifo(move || {
             // A stopped run has dropped the receiver.
-            let _ = answer.send(guarded(&extractor, &file));
+            let _ = answer.send(guarded(&extractor, &file, what));
         });
         answered.await.map_err(|_| Error::new(ErrorKind::InternalBug, "a worker thread has ended"))
     }
 }
 
 /// A panic of a decoder rejects the image and nothing else.
-fn guarded(extractor: &Extractor, file: &[u8]) -> Answer {
-    catch_unwind(AssertUnwindSafe(|| extractor.features_of_file(file)))
+fn guarded<T>(extractor: &Extractor, file: &[u8], what: Compute<T>) -> Answer<T> {
+    catch_unwind(AssertUnwindSafe(|| what(extractor, file)))
         .unwrap_or_else(|_| Err(Reject::new(Reason::Corrupt, "the decoder gave up on this file")))
 }

@@ -112,6 +112,10 @@ pub async fn run(
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Summary> {
+    let extractor = workers.extractor();
+    if let Some(words) = extractor.words() {
+        dataset::keep_words(stores.output.as_ref(), &extractor.info().recipe(), words.clone()).await?;
+    }
     let mut input = input.clone();
     let (name, mut number, mut conflicts) = (input.run.clone(), 1, 1);
     loop {

@@ -28,8 +28,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Age from which on a request waits for another look. Erased images must be in no answer 5 seconds later.
 const STALE: Duration = Duration::from_secs(3);
 
-/// Makes the threads that compute features like those of a version.
-pub type MakeWorkers = Box<dyn Fn(&ExtractorInfo) -> Result<WorkerPool> + Send + Sync>;
+/// Makes the threads that compute features like those of a version, given the file of its visual words, if it has any.
+pub type MakeWorkers = Box<dyn Fn(&ExtractorInfo, Option<&[u8]>) -> Result<WorkerPool> + Send + Sync>;
 
 /// The version of an output that answers requests: the newest, or one with a fixed number.
 pub struct Current {
@@ -159,7 +159,10 @@ impl Current {
         let same = opened.filter(|opened| opened.version().extractor.id == version.extractor.id);
         let workers = match same {
             Some(opened) => Arc::clone(opened.workers()),
-            None => Arc::new((self.workers)(&version.extractor)?),
+            None => {
+                let words = dataset::words(self.output.as_ref(), &version.extractor.recipe()).await?;
+                Arc::new((self.workers)(&version.extractor, words.as_deref())?)
+            }
         };
         let finder = Finder::new(Arc::clone(&self.output), version).with_copy(self.copied);
         Opened::open(finder, workers).await.map(Arc::new)

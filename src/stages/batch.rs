@@ -38,12 +38,15 @@ pub struct Batch {
     /// What computes the features.
     #[serde(default, skip_serializing_if = "ExtractorKind::is_network")]
     pub kind: ExtractorKind,
+    /// SHA-256 of the file of visual words in the output, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
 }
 
 impl Batch {
     /// What a function has to load for it.
     pub fn recipe(&self) -> Recipe {
-        Recipe { kind: self.kind, decoding: self.decoding }
+        Recipe { kind: self.kind, decoding: self.decoding, words: self.words.clone() }
     }
 
     async fn work<T: DeserializeOwned + Serialize>(&self, output: &dyn Store) -> Result<Vec<T>> {
@@ -126,7 +129,8 @@ fn batches(run: &RunId, key: &str, ends: &[u64], (size, recipe): (u64, Recipe)) 
         let end = chunk.last().copied().unwrap_or(start);
         let lines = LineRange { key: key.to_owned(), offset: start, length: end - start, sha256: String::new() };
         start = end;
-        Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding: recipe.decoding, kind: recipe.kind }
+        let Recipe { kind, decoding, words } = recipe.clone();
+        Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding, kind, words }
     };
     ends.chunks(size).map(batch).collect()
 }

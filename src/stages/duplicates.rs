@@ -6,12 +6,13 @@
 
 mod update;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
+use ndarray::ArrayView1;
 use sha2::{Digest, Sha256};
 
-use super::rows::{Memory, Row, Rows};
+use super::rows::{Compared, Memory, Row, Rows};
 use crate::{
     Result,
     dataset::{
@@ -23,13 +24,16 @@ use crate::{
         training::{TRAIN, Training},
     },
     ids::{ExtractorId, Version},
-    model::{EMBEDDED_NAME, ExtractorInfo},
+    image::THUMBNAIL,
+    model::{EMBEDDED_NAME, ExtractorInfo, FeatureRange},
     search::{Components, Limit, PairSearch, Sketcher, Sketches},
     store::Store,
 };
 
 /// The largest distance of near-duplicates of the built-in model. docs/duplicates.md has the figures.
 const DISTANCE: f64 = 2.5;
+/// The largest root mean square of the differences of two thumbnails, in levels of 8 bits.
+const LEVELS: f64 = 0.42;
 /// Candidates that are decided together, if features are in memory and if they are read again.
 const CANDIDATES_IN_MEMORY: usize = 1 << 20;
 const CANDIDATES: usize = 1 << 24;
@@ -61,10 +65,30 @@ pub struct Earlier<'a> {
 }
 
 impl Subject<'_> {
-    /// The largest distance of near-duplicates.
-    fn limit(&self) -> Limit {
+    /// The largest distances of near-duplicates.
+    fn limits(&self) -> Limits {
         let default = if self.extractor.model == EMBEDDED_NAME { DISTANCE } else { 0.0 };
-        Limit::new(self.settings.duplicate_distance.unwrap_or(default), self.extractor.feature_range)
+        let distance = self.settings.duplicate_distance.unwrap_or(default);
+        let levels = self.settings.duplicate_levels.unwrap_or(LEVELS);
+        Limits { features: Limit::new(distance, self.extractor.feature_range), levels }
+    }
+}
+
+/// The largest distances of near-duplicates: two images are connected if they are within one of them.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    features: Limit,
+    /// For the root mean square of the differences of thumbnails. 0 if these do not count.
+    levels: f64,
+}
+
+impl Limits {
+    /// What is compared, and how far it may be apart.
+    fn all(self) -> impl Iterator<Item = (Compared, Limit)> {
+        let distance = self.levels * (THUMBNAIL as f64).sqrt();
+        let thumbnails = (self.levels > 0.0).then(|| Limit::new(distance, FeatureRange::of_pixels()));
+        let thumbnails = thumbnails.map(|limit| (Compared::Thumbnails, limit));
+        [(Compared::Features, self.features)].into_iter().chain(thumbnails)
     }
 }
 
@@ -80,11 +104,12 @@ async fn duplicates_with(
     memory: Memory,
 ) -> Result<(Duplicates, Vec<(String, Bytes)>)> {
     let images = of.shards.iter().map(|shard| shard.rows).sum();
-    let (searched, limit) = (Searched::among(images, of.settings.duplicate_images()), of.limit());
+    let (searched, limits) = (Searched::among(images, of.settings.duplicate_images()), of.limits());
     let mut summary = Duplicates {
         searched,
         images,
-        distance: limit.distance(),
+        distance: limits.features.distance(),
+        levels: limits.levels,
         groups: 0,
         rows: 0,
         copies: 0,
@@ -97,17 +122,17 @@ async fn duplicates_with(
     }
     let rows = Rows::open(output, of.extractor, of.shards, memory).await?;
     let Found { members, copies } = match searched {
-        Searched::NearDuplicates => match update::update(output, &rows, (limit, of)).await? {
+        Searched::NearDuplicates => match update::update(output, &rows, (limits, of)).await? {
             Some(found) => found,
-            None => Known::of(&rows, near(&rows, limit).await?).await?,
+            None => Known::of(&rows, near(&rows, limits).await?).await?,
         },
         _ => {
-            let contents = rows.each(|table| contents_of(&table)).await?.concat();
+            let contents = rows.each(|table| Ok(contents_of(&table))).await?.concat();
             Known::of(&rows, same_bytes(contents)).await?
         }
     };
     summary.copies = copies;
-    let found = table(members, (limit, of))?;
+    let found = table(members, (limits.features, of))?;
     let count = |flag: fn(&DuplicateRow) -> bool| {
         found.chunk_by(|a, b| a.group == b.group).filter(|group| group.first().is_some_and(flag)).count() as u64
     };
@@ -162,8 +187,8 @@ fn content_of(text: Option<&str>) -> Content {
     Some(digest)
 }
 
-fn contents_of(table: &FeatureRows) -> Result<Vec<Content>> {
-    Ok(table.contents.iter().map(|content| content_of(content.as_deref())).collect())
+fn contents_of(table: &FeatureRows) -> Vec<Content> {
+    table.contents.iter().map(|content| content_of(content.as_deref())).collect()
 }
 
 fn same_bytes(contents: Vec<Content>) -> Known {
@@ -189,46 +214,84 @@ fn copies<'a>(contents: impl Iterator<Item = &'a Content>) -> u64 {
     sorted.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64
 }
 
-/// What the search needs of a table.
+/// What is compared, how far it may be apart, and how it is projected.
+struct Search {
+    of: Compared,
+    limit: Limit,
+    sketcher: Sketcher,
+}
+
+/// What a search needs of rows.
+#[derive(Default)]
 struct Sketched {
-    contents: Vec<Content>,
-    /// The first half of the SHA-256 of the features.
-    features: Vec<[u8; 16]>,
+    /// The first half of the SHA-256 of what is compared.
+    hashes: Vec<[u8; 16]>,
     sketches: Sketches,
 }
 
-fn sketch(sketcher: &Sketcher, table: &FeatureRows) -> Result<Sketched> {
-    let mut sketches = Sketches::default();
-    sketcher.sketch(table.features.view(), &mut sketches);
-    let features = table.features.outer_iter().map(|row| {
-        let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let mut half = [0; 16];
-        half.copy_from_slice(&Sha256::digest(&bytes)[..16]);
-        half
-    });
-    Ok(Sketched { contents: contents_of(table)?, features: features.collect(), sketches })
+impl Search {
+    fn sketch(&self, table: &FeatureRows) -> Sketched {
+        let matrix = self.of.matrix(table);
+        let mut sketches = Sketches::default();
+        self.sketcher.sketch(matrix.view(), &mut sketches);
+        let hash = |row: ArrayView1<'_, f32>| {
+            let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let mut half = [0; 16];
+            half.copy_from_slice(&Sha256::digest(&bytes)[..16]);
+            half
+        };
+        Sketched { hashes: matrix.outer_iter().map(hash).collect(), sketches }
+    }
 }
 
 /// All near-duplicates.
-async fn near(rows: &Rows<'_>, limit: Limit) -> Result<Known> {
-    let sample = rows.sample().await?;
-    let sketcher = std::sync::Arc::new(run_blocking(move || Ok(Sketcher::fit(sample.view()))).await?);
-    let (mut contents, mut features, mut sketches) = (Vec::new(), Vec::new(), Sketches::default());
-    sketches.reserve(rows.count());
-    let of_tables = {
-        let sketcher = sketcher.clone();
-        move |table: std::sync::Arc<FeatureRows>| sketch(&sketcher, &table)
+async fn near(rows: &Rows<'_>, limits: Limits) -> Result<Known> {
+    let samples = rows.sample().await?;
+    let fit = move || {
+        // Tables of earlier releases have no thumbnails.
+        let compared = limits.all().zip(&samples).filter(|(_, sample)| sample.ncols() > 0);
+        Ok(compared.map(|((of, limit), sample)| Search { of, limit, sketcher: Sketcher::fit(sample.view()) }).collect())
     };
-    rows.for_each(of_tables, |mut table: Sketched| {
-        contents.append(&mut table.contents);
-        features.append(&mut table.features);
-        sketches.append(&table.sketches);
+    let searches: Arc<Vec<Search>> = Arc::new(run_blocking(fit).await?);
+    let of_tables = {
+        let searches = searches.clone();
+        move |table: Arc<FeatureRows>| {
+            let sketched: Vec<Sketched> = searches.iter().map(|search| search.sketch(&table)).collect();
+            Ok((contents_of(&table), sketched))
+        }
+    };
+    let (mut contents, mut sketched) = (Vec::new(), Vec::new());
+    sketched.resize_with(searches.len(), Sketched::default);
+    sketched.iter_mut().for_each(|all| all.sketches.reserve(rows.count()));
+    rows.for_each(of_tables, |(mut of_table, of_searches)| {
+        contents.append(&mut of_table);
+        for (all, mut next) in sketched.iter_mut().zip(of_searches) {
+            all.hashes.append(&mut next.hashes);
+            all.sketches.append(&next.sketches);
+        }
     })
     .await?;
     let Known { contents, mut components } = same_bytes(contents);
-    unite(&mut components, &features, |_| true);
-    drop(features);
-    let start = move || Ok(PairSearch::new(&sketcher, sketches, components, limit));
+    for (number, sketched) in sketched.into_iter().enumerate() {
+        // A search takes one of the rows that are connected. These are equal in what it compares, and not connected by
+        // another search.
+        let mut found = pairs(rows, (searches.clone(), number), sketched).await?;
+        (0..rows.count() as u32).for_each(|row| components.connect(row, found.root(row)));
+    }
+    Ok(Known { contents, components })
+}
+
+/// The components of all pairs of rows within the limit of a search.
+async fn pairs(
+    rows: &Rows<'_>,
+    (searches, number): (Arc<Vec<Search>>, usize),
+    Sketched { hashes, sketches }: Sketched,
+) -> Result<Components> {
+    let Search { of, limit, .. } = searches[number];
+    let mut components = Components::new(rows.count() as u32);
+    unite(&mut components, &hashes, |_| true);
+    drop(hashes);
+    let start = move || Ok(PairSearch::new(&searches[number].sketcher, sketches, components, limit));
     let mut search = run_blocking(start).await?;
     let step = if rows.in_memory() { CANDIDATES_IN_MEMORY } else { CANDIDATES };
     loop {
@@ -239,10 +302,10 @@ async fn near(rows: &Rows<'_>, limit: Limit) -> Result<Known> {
         .await?;
         search = now;
         if pairs.is_empty() {
-            return Ok(Known { contents, components: search.into_components() });
+            return Ok(search.into_components());
         }
         pairs.sort_unstable();
-        let distances = rows.distances(&pairs).await?;
+        let distances = rows.distances(of, &pairs).await?;
         for ((a, b), _) in pairs.into_iter().zip(distances).filter(|(_, squared)| limit.includes(*squared)) {
             search.connect(a, b);
         }
@@ -259,7 +322,7 @@ impl Known {
         let same = |first: u32, row: u32| first == row || content(row).is_some() && content(first) == content(row);
         let pairs = groups.iter().flat_map(|group| group[1..].iter().map(|row| (group[0], *row)));
         let pairs: Vec<(u32, u32)> = pairs.filter(|(first, row)| !same(*first, *row)).collect();
-        let mut distances = rows.distances(&pairs).await?.into_iter();
+        let mut distances = rows.distances(Compared::Features, &pairs).await?.into_iter();
         let mut described = rows.describe(&all).await?.into_iter();
         let mut member = |first: u32, row: u32, of: Row| {
             let same_bytes = same(first, row);

@@ -53,12 +53,12 @@ impl EarlierRows {
     /// The row of an object, if there is one.
     pub(super) fn row(&self, object: &Object) -> Option<EarlierRow> {
         let etag = object.etag.as_str();
-        let found = self.tables.iter().enumerate().filter_map(|(table, earlier)| {
-            let row = earlier.position(&object.key).filter(|row| earlier.rows.etags[*row] == etag)?;
+        self.tables.iter().enumerate().find_map(|(table, earlier)| {
+            // An earlier release has made tables without thumbnails.
+            let has_thumbnails = earlier.rows.thumbnails.ncols() > 0;
+            let row = earlier.position(&object.key).filter(|row| has_thumbnails && earlier.rows.etags[*row] == etag)?;
             Some(EarlierRow { table, row })
-        });
-        // A row of a stopped run can have the content that a row of format 1 lacks.
-        found.min_by_key(|found| self.content(*found).is_none())
+        })
     }
 
     /// The features of a row.
@@ -66,7 +66,12 @@ impl EarlierRows {
         self.tables[table].rows.features.row(row).into_iter().copied()
     }
 
-    /// SHA-256 of the file of a row. None for rows of format 1.
+    /// The thumbnail of a row.
+    pub(super) fn thumbnail(&self, EarlierRow { table, row }: EarlierRow) -> impl Iterator<Item = f32> {
+        self.tables[table].rows.thumbnails.row(row).into_iter().copied()
+    }
+
+    /// SHA-256 of the file of a row.
     pub(super) fn content(&self, EarlierRow { table, row }: EarlierRow) -> Option<&String> {
         self.tables[table].rows.contents[row].as_ref()
     }

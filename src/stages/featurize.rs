@@ -32,8 +32,8 @@ use crate::{
         timing::Timer,
     },
     ids::ShardId,
-    image::{MAX_FILE_BYTES, Reason, Reject},
-    model::{ExtractorInfo, WorkerPool},
+    image::{MAX_FILE_BYTES, Reason, Reject, THUMBNAIL},
+    model::{Described, ExtractorInfo, WorkerPool},
     store::{Object, Store},
 };
 
@@ -50,9 +50,8 @@ const SLOWEST_READS: u64 = 1 << 20;
 const OUTAGE: usize = 8;
 
 enum Row {
-    /// With the SHA-256 of the file, if the earlier row lacks it.
-    Copied(EarlierRow, Option<String>),
-    Inferred(Vec<f32>, String),
+    Copied(EarlierRow),
+    Inferred(Described, String),
     Rejected(Reject),
     /// The store did not deliver the object, for a reason that may pass.
     Unavailable(Error),
@@ -143,9 +142,7 @@ async fn keep(output: &dyn Store, extractor: &ExtractorInfo, shard: &ShardId, mu
 
 /// The reads of the objects whose content is needed.
 fn reads<'a>(stores: &'a Stores, workers: &WorkerPool, objects: &[Object], earlier: &EarlierRows) -> Reads<'a> {
-    let is_read = |object: &&Object| {
-        object.size <= MAX_FILE_BYTES && earlier.row(object).is_none_or(|row| earlier.content(row).is_none())
-    };
+    let is_read = |object: &&Object| object.size <= MAX_FILE_BYTES && earlier.row(object).is_none();
     let together = workers.threads() * READ_AHEAD;
     Reads::new(stores.input.as_ref(), objects.iter().filter(is_read), together, u64::from(READ_AHEAD_KIB) << 10)
 }
@@ -161,10 +158,12 @@ struct Counts {
 
 /// The tables of a shard while they grow.
 struct ShardRows {
-    /// All columns except the features.
+    /// All columns except the features and the thumbnails.
     table: FeatureRows,
     /// The features, row-major.
     features: Vec<f32>,
+    /// The thumbnails, row-major.
+    thumbnails: Vec<f32>,
     origins: Origins,
     rejects: Vec<RejectedObject>,
     compression: Compression,
@@ -190,6 +189,7 @@ impl ShardRows {
         ShardRows {
             table: FeatureRows::default(),
             features,
+            thumbnails: Vec::new(),
             origins: Origins::default(),
             rejects: Vec::new(),
             compression,
@@ -203,16 +203,20 @@ impl ShardRows {
 
     /// Takes the rows out as one table with `columns` features.
     fn take_table(&mut self, columns: usize) -> Result<FeatureRows> {
-        let (table, features) = (std::mem::take(&mut self.table), std::mem::take(&mut self.features));
+        let table = std::mem::take(&mut self.table);
         let bug = |e| Error::new(ErrorKind::InternalBug, "rows have features of different lengths").source(e);
-        let features = Array2::from_shape_vec((table.len(), columns), features).map_err(bug)?;
-        Ok(FeatureRows { features, ..table })
+        let matrix = |values: &mut Vec<f32>, columns| {
+            Array2::from_shape_vec((table.len(), columns), std::mem::take(values)).map_err(bug)
+        };
+        let features = matrix(&mut self.features, columns)?;
+        let thumbnails = matrix(&mut self.thumbnails, THUMBNAIL)?;
+        Ok(FeatureRows { features, thumbnails, ..table })
     }
 
     fn push(&mut self, object: &Object, row: Row, earlier: &EarlierRows) {
         self.objects += 1;
         let content = match row {
-            Row::Copied(row, content) => {
+            Row::Copied(row) => {
                 self.counts.copied += 1;
                 if earlier.is_of_base(row) {
                     self.origins.copied.push(row);
@@ -220,12 +224,14 @@ impl ShardRows {
                     self.origins.added.push(self.table.len());
                 }
                 self.features.extend(earlier.features(row));
-                content.or_else(|| earlier.content(row).cloned())
+                self.thumbnails.extend(earlier.thumbnail(row));
+                earlier.content(row).cloned()
             }
-            Row::Inferred(features, content) => {
+            Row::Inferred(Described { features, thumbnail }, content) => {
                 self.counts.inferred += 1;
                 self.origins.added.push(self.table.len());
                 self.features.extend(features);
+                self.thumbnails.extend(thumbnail);
                 Some(content)
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
@@ -305,12 +311,11 @@ impl RowMaker<'_> {
 
     /// The row of one object; `None` after a stop.
     async fn row(&self, object: &Object) -> Result<Option<Row>> {
-        let earlier = self.earlier.row(object);
-        let row = match earlier {
+        let row = match self.earlier.row(object) {
             _ if self.stop.is_cancelled() => return Ok(None),
-            Some(row) if self.earlier.content(row).is_some() => Row::Copied(row, None),
+            Some(row) => Row::Copied(row),
             // A store or a decoder that takes its time does not hold up a stop.
-            _ => match self.stop.run_until_cancelled(self.make(object, earlier)).await {
+            None => match self.stop.run_until_cancelled(self.make(object)).await {
                 Some(row) => row?,
                 None => return Ok(None),
             },
@@ -319,8 +324,8 @@ impl RowMaker<'_> {
         Ok(Some(row))
     }
 
-    /// Reads the object. Infers its features, unless there is an `earlier` row, which lacks its checksum only.
-    async fn make(&self, object: &Object, earlier: Option<EarlierRow>) -> Result<Row> {
+    /// Reads the object and infers its features.
+    async fn make(&self, object: &Object) -> Result<Row> {
         if object.size > MAX_FILE_BYTES {
             let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
             return Ok(Row::Rejected(Reject::new(Reason::TooLarge, detail)));
@@ -341,11 +346,8 @@ impl RowMaker<'_> {
             Err(e) => return Ok(Row::Rejected(Reject::new(Reason::of(e.kind()), e.without_request()))),
         };
         let content = sha256(&file);
-        if let Some(earlier) = earlier {
-            return Ok(Row::Copied(earlier, Some(content)));
-        }
-        Ok(match self.workers.features(file).await? {
-            Ok(features) => Row::Inferred(features, content),
+        Ok(match self.workers.describe(file).await? {
+            Ok(described) => Row::Inferred(described, content),
             Err(reject) => Row::Rejected(reject),
         })
     }

@@ -21,6 +21,7 @@ mod classes;
 mod classify;
 mod cut;
 mod damage;
+mod descriptors;
 mod duplicates;
 mod earlier;
 mod featurize;
@@ -47,6 +48,7 @@ mod spans;
 mod sums;
 mod sweep;
 mod upload;
+mod words;
 
 use std::sync::Arc;
 
@@ -58,6 +60,7 @@ pub(crate) use classify::{
     sums_of_shards,
 };
 pub(crate) use damage::damaged_record;
+pub use descriptors::{DescriptorsDone, descriptors};
 pub use duplicates::{Subject as DuplicatesOf, duplicates};
 pub use featurize::featurize;
 pub(crate) use featurize::featurize_and_sum;
@@ -80,6 +83,7 @@ pub(crate) use resume::check_input;
 pub use rounds::{Limits, Round};
 pub(crate) use sums::{GroupSums, Known, KnownGroups, KnownSums, ShardSums, Sums, moments_of, read_sums};
 pub use tokio_util::sync::CancellationToken;
+pub use words::words;
 
 use crate::{
     Error, ErrorKind, Result,

@@ -208,6 +208,7 @@ impl<'a> Planner<'a> {
                 labels: self.settings.label_rules(),
                 decoding: self.extractor.decoding,
                 kind: self.extractor.kind,
+                words: self.extractor.recipe().words,
                 compression: self.settings.compression(),
             };
             self.work.push(&work, (objects.length, &id)).await?;

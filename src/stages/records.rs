@@ -202,6 +202,9 @@ pub struct ShardWork {
     /// What computes the features.
     #[serde(default, skip_serializing_if = "ExtractorKind::is_network")]
     pub kind: ExtractorKind,
+    /// SHA-256 of the file of visual words in the output, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
     /// How the table is compressed.
     #[serde(default)]
     pub compression: Compression,
@@ -210,7 +213,7 @@ pub struct ShardWork {
 impl ShardWork {
     /// What a function has to load for it.
     pub fn recipe(&self) -> Recipe {
-        Recipe { kind: self.kind, decoding: self.decoding }
+        Recipe { kind: self.kind, decoding: self.decoding, words: self.words.clone() }
     }
 }
 

@@ -39,6 +39,30 @@ const AT_A_TIME: usize = 2;
 const SAMPLE_TABLES: usize = 8;
 const SAMPLE_ROWS: usize = 128;
 
+/// What is compared of two images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compared {
+    Features,
+    Thumbnails,
+}
+
+impl Compared {
+    /// Its rows in a table.
+    pub(super) fn matrix(self, table: &FeatureRows) -> &Array2<f32> {
+        match self {
+            Compared::Features => &table.features,
+            Compared::Thumbnails => &table.thumbnails,
+        }
+    }
+
+    fn range(self, extractor: &ExtractorInfo) -> FeatureRange {
+        match self {
+            Compared::Features => extractor.feature_range,
+            Compared::Thumbnails => FeatureRange::of_pixels(),
+        }
+    }
+}
+
 /// What the tables say of an image.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -136,17 +160,19 @@ impl<'a> Rows<'a> {
         Ok(all)
     }
 
-    /// Rows of some tables; rows that are next to each other in a table are in the sample, too.
-    pub(super) async fn sample(&self) -> Result<Array2<f32>> {
+    /// Features and thumbnails of rows of some tables; rows that are next to each other in a table are in the sample, too.
+    pub(super) async fn sample(&self) -> Result<[Array2<f32>; 2]> {
         let count = self.tables.len().min(SAMPLE_TABLES);
-        let mut values = Vec::new();
+        let (mut samples, mut rows) = ([Vec::new(), Vec::new()], 0);
         for number in (0..count).map(|i| i * self.tables.len() / count) {
             let table = self.table(number).await?;
-            let rows = table.features.slice(s![..table.len().min(SAMPLE_ROWS), ..]);
-            values.extend(rows.iter());
+            let taken = table.len().min(SAMPLE_ROWS);
+            rows += taken;
+            for (sample, matrix) in samples.iter_mut().zip([&table.features, &table.thumbnails]) {
+                sample.extend(matrix.slice(s![..taken, ..]));
+            }
         }
-        let columns = self.extractor.columns;
-        Ok(Array2::from_shape_vec((values.len() / columns.max(1), columns), values).unwrap_or_default())
+        Ok(samples.map(|values| Array2::from_shape_vec((rows, values.len() / rows.max(1)), values).unwrap_or_default()))
     }
 
     /// Path, label and split of rows, in ascending or any other order.
@@ -175,13 +201,12 @@ impl<'a> Rows<'a> {
     }
 
     /// The squared distances of pairs of rows, in quanta.
-    pub(super) async fn distances(&self, pairs: &[(u32, u32)]) -> Result<Vec<u64>> {
-        let range = self.extractor.feature_range;
+    pub(super) async fn distances(&self, of: Compared, pairs: &[(u32, u32)]) -> Result<Vec<u64>> {
+        let range = of.range(self.extractor);
         if self.in_memory() {
             let row = |row: u32| {
                 let number = self.table_of(row);
-                let features = self.held.get(number)?.features.row((row - self.tables[number].rows.start) as usize);
-                features.to_slice()
+                of.matrix(self.held.get(number)?).row((row - self.tables[number].rows.start) as usize).to_slice()
             };
             return Ok(pairs.par_iter().map(|(a, b)| distance(row(*a), row(*b), range)).collect());
         }
@@ -198,7 +223,8 @@ impl<'a> Rows<'a> {
             let (a, b) = tiles(&piece[0]);
             for (tile, number) in [(&mut first, a), (&mut second, b)] {
                 if tile.number != Some(number) {
-                    *tile = self.load(number, wanted.chunks(self.memory.tile).nth(number).unwrap_or_default()).await?;
+                    *tile =
+                        self.load(of, number, wanted.chunks(self.memory.tile).nth(number).unwrap_or_default()).await?;
                 }
                 if a == b {
                     break;
@@ -213,9 +239,8 @@ impl<'a> Rows<'a> {
     }
 
     /// Reads some rows, which ascend.
-    async fn load(&self, number: usize, rows: &[u32]) -> Result<Tile> {
+    async fn load(&self, of: Compared, number: usize, rows: &[u32]) -> Result<Tile> {
         let mut tile = Tile { number: Some(number), rows: rows.to_vec(), ..Tile::default() };
-        tile.values.reserve_exact(rows.len() * self.extractor.columns);
         let tables = rows.chunk_by(|a, b| self.table_of(*a) == self.table_of(*b)).map(|wanted| async move {
             let number = self.table_of(wanted[0]);
             self.table(number).await.map(|table| (wanted, self.tables[number].rows.start, table))
@@ -224,10 +249,10 @@ impl<'a> Rows<'a> {
         let mut tables = stream::iter(tables).buffered(AT_A_TIME);
         while let Some((wanted, start, table)) = tables.try_next().await? {
             for row in wanted {
-                tile.values.extend(table.features.row((row - start) as usize));
+                tile.values.extend(of.matrix(&table).row((row - start) as usize));
             }
         }
-        tile.columns = self.extractor.columns;
+        tile.columns = tile.values.len() / rows.len().max(1);
         Ok(tile)
     }
 }

@@ -201,7 +201,8 @@ def tables_of(manifest, read):
     for shard in shards_of(manifest, read):
         if shard["rows"]:
             frame = pd.read_parquet(io.BytesIO(read(f"shards/{shard['id']}/features.parquet")))
-            rows = [(row.path, row.label, row.length, row.content_sha256, row.features.tobytes()) for row in frame.itertuples()]
+            rows = [(row.path, row.label, row.length, row.content_sha256, row.features.tobytes(), row.thumbnail.tobytes())
+                    for row in frame.itertuples()]
             digest.update(repr(rows).encode())
     digest.update(sums_of(manifest, read).tobytes())
     digest.update(read(manifest["basis"]["key"]))
@@ -332,6 +333,33 @@ def test_a_run_on_aws_gives_the_bits_of_a_run_on_a_folder(stack, demo):
     again = stack.wait(stack.start(source, "same", csv=True))
     assert again["status"] == "SUCCEEDED" and json.loads(again["output"])["up_to_date"] is True
     assert stack.manifest("same")["version"] == 1
+
+
+@pytest.mark.parametrize("name", ["raw", "orb"])
+def test_an_extractor_without_a_network_gives_the_bits_of_a_folder(stack, demo, tmp_path, name):
+    folder, source = demo
+    results = tmp_path / "results"
+    stack.aws.pomona("run", folder / "images", results, "--extractor", name, "-k", 5, "--shard-size", 64)
+    settings = {"pca": {"components": 5}, "shard_size": 64}
+    execution = stack.wait(stack.start(source, name, extractor={"name": name}, **settings))
+    assert execution["status"] == "SUCCEEDED", stack.explain(execution)
+    manifest, local = stack.manifest(name), json.loads((results / "versions/00000001.json").read_text())
+    assert manifest["extractor"] == local["extractor"] and manifest["extractor"]["kind"] == name
+    assert tables_of(manifest, lambda key: stack.read(name, key)) == tables_of(local, lambda key: (results / key).read_bytes())
+    # The next run takes the extractor of the last one, and its words from the output.
+    again = stack.wait(stack.start(source, name, **settings))
+    assert again["status"] == "SUCCEEDED" and json.loads(again["output"])["up_to_date"] is True
+    if name == "orb":
+        words = next(key for key in stack.keys(name) if key.startswith("vocabularies/"))
+        given = {"name": "orb", "vocabulary": f"{stack.results}orb/{words}"}
+        execution = stack.wait(stack.start(source, "orb-given", extractor=given, **settings))
+        assert execution["status"] == "SUCCEEDED", stack.explain(execution)
+        assert stack.manifest("orb-given")["extractor"] == local["extractor"]
+        # Words that are none fail before any shard is paid for.
+        given["vocabulary"] = f"{stack.results}orb/pomona.json"
+        refused = stack.wait(stack.start(source, "orb-wrong", extractor=given))
+        assert refused["status"] == "FAILED" and refused["error"] == "Model.Invalid", refused
+        assert not any(key.startswith("shards/") for key in stack.keys("orb-wrong"))
 
 
 def put_hidden(stack, prefix, folders, each):
@@ -1179,7 +1207,8 @@ def test_the_scheduled_vacuum_keeps_what_it_is_told_to(live):
         stack.s3.put_object(Bucket=bucket, Key=f"{prefix}uploads/{key}", Body=json.dumps(mark))
     # So have runs that left files of each kind behind.
     leftovers = {"containers": "packed", "labels": "inventory", "csv": "same", "rejects": "reject", "moments": "shaky",
-                 "extractors": "same", "classifier": "same", "shards": "same", "groups": "same", "basis": "same"}
+                 "extractors": "same", "classifier": "same", "shards": "same", "groups": "same", "basis": "same",
+                 "vocabularies": "orb"}
     left = ["partials/" + "0" * 32 + ".json", *(another(next(key for key in stack.keys(output) if key.startswith(f"{folder}/")))
                                                for folder, output in leftovers.items())]
     for key in left:
@@ -1218,6 +1247,7 @@ RARE = {
     "Plan: WritePlan *delta/_delta_log/*": "a run after one that was killed between the commit of its version and that of the Delta log",
     "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
     "Publish: DropReport": "an erasure while the report is written",
+    "Query: ReadVersion uploads/vocabularies/*": "a version with visual words",
     "Vacuum: Delete uploads/report.html": "a vacuum of the version of the newest report, whose successors have none",
     "Vacuum: ReadVersions uploads/broken-*-vacuum.json": "two vacuums that break the lock of a third one at the same time",
 }

@@ -8,25 +8,34 @@ use std::{collections::HashMap, sync::Arc};
 use lambda_runtime::tracing;
 use pomona::{
     Result,
-    dataset::Sealed,
+    dataset::{self, Sealed},
     model::{FeatureRange, Recipe, WorkerPool},
     stages::{self, CancellationToken, Featurized, Line, ShardWork, ShardsDone, Silent, Stores},
+    store::Store,
 };
 use pomona_host::{Figures, MapItem, Measured};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
 /// The extractors that were needed so far. Nearly all environments need one of them.
-#[derive(Default)]
 struct Pools(Mutex<HashMap<Recipe, Arc<WorkerPool>>>);
 
 impl Pools {
-    async fn get(&self, recipe: Recipe) -> Result<Arc<WorkerPool>> {
+    /// With the built-in network.
+    fn new() -> Result<Self> {
+        let recipe = Recipe::default();
+        let pool = Arc::new(pomona_host::workers(FeatureRange::default(), &recipe, None)?);
+        Ok(Pools(Mutex::new(HashMap::from([(recipe, pool)]))))
+    }
+
+    /// The output is where visual words are.
+    async fn get(&self, recipe: Recipe, output: &dyn Store) -> Result<Arc<WorkerPool>> {
         let mut pools = self.0.lock().await;
         if let Some(pool) = pools.get(&recipe) {
             return Ok(Arc::clone(pool));
         }
-        let pool = Arc::new(pomona_host::workers(FeatureRange::default(), recipe)?);
+        let words = dataset::words(output, &recipe).await?;
+        let pool = Arc::new(pomona_host::workers(FeatureRange::default(), &recipe, words.as_deref())?);
         pools.insert(recipe, Arc::clone(&pool));
         Ok(pool)
     }
@@ -61,7 +70,7 @@ async fn handle(pools: Arc<Pools>, event: MapItem<Line<ShardWork>>, stop: Cancel
     match line {
         Line::One(work) => shard(&pools, &stores, *work, &stop).await.map(Box::new).map(Answer::Shard),
         Line::Batch(batch) => {
-            let workers = pools.get(batch.recipe()).await?;
+            let workers = pools.get(batch.recipe(), stores.output.as_ref()).await?;
             let done = stages::featurize_batch(&stores, &workers, &batch, &Silent, &stop).await?;
             let ShardsDone { shards, rows, rejects, inferred, copied } = done;
             tracing::info!(run = %batch.run, shards, rows, rejects, inferred, copied, "batch of shards computed");
@@ -71,7 +80,7 @@ async fn handle(pools: Arc<Pools>, event: MapItem<Line<ShardWork>>, stop: Cancel
 }
 
 async fn shard(pools: &Pools, stores: &Stores, work: ShardWork, stop: &CancellationToken) -> Result<Featurized> {
-    let workers = pools.get(work.recipe()).await?;
+    let workers = pools.get(work.recipe(), stores.output.as_ref()).await?;
     let run = work.run.clone();
     let made = stages::featurize(stores, &workers, work, &Silent, stop).await?;
     let Featurized { planned, shard, rows, rejects, inferred, copied, .. } = &made;
@@ -85,8 +94,7 @@ async fn shard(pools: &Pools, stores: &Stores, work: ShardWork, stop: &Cancellat
 /// Serves the function `featurize`, and loads the model before.
 pub async fn serve() -> std::result::Result<(), lambda_runtime::Error> {
     pomona_host::init_log();
-    let pools = Arc::new(Pools::default());
     // In the init phase, so that no invocation waits for it but the first.
-    pools.get(Recipe::default()).await?;
+    let pools = Arc::new(Pools::new()?);
     pomona_host::serve(move |event, stop| handle(pools.clone(), event, stop)).await
 }

@@ -29,9 +29,9 @@ const UPLOAD_BYTES: usize = 20 << 20;
 /// Storage of an environment that the template does not set, MB.
 const STORAGE_MB: u64 = 512;
 
-fn load(info: &ExtractorInfo) -> Result<WorkerPool> {
+fn load(info: &ExtractorInfo, words: Option<&[u8]>) -> Result<WorkerPool> {
     check_instructions()?;
-    pomona_host::workers(info.feature_range, info.recipe())
+    pomona_host::workers(info.feature_range, &info.recipe(), words)
 }
 
 fn variable(name: &'static str) -> std::result::Result<String, Error> {

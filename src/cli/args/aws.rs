@@ -12,7 +12,8 @@ use crate::{
 
 use super::{
     FormatOptions,
-    run::{DecodeArg, ExtractorArg, ResultOptions},
+    engine::{DecodeArg, ExtractorArg, WordsOptions},
+    run::ResultOptions,
     values,
 };
 
@@ -167,6 +168,8 @@ pub(crate) struct StartArgs {
     /// What computes the features [default: that of the last version, or mobilenetv2]
     #[arg(long, value_enum, value_name = "NAME")]
     pub extractor: Option<ExtractorArg>,
+    #[command(flatten)]
+    pub words: WordsOptions,
     #[command(flatten)]
     pub result: ResultOptions,
     #[command(flatten)]

@@ -6,6 +6,9 @@
 
 mod aws;
 mod classify;
+mod descriptors;
+mod engine;
+mod model;
 mod run;
 mod search;
 mod serve;
@@ -21,7 +24,10 @@ pub(crate) use classify::{
     AnswerFormat, DuplicatesArgs, EvaluateArgs, ListArgs, ListCommand, ListOptions, OutliersArgs, PredictArgs,
     RejectsArgs, SuspectsArgs,
 };
-pub(crate) use run::{DemoArgs, EngineArg, EngineOptions, InputOptions, RunArgs, RunOptions, WatchArgs};
+pub(crate) use descriptors::DescriptorsArgs;
+pub(crate) use engine::{EngineArg, EngineOptions};
+pub(crate) use model::{ModelArgs, ModelCheckArgs, ModelCommand};
+pub(crate) use run::{DemoArgs, InputOptions, RunArgs, RunOptions, WatchArgs};
 pub(crate) use search::{PicturesArg, SearchArgs, SpaceArg};
 pub(crate) use serve::ServeArgs;
 pub(crate) use versions::{CheckArgs, DiffArgs, EraseArgs, LogArgs, ShowArgs, VacuumArgs};
@@ -68,6 +74,8 @@ pub(crate) enum Command {
     List(ListArgs),
     Search(SearchArgs),
     Serve(ServeArgs),
+    Descriptors(DescriptorsArgs),
+    Model(ModelArgs),
     Check(CheckArgs),
     Vacuum(VacuumArgs),
     Erase(EraseArgs),

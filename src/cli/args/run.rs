@@ -9,11 +9,10 @@ use crate::{
         tables::Compression,
     },
     demo::DEFAULT_VIEWS,
-    model::{Decoding, ExtractorKind, FeatureRange, Pooling},
     pca::ComponentSelection,
 };
 
-use super::{FormatOptions, values};
+use super::{FormatOptions, engine::EngineOptions, values};
 
 /// Compute features, PCA and tables for a folder or bucket of images
 ///
@@ -115,6 +114,10 @@ pub(crate) struct ResultOptions {
     /// the last version, or that of the built-in model; docs/duplicates.md]
     #[arg(long, value_name = "DISTANCE", value_parser = values::distance)]
     pub duplicate_distance: Option<f64>,
+    /// Largest difference of near-duplicates in brightness and colour, in levels of 8 bits; it finds copies that were saved
+    /// as JPEG again; 0 turns it off [default: that of the last version, or 0.42; docs/duplicates.md]
+    #[arg(long, value_name = "LEVELS", value_parser = values::distance)]
+    pub duplicate_levels: Option<f64>,
     /// Search near-duplicates among at most N images, and only the same bytes among more [default: that of the last
     /// version, or 5000000]
     #[arg(long, value_name = "N")]
@@ -200,105 +203,6 @@ pub(crate) struct InputOptions {
     pub upgrade: bool,
 }
 
-/// What makes the features.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Model options")]
-pub(crate) struct EngineOptions {
-    /// Images processed in parallel [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-    /// What computes the features: the built-in network, the pixels at 32 x 32, or the colours [default: that of the last version,
-    /// or mobilenetv2]
-    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "model")]
-    pub extractor: Option<ExtractorArg>,
-    /// ONNX model to use instead of the built-in MobileNetV2, or the folder with it: one float32 image input (1x3xHxW or
-    /// 1xHxWx3), one output of up to 4096 numbers. What lies beside it (preprocessor_config.json of Hugging Face, config.json of
-    /// timm) says how images are prepared
-    #[arg(long, value_name = "FILE.onnx|FOLDER")]
-    pub model: Option<PathBuf>,
-    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
-    /// model say, or keras-mobilenet]
-    #[arg(long, value_name = "NAME", requires = "model")]
-    pub preprocess: Option<String>,
-    /// The output of the model that is used, if it has several
-    #[arg(long, value_name = "NAME", requires = "model")]
-    pub model_output: Option<String>,
-    /// What is made of an output with several vectors: their mean, or the first one (the class token of a vision transformer)
-    #[arg(long, value_enum, default_value = "mean", value_name = "HOW", requires = "model")]
-    pub pooling: PoolingArg,
-    /// What runs the model
-    #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
-    pub engine: EngineArg,
-    /// How JPEGs are decoded
-    #[arg(long, value_enum, default_value = "full", value_name = "HOW")]
-    pub decode: DecodeArg,
-    /// Exclusive upper bound of the features' absolute values, a power of two; features are rounded to multiples of
-    /// N / 2^23
-    #[arg(long, value_name = "N", default_value = "8", value_parser = values::feature_range)]
-    pub feature_range: FeatureRange,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum DecodeArg {
-    /// At their size, with the pixels of Pillow, OpenCV and TensorFlow
-    Full,
-    /// At 1/2, 1/4 or 1/8 of their size, if that is at least twice the model's input: several times faster for photos from
-    /// phones, with features that differ a little
-    Scaled,
-}
-
-impl From<DecodeArg> for Decoding {
-    fn from(how: DecodeArg) -> Self {
-        match how {
-            DecodeArg::Full => Decoding::Full,
-            DecodeArg::Scaled => Decoding::Scaled,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum PoolingArg {
-    Mean,
-    Cls,
-}
-
-impl PoolingArg {
-    pub(crate) fn pooling(self) -> Pooling {
-        match self {
-            PoolingArg::Mean => Pooling::Mean,
-            PoolingArg::Cls => Pooling::Cls,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum ExtractorArg {
-    /// A network that was trained on photos: 1280 numbers
-    Mobilenetv2,
-    /// The red, green and blue of each of 32 x 32 pixels: 3072 numbers from 0 to 255
-    Raw,
-    /// Shares of the pixels in 8 x 8 x 8 parts of the RGB cube: 512 numbers
-    Histogram,
-}
-
-impl ExtractorArg {
-    pub(crate) fn kind(self) -> ExtractorKind {
-        match self {
-            ExtractorArg::Mobilenetv2 => ExtractorKind::Network,
-            ExtractorArg::Raw => ExtractorKind::Raw,
-            ExtractorArg::Histogram => ExtractorKind::Histogram,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum EngineArg {
-    /// Pomona's kernels if they support the whole model, otherwise tract
-    Auto,
-    /// Always tract
-    Tract,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum CompressionArg {
     /// Snappy, which every reader of Parquet knows
@@ -365,6 +269,7 @@ impl ResultOptions {
             labels: None,
             split_pattern: self.labelling.split_pattern.clone(),
             duplicate_distance: self.duplicate_distance,
+            duplicate_levels: self.duplicate_levels,
             duplicate_images: self.duplicate_images,
         }
     }

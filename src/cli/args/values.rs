@@ -1,6 +1,8 @@
 //! Parsers of option values. Each message states the range.
 
-use crate::model::FeatureRange;
+use std::ops::RangeInclusive;
+
+use crate::{model::FeatureRange, orb::MAX_WORDS};
 
 pub(super) fn milliseconds(text: &str) -> Result<f64, String> {
     number(text, |v| (0.01..=60_000.0).contains(&v), "expected milliseconds, 0.01 to 60000")
@@ -28,6 +30,26 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
 
 pub(super) fn distance(text: &str) -> Result<f64, String> {
     number(text, |v| (0.0..=1e9).contains(&v), "expected a distance from 0")
+}
+
+pub(super) fn keypoints(text: &str) -> Result<usize, String> {
+    whole(text, 1..=10_000, "expected a number of keypoints, 1 to 10000")
+}
+
+pub(super) fn border(text: &str) -> Result<usize, String> {
+    whole(text, 4..=1_000, "expected pixels, 4 to 1000")
+}
+
+pub(super) fn scale(text: &str) -> Result<f64, String> {
+    number(text, |v| (1.01..=4.0).contains(&v), "expected a factor, 1.01 to 4")
+}
+
+fn whole(text: &str, range: RangeInclusive<usize>, expected: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| expected.to_owned())
+}
+
+pub(super) fn words(text: &str) -> Result<usize, String> {
+    whole(text, 1..=MAX_WORDS, &format!("expected a number of words, 1 to {MAX_WORDS}"))
 }
 
 pub(super) fn share(text: &str) -> Result<f64, String> {

@@ -33,6 +33,7 @@ fn keys() -> Vec<(String, FileKind)> {
         (classifier(&"ab".into()), registry::CLASSIFIER),
         (predictions(v, 1), registry::PREDICTIONS),
         (labels(&Checksum::of(b"")), registry::LABELS),
+        (vocabulary("f3"), registry::VOCABULARY),
         (extractor(&"e2".into()), registry::EXTRACTOR),
         (part_list(v, 0), registry::PART_LIST),
         (part(v, None, 0), registry::PART),
@@ -107,8 +108,30 @@ fn each_key_is_known_to_the_registry_exactly_once_and_each_kind_has_a_key() {
 #[test]
 fn the_folders_are_those_of_the_registry() {
     let named = [
-        VERSIONS, SHARDS, PARTIALS, CONTAINERS, GROUPS, MOMENTS, BASES, INDEX, CLASSIFIER, PREDICTED, LABELS,
-        EXTRACTORS, SCORES, PCA, FEATURES, DELTA, CSV, REJECTS, DUPLICATES, OUTLIERS, RUNS, INBOX, TICKETS,
+        VERSIONS,
+        SHARDS,
+        PARTIALS,
+        CONTAINERS,
+        GROUPS,
+        MOMENTS,
+        BASES,
+        INDEX,
+        CLASSIFIER,
+        PREDICTED,
+        LABELS,
+        VOCABULARIES,
+        EXTRACTORS,
+        SCORES,
+        PCA,
+        FEATURES,
+        DELTA,
+        CSV,
+        REJECTS,
+        DUPLICATES,
+        OUTLIERS,
+        RUNS,
+        INBOX,
+        TICKETS,
     ];
     assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
     let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();

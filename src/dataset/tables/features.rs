@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    Int64Array, StringArray, TimestampMicrosecondArray,
+    ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray,
     types::{Int64Type, TimestampMicrosecondType},
 };
 use arrow_schema::{DataType, Field, TimeUnit};
@@ -14,9 +14,13 @@ use super::{Compression, EXTRACTOR, Layout, Table, corrupt, floats, list, list_o
 use crate::{
     Error, ErrorKind, Result,
     dataset::ShardEntry,
+    image::THUMBNAIL,
     model::{ExtractorInfo, FEATURE_BITS, FeatureRange},
     store::Store,
 };
+
+/// Levels of the thumbnails; tables of earlier releases have none.
+const THUMBNAIL_COLUMN: &str = "thumbnail";
 
 /// The columns of a shard's `features.parquet`, `[rows]` each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +41,8 @@ pub struct FeatureRows {
     pub contents: Vec<Option<String>>,
     /// `[rows, columns]`: features, multiples of the quantum.
     pub features: Array2<f32>,
+    /// `[rows, THUMBNAIL]`: [thumbnails](crate::image::thumbnail); `[rows, 0]` in tables of earlier releases.
+    pub thumbnails: Array2<f32>,
 }
 
 impl FeatureRows {
@@ -59,27 +65,29 @@ fn timestamp() -> DataType {
 pub fn write_features(rows: FeatureRows, extractor: &str, compression: Compression) -> Result<Bytes> {
     let (count, columns) = rows.features.dim();
     let features = list(floats(rows.features), columns, count)?;
+    let levels = rows.thumbnails.ncols();
+    let thumbnails = list(floats(rows.thumbnails), levels, if levels == 0 { 0 } else { count })?;
     let no_content = |row| Error::new(ErrorKind::InternalBug, "a row has no content hash").context("row", row);
     let contents = rows.contents.into_iter().enumerate();
     let contents: Vec<_> =
         contents.map(|(row, content)| content.ok_or_else(|| no_content(row))).collect::<Result<_>>()?;
-    write(
-        vec![
-            (Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths))),
-            (Field::new("label", DataType::Utf8, true), Arc::new(StringArray::from(rows.labels))),
-            (Field::new("split", DataType::Utf8, true), Arc::new(StringArray::from(rows.splits))),
-            (
-                Field::new("modified", timestamp(), false),
-                Arc::new(TimestampMicrosecondArray::from(rows.modified).with_timezone("UTC")),
-            ),
-            (Field::new("length", DataType::Int64, false), Arc::new(Int64Array::from(rows.lengths))),
-            (Field::new("etag", DataType::Utf8, false), Arc::new(StringArray::from(rows.etags))),
-            (Field::new("content_sha256", DataType::Utf8, false), Arc::new(StringArray::from(contents))),
-            (Field::new("features", list_of(DataType::Float32), false), features),
-        ],
-        &[(EXTRACTOR, extractor)],
-        Layout::Rows(compression),
-    )
+    let mut fields: Vec<(Field, ArrayRef)> = vec![
+        (Field::new("path", DataType::Utf8, false), Arc::new(StringArray::from(rows.paths))),
+        (Field::new("label", DataType::Utf8, true), Arc::new(StringArray::from(rows.labels))),
+        (Field::new("split", DataType::Utf8, true), Arc::new(StringArray::from(rows.splits))),
+        (
+            Field::new("modified", timestamp(), false),
+            Arc::new(TimestampMicrosecondArray::from(rows.modified).with_timezone("UTC")),
+        ),
+        (Field::new("length", DataType::Int64, false), Arc::new(Int64Array::from(rows.lengths))),
+        (Field::new("etag", DataType::Utf8, false), Arc::new(StringArray::from(rows.etags))),
+        (Field::new("content_sha256", DataType::Utf8, false), Arc::new(StringArray::from(contents))),
+        (Field::new("features", list_of(DataType::Float32), false), features),
+    ];
+    if levels > 0 {
+        fields.push((Field::new(THUMBNAIL_COLUMN, list_of(DataType::Float32), false), thumbnails));
+    }
+    write(fields, &[(EXTRACTOR, extractor)], Layout::Rows(compression))
 }
 
 /// Decodes a table of [`write_features`], or one of format 1, which has no splits and no contents.
@@ -89,6 +97,9 @@ pub fn write_features(rows: FeatureRows, extractor: &str, compression: Compressi
 pub fn read_features(file: Bytes, extractor: &ExtractorInfo, key: &str) -> Result<FeatureRows> {
     let rows = read_rows(file, extractor.columns, key)?;
     check(&rows.paths, &rows.features, extractor, key)?;
+    if let Some(row) = off_grid(&rows.thumbnails, FeatureRange::of_pixels()) {
+        return Err(corrupt(key).context("row", row).source("a level of its thumbnail is out of range"));
+    }
     let is_digest = |content: &String| content.len() == 64 && content.bytes().all(|b| b.is_ascii_hexdigit());
     if let Some(row) = rows.contents.iter().position(|content| content.as_ref().is_some_and(|c| !is_digest(c))) {
         return Err(corrupt(key).context("row", row).source("its content hash is not a SHA-256"));
@@ -171,6 +182,10 @@ pub(super) fn read_rows(file: Bytes, columns: usize, key: &str) -> Result<Featur
         etags: table.present_strings("etag")?,
         contents,
         features: table.matrix("features", columns)?,
+        thumbnails: match table.type_of(THUMBNAIL_COLUMN) {
+            Some(_) => table.matrix(THUMBNAIL_COLUMN, THUMBNAIL)?,
+            None => Array2::zeros((table.rows(), 0)),
+        },
     })
 }
 

@@ -13,6 +13,7 @@ use super::{features::off_grid, *};
 use crate::{
     ErrorKind, Result,
     classify::{self, ClassSums, Priors, TallyRow},
+    image::THUMBNAIL,
     model::{Decoding, ExtractorInfo, FeatureRange, embedded_info},
     pca::moments::{ShardMoments, TotalMoments},
 };
@@ -36,6 +37,9 @@ fn rows() -> FeatureRows {
         etags: vec!["a".into(), "b".into()],
         contents: vec![Some("0a".repeat(32)), Some("ff".repeat(32))],
         features: array![[0.5, 0.25], [3.0, 6.0]],
+        thumbnails: Array2::from_shape_fn((2, THUMBNAIL), |(row, level)| {
+            (row * 100) as f32 + (level % 16) as f32 / 16.0
+        }),
     }
 }
 
@@ -77,6 +81,8 @@ fn each_table_is_read_as_written() {
         crate::pca::fit(&total(&rows.features), f64::from(1 << 20), crate::pca::Scaling::Standardized, None).unwrap();
     assert_eq!(read_basis(write_basis(&basis, "x", "b").unwrap(), 2, "k").unwrap(), basis);
     let none = FeatureRows { features: Array2::zeros((0, 2)), ..FeatureRows::default() };
+    let of_before = FeatureRows { thumbnails: Array2::zeros((2, 0)), ..rows.clone() };
+    assert_eq!(again(of_before.clone(), &extractor).unwrap(), of_before);
     assert_eq!(again(none.clone(), &extractor).unwrap(), none);
 }
 
@@ -252,7 +258,8 @@ fn only_labels_have_dictionaries_and_only_zstd_splits_bytes() {
             assert_eq!(codec == basic::Compression::SNAPPY, !is_zstd, "{path}");
             let has = |encoding| encodings.contains(&encoding);
             assert_eq!(has(Encoding::RLE_DICTIONARY), ["label", "split"].contains(&&*path), "{path}");
-            assert_eq!(has(Encoding::BYTE_STREAM_SPLIT), is_zstd && path == "features.list.element", "{path}");
+            let is_matrix = ["features.list.element", "thumbnail.list.element"].contains(&&*path);
+            assert_eq!(has(Encoding::BYTE_STREAM_SPLIT), is_zstd && is_matrix, "{path}");
             assert!(!has(Encoding::DELTA_BYTE_ARRAY) && !has(Encoding::DELTA_LENGTH_BYTE_ARRAY), "{path}");
         }
     }

@@ -15,19 +15,32 @@ use crate::{
 
 const COLUMNS: usize = 24;
 
-/// An image of the tests: its features are a centre and a change, its bytes follow from both.
+/// An image of the tests: its features are a centre and a change, its thumbnail a look and a shade, and its bytes follow from
+/// these.
 #[derive(Clone, Debug)]
 struct Image {
     centre: u8,
     change: u8,
+    look: u8,
+    shade: u8,
     saved: bool,
     label: u8,
     split: u8,
 }
 
 fn image() -> impl Strategy<Value = Image> {
-    (0u8..40, prop_oneof![3 => Just(0u8), 1 => 0u8..6], any::<bool>(), 0u8..4, 0u8..3)
-        .prop_map(|(centre, change, saved, label, split)| Image { centre, change, saved, label, split })
+    let small = || prop_oneof![3 => Just(0u8), 1 => 0u8..6];
+    ((0u8..40, small()), (0u8..80, small()), any::<bool>(), 0u8..4, 0u8..3).prop_map(
+        |((centre, change), (look, shade), saved, label, split)| Image {
+            centre,
+            change,
+            look,
+            shade,
+            saved,
+            label,
+            split,
+        },
+    )
 }
 
 impl Image {
@@ -37,8 +50,14 @@ impl Image {
         (0..COLUMNS).map(|column| value(random.u32(..64), column)).collect()
     }
 
+    fn thumbnail(&self) -> Vec<f32> {
+        let mut random = fastrand::Rng::with_seed(u64::from(self.look % 70));
+        let shade = |level: usize| if level == 5 { f32::from(self.shade) / 16.0 } else { 0.0 };
+        (0..THUMBNAIL).map(|level| random.u32(..240) as f32 + shade(level)).collect()
+    }
+
     fn content(&self) -> String {
-        let bytes = [self.centre % 30, self.change, u8::from(self.saved)];
+        let bytes = [self.centre % 30, self.change, self.look % 70, self.shade, u8::from(self.saved)];
         Checksum::of(&bytes).sha256
     }
 
@@ -53,6 +72,11 @@ impl Image {
 
 fn extractor() -> ExtractorInfo {
     ExtractorInfo { columns: COLUMNS, ..embedded_info(FeatureRange::default(), Decoding::default()) }
+}
+
+/// The limit for thumbnails that differ by this number of shades, and a little more.
+fn levels_of(shades: u32) -> f64 {
+    (f64::from(shades) + 0.1) / 16.0 / (THUMBNAIL as f64).sqrt() * f64::from(u8::from(shades > 0))
 }
 
 /// Images with keys by their numbers.
@@ -72,6 +96,7 @@ async fn shards(store: &MemoryStore, images: &[(u32, Image)], sizes: &[usize]) -
         let paths: Vec<String> = now.iter().map(|(number, _)| format!("{number:06}.png")).collect();
         let now: Vec<&Image> = now.iter().map(|(_, image)| image).collect();
         let values: Vec<f32> = now.iter().flat_map(|image| image.features()).collect();
+        let levels: Vec<f32> = now.iter().flat_map(|image| image.thumbnail()).collect();
         let rows = FeatureRows {
             labels: now.iter().map(|image| image.label()).collect(),
             splits: now.iter().map(|image| image.split()).collect(),
@@ -80,6 +105,7 @@ async fn shards(store: &MemoryStore, images: &[(u32, Image)], sizes: &[usize]) -
             etags: vec![String::new(); now.len()],
             contents: now.iter().map(|image| Some(image.content())).collect(),
             features: Array2::from_shape_vec((now.len(), COLUMNS), values).unwrap(),
+            thumbnails: Array2::from_shape_vec((now.len(), THUMBNAIL), levels).unwrap(),
             paths: paths.clone(),
         };
         let body = tables::write_features(rows, "x", Compression::Snappy).unwrap();
@@ -99,12 +125,19 @@ async fn shards(store: &MemoryStore, images: &[(u32, Image)], sizes: &[usize]) -
 }
 
 /// The groups of all pairs: paths, distances from the first, and whether the bytes are those of the first.
-fn brute_force(images: &[(u32, Image)], limit: Limit, near: bool) -> Vec<Vec<(String, f64, bool)>> {
+fn brute_force(images: &[(u32, Image)], limits: Limits, near: bool) -> Vec<Vec<(String, f64, bool)>> {
     let mut components = Components::new(images.len() as u32);
+    let limit = limits.features;
     let squared = |a: &Image, b: &Image| squared_quanta(&a.features(), &b.features(), limit.range());
+    let is_near = |a: &Image, b: &Image| {
+        limits.all().any(|(of, limit)| match of {
+            Compared::Features => limit.includes(squared(a, b)),
+            Compared::Thumbnails => limit.includes(squared_quanta(&a.thumbnail(), &b.thumbnail(), limit.range())),
+        })
+    };
     for (a, (_, x)) in images.iter().enumerate() {
         for (b, (_, y)) in images.iter().enumerate().skip(a + 1) {
-            if x.content() == y.content() || near && limit.includes(squared(x, y)) {
+            if x.content() == y.content() || near && is_near(x, y) {
                 components.connect(a as u32, b as u32);
             }
         }
@@ -136,12 +169,16 @@ proptest! {
         sizes in prop::collection::vec(1usize..50, 1..4),
         (held, tile) in prop::sample::select(vec![(0, 3), (0, 16), (0, 1_000), (1_000, 1)]),
         quanta in 0u32..5,
+        shades in 0u32..5,
         most in prop::sample::select(vec![1_000, 40, 1]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let store = MemoryStore::new();
         let settings = Settings {
-            duplicate_distance: Some(f64::from(quanta) / 64.0), duplicate_images: Some(most), ..Settings::default()
+            duplicate_distance: Some(f64::from(quanta) / 64.0),
+            duplicate_levels: Some(levels_of(shades)),
+            duplicate_images: Some(most),
+            ..Settings::default()
         };
         let (extractor, images) = (extractor(), numbered(&images));
         let shards = runtime.block_on(shards(&store, &images, &sizes));
@@ -155,7 +192,7 @@ proptest! {
         }
         let (key, body) = files.first().unwrap();
         let rows = tables::read_duplicates(body.clone(), key).unwrap();
-        let expected = brute_force(&images, of.limit(), searched == Searched::NearDuplicates);
+        let expected = brute_force(&images, of.limits(), searched == Searched::NearDuplicates);
         prop_assert_eq!(groups(&rows), expected);
         check_summary(&summary, &rows, &images);
     }
@@ -221,10 +258,15 @@ proptest! {
         sizes in prop::collection::vec(1usize..30, 1..4),
         held in prop::sample::select(vec![0, 1_000]),
         quanta in 0u32..5,
+        shades in 0u32..5,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (store, extractor) = (MemoryStore::new(), extractor());
-        let settings = Settings { duplicate_distance: Some(f64::from(quanta) / 64.0), ..Settings::default() };
+        let settings = Settings {
+            duplicate_distance: Some(f64::from(quanta) / 64.0),
+            duplicate_levels: Some(levels_of(shades)),
+            ..Settings::default()
+        };
         let before: Vec<(u32, Image)> = (0..).step_by(3).zip(&images).map(|(at, (image, _))| (at, image.clone())).collect();
         let after = before.iter().zip(&images).filter_map(|((at, image), (_, change))| changed((*at, image.clone(), change.clone())));
         // Between the others, or behind them.

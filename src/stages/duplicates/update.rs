@@ -12,7 +12,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
 
-use super::{Content, Found, Member, Subject, content_of, copies};
+use super::{Content, Found, Limits, Member, Subject, content_of, copies};
 use crate::{
     ErrorKind, Result,
     dataset::{
@@ -22,7 +22,7 @@ use crate::{
     ids::ShardId,
     model::{ExtractorInfo, FeatureRange},
     search::{Components, Limit, squared_quanta},
-    stages::rows::{Row, Rows},
+    stages::rows::{Compared, Row, Rows},
     store::Store,
 };
 
@@ -44,9 +44,9 @@ const STEP: usize = 128;
 pub(super) async fn update(
     output: &dyn Store,
     rows: &Rows<'_>,
-    (limit, of): (Limit, Subject<'_>),
+    (limits, of): (Limits, Subject<'_>),
 ) -> Result<Option<Found>> {
-    match start(output, limit, of).await {
+    match start(output, limits, of).await {
         Ok(Some(start)) => finish(rows, start).await,
         Err(e) if !e.is(ErrorKind::DatasetCorrupt) => Err(e),
         Ok(None) | Err(_) => Ok(None),
@@ -55,7 +55,7 @@ pub(super) async fn update(
 
 /// What is known before the rows of the version are read.
 struct Start {
-    limit: Limit,
+    limits: Limits,
     /// The groups of the base version, without the images that are gone or have changed.
     groups: Vec<Group>,
     /// New and changed images, and their rows.
@@ -69,37 +69,45 @@ struct Group {
 }
 
 /// What decides about pairs.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Image {
     content: Content,
     features: Vec<f32>,
+    /// Empty in tables of earlier releases.
+    thumbnail: Vec<f32>,
 }
 
 impl Image {
     fn of(table: &FeatureRows, row: usize) -> Self {
         let content = content_of(table.contents[row].as_deref());
-        Image { content, features: table.features.row(row).to_vec() }
+        Image { content, features: table.features.row(row).to_vec(), thumbnail: table.thumbnails.row(row).to_vec() }
     }
 
-    fn is_near(&self, content: &Content, features: &[f32], limit: Limit) -> bool {
-        self.content.is_some() && self.content == *content || is_within(&self.features, features, limit)
+    fn is_near(&self, other: &Image, limits: Limits) -> bool {
+        self.content.is_some() && self.content == other.content
+            || limits.all().any(|(of, limit)| match of {
+                Compared::Features => is_within(&self.features, &other.features, limit),
+                Compared::Thumbnails => is_within(&self.thumbnail, &other.thumbnail, limit),
+            })
     }
 }
 
 /// Whether the squared distance is within the limit. Parts of it are exact, so far pairs are left early.
 fn is_within(a: &[f32], b: &[f32], limit: Limit) -> bool {
     let mut squared = 0;
-    a.chunks(STEP).zip(b.chunks(STEP)).all(|(a, b)| {
-        squared += squared_quanta(a, b, limit.range());
-        limit.includes(squared)
-    })
+    !a.is_empty()
+        && a.chunks(STEP).zip(b.chunks(STEP)).all(|(a, b)| {
+            squared += squared_quanta(a, b, limit.range());
+            limit.includes(squared)
+        })
 }
 
-async fn start(output: &dyn Store, limit: Limit, of: Subject<'_>) -> Result<Option<Start>> {
+async fn start(output: &dyn Store, limits: Limits, of: Subject<'_>) -> Result<Option<Start>> {
     let Some(base) = of.base.filter(|base| {
         let before = base.duplicates;
         before.searched == Searched::NearDuplicates
-            && before.distance == limit.distance()
+            && before.distance == limits.features.distance()
+            && before.levels == limits.levels
             && *base.extractor == of.extractor.id
     }) else {
         return Ok(None);
@@ -121,8 +129,7 @@ async fn start(output: &dyn Store, limit: Limit, of: Subject<'_>) -> Result<Opti
     for table in read_all(output, of.extractor, &added).await? {
         for row in 0..table.len() {
             let (path, image) = (&table.paths[row], Image::of(&table, row));
-            let same = |old: &&Image| old.content == image.content && old.features == image.features;
-            if before.get(path).filter(same).is_some() {
+            if before.get(path) == Some(&image) {
                 before.remove(path);
             } else {
                 new.insert(path.clone(), image);
@@ -140,7 +147,7 @@ async fn start(output: &dyn Store, limit: Limit, of: Subject<'_>) -> Result<Opti
     let many = groups.iter().map(|group| group.paths.len()).sum::<usize>() > GROUPED_ROWS
         || groups.iter().any(|group| !group.whole && group.paths.len() > GROUP)
         || new.len() > NEW_ROWS;
-    Ok((!many).then_some(Start { limit, groups, new }))
+    Ok((!many).then_some(Start { limits, groups, new }))
 }
 
 async fn read_all(output: &dyn Store, extractor: &ExtractorInfo, shards: &[ShardEntry]) -> Result<Vec<FeatureRows>> {
@@ -161,12 +168,12 @@ struct Candidate {
 
 /// Reads all rows.
 async fn finish(rows: &Rows<'_>, start: Start) -> Result<Option<Found>> {
-    let Start { limit, groups, new } = start;
+    let Start { limits, groups, new } = start;
     let grouped: HashSet<String> = groups.iter().flat_map(|group| group.paths.iter().cloned()).collect();
     let (wanted, new) = (Arc::new(grouped), Arc::new(new));
     let compare = {
         let new = new.clone();
-        move |table: Arc<FeatureRows>| Ok((table.len(), candidates(&table, &wanted, &new, limit)))
+        move |table: Arc<FeatureRows>| Ok((table.len(), candidates(&table, &wanted, &new, limits)))
     };
     let (mut found, mut numbers, mut count) = (BTreeMap::new(), HashMap::new(), 0u32);
     rows.for_each(compare, |(length, candidates)| {
@@ -197,13 +204,13 @@ async fn finish(rows: &Rows<'_>, start: Start) -> Result<Option<Found>> {
             let others = if group.whole { &members[..at.min(1)] } else { &members[..at] };
             for b in others {
                 let (x, y) = (&found[a].image, &found[b].image);
-                if group.whole || x.is_near(&y.content, &y.features, limit) {
+                if group.whole || x.is_near(y, limits) {
                     components.connect(*a, *b);
                 }
             }
         }
     }
-    Ok(Some(described(components.groups(), found, limit.range())))
+    Ok(Some(described(components.groups(), found, limits.features.range())))
 }
 
 /// The rows of a table that are in groups of the base version, that are new, or that are near a new one.
@@ -211,19 +218,17 @@ fn candidates(
     table: &FeatureRows,
     wanted: &HashSet<String>,
     new: &BTreeMap<String, Image>,
-    limit: Limit,
+    limits: Limits,
 ) -> Vec<Candidate> {
     let candidate = |at: usize| {
-        let (path, content) = (&table.paths[at], content_of(table.contents[at].as_deref()));
-        let row = table.features.row(at);
-        let features = row.as_slice()?;
-        let others = new.iter().filter(|(other, image)| *other != path && image.is_near(&content, features, limit));
+        let (path, image) = (&table.paths[at], Image::of(table, at));
+        let others = new.iter().filter(|(other, new)| *other != path && new.is_near(&image, limits));
         let near: Vec<String> = others.map(|(path, _)| path.clone()).collect();
         let counts = !near.is_empty() || new.contains_key(path) || wanted.contains(path);
         counts.then(|| Candidate {
             at,
             row: Row { path: path.clone(), label: table.labels[at].clone(), split: table.splits[at].clone() },
-            image: Image { content, features: features.to_vec() },
+            image,
             near,
         })
     };

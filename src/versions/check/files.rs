@@ -12,7 +12,7 @@ use crate::{
         Checksum, Manifest,
         blocking::run_blocking,
         from_json, from_record, keys,
-        record::{Hasher, damaged},
+        record::{Hasher, damaged, sha256},
         registry::{self, FileKind},
         tables,
     },
@@ -133,6 +133,13 @@ async fn prove(output: &dyn Store, key: &str, size: u64, named: &Named, manifest
         let record: ExtractorRecord = from_record(&body, key)?;
         let is_own = keys::extractor(&record.info.id) == key && manifest.is_none_or(|m| m.extractor == record.info);
         return if is_own { Ok(()) } else { Err(damaged("this is the record of another extractor", key)) };
+    }
+    if kind == Some(&registry::VOCABULARY) {
+        return if keys::vocabulary(&sha256(&body)) == key {
+            Ok(())
+        } else {
+            Err(damaged("this is another file", key))
+        };
     }
     match (kind, manifest) {
         (Some(kind), Some(manifest)) if named.released => decode(*kind, body, manifest.clone(), key.to_owned()).await,

@@ -81,6 +81,9 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     }
     survey.name(version, keys::success(version), None, false);
     survey.name(version, keys::extractor(&manifest.extractor.id), None, false);
+    if let Some(words) = manifest.extractor.recipe().words {
+        survey.name(version, keys::vocabulary(&words), None, false);
+    }
     for group in &manifest.groups {
         survey.name(version, keys::group(&group.id), Some(group.record.clone()), false);
         group.sums().iter().for_each(|sums| survey.name_file(version, sums));

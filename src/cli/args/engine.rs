@@ -1,0 +1,157 @@
+//! What computes the features: an extractor, or a model.
+
+use std::path::PathBuf;
+
+use super::values;
+use crate::{
+    dataset::WordsInput,
+    model::{Decoding, ExtractorKind, FeatureRange, Pooling},
+    orb::Weights,
+};
+
+/// What makes the features.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct EngineOptions {
+    /// Images processed in parallel [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// What computes the features: the built-in network, the pixels at 32 x 32, the colours, or visual words [default: that of the
+    /// last version, or mobilenetv2]
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "model")]
+    pub extractor: Option<ExtractorArg>,
+    #[command(flatten)]
+    pub words: WordsOptions,
+    /// ONNX model to use instead of the built-in MobileNetV2, or the folder with it: one float32 image input (1x3xHxW or
+    /// 1xHxWx3), one output of up to 4096 numbers. What lies beside it (preprocessor_config.json of Hugging Face, config.json of
+    /// timm) says how images are prepared
+    #[arg(long, value_name = "FILE.onnx|FOLDER")]
+    pub model: Option<PathBuf>,
+    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
+    /// model say, or keras-mobilenet]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub preprocess: Option<String>,
+    /// The output of the model that is used, if it has several
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub model_output: Option<String>,
+    /// What is made of an output with several vectors: their mean, or the first one (the class token of a vision transformer)
+    #[arg(long, value_enum, default_value = "mean", value_name = "HOW", requires = "model")]
+    pub pooling: PoolingArg,
+    /// What runs the model
+    #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
+    /// How JPEGs are decoded
+    #[arg(long, value_enum, default_value = "full", value_name = "HOW")]
+    pub decode: DecodeArg,
+    /// Exclusive upper bound of the features' absolute values, a power of two; features are rounded to multiples of
+    /// N / 2^23
+    #[arg(long, value_name = "N", default_value = "8", value_parser = values::feature_range)]
+    pub feature_range: FeatureRange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DecodeArg {
+    /// At their size, with the pixels of Pillow, OpenCV and TensorFlow
+    Full,
+    /// At 1/2, 1/4 or 1/8 of their size, if that is at least twice the model's input: several times faster for photos from
+    /// phones, with features that differ a little
+    Scaled,
+}
+
+impl From<DecodeArg> for Decoding {
+    fn from(how: DecodeArg) -> Self {
+        match how {
+            DecodeArg::Full => Decoding::Full,
+            DecodeArg::Scaled => Decoding::Scaled,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PoolingArg {
+    Mean,
+    Cls,
+}
+
+impl PoolingArg {
+    pub(crate) fn pooling(self) -> Pooling {
+        match self {
+            PoolingArg::Mean => Pooling::Mean,
+            PoolingArg::Cls => Pooling::Cls,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ExtractorArg {
+    /// A network that was trained on photos: 1280 numbers
+    Mobilenetv2,
+    /// The red, green and blue of each of 32 x 32 pixels: 3072 numbers from 0 to 255
+    Raw,
+    /// Shares of the pixels in 8 x 8 x 8 parts of the RGB cube: 512 numbers
+    Histogram,
+    /// How often each of 256 visual words occurs: ORB descriptors of corners, clustered (docs/extractors.md)
+    Orb,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WeightsArg {
+    /// How often each word occurs in the image
+    Counts,
+    /// Its share of all words of the image
+    L1,
+    /// The share, times the logarithm of how rare the word is
+    TfIdf,
+}
+
+impl WeightsArg {
+    fn weights(self) -> Weights {
+        match self {
+            WeightsArg::Counts => Weights::Counts,
+            WeightsArg::L1 => Weights::L1,
+            WeightsArg::TfIdf => Weights::TfIdf,
+        }
+    }
+}
+
+/// Where the visual words of the extractor `orb` come from.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct WordsOptions {
+    /// Visual words that another output has made, vocabularies/....json in it [default: those of the last version, or new ones,
+    /// made of 400 of the images]
+    #[arg(long, value_name = "FILE", requires = "extractor")]
+    pub vocabulary: Option<String>,
+    /// How many new visual words are made, up to 2048 [default: 256]
+    #[arg(long, value_name = "N", requires = "extractor", conflicts_with = "vocabulary", value_parser = values::words)]
+    pub words: Option<usize>,
+    /// What features are made of the counts of new visual words [default: counts]
+    #[arg(long, value_enum, value_name = "HOW", requires = "extractor", conflicts_with = "vocabulary")]
+    pub word_weights: Option<WeightsArg>,
+}
+
+impl WordsOptions {
+    pub(crate) fn input(&self) -> WordsInput {
+        let weights = self.word_weights.map(WeightsArg::weights);
+        WordsInput { location: self.vocabulary.clone(), words: self.words, weights }
+    }
+}
+
+impl ExtractorArg {
+    pub(crate) fn kind(self) -> ExtractorKind {
+        match self {
+            ExtractorArg::Mobilenetv2 => ExtractorKind::Network,
+            ExtractorArg::Raw => ExtractorKind::Raw,
+            ExtractorArg::Histogram => ExtractorKind::Histogram,
+            ExtractorArg::Orb => ExtractorKind::Orb,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum EngineArg {
+    /// Pomona's kernels if they support the whole model, otherwise tract
+    Auto,
+    /// Always tract
+    Tract,
+}

@@ -1,0 +1,62 @@
+//! `pomona model`
+
+use std::path::PathBuf;
+
+use super::{
+    FormatOptions,
+    engine::{EngineArg, PoolingArg},
+    values,
+};
+use crate::model::FeatureRange;
+
+/// Look at a model before using it
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ModelCommand {
+    Check(Box<ModelCheckArgs>),
+}
+
+/// Find out what an ONNX model takes and gives, what runs it, and how long that takes
+///
+/// Prints inputs, outputs and operators; how images are prepared; whether Pomona's kernels or tract run it, and why; the range of
+/// its features, their constant columns and the time on sample images; and how far the features are from those of ONNX Runtime,
+/// if Python has it (pip install onnxruntime).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pomona model check resnet18.onnx --preprocess imagenet
+  pomona model check clip/ photos/
+  pomona model check vit/ --model-output last_hidden_state --pooling cls --json")]
+pub(crate) struct ModelCheckArgs {
+    /// The ONNX file, or the folder with it
+    #[arg(value_name = "FILE.onnx|FOLDER")]
+    pub model: PathBuf,
+    /// Folder or s3://BUCKET/PREFIX/ with sample images [default: pictures of the demo]
+    pub images: Option<String>,
+    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
+    /// model say, or keras-mobilenet]
+    #[arg(long, value_name = "NAME")]
+    pub preprocess: Option<String>,
+    /// The output of the model that is used, if it has several
+    #[arg(long, value_name = "NAME")]
+    pub model_output: Option<String>,
+    /// What is made of an output with several vectors
+    #[arg(long, value_enum, default_value = "mean", value_name = "HOW")]
+    pub pooling: PoolingArg,
+    /// What runs the model
+    #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
+    /// Exclusive upper bound of the features' absolute values, a power of two; images beyond it are rejects
+    #[arg(long, value_name = "N", default_value = "8", value_parser = values::feature_range)]
+    pub feature_range: FeatureRange,
+    /// The Python that may have ONNX Runtime
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: PathBuf,
+    #[command(flatten)]
+    pub format: FormatOptions,
+}

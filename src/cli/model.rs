@@ -1,0 +1,263 @@
+//! `pomona model check`
+
+use std::{path::Path, process::Command, time::Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, ErrorKind, Result,
+    dataset::record::sha256,
+    demo::{self, VARIETIES},
+    image::{self, Limits, Pixels},
+    model::{Extractor, ExtractorInfo, Interface, Pooling, Preprocessing, Tensor, model_file},
+    store::{self, is_ignored},
+};
+
+use super::{
+    args::{Format, ModelCheckArgs},
+    format,
+    out::{note, out},
+    print_json,
+    progress::Bars,
+    run,
+};
+
+/// Images of the sample.
+const IMAGES: usize = 56;
+/// Images that ONNX Runtime computes, too.
+const COMPARED: usize = 8;
+/// What runs ONNX Runtime: the file, the name of the output, the shape of the inputs and the file with them are its arguments.
+const SCRIPT: &str = include_str!("onnx_runtime.py");
+
+/// What was found out about a model.
+#[derive(Debug, Serialize)]
+struct Checked {
+    file: String,
+    bytes: u64,
+    sha256: String,
+    interface: Interface,
+    extractor: ExtractorInfo,
+    preprocessing: Preprocessing,
+    /// What runs it: `kernels`, or `tract` and why.
+    runtime: &'static str,
+    reason: Option<String>,
+    sample: Sample,
+    onnx_runtime: Option<Compared>,
+}
+
+/// The features of sample images.
+#[derive(Debug, Default, Serialize)]
+struct Sample {
+    images: usize,
+    rejects: usize,
+    /// Milliseconds of an image on one processor, preparation included: the median.
+    milliseconds: f64,
+    smallest: f32,
+    largest: f32,
+    /// Columns with the same number for all images.
+    constant_columns: usize,
+}
+
+/// The same images in ONNX Runtime.
+#[derive(Debug, Serialize, Deserialize)]
+struct Compared {
+    version: String,
+    /// Milliseconds of an image on one processor, without its preparation: the median.
+    milliseconds: f64,
+    #[serde(skip_serializing)]
+    features: Vec<Vec<f64>>,
+    /// The largest difference of an image, in parts of the norm of its features.
+    #[serde(default)]
+    difference: f64,
+}
+
+pub(crate) async fn check(args: ModelCheckArgs) -> Result<()> {
+    let file = model_file(&args.model)?;
+    let unreadable = |e: std::io::Error| {
+        Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", file.display()).source(e)
+    };
+    let onnx = bytes::Bytes::from(std::fs::read(&file).map_err(unreadable)?);
+    let bars = Bars::new();
+    bars.start("model", None, None);
+    let extractor = run::model(&args);
+    bars.clear();
+    let extractor = extractor?;
+    let files = sample(args.images.as_deref()).await?;
+    let (sample, prepared, features) = measure(&extractor, &files);
+    let interface = Interface::of(&onnx)?;
+    let compared = compare(&args, &file, (&extractor, &interface), (&prepared, &features))?;
+    let reason = extractor.unsupported().map(ToString::to_string);
+    let checked = Checked {
+        file: file.display().to_string(),
+        bytes: onnx.len() as u64,
+        sha256: sha256(&onnx),
+        interface,
+        extractor: extractor.info().clone(),
+        preprocessing: extractor.preprocessing().clone(),
+        runtime: if extractor.network().is_some() { "kernels" } else { "tract" },
+        reason,
+        sample,
+        onnx_runtime: compared,
+    };
+    match args.format.format() {
+        Format::Json => print_json(&checked),
+        Format::Text => out(&checked.text()),
+    }
+}
+
+/// Files of a folder or bucket, evenly spread; without one, pictures of the demo.
+async fn sample(images: Option<&str>) -> Result<Vec<bytes::Bytes>> {
+    let Some(place) = images else {
+        let views = (IMAGES / VARIETIES.len()).max(1) as u32;
+        let jpegs = VARIETIES.iter().flat_map(|variety| (0..views).map(move |view| demo::jpeg(variety, view, views)));
+        let rendered = jpegs.map(|jpeg| jpeg.map(bytes::Bytes::from));
+        return rendered
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| Error::new(ErrorKind::InternalBug, "the pictures of the demo cannot be rendered").source(e));
+    };
+    let input = store::open(place).await?;
+    let listed = store::list_all(input.as_ref(), "").await?;
+    let objects: Vec<_> = listed.into_iter().filter(|object| !is_ignored(&object.key)).collect();
+    let mut files = Vec::new();
+    for object in objects.iter().step_by((objects.len() / IMAGES).max(1)).take(IMAGES) {
+        files.push(input.get_listed(object).await?);
+    }
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::InputEmpty, "there are no images").context("images", place));
+    }
+    Ok(files)
+}
+
+/// Computes the features of files, one at a time. Returns the pixels that the model reads of those that have any, and these.
+fn measure(extractor: &Extractor, files: &[bytes::Bytes]) -> (Sample, Vec<Pixels>, Vec<Vec<f32>>) {
+    let mut sample = Sample { smallest: f32::INFINITY, largest: f32::NEG_INFINITY, ..Sample::default() };
+    let (mut times, mut prepared, mut all) = (Vec::new(), Vec::new(), Vec::<Vec<f32>>::new());
+    for file in files {
+        let Ok(pixels) = image::decode(file, Limits::default()) else {
+            sample.rejects += 1;
+            continue;
+        };
+        let started = Instant::now();
+        let of_model = extractor.prepared(pixels);
+        match of_model.and_then(|pixels| extractor.features(&pixels).map(|features| (pixels, features))) {
+            Ok((pixels, features)) => {
+                times.push(started.elapsed().as_secs_f64() * 1_000.0);
+                prepared.push(pixels);
+                all.push(features);
+            }
+            Err(_) => sample.rejects += 1,
+        }
+    }
+    let columns = all.first().map_or(0, Vec::len);
+    let is_constant = |column: &usize| all.iter().all(|row| row[*column] == all[0][*column]);
+    sample.images = all.len();
+    sample.constant_columns = (0..columns).filter(is_constant).count();
+    sample.milliseconds = median(&mut times);
+    for value in all.iter().flatten() {
+        (sample.smallest, sample.largest) = (sample.smallest.min(*value), sample.largest.max(*value));
+    }
+    (sample, prepared, all)
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The features of ONNX Runtime, if Python has it.
+fn compare(
+    args: &ModelCheckArgs,
+    file: &Path,
+    (extractor, interface): (&Extractor, &Interface),
+    (prepared, features): (&[Pixels], &[Vec<f32>]),
+) -> Result<Option<Compared>> {
+    let compared = prepared.len().min(COMPARED);
+    let tensors = prepared[..compared].iter().map(|pixels| interface.tensor(pixels, extractor.preprocessing()));
+    let (mut numbers, mut shape) = (Vec::new(), [0; 4]);
+    for (tensor, of) in tensors {
+        numbers.extend(tensor.into_iter().flat_map(f32::to_le_bytes));
+        shape = of;
+    }
+    let failed = |e: std::io::Error| Error::new(ErrorKind::StoreFailed, "a temporary file cannot be written").source(e);
+    let inputs = tempfile::NamedTempFile::new().map_err(failed)?;
+    std::fs::write(inputs.path(), &numbers).map_err(failed)?;
+    let mut python = Command::new(&args.python);
+    python.args(["-c", SCRIPT]).arg(file).arg(inputs.path()).arg(shape.map(|n| n.to_string()).join(","));
+    python.arg(args.model_output.as_deref().unwrap_or(""));
+    python.arg(if extractor.info().pooling == Pooling::Cls { "cls" } else { "mean" });
+    let Ok(answer) = python.output() else { return Ok(None) };
+    if !answer.status.success() {
+        let why = String::from_utf8_lossy(&answer.stderr);
+        let last = why.lines().last().unwrap_or_default();
+        if !last.contains("No module named") {
+            note(&format!("note: ONNX Runtime fails: {}", format::escape_invisible(last)));
+        }
+        return Ok(None);
+    }
+    let invalid =
+        |e: serde_json::Error| Error::new(ErrorKind::ModelInvalid, "ONNX Runtime's answer cannot be read").source(e);
+    let mut answer: Compared = serde_json::from_slice(&answer.stdout).map_err(invalid)?;
+    let difference = |(ours, theirs): (&Vec<f32>, &Vec<f64>)| {
+        let norm = theirs.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let apart = ours.iter().zip(theirs).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();
+        if ours.len() == theirs.len() { apart / norm.max(f64::MIN_POSITIVE) } else { f64::INFINITY }
+    };
+    answer.difference = features.iter().zip(&answer.features).map(difference).fold(0.0, f64::max);
+    Ok(Some(answer))
+}
+
+impl Checked {
+    fn text(&self) -> String {
+        let Checked { interface, sample, extractor, .. } = self;
+        let tensors = |all: &[Tensor]| {
+            let tensor =
+                |tensor: &Tensor| format!("{} [{}]", format::escape_invisible(&tensor.name), tensor.shape.join(", "));
+            all.iter().map(tensor).collect::<Vec<_>>().join("; ")
+        };
+        let operators =
+            interface.operators.iter().map(|(name, count)| format!("{count} {}", format::escape_invisible(name)));
+        let mut runs_on = self.runtime.to_owned();
+        if let Some(reason) = &self.reason {
+            runs_on.push_str(&format!(" ({})", format::escape_invisible(reason)));
+        }
+        let same = match &self.onnx_runtime {
+            Some(other) => format!(
+                "{}: {:.1} ms per image; features differ by at most {:.1e} of their norm",
+                other.version, other.milliseconds, other.difference
+            ),
+            None => "not installed for this Python (--python)".to_owned(),
+        };
+        let lines = [
+            ("file", format!("{}, {}", format::escape_invisible(&self.file), format::counted(self.bytes, "byte"))),
+            ("SHA-256", self.sha256.clone()),
+            ("inputs", tensors(&interface.inputs)),
+            ("outputs", tensors(&interface.outputs)),
+            ("operators", operators.collect::<Vec<_>>().join(", ")),
+            ("prepared", serde_json::json!(self.preprocessing).to_string()),
+            ("runs on", runs_on),
+            (
+                "features",
+                format!(
+                    "{}, {} to {}, range {}",
+                    extractor.columns,
+                    sample.smallest,
+                    sample.largest,
+                    u32::from(extractor.feature_range)
+                ),
+            ),
+            ("constant", format::counted(sample.constant_columns as u64, "column")),
+            (
+                "sample",
+                format!(
+                    "{}, {}",
+                    format::counted(sample.images as u64, "image"),
+                    format::counted(sample.rejects as u64, "reject")
+                ),
+            ),
+            ("time", format!("{:.1} ms per image on one processor", sample.milliseconds)),
+            ("ONNX Runtime", same),
+        ];
+        let lines = lines.map(|(name, value)| format!("{name:<13} {value}\n"));
+        lines.concat()
+    }
+}

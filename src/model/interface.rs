@@ -1,0 +1,71 @@
+//! What an ONNX file says about itself: its inputs, outputs and operators.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+use serde::Serialize;
+
+use super::{Preprocessing, limits, onnx, wire};
+use crate::{Result, image::Pixels};
+
+/// The interface of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// What it takes. The constants of the file are none of them.
+    pub inputs: Vec<Tensor>,
+    /// What it gives.
+    pub outputs: Vec<Tensor>,
+    /// How many nodes of each operator it has.
+    pub operators: BTreeMap<String, u64>,
+}
+
+/// A tensor by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Lengths of its axes; names or `?` for those that are not fixed.
+    pub shape: Vec<String>,
+}
+
+impl Interface {
+    /// Reads a file. Fails with `Model.Invalid`.
+    pub fn of(file: &Bytes) -> Result<Self> {
+        wire::check(file)?;
+        let model = onnx::Model::decode(file.clone())
+            .map_err(|e| super::invalid("it is not a readable ONNX file").source(e))?;
+        limits::check(&model)?;
+        let graph = model.graph.unwrap_or_default();
+        let is_constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
+        let mut operators = BTreeMap::new();
+        for node in &graph.node {
+            *operators.entry(node.op_type.clone()).or_default() += 1;
+        }
+        Ok(Interface {
+            inputs: graph.input.iter().filter(|input| !is_constant(&input.name)).map(described).collect(),
+            outputs: graph.output.iter().map(described).collect(),
+            operators,
+        })
+    }
+
+    /// The numbers that the model gets of pixels of its size, and their shape `[1, 3, H, W]` or `[1, H, W, 3]`.
+    pub fn tensor(&self, pixels: &Pixels, preprocessing: &Preprocessing) -> (Vec<f32>, [usize; 4]) {
+        let table = preprocessing.table();
+        let number = |channel: usize, pixel: &[u8; 3]| {
+            table[channel][usize::from(pixel[if preprocessing.bgr { 2 - channel } else { channel }])]
+        };
+        let (all, _) = pixels.data.as_chunks::<3>();
+        let last = self.inputs.first().and_then(|input| input.shape.get(3)).is_some_and(|length| length == "3");
+        if last {
+            let data = all.iter().flat_map(|pixel| [0, 1, 2].map(|channel| number(channel, pixel))).collect();
+            return (data, [1, pixels.height, pixels.width, 3]);
+        }
+        let data = [0, 1, 2].into_iter().flat_map(|channel| all.iter().map(move |pixel| number(channel, pixel)));
+        (data.collect(), [1, 3, pixels.height, pixels.width])
+    }
+}
+
+fn described(value: &onnx::ValueInfo) -> Tensor {
+    Tensor { name: value.name.clone(), shape: value.shape() }
+}
