@@ -170,8 +170,8 @@ mod tests {
                 sum / weight
             };
             let near = |level: f32, mean: f64| (f64::from(level) - mean).abs() <= 1.0 / 32.0 + 1e-6;
-            for at in 0..CELLS * CELLS {
-                prop_assert!(near(of[at], mean((at % CELLS, at / CELLS), CELLS, [0.299, 0.587, 0.114])));
+            for (at, level) in of[..CELLS * CELLS].iter().enumerate() {
+                prop_assert!(near(*level, mean((at % CELLS, at / CELLS), CELLS, [0.299, 0.587, 0.114])));
             }
             for at in 0..16 {
                 prop_assert!(near(of[400 + at], 128.0 + mean((at % 4, at / 4), 4, [-0.168736, -0.331264, 0.5])));

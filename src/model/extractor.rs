@@ -13,6 +13,7 @@ use super::{
     Decoding, EMBEDDED_NAME, ExtractorInfo, ExtractorKind, FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, ModelOptions,
     Preprocessing, builtin_info, graph,
     identity::{EMBEDDED_SHA256, Identity, KERNELS, sha256},
+    interface::model_file,
     invalid, limits, onnx, trial, wire,
 };
 use crate::{
@@ -352,34 +353,6 @@ pub struct Described {
     pub features: Vec<f32>,
     /// Its thumbnail, `[THUMBNAIL]`: [`image::thumbnail`].
     pub thumbnail: Vec<f32>,
-}
-
-/// The ONNX file that a path means: a file, `model.onnx` or `onnx/model.onnx` of a folder, or its only ONNX file. Fails with
-/// `Model.Invalid`.
-pub fn model_file(path: &Path) -> Result<std::path::PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let usual = [path.join("model.onnx"), path.join("onnx/model.onnx")];
-    if let Some(model) = usual.into_iter().find(|file| file.is_file()) {
-        return Ok(model);
-    }
-    let unreadable =
-        |e: std::io::Error| invalid("its folder cannot be read").context("folder", path.display()).source(e);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(unreadable)? {
-        let file = entry.map_err(unreadable)?.path();
-        if file.extension().is_some_and(|end| end == "onnx") && file.is_file() {
-            found.push(file);
-        }
-    }
-    match found.len() {
-        1 => Ok(found.swap_remove(0)),
-        0 => Err(invalid("its folder has no ONNX file").context("folder", path.display())),
-        files => Err(invalid("its folder has several ONNX files; name one")
-            .context("folder", path.display())
-            .context("files", files)),
-    }
 }
 
 pub(super) struct Loaded {

@@ -1,12 +1,15 @@
-//! What an ONNX file says about itself: its inputs, outputs and operators.
+//! Where an ONNX file is, and what it says about itself: its inputs, outputs and operators.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
 
-use super::{Preprocessing, limits, onnx, wire};
+use super::{Preprocessing, invalid, limits, onnx, wire};
 use crate::{Result, image::Pixels};
 
 /// The interface of a model.
@@ -33,8 +36,8 @@ impl Interface {
     /// Reads a file. Fails with `Model.Invalid`.
     pub fn of(file: &Bytes) -> Result<Self> {
         wire::check(file)?;
-        let model = onnx::Model::decode(file.clone())
-            .map_err(|e| super::invalid("it is not a readable ONNX file").source(e))?;
+        let model =
+            onnx::Model::decode(file.clone()).map_err(|e| invalid("it is not a readable ONNX file").source(e))?;
         limits::check(&model)?;
         let graph = model.graph.unwrap_or_default();
         let is_constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
@@ -68,4 +71,32 @@ impl Interface {
 
 fn described(value: &onnx::ValueInfo) -> Tensor {
     Tensor { name: value.name.clone(), shape: value.shape() }
+}
+
+/// The ONNX file that a path means: a file, `model.onnx` or `onnx/model.onnx` of a folder, or its only ONNX file. Fails with
+/// `Model.Invalid`.
+pub fn model_file(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let usual = [path.join("model.onnx"), path.join("onnx/model.onnx")];
+    if let Some(model) = usual.into_iter().find(|file| file.is_file()) {
+        return Ok(model);
+    }
+    let unreadable =
+        |e: std::io::Error| invalid("its folder cannot be read").context("folder", path.display()).source(e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        if file.extension().is_some_and(|end| end == "onnx") && file.is_file() {
+            found.push(file);
+        }
+    }
+    match found.len() {
+        1 => Ok(found.swap_remove(0)),
+        0 => Err(invalid("its folder has no ONNX file").context("folder", path.display())),
+        files => Err(invalid("its folder has several ONNX files; name one")
+            .context("folder", path.display())
+            .context("files", files)),
+    }
 }

@@ -36,13 +36,13 @@ mod trial;
 mod wire;
 mod workers;
 
-pub use extractor::{Described, Extractor, MAX_COLUMNS, Runtime, model_file};
+pub use extractor::{Described, Extractor, MAX_COLUMNS, Runtime};
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use identity::{
     Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, ExtractorInfo, ExtractorRecord, ModelOptions, Pooling, builtin_info,
     embedded_info,
 };
-pub use interface::{Interface, Tensor};
+pub use interface::{Interface, Tensor, model_file};
 pub use limits::MAX_MODEL_BYTES;
 pub use plain::{ExtractorKind, Recipe};
 pub use preprocess::{Preprocessing, Resize};

@@ -6,6 +6,7 @@ The models of tests/models answer the means of 8 x 8 patches of what goes into t
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -139,3 +140,19 @@ def test_wrong_configurations_are_named_and_read_nothing_else(images, tmp_path):
     done = subprocess.run([POMONA, "run", images, tmp_path / "no", "--model", folder], capture_output=True, text=True)
     assert done.returncode == 1 and "Model.Invalid" in done.stderr and "field: size" in done.stderr, done.stderr
     assert "preprocessor_config.json" in done.stderr
+
+
+def test_a_model_is_looked_at_before_it_is_used():
+    found = json.loads(pomona("model", "check", ROOT / "tests/models/networks/efficientnet-b0", ROOT / "tests/models/networks/images", "--json",
+                              "--python", sys.executable))
+    interface = found["interface"]
+    assert interface["inputs"] == [{"name": "pixel_values", "shape": ["batch", "3", "64", "64"]}]
+    assert interface["outputs"] == [{"name": "features", "shape": ["batch", "24"]}] and interface["operators"]["Sigmoid"] == 65
+    assert found["runtime"] == "tract" and found["preprocessing"]["crop"] == [64, 64] and found["extractor"]["columns"] == 24
+    assert found["sample"]["images"] == 4 and found["sample"]["constant_columns"] == 0 and found["sample"]["milliseconds"] > 0
+    assert found["onnx_runtime"]["difference"] < 1e-4
+    # The built-in model's own file runs on the kernels; pictures of the demo are the sample.
+    text = pomona("model", "check", ROOT / "models/mobilenetv2_1.00_224.onnx", "--python", "no-such-program")
+    assert "runs on       kernels\n" in text and "56 images, 0 rejects" in text and "not installed" in text
+    broken = subprocess.run([POMONA, "model", "check", ROOT / "tests/models/two-inputs.onnx"], capture_output=True, text=True, check=False)
+    assert broken.returncode == 1 and "Model.Invalid" in broken.stderr and "2 inputs" in broken.stderr, broken.stderr

@@ -81,7 +81,7 @@ fn each_table_is_read_as_written() {
         crate::pca::fit(&total(&rows.features), f64::from(1 << 20), crate::pca::Scaling::Standardized, None).unwrap();
     assert_eq!(read_basis(write_basis(&basis, "x", "b").unwrap(), 2, "k").unwrap(), basis);
     let none = FeatureRows { features: Array2::zeros((0, 2)), ..FeatureRows::default() };
-    let of_before = FeatureRows { thumbnails: Array2::zeros((2, 0)), ..rows.clone() };
+    let of_before = FeatureRows { thumbnails: Array2::zeros((2, 0)), ..rows };
     assert_eq!(again(of_before.clone(), &extractor).unwrap(), of_before);
     assert_eq!(again(none.clone(), &extractor).unwrap(), none);
 }
