@@ -71,17 +71,18 @@ impl Grey {
     pub(super) fn smoothed(&self) -> Self {
         let (stride, lines) = (self.stride(), self.height + 2 * PAD);
         let weighed = |samples: [u32; 7]| samples.iter().zip(GAUSS).map(|(sample, part)| sample * part).sum::<u32>();
-        let mut across = vec![0u32; self.data.len()];
+        // At most 255 x 256.
+        let mut across = vec![0u16; self.data.len()];
         for (from, to) in self.data.chunks(stride).zip(across.chunks_mut(stride)) {
             for (window, to) in from.windows(7).zip(&mut to[3..]) {
-                *to = weighed(std::array::from_fn(|at| u32::from(window[at])));
+                *to = weighed(std::array::from_fn(|at| u32::from(window[at]))) as u16;
             }
         }
         // What is nearer to the end of the padding than three pixels is not read.
         let mut data = vec![0; self.data.len()];
         for y in 3..lines - 3 {
             for x in 3..stride - 3 {
-                let down = std::array::from_fn(|at| across[(y + at - 3) * stride + x]);
+                let down = std::array::from_fn(|at| u32::from(across[(y + at - 3) * stride + x]));
                 data[y * stride + x] = ((weighed(down) + (1 << 15)) >> 16) as u8;
             }
         }

@@ -82,6 +82,25 @@ fn a_vocabulary_is_read_as_written_and_damage_is_named() {
 }
 
 proptest! {
+    /// A file of words that somebody has damaged is an error, or other words that can be used.
+    #[test]
+    fn a_damaged_vocabulary_does_no_harm(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let words: Vec<Vec<Descriptor>> = vec![(0..3).map(|byte| [byte; 32]).collect()];
+        let mut file = Vocabulary::learn(Orb::default(), Weights::TfIdf, &words, 3).unwrap().to_bytes().to_vec();
+        for (at, byte) in changes {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        match Vocabulary::from_bytes(&file) {
+            Ok(read) => {
+                let features = read.features(&noise(1, 90, 80));
+                let largest = f64::from(read.largest());
+                prop_assert!(features.len() == read.len() && features.iter().all(|x| (0.0..=largest).contains(&f64::from(*x))));
+            }
+            Err(error) => prop_assert!(error.is(crate::ErrorKind::ModelInvalid)),
+        }
+    }
+
     /// No step of the clustering makes the sum of the distances larger; parts and threads make no difference.
     #[test]
     fn words_are_a_local_optimum(bits in prop::collection::vec(any::<[u8; 2]>(), 1..300), words in 1usize..9) {
