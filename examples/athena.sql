@@ -27,7 +27,8 @@ CREATE EXTERNAL TABLE pomona_features (
   length bigint,
   etag string,
   content_sha256 string,
-  features array<float>
+  features array<float>,
+  thumbnail array<float>
 )
 PARTITIONED BY (v string)
 ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe'
