@@ -14,7 +14,7 @@ def test_schemas_are_the_documented_ones(demo):
     features = pq.read_schema(demo.folder / demo.manifest["outputs"]["features"]["folder"] / "part-00000.parquet")
     assert {f.name: f.type for f in features} == {
         "path": pa.string(), "label": pa.string(), "split": pa.string(), "modified": pa.timestamp("us", "UTC"),
-        "length": pa.int64(), "etag": pa.string(), "content_sha256": pa.string(), "features": FLOATS,
+        "length": pa.int64(), "etag": pa.string(), "content_sha256": pa.string(), "features": FLOATS, "thumbnail": FLOATS,
     }
     scores = pq.read_schema(next(demo.pca.glob("*.parquet")))
     assert {f.name: f.type for f in scores} == {"path": pa.string(), "label": pa.string(), "pca_features": FLOATS}
