@@ -37,7 +37,7 @@ def ours(program, folder, extractor, work, words):
                    check=True, capture_output=True)
     seconds = time.perf_counter() - started
     found = json.loads(subprocess.run([program, "evaluate", out, "--json"], check=True, capture_output=True).stdout)
-    return {"accuracy": found["numbers"]["accuracy"], "seconds": seconds}
+    return {"accuracy": found["accuracy"], "seconds": seconds}
 
 
 def theirs(folder, words):
@@ -45,7 +45,7 @@ def theirs(folder, words):
     orb, images, labels = cv2.ORB_create(nfeatures=500, edgeThreshold=BORDER), [], []
     for file in files(folder):
         _, descriptors = orb.detectAndCompute(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), None)
-        images.append(np.zeros((0, 256)) if descriptors is None else np.unpackbits(descriptors, axis=1).astype(np.float32))
+        images.append(np.zeros((0, 256), np.float32) if descriptors is None else np.unpackbits(descriptors, axis=1).astype(np.float32))
         labels.append(file.parent.name)
     chosen = np.random.default_rng(0).permutation(len(images))[:400]
     clusters = KMeans(words, n_init=1, random_state=0, max_iter=50).fit(np.concatenate([images[at] for at in chosen]))
