@@ -1247,7 +1247,7 @@ RARE = {
     "Plan: WritePlan *delta/_delta_log/*": "a run after one that was killed between the commit of its version and that of the Delta log",
     "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
     "Publish: DropReport": "an erasure while the report is written",
-    "Query: ReadVersion query/vocabularies/*": "a version with visual words",
+    **dict.fromkeys(("Query: ReadVersion query/vocabularies/*", "Query: ReadVersion uploads/vocabularies/*"), "a version with visual words"),
     "Vacuum: Delete uploads/report.html": "a vacuum of the version of the newest report, whose successors have none",
     "Vacuum: ReadVersions uploads/broken-*-vacuum.json": "two vacuums that break the lock of a third one at the same time",
 }
