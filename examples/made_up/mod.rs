@@ -48,11 +48,10 @@ pub(crate) fn thumbnail(number: usize, kind: Kind) -> Vec<f32> {
         return original.into_iter().map(|level| on_grid(f64::from(level) + (random.f64() - 0.5) * 0.8)).collect();
     }
     let mut thing = fastrand::Rng::with_seed((number / VIEWS) as u64 + 7);
-    let view = random.f64() - 0.5;
     let waves: Vec<[f64; 4]> = (0..6)
         .map(|_| {
             let [across, down] = [(); 2].map(|()| (thing.f64() - 0.5) * 0.8);
-            [across, down, thing.f64() * 6.3 + (thing.f64() - 0.5) * view, 30.0 * thing.f64()]
+            [across, down, thing.f64() * 6.3 + random.f64() * 1.5, 30.0 * thing.f64()]
         })
         .collect();
     let level = |at: usize| {

@@ -214,3 +214,19 @@ def test_mypy_finds_no_error(tmp_path):
     command = [sys.executable, "-m", "mypy", "--config-file", config, "-p", "pomona", "-m", "user"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_visual_words_are_made_kept_and_taken_from_another_output(folder, tmp_path):
+    options = ["--extractor", "orb", "--words", 32, "-k", 3]
+    program("run", folder / "images", tmp_path / "program", *options)
+    data = pomona.run(folder / "images", tmp_path / "module", components=3, extractor="orb", words=32, progress=False)
+    assert tables(tmp_path / "module") == tables(tmp_path / "program")
+    (file,) = (tmp_path / "module/vocabularies").glob("*.json")
+    again = pomona.run(folder / "images", tmp_path / "other", components=3, extractor="orb", vocabulary=file, progress=False)
+    assert again.manifest["extractor"] == data.manifest["extractor"]
+    # Photos are described with the words of the output, also by later runs and questions.
+    path = data.features()["path"][0].as_py()
+    assert data.search(folder / "images" / path, count=1)[0].path == path and data.predict(folder / "images" / path)[0].problem is None
+    assert pomona.run(folder / "images", tmp_path / "module", components=3, progress=False).manifest["version"] == 1
+    with pytest.raises(pomona.Error, match="vocabulary"):
+        pomona.features([folder / "images" / path], extractor="orb")
