@@ -79,9 +79,11 @@ def run(
     """Makes or updates the data set of a folder or bucket of images, and opens the new version.
 
     Only new and changed images are inferred. `components` or `variance` (a share, such as 0.9) say how many principal components
-    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version. `vocabulary` is a file of visual words that another output
-    has made (`vocabularies/` in it); without one, `orb` keeps those of the last version, or makes `words` new ones. Other settings have the names of docs/file-formats.md, such as `csv=True`, `label_depth=1`, `classifier=False` or `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped. Raises `pomona.Error`, which has the
-    error's `name` and `advice`.
+    are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version.
+    `vocabulary` is a file of visual words that another output has made (`vocabularies/` in it); without one, `orb` keeps those
+    of the last version, or makes `words` new ones. Other settings have the names of docs/file-formats.md, such as `csv=True`,
+    `label_depth=1`, `classifier=False` or `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped.
+    Raises `pomona.Error`, which has the error's `name` and `advice`.
     """
     if components is not None and variance is not None:
         raise ValueError("give either components or variance")
@@ -102,6 +104,8 @@ def run(
     if extractor == "orb":
         given = None if vocabulary is None else os.fspath(vocabulary)
         file = _pomona.words(os.fspath(images), os.fspath(output), inventory, given, words, word_weights)
+    elif (vocabulary, words, word_weights) != (None, None, None):
+        raise ValueError("vocabulary, words and word_weights belong to extractor='orb'")
     line = _Line() if progress else None
     try:
         version = _pomona.run(

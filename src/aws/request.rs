@@ -104,10 +104,7 @@ fn extractor(value: Value) -> Result<(ExtractorKind, WordsInput)> {
         .map_err(|e| Error::new(ErrorKind::InputInvalid, r#""extractor" must look like {"name": "raw"}"#).source(e))?;
     let words = WordsInput { location: vocabulary, words, weights };
     let kind = ExtractorKind::of_name(&name)?;
-    if kind != ExtractorKind::Orb && words != WordsInput::default() {
-        let message = "\"vocabulary\", \"words\" and \"weights\" belong to the extractor orb";
-        return Err(Error::new(ErrorKind::InputInvalid, message).context("extractor", name));
-    }
+    words.check(kind)?;
     if words.location.as_ref().is_some_and(|location| !location.starts_with("s3://")) {
         let message = "\"vocabulary\" must be a location like \"s3://BUCKET/words.json\"";
         return Err(Error::new(ErrorKind::InputInvalid, message).context("found", words.location.unwrap_or_default()));
@@ -173,9 +170,16 @@ mod tests {
         assert_eq!((listed(json!({})), listed(json!({"objects_per_lister": 5_000}))), (None, Some(5_000)));
         assert!(request(json!({"objects_per_lister": 0})).unwrap_err().to_string().contains("objects_per_lister"));
         assert_eq!(request(json!({"extractor": {"name": "raw"}})).unwrap().extractor, Some(ExtractorKind::Raw));
-        for (bad, named) in
-            [(json!("raw"), "must look like"), (json!({"name": "resnet"}), "resnet"), (json!({}), "name")]
-        {
+        let orb = request(json!({"extractor": {"name": "orb", "words": 64, "weights": "tf_idf"}})).unwrap();
+        let words = WordsInput { location: None, words: Some(64), weights: Some(Weights::TfIdf) };
+        assert_eq!((orb.extractor, orb.words), (Some(ExtractorKind::Orb), words));
+        for (bad, named) in [
+            (json!("raw"), "must look like"),
+            (json!({"name": "resnet"}), "resnet"),
+            (json!({}), "name"),
+            (json!({"name": "raw", "words": 64}), "belong to the extractor orb"),
+            (json!({"name": "orb", "vocabulary": "/words.json"}), "must be a location"),
+        ] {
             assert!(request(json!({"extractor": bad})).unwrap_err().to_string().contains(named));
         }
         assert!(request(json!({"decode": "half"})).unwrap_err().to_string().contains("half"));

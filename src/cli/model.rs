@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Result,
-    dataset::record::sha256,
     demo::{self, VARIETIES},
-    image::{self, Limits, Pixels},
-    model::{Extractor, ExtractorInfo, Interface, Pooling, Preprocessing, Tensor, model_file},
+    image::{self, Limits, Pixels, Reject, guarded},
+    model::{Extractor, ExtractorInfo, Interface, Pooling, Preprocessing, Tensor, model_file, read_model},
     store::{self, is_ignored},
 };
 
@@ -34,7 +33,6 @@ const SCRIPT: &str = include_str!("onnx_runtime.py");
 struct Checked {
     file: String,
     bytes: u64,
-    sha256: String,
     interface: Interface,
     extractor: ExtractorInfo,
     preprocessing: Preprocessing,
@@ -73,10 +71,7 @@ struct Compared {
 
 pub(crate) async fn check(args: ModelCheckArgs) -> Result<()> {
     let file = model_file(&args.model)?;
-    let unreadable = |e: std::io::Error| {
-        Error::new(ErrorKind::ModelInvalid, "the model file cannot be read").context("model", file.display()).source(e)
-    };
-    let onnx = bytes::Bytes::from(std::fs::read(&file).map_err(unreadable)?);
+    let onnx = read_model(&file)?;
     let bars = Bars::new();
     bars.start("model", None, None);
     let extractor = run::model(&args);
@@ -90,7 +85,6 @@ pub(crate) async fn check(args: ModelCheckArgs) -> Result<()> {
     let checked = Checked {
         file: file.display().to_string(),
         bytes: onnx.len() as u64,
-        sha256: sha256(&onnx),
         interface,
         extractor: extractor.info().clone(),
         preprocessing: extractor.preprocessing().clone(),
@@ -131,22 +125,33 @@ async fn sample(images: Option<&str>) -> Result<Vec<bytes::Bytes>> {
 /// Computes the features of files, one at a time. Returns the pixels that the model reads of those that have any, and these.
 fn measure(extractor: &Extractor, files: &[bytes::Bytes]) -> (Sample, Vec<Pixels>, Vec<Vec<f32>>) {
     let mut sample = Sample { smallest: f32::INFINITY, largest: f32::NEG_INFINITY, ..Sample::default() };
-    let (mut times, mut prepared, mut all) = (Vec::new(), Vec::new(), Vec::<Vec<f32>>::new());
+    let (mut times, mut prepared, mut all, mut why) = (Vec::new(), Vec::new(), Vec::<Vec<f32>>::new(), None);
     for file in files {
-        let Ok(pixels) = image::decode(file, Limits::default()) else {
-            sample.rejects += 1;
-            continue;
-        };
-        let started = Instant::now();
-        let of_model = extractor.prepared(pixels);
-        match of_model.and_then(|pixels| extractor.features(&pixels).map(|features| (pixels, features))) {
-            Ok((pixels, features)) => {
-                times.push(started.elapsed().as_secs_f64() * 1_000.0);
+        let of_file = guarded(|| {
+            let pixels = image::decode(file, Limits::default())?;
+            let started = Instant::now();
+            let pixels = extractor.prepared(pixels)?;
+            let features = extractor.features(&pixels)?;
+            Ok((started.elapsed(), pixels, features))
+        });
+        match of_file {
+            Ok((took, pixels, features)) => {
+                times.push(took.as_secs_f64() * 1_000.0);
                 prepared.push(pixels);
                 all.push(features);
             }
-            Err(_) => sample.rejects += 1,
+            Err(reject) => {
+                sample.rejects += 1;
+                why = why.or(Some(reject));
+            }
         }
+    }
+    if let Some(Reject { reason, detail }) = why {
+        note(&format!(
+            "note: rejected, {} of the sample: {reason}: {}",
+            sample.rejects,
+            format::escape_invisible(&detail)
+        ));
     }
     let columns = all.first().map_or(0, Vec::len);
     let is_constant = |column: &usize| all.iter().all(|row| row[*column] == all[0][*column]);
@@ -171,6 +176,9 @@ fn compare(
     (extractor, interface): (&Extractor, &Interface),
     (prepared, features): (&[Pixels], &[Vec<f32>]),
 ) -> Result<Option<Compared>> {
+    if prepared.is_empty() {
+        return Ok(None);
+    }
     let compared = prepared.len().min(COMPARED);
     let tensors = prepared[..compared].iter().map(|pixels| interface.tensor(pixels, extractor.preprocessing()));
     let (mut numbers, mut shape) = (Vec::new(), [0; 4]);
@@ -183,7 +191,7 @@ fn compare(
     std::fs::write(inputs.path(), &numbers).map_err(failed)?;
     let mut python = Command::new(&args.python);
     python.args(["-c", SCRIPT]).arg(file).arg(inputs.path()).arg(shape.map(|n| n.to_string()).join(","));
-    python.arg(args.model_output.as_deref().unwrap_or(""));
+    python.arg(args.of_model.model_output.as_deref().unwrap_or(""));
     python.arg(if extractor.info().pooling == Pooling::Cls { "cls" } else { "mean" });
     let Ok(answer) = python.output() else { return Ok(None) };
     if !answer.status.success() {
@@ -229,7 +237,7 @@ impl Checked {
         };
         let lines = [
             ("file", format!("{}, {}", format::escape_invisible(&self.file), format::counted(self.bytes, "byte"))),
-            ("SHA-256", self.sha256.clone()),
+            ("SHA-256", extractor.model_sha256.clone()),
             ("inputs", tensors(&interface.inputs)),
             ("outputs", tensors(&interface.outputs)),
             ("operators", operators.collect::<Vec<_>>().join(", ")),

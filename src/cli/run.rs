@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 use crate::{
     Result, dataset,
     ids::RunId,
-    model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, ModelOptions, Preprocessing, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
     pipeline,
     stages::{self, CancellationToken, PlanInput, Stores},
 };
@@ -108,7 +108,7 @@ pub(crate) async fn workers(options: &EngineOptions, stores: &Stores) -> Result<
     let words = stages::words(stores, kind, &options.words.input(), &CancellationToken::new()).await;
     let extractor = words.and_then(|words| {
         let builtin = Builtin { kind, words: words.as_deref() };
-        load(options.model.as_deref(), options.engine, builtin, options.feature_range, of_model(options)?)
+        load(options.model.as_deref(), options.engine, builtin, options.feature_range, options.of_model.options()?)
     });
     bars.clear();
     let extractor = extractor?.with_decoding(options.decode.into());
@@ -122,10 +122,8 @@ pub(crate) async fn workers(options: &EngineOptions, stores: &Stores) -> Result<
 
 /// Loads a model of the user's.
 pub(crate) fn model(args: &ModelCheckArgs) -> Result<Extractor> {
-    let preprocessing = args.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
-    let of_model = ModelOptions { preprocessing, output: args.model_output.clone(), pooling: args.pooling.pooling() };
     let builtin = Builtin { kind: ExtractorKind::Network, words: None };
-    load(Some(&args.model), args.engine, builtin, args.feature_range, of_model)
+    load(Some(&args.model), args.engine, builtin, args.feature_range, args.of_model.options()?)
 }
 
 /// The workers for features like those of a data set, given the file of its visual words if it has any, without progress.
@@ -139,11 +137,6 @@ pub(crate) fn workers_for(
     let extractor = load(model, engine, builtin, like.feature_range, like.options())?.with_decoding(like.decoding);
     let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     WorkerPool::new(Arc::new(extractor), threads)
-}
-
-fn of_model(options: &EngineOptions) -> Result<ModelOptions> {
-    let preprocessing = options.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
-    Ok(ModelOptions { preprocessing, output: options.model_output.clone(), pooling: options.pooling.pooling() })
 }
 
 /// An extractor without a model of the user's.

@@ -7,8 +7,8 @@ use super::{
     record::{damaged, sha256},
 };
 use crate::{
-    Result,
-    model::Recipe,
+    Error, ErrorKind, Result,
+    model::{ExtractorKind, Recipe},
     orb::Weights,
     store::{self, Store},
 };
@@ -25,6 +25,17 @@ pub struct WordsInput {
     pub words: Option<usize>,
     /// What features are made of the counts of new words. None for the counts.
     pub weights: Option<Weights>,
+}
+
+impl WordsInput {
+    /// Fails with `Input.Invalid` if something is asked of an extractor without words.
+    pub fn check(&self, kind: ExtractorKind) -> Result<()> {
+        if kind == ExtractorKind::Orb || *self == WordsInput::default() {
+            return Ok(());
+        }
+        let message = "a vocabulary, a number of words and their weights belong to the extractor orb";
+        Err(Error::new(ErrorKind::InputInvalid, message).context("extractor", kind.name()))
+    }
 }
 
 /// Reads the file of the visual words of an extractor; None if it has none. Fails with `Dataset.Corrupt` if the file is missing

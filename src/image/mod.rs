@@ -28,6 +28,7 @@ mod unsupported;
 pub use decode::{Limits, MAX_FILE_BYTES, decode, decode_scaled};
 #[cfg(feature = "report")]
 pub(crate) use preview::preview;
+pub(crate) use reject::guarded;
 pub use reject::{Reason, Reject};
 pub use resize::{Filter, resize, resize_with};
 pub use thumbnail::{THUMBNAIL, thumbnail};

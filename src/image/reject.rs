@@ -1,6 +1,9 @@
 //! Reasons why an image has no features.
 
-use std::fmt;
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +115,12 @@ impl Reject {
     pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
         Reject { reason, detail: detail.to_string() }
     }
+}
+
+/// Work on a file. A panic of a decoder rejects the image and nothing else.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> std::result::Result<T, Reject>) -> std::result::Result<T, Reject> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Reject::new(Reason::Corrupt, "the decoder gave up on this file")))
 }
 
 #[cfg(test)]

@@ -3,21 +3,21 @@
 //! Features are integer multiples of a *quantum*. With the default range of 8 the quantum is 2^-20, and MobileNetV2's
 //! features (0 to 6) have 23 bits, which an `f32` holds exactly. The exact sums of [`crate::pca::moments`] depend on it.
 
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 use bytes::Bytes;
 use pomona_kernels::{Network, Unsupported};
 use prost::Message;
 
 use super::{
-    Decoding, EMBEDDED_NAME, ExtractorInfo, ExtractorKind, FEATURE_BITS, FeatureRange, MAX_MODEL_BYTES, ModelOptions,
-    Preprocessing, builtin_info, graph,
-    identity::{EMBEDDED_SHA256, Identity, KERNELS, sha256},
-    interface::model_file,
+    Decoding, EMBEDDED_NAME, ExtractorInfo, ExtractorKind, FEATURE_BITS, FeatureRange, ModelOptions, Preprocessing,
+    builtin_info, graph,
+    identity::{EMBEDDED_SHA256, Identity, KERNELS, sha256, words_info},
+    interface::{model_file, read_model},
     invalid, limits, onnx, trial, wire,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     image::{self, Limits, Pixels, Reason, Reject},
     orb::Vocabulary,
 };
@@ -115,29 +115,25 @@ impl Extractor {
     ///
     /// Fails with `Model.Invalid` if the words are missing or damaged.
     pub fn builtin(kind: ExtractorKind, words: Option<&[u8]>, range: FeatureRange) -> Result<Self> {
-        match (kind, words) {
+        let info = match (kind, words) {
             (ExtractorKind::Network, _) => return Self::embedded(range),
             (ExtractorKind::Orb, Some(words)) => return Self::of_words(words),
-            (ExtractorKind::Orb, None) => return Err(invalid("visual words need a vocabulary")),
-            (ExtractorKind::Raw | ExtractorKind::Histogram, _) => {}
-        }
-        let side = kind.size().unwrap_or(EMBEDDED_SIDE);
-        let (info, program) = (builtin_info(kind, range, Decoding::Full), Program::Plain(kind));
-        let preprocessing = Preprocessing::default();
-        Ok(Extractor { info, program, preprocessing, unsupported: None, height: side, width: side })
+            _ => builtin_info(kind, words, range, Decoding::Full)?,
+        };
+        Ok(Self::without_network(info, Program::Plain(kind), kind.size()))
     }
 
     fn of_words(file: &[u8]) -> Result<Self> {
         let vocabulary = Vocabulary::from_bytes(file)?;
-        let kind = ExtractorKind::Orb;
-        let name = format!("ORB, {} visual words", vocabulary.len());
-        let (hash, columns, options) = (sha256(file), vocabulary.len(), &ModelOptions::default());
-        let identity = Identity { kind, program: kind.program(), model_sha256: &hash, name: &name, columns, options };
-        let info =
-            identity.info(FeatureRange::try_from((vocabulary.largest() + 1).next_power_of_two())?, Decoding::Full);
-        let (program, side) = (Program::Words(Box::new(vocabulary), Bytes::copy_from_slice(file)), EMBEDDED_SIDE);
+        let info = words_info(&vocabulary, file, Decoding::Full)?;
+        let program = Program::Words(Box::new(vocabulary), Bytes::copy_from_slice(file));
+        Ok(Self::without_network(info, program, None))
+    }
+
+    fn without_network(info: ExtractorInfo, program: Program, side: Option<usize>) -> Self {
+        let side = side.unwrap_or(EMBEDDED_SIDE);
         let preprocessing = Preprocessing::default();
-        Ok(Extractor { info, program, preprocessing, unsupported: None, height: side, width: side })
+        Extractor { info, program, preprocessing, unsupported: None, height: side, width: side }
     }
 
     /// Loads an ONNX model with one float32 image input, `[1, 3, height, width]` or `[1, height, width, 3]`, and one
@@ -179,15 +175,9 @@ impl Extractor {
         if options.preprocessing.is_none() {
             options.preprocessing = Preprocessing::beside(path)?;
         }
-        let mut onnx = Vec::new();
-        // One byte more than a model may have.
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut onnx));
-        read.map_err(|e| {
-            let error = Error::new(ErrorKind::ModelInvalid, "the model file cannot be read");
-            error.context("model", path.display()).source(e)
-        })?;
+        let onnx = read_model(path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        Self::from_onnx_with(onnx.into(), &name, range, runtime, options)
+        Self::from_onnx_with(onnx, &name, range, runtime, options)
     }
 
     fn read(

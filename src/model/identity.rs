@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ExtractorKind, FeatureRange, Preprocessing, Recipe};
+use super::{ExtractorKind, FeatureRange, Preprocessing, Recipe, invalid};
 use crate::{
+    Result,
     ids::{ExtractorId, short_hex},
     image,
+    orb::Vocabulary,
 };
 
 /// SHA-256 of the embedded model. Computing it would slow down the start of the program.
@@ -209,24 +211,46 @@ impl Identity<'_> {
 
 /// The [`Extractor::info`](super::Extractor::info) of the embedded model, without loading the model.
 pub fn embedded_info(range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
-    builtin_info(ExtractorKind::Network, range, decoding)
+    let identity = Identity {
+        kind: ExtractorKind::Network,
+        program: KERNELS,
+        model_sha256: EMBEDDED_SHA256,
+        name: EMBEDDED_NAME,
+        columns: EMBEDDED_COLUMNS,
+        options: &ModelOptions::default(),
+    };
+    identity.info(range, decoding)
 }
 
-/// The [`Extractor::info`](super::Extractor::info) of [`Extractor::builtin`](super::Extractor::builtin), without loading a model:
-/// of an extractor without visual words.
-pub fn builtin_info(kind: ExtractorKind, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
-    let Some(name) = kind.description() else {
-        let identity = Identity {
-            kind,
-            program: KERNELS,
-            model_sha256: EMBEDDED_SHA256,
-            name: EMBEDDED_NAME,
-            columns: EMBEDDED_COLUMNS,
-            options: &ModelOptions::default(),
-        };
-        return identity.info(range, decoding);
-    };
+/// The [`Extractor::info`](super::Extractor::info) of [`Extractor::builtin`](super::Extractor::builtin), without loading a model.
+/// Fails as that does.
+pub fn builtin_info(
+    kind: ExtractorKind,
+    words: Option<&[u8]>,
+    range: FeatureRange,
+    decoding: Decoding,
+) -> Result<ExtractorInfo> {
+    match (kind, words) {
+        (ExtractorKind::Network, _) => Ok(embedded_info(range, decoding)),
+        (ExtractorKind::Orb, Some(file)) => words_info(&Vocabulary::from_bytes(file)?, file, decoding),
+        (ExtractorKind::Orb, None) => Err(invalid("visual words need a vocabulary")),
+        (ExtractorKind::Raw | ExtractorKind::Histogram, _) => Ok(plain_info(kind, range, decoding)),
+    }
+}
+
+/// That of an extractor that needs no file.
+pub(super) fn plain_info(kind: ExtractorKind, range: FeatureRange, decoding: Decoding) -> ExtractorInfo {
+    let name = kind.description().unwrap_or_default();
     let (hash, columns, options) = (sha256(name.as_bytes()), kind.columns(), &ModelOptions::default());
     let identity = Identity { kind, program: kind.program(), model_sha256: &hash, name, columns, options };
     identity.info(kind.range(range), decoding)
+}
+
+/// That of visual words, which are in `file`.
+pub(super) fn words_info(vocabulary: &Vocabulary, file: &[u8], decoding: Decoding) -> Result<ExtractorInfo> {
+    let kind = ExtractorKind::Orb;
+    let (columns, hash) = (vocabulary.len(), sha256(file));
+    let (name, options) = (format!("ORB, {columns} visual words"), &ModelOptions::default());
+    let identity = Identity { kind, program: kind.program(), model_sha256: &hash, name: &name, columns, options };
+    Ok(identity.info(FeatureRange::try_from((vocabulary.largest() + 1).next_power_of_two())?, decoding))
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -9,8 +11,8 @@ use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
 
-use super::{Preprocessing, invalid, limits, onnx, wire};
-use crate::{Result, image::Pixels};
+use super::{Preprocessing, invalid, limits, onnx, preprocess::numbers, wire};
+use crate::{Error, ErrorKind, Result, image::Pixels};
 
 /// The interface of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,18 +56,10 @@ impl Interface {
 
     /// The numbers that the model gets of pixels of its size, and their shape `[1, 3, H, W]` or `[1, H, W, 3]`.
     pub fn tensor(&self, pixels: &Pixels, preprocessing: &Preprocessing) -> (Vec<f32>, [usize; 4]) {
-        let table = preprocessing.table();
-        let number = |channel: usize, pixel: &[u8; 3]| {
-            table[channel][usize::from(pixel[if preprocessing.bgr { 2 - channel } else { channel }])]
-        };
-        let (all, _) = pixels.data.as_chunks::<3>();
         let last = self.inputs.first().and_then(|input| input.shape.get(3)).is_some_and(|length| length == "3");
-        if last {
-            let data = all.iter().flat_map(|pixel| [0, 1, 2].map(|channel| number(channel, pixel))).collect();
-            return (data, [1, pixels.height, pixels.width, 3]);
-        }
-        let data = [0, 1, 2].into_iter().flat_map(|channel| all.iter().map(move |pixel| number(channel, pixel)));
-        (data.collect(), [1, 3, pixels.height, pixels.width])
+        let (height, width) = (pixels.height, pixels.width);
+        let shape = if last { [1, height, width, 3] } else { [1, 3, height, width] };
+        (numbers(pixels, &preprocessing.table(), preprocessing.bgr, last), shape)
     }
 }
 
@@ -99,4 +93,15 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
             .context("folder", path.display())
             .context("files", files)),
     }
+}
+
+/// Reads a model file, and one byte more than a model may have of a larger one. Fails with `Model.Invalid`.
+pub fn read_model(path: &Path) -> Result<Bytes> {
+    let mut onnx = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(limits::MAX_MODEL_BYTES + 1).read_to_end(&mut onnx));
+    read.map_err(|e| {
+        let error = Error::new(ErrorKind::ModelInvalid, "the model file cannot be read");
+        error.context("model", path.display()).source(e)
+    })?;
+    Ok(onnx.into())
 }

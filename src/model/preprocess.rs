@@ -326,6 +326,30 @@ fn of_timm(text: &str) -> Result<Option<Preprocessing>> {
     Preprocessing { resize, filter, crop, scale: 1.0 / 255.0, mean, std, bgr: false }.checked().map(Some)
 }
 
+/// The numbers that a model gets of pixels of its size, `[height, width, 3]` with the channels last, otherwise
+/// `[3, height, width]`. `table` has what each sample of each channel becomes; `bgr` says that blue is the first channel.
+pub(super) fn numbers(pixels: &Pixels, table: &[[f32; 256]; 3], bgr: bool, channels_last: bool) -> Vec<f32> {
+    let number = |channel: usize, pixel: &[u8]| {
+        let sample = pixel[if bgr { 2 - channel } else { channel }];
+        table[channel][usize::from(sample)]
+    };
+    let mut data = vec![0f32; pixels.data.len()];
+    if channels_last {
+        for (to, pixel) in data.chunks_exact_mut(3).zip(pixels.data.chunks_exact(3)) {
+            for (channel, to) in to.iter_mut().enumerate() {
+                *to = number(channel, pixel);
+            }
+        }
+        return data;
+    }
+    for (channel, plane) in data.chunks_exact_mut(pixels.width * pixels.height).enumerate() {
+        for (to, pixel) in plane.iter_mut().zip(pixels.data.chunks_exact(3)) {
+            *to = number(channel, pixel);
+        }
+    }
+    data
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use super::{
     extractor::{MAX_COLUMNS, MAX_SIDE},
     invalid,
     onnx::Graph,
+    preprocess::numbers,
     shapes,
 };
 use crate::{Error, Result, image::Pixels};
@@ -101,31 +102,10 @@ impl TractModel {
     /// The output for an image of the model's size, whose samples are scaled by the preprocessing.
     pub(super) fn run(&self, pixels: &Pixels) -> TractResult<Vec<f32>> {
         let (h, w) = (self.height, self.width);
-        // What a channel of the model gets of a pixel.
-        let number = |channel: usize, pixel: &[u8]| {
-            let sample = pixel[if self.bgr { 2 - channel } else { channel }];
-            self.table[channel][usize::from(sample)]
-        };
-        let tensor: Tensor = match self.layout {
-            Layout::Nhwc => {
-                let mut data = vec![0f32; 3 * h * w];
-                for (to, pixel) in data.chunks_exact_mut(3).zip(pixels.data.chunks_exact(3)) {
-                    for (channel, to) in to.iter_mut().enumerate() {
-                        *to = number(channel, pixel);
-                    }
-                }
-                tract_ndarray::Array4::from_shape_vec((1, h, w, 3), data)?.into()
-            }
-            Layout::Nchw => {
-                let mut data = vec![0f32; 3 * h * w];
-                for (channel, plane) in data.chunks_exact_mut(h * w).enumerate() {
-                    for (to, pixel) in plane.iter_mut().zip(pixels.data.chunks_exact(3)) {
-                        *to = number(channel, pixel);
-                    }
-                }
-                tract_ndarray::Array4::from_shape_vec((1, 3, h, w), data)?.into()
-            }
-        };
+        let last = self.layout == Layout::Nhwc;
+        let shape = if last { (1, h, w, 3) } else { (1, 3, h, w) };
+        let data = numbers(pixels, &self.table, self.bgr, last);
+        let tensor: Tensor = tract_ndarray::Array4::from_shape_vec(shape, data)?.into();
         let outputs = self.plan.run(tvec!(tensor.into()))?;
         let view = outputs[0].to_plain_array_view::<f32>()?;
         let all: Vec<f32> = view.iter().copied().collect();

@@ -3,10 +3,7 @@
 //! Each worker processes one image at a time, because the model is slower on batches. The caller limits the number of
 //! files in progress, and with it their memory.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -15,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use super::{Described, Extractor};
 use crate::{
     Error, ErrorKind, Result,
-    image::{Reason, Reject},
+    image::{Reject, guarded},
 };
 
 type Answer<T> = std::result::Result<T, Reject>;
@@ -71,19 +68,13 @@ impl WorkerPool {
     }
 
     async fn compute<T: Send + 'static>(&self, file: Bytes, what: Compute<T>) -> Result<Answer<T>> {
-        let Some(pool) = &self.pool else { return Ok(guarded(&self.extractor, &file, what)) };
+        let Some(pool) = &self.pool else { return Ok(guarded(|| what(&self.extractor, &file))) };
         let (answer, answered) = oneshot::channel();
         let extractor = self.extractor.clone();
         pool.spawn_fifo(move || {
             // A stopped run has dropped the receiver.
-            let _ = answer.send(guarded(&extractor, &file, what));
+            let _ = answer.send(guarded(|| what(&extractor, &file)));
         });
         answered.await.map_err(|_| Error::new(ErrorKind::InternalBug, "a worker thread has ended"))
     }
-}
-
-/// A panic of a decoder rejects the image and nothing else.
-fn guarded<T>(extractor: &Extractor, file: &[u8], what: Compute<T>) -> Answer<T> {
-    catch_unwind(AssertUnwindSafe(|| what(extractor, file)))
-        .unwrap_or_else(|_| Err(Reject::new(Reason::Corrupt, "the decoder gave up on this file")))
 }

@@ -7,8 +7,9 @@
 //! ```
 //! use pomona::{image::Pixels, orb::Orb};
 //!
-//! // A chessboard has corners.
-//! let sample = |at: usize| if (at % 100 / 20 + at / 100 / 20) % 2 == 0 { [240; 3] } else { [20; 3] };
+//! // A bright square has corners; where the fields of a chessboard meet, a circle has no nine equal neighbours.
+//! let inside = |at: usize| (40..60).contains(&(at % 100)) && (40..60).contains(&(at / 100));
+//! let sample = |at: usize| if inside(at) { [240; 3] } else { [20; 3] };
 //! let pixels = Pixels { width: 100, height: 100, data: (0..100 * 100).flat_map(sample).collect() };
 //! let keypoints = Orb::default().detect(&pixels);
 //! assert!(keypoints.iter().any(|keypoint| (keypoint.x - 40.0).abs() < 2.0 && (keypoint.y - 40.0).abs() < 2.0));
@@ -26,6 +27,7 @@ pub use vocabulary::{MAX_VOCABULARY_BYTES, MAX_WORDS, Vocabulary, Weights, major
 
 use crate::image::Pixels;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// Bits that say which of two places near a corner is brighter; bit `i` is bit `i % 8` of byte `i / 8`.
 pub type Descriptor = [u8; 32];
@@ -80,12 +82,21 @@ struct Corner {
 }
 
 impl Orb {
+    /// Possible numbers of [`keypoints`](Orb::keypoints).
+    pub const KEYPOINTS: RangeInclusive<usize> = 1..=10_000;
+    /// Possible values of [`scale`](Orb::scale).
+    pub const SCALES: RangeInclusive<f64> = 1.01..=4.0;
+    /// Possible numbers of [`levels`](Orb::levels).
+    pub const LEVELS: RangeInclusive<u8> = 1..=32;
+    /// Possible values of [`border`](Orb::border).
+    pub const BORDERS: RangeInclusive<usize> = 4..=1_000;
+
     /// Why these parameters cannot be used.
     fn check(&self) -> Result<(), String> {
-        let is_good = (1..=10_000).contains(&self.keypoints)
-            && (1.01..=4.0).contains(&self.scale)
-            && (1..=32).contains(&self.levels)
-            && (4..=1_000).contains(&self.border)
+        let is_good = Orb::KEYPOINTS.contains(&self.keypoints)
+            && Orb::SCALES.contains(&self.scale)
+            && Orb::LEVELS.contains(&self.levels)
+            && Orb::BORDERS.contains(&self.border)
             && self.threshold >= 1;
         is_good
             .then_some(())

@@ -82,7 +82,7 @@ fn a_vocabulary_is_read_as_written_and_damage_is_named() {
 }
 
 proptest! {
-    /// A file of words that somebody has damaged is an error, or other words that can be used.
+    /// A damaged file of words is refused, or read as other words that work.
     #[test]
     fn a_damaged_vocabulary_does_no_harm(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
         let words: Vec<Vec<Descriptor>> = vec![(0..3).map(|byte| [byte; 32]).collect()];

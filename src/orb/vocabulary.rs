@@ -127,11 +127,6 @@ impl Vocabulary {
         self.weights
     }
 
-    /// How images are described.
-    pub fn orb(&self) -> Orb {
-        self.orb
-    }
-
     /// The features of an image, one for each word.
     pub fn features(&self, pixels: &Pixels) -> Vec<f32> {
         let descriptors: Vec<Descriptor> =

@@ -1,5 +1,6 @@
 //! The table of ORB keypoints of all images of an input. It is no part of a data set.
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
@@ -7,7 +8,7 @@ use super::{CancellationToken, Monitor, check};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{blocking::run_blocking, tables},
-    image::{self, Limits, MAX_FILE_BYTES, Reason, Reject},
+    image::{self, Limits, MAX_FILE_BYTES, Reason, Reject, guarded},
     orb::{Keypoint, Orb},
     store::{self, Object, Store, is_ignored},
 };
@@ -16,6 +17,9 @@ use crate::{
 const IMAGES: usize = 1_000;
 /// Images that are read and searched at a time.
 const AT_A_TIME: usize = 16;
+
+/// Marks a table whose parts are all there, as Spark and Hadoop do.
+const SUCCESS: &str = "_SUCCESS";
 
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,7 +35,7 @@ pub struct DescriptorsDone {
 }
 
 /// Writes `part-*.parquet` into an empty store: path, x, y, octave, angle, response and descriptor of the keypoints of each image,
-/// in key order.
+/// in key order. `_SUCCESS` is written last.
 ///
 /// Fails with `Output.Occupied` if the store is not empty, with `Input.Empty` without images, and with `Run.Interrupted` after
 /// `stop` is cancelled.
@@ -57,12 +61,12 @@ pub async fn descriptors(
     monitor.listed(objects.len() as u64);
     let mut done = DescriptorsDone::default();
     for part in objects.chunks(IMAGES) {
-        let described: Vec<_> = part.iter().map(|object| describe(input, object, orb, stop)).collect();
-        let mut described = stream::iter(described).buffered(AT_A_TIME);
+        let described: Vec<_> = part.iter().map(|object| keypoints(input, object, orb, stop)).collect();
+        let mut described = stream::iter(part).zip(stream::iter(described).buffered(AT_A_TIME));
         let mut images: Vec<(String, Vec<Keypoint>)> = Vec::new();
-        while let Some((object, found)) = described.try_next().await? {
+        while let Some((object, found)) = described.next().await {
             monitor.image_done();
-            match found {
+            match found? {
                 Ok(keypoints) => {
                     done.images += 1;
                     done.keypoints += keypoints.len() as u64;
@@ -76,32 +80,24 @@ pub async fn descriptors(
         output.put(&key, file).await?;
         done.files.push(key);
     }
+    output.put(SUCCESS, Bytes::new()).await?;
     Ok(done)
 }
 
 type Found = std::result::Result<Vec<Keypoint>, Reject>;
 
-async fn describe<'a>(
-    input: &dyn Store,
-    object: &'a Object,
-    orb: Orb,
-    stop: &CancellationToken,
-) -> Result<(&'a Object, Found)> {
+/// The keypoints of an image, or why it has none. Fails if the store does.
+pub(super) async fn keypoints(input: &dyn Store, object: &Object, orb: Orb, stop: &CancellationToken) -> Result<Found> {
     check(stop)?;
     if object.size > MAX_FILE_BYTES {
         let detail = format!("{} bytes; at most {MAX_FILE_BYTES} are taken", object.size);
-        return Ok((object, Err(Reject::new(Reason::TooLarge, detail))));
+        return Ok(Err(Reject::new(Reason::TooLarge, detail)));
     }
     let file = match input.get_listed(object).await {
         Ok(file) => file,
         Err(e) if e.kind().retryable() || e.kind().of_credentials() => return Err(e.context("key", &object.key)),
-        Err(e) => return Ok((object, Err(Reject::new(Reason::of(e.kind()), e.without_request())))),
+        Err(e) => return Ok(Err(Reject::new(Reason::of(e.kind()), e.without_request()))),
     };
-    let found = run_blocking(move || {
-        let decode = || image::decode(&file, Limits::default()).map(|pixels| orb.detect(&pixels));
-        // A panic of a decoder rejects the image and nothing else.
-        Ok(std::panic::catch_unwind(decode)
-            .unwrap_or_else(|_| Err(Reject::new(Reason::Corrupt, "the decoder gave up on this file"))))
-    });
-    Ok((object, found.await?))
+    run_blocking(move || Ok(guarded(|| image::decode(&file, Limits::default()).map(|pixels| orb.detect(&pixels)))))
+        .await
 }

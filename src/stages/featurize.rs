@@ -183,13 +183,14 @@ impl ShardRows {
         compression: Compression,
         rows: usize,
     ) -> Self {
-        // The features are most of a shard's memory; a vector that grows by doubling would hold them twice.
-        let mut features = Vec::new();
+        // They are most of a shard's memory; vectors that grow by doubling would hold them twice.
+        let (mut features, mut thumbnails) = (Vec::new(), Vec::new());
         features.reserve_exact(rows * extractor.columns);
+        thumbnails.reserve_exact(rows * THUMBNAIL);
         ShardRows {
             table: FeatureRows::default(),
             features,
-            thumbnails: Vec::new(),
+            thumbnails,
             origins: Origins::default(),
             rejects: Vec::new(),
             compression,

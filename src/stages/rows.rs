@@ -248,11 +248,15 @@ impl<'a> Rows<'a> {
         let tables: Vec<_> = tables.collect();
         let mut tables = stream::iter(tables).buffered(AT_A_TIME);
         while let Some((wanted, start, table)) = tables.try_next().await? {
+            let matrix = of.matrix(&table);
+            if tile.values.is_empty() {
+                tile.columns = matrix.ncols();
+                tile.values.reserve_exact(rows.len() * tile.columns);
+            }
             for row in wanted {
-                tile.values.extend(of.matrix(&table).row((row - start) as usize));
+                tile.values.extend(matrix.row((row - start) as usize));
             }
         }
-        tile.columns = tile.values.len() / rows.len().max(1);
         Ok(tile)
     }
 }

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::{CancellationToken, Stores, check};
+use super::{CancellationToken, Stores, check, descriptors::keypoints};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, WORDS, WordsInput, blocking::run_blocking},
-    image::{self, Limits, MAX_FILE_BYTES},
+    image::MAX_FILE_BYTES,
     model::ExtractorKind,
-    orb::{Descriptor, MAX_VOCABULARY_BYTES, Orb, Vocabulary},
+    orb::{Descriptor, Keypoint, MAX_VOCABULARY_BYTES, Orb, Vocabulary},
     store::{self, Object, is_ignored},
 };
 
@@ -29,13 +29,15 @@ const BORDER: usize = 16;
 /// The sample are the images with the smallest SHA-256 of their keys, so new words are a function of the images. Later runs
 /// keep the words, unless others are given: features of different words cannot be compared.
 ///
-/// Fails with `Model.Invalid` if the words that are given are damaged, and with `Input.Invalid` if the images have no corners.
+/// Fails with `Input.Invalid` if words are asked for another extractor, with `Model.Invalid` if the words that are given are damaged, and
+/// with `Input.Invalid` if the images have no corners.
 pub async fn words(
     stores: &Stores,
     kind: ExtractorKind,
     input: &WordsInput,
     stop: &CancellationToken,
 ) -> Result<Option<Bytes>> {
+    input.check(kind)?;
     if kind != ExtractorKind::Orb {
         return Ok(None);
     }
@@ -56,8 +58,11 @@ pub async fn words(
 async fn learn(stores: &Stores, input: &WordsInput, stop: &CancellationToken) -> Result<Bytes> {
     let orb = Orb { border: BORDER, ..Orb::default() };
     let sample = sample(stores, stop).await?;
-    let described: Vec<_> = sample.into_iter().map(|object| describe(stores, object, orb, stop)).collect();
-    let images: Vec<Vec<Descriptor>> = stream::iter(described).buffered(AT_A_TIME).try_collect().await?;
+    let described: Vec<_> = sample.iter().map(|object| keypoints(stores.input.as_ref(), object, orb, stop)).collect();
+    // A store that fails is an error: another sample would have other words. A reject has no corners.
+    let found: Vec<_> = stream::iter(described).buffered(AT_A_TIME).try_collect().await?;
+    let of_image = |found: Vec<Keypoint>| found.into_iter().map(|keypoint| keypoint.descriptor).collect();
+    let images: Vec<Vec<Descriptor>> = found.into_iter().map(|found| of_image(found.unwrap_or_default())).collect();
     check(stop)?;
     let (weights, words) = (input.weights.unwrap_or_default(), input.words.unwrap_or(WORDS));
     run_blocking(move || Ok(Vocabulary::learn(orb, weights, &images, words)?.to_bytes())).await
@@ -81,21 +86,4 @@ async fn sample(stores: &Stores, stop: &CancellationToken) -> Result<Vec<Object>
         return Err(Error::new(ErrorKind::InputEmpty, "there are no images of which visual words could be made"));
     }
     Ok(chosen.into_values().collect())
-}
-
-/// The descriptors of an image; none if it is a reject. A store that fails is an error: another sample would have other words.
-async fn describe(stores: &Stores, object: Object, orb: Orb, stop: &CancellationToken) -> Result<Vec<Descriptor>> {
-    check(stop)?;
-    let file = match stores.input.get_listed(&object).await {
-        Ok(file) => file,
-        Err(e) if e.kind().retryable() || e.kind().of_credentials() => return Err(e.context("key", &object.key)),
-        Err(_) => return Ok(Vec::new()),
-    };
-    run_blocking(move || {
-        // A decoder that panics rejects the image.
-        let pixels = std::panic::catch_unwind(|| image::decode(&file, Limits::default()));
-        let Ok(Ok(pixels)) = pixels else { return Ok(Vec::new()) };
-        Ok(orb.detect(&pixels).into_iter().map(|keypoint| keypoint.descriptor).collect())
-    })
-    .await
 }

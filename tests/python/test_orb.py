@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+import subprocess
 
 import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, pomona
+from conftest import POMONA, ROOT, pomona
 from PIL import Image
 
 # The parameters of both programs: these are the defaults.
@@ -42,6 +43,8 @@ def table(folder, images, *options):
     for name, picture in images.items():
         picture.save(folder / f"images/{name}.png")
     pomona("descriptors", folder / "images", folder / "table", *options)
+    # Only a whole table has the mark.
+    assert (folder / "table/_SUCCESS").read_bytes() == b""
     rows = pq.read_table(folder / "table").to_pandas()
     return {pathlib.Path(path).stem: of for path, of in rows.groupby("path")}
 
@@ -157,6 +160,15 @@ def test_a_data_set_of_visual_words_is_a_function_of_its_images(tmp_path):
     again = pd.read_parquet(tmp_path / "other/features/v=00000001")
     assert np.array_equal(np.stack(again["features"]), features)
     assert "no damage" in pomona("check", results)
+    # A byte short: named by the check, and by what needs the words.
+    (kept,) = (results / "vocabularies").glob("*.json")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    for command in (["check", results], ["search", results, images / asked]):
+        done = subprocess.run([POMONA, *map(str, command)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and f"vocabularies/{kept.name}" in done.stdout + done.stderr, done
+    # Words are asked of this extractor only.
+    done = subprocess.run([POMONA, "run", images, tmp_path / "raw", "--extractor", "raw", "--words", "8"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Input.Invalid" in done.stderr and not (tmp_path / "raw/versions").exists(), done
 
 
 @pytest.mark.parametrize("how", ["l1", "tf-idf"])

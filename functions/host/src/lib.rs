@@ -90,7 +90,8 @@ pub fn init_log() {
     tracing::init_default_subscriber();
 }
 
-/// A built-in extractor, with the file of its visual words if it has any, on all processors of the environment. Lambda provides one per 1,769 MiB of memory.
+/// A built-in extractor, with the file of its visual words if it has any, on all processors of the environment. Lambda
+/// provides one per 1,769 MiB of memory.
 pub fn workers(range: FeatureRange, recipe: &Recipe, words: Option<&[u8]>) -> Result<WorkerPool> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let extractor = Extractor::builtin(recipe.kind, words, range)?.with_decoding(recipe.decoding);

@@ -6,7 +6,7 @@ use pomona::{
     aws::request::Request,
     dataset::{self, keys},
     ids::RunId,
-    model::{Extractor, FeatureRange},
+    model::{FeatureRange, builtin_info},
     stages::{self, CancellationToken, Limits, PlanInput, PlanStep, Planned, Round, Silent, Stores},
 };
 use pomona_host::{Figures, Measured};
@@ -77,13 +77,7 @@ async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
         None => dataset::current_kind(stores.output.as_ref()).await?,
     };
     let words = stages::words(&stores, kind, &request.words, stop).await?;
-    let info = match &words {
-        Some(words) => Extractor::builtin(kind, Some(words), FeatureRange::default())?
-            .with_decoding(request.decoding)
-            .info()
-            .clone(),
-        None => pomona::model::builtin_info(kind, FeatureRange::default(), request.decoding),
-    };
+    let info = builtin_info(kind, words.as_deref(), FeatureRange::default(), request.decoding)?;
     if let Some(words) = words {
         dataset::keep_words(stores.output.as_ref(), &info.recipe(), words).await?;
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::values;
 use crate::{
+    Result,
     dataset::WordsInput,
-    model::{Decoding, ExtractorKind, FeatureRange, Pooling},
+    model::{Decoding, ExtractorKind, FeatureRange, ModelOptions, Pooling, Preprocessing},
     orb::Weights,
 };
 
@@ -27,16 +28,8 @@ pub(crate) struct EngineOptions {
     /// timm) says how images are prepared
     #[arg(long, value_name = "FILE.onnx|FOLDER")]
     pub model: Option<PathBuf>,
-    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
-    /// model say, or keras-mobilenet]
-    #[arg(long, value_name = "NAME", requires = "model")]
-    pub preprocess: Option<String>,
-    /// The output of the model that is used, if it has several
-    #[arg(long, value_name = "NAME", requires = "model")]
-    pub model_output: Option<String>,
-    /// What is made of an output with several vectors: their mean, or the first one (the class token of a vision transformer)
-    #[arg(long, value_enum, default_value = "mean", value_name = "HOW", requires = "model")]
-    pub pooling: PoolingArg,
+    #[command(flatten)]
+    pub of_model: ModelOptionsArgs,
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,
@@ -47,6 +40,30 @@ pub(crate) struct EngineOptions {
     /// N / 2^23
     #[arg(long, value_name = "N", default_value = "8", value_parser = values::feature_range)]
     pub feature_range: FeatureRange,
+}
+
+/// What is known of a model besides its file.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct ModelOptionsArgs {
+    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
+    /// model say, or keras-mobilenet]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub preprocess: Option<String>,
+    /// The output of the model that is used, if it has several
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub model_output: Option<String>,
+    /// What is made of an output with several vectors: their mean, or the first one (the class token of a vision transformer)
+    #[arg(long, value_enum, default_value = "mean", value_name = "HOW", requires = "model")]
+    pub pooling: PoolingArg,
+}
+
+impl ModelOptionsArgs {
+    /// Fails with `Input.Invalid` if there is no such preprocessing.
+    pub(crate) fn options(&self) -> Result<ModelOptions> {
+        let preprocessing = self.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
+        Ok(ModelOptions { preprocessing, output: self.model_output.clone(), pooling: self.pooling.pooling() })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -74,7 +91,7 @@ pub(crate) enum PoolingArg {
 }
 
 impl PoolingArg {
-    pub(crate) fn pooling(self) -> Pooling {
+    fn pooling(self) -> Pooling {
         match self {
             PoolingArg::Mean => Pooling::Mean,
             PoolingArg::Cls => Pooling::Cls,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     FormatOptions,
-    engine::{EngineArg, PoolingArg},
+    engine::{EngineArg, ModelOptionsArgs},
     values,
 };
 use crate::model::FeatureRange;
@@ -38,16 +38,8 @@ pub(crate) struct ModelCheckArgs {
     pub model: PathBuf,
     /// Folder or s3://BUCKET/PREFIX/ with sample images [default: pictures of the demo]
     pub images: Option<String>,
-    /// How images are prepared for the model: keras-mobilenet, imagenet, clip, siglip or half [default: as the files beside the
-    /// model say, or keras-mobilenet]
-    #[arg(long, value_name = "NAME")]
-    pub preprocess: Option<String>,
-    /// The output of the model that is used, if it has several
-    #[arg(long, value_name = "NAME")]
-    pub model_output: Option<String>,
-    /// What is made of an output with several vectors
-    #[arg(long, value_enum, default_value = "mean", value_name = "HOW")]
-    pub pooling: PoolingArg,
+    #[command(flatten)]
+    pub of_model: ModelOptionsArgs,
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,

@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use crate::{model::FeatureRange, orb::MAX_WORDS};
+use crate::{
+    model::FeatureRange,
+    orb::{MAX_WORDS, Orb},
+};
 
 pub(super) fn milliseconds(text: &str) -> Result<f64, String> {
     number(text, |v| (0.01..=60_000.0).contains(&v), "expected milliseconds, 0.01 to 60000")
@@ -33,15 +36,15 @@ pub(super) fn distance(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn keypoints(text: &str) -> Result<usize, String> {
-    whole(text, 1..=10_000, "expected a number of keypoints, 1 to 10000")
+    whole(text, Orb::KEYPOINTS, "expected a number of keypoints, 1 to 10000")
 }
 
 pub(super) fn border(text: &str) -> Result<usize, String> {
-    whole(text, 4..=1_000, "expected pixels, 4 to 1000")
+    whole(text, Orb::BORDERS, "expected pixels, 4 to 1000")
 }
 
 pub(super) fn scale(text: &str) -> Result<f64, String> {
-    number(text, |v| (1.01..=4.0).contains(&v), "expected a factor, 1.01 to 4")
+    number(text, |v| Orb::SCALES.contains(&v), "expected a factor, 1.01 to 4")
 }
 
 fn whole(text: &str, range: RangeInclusive<usize>, expected: &str) -> Result<usize, String> {

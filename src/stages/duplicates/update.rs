@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::{Content, Found, Limits, Member, Subject, content_of, copies};
@@ -77,18 +78,38 @@ struct Image {
     thumbnail: Vec<f32>,
 }
 
-impl Image {
-    fn of(table: &FeatureRows, row: usize) -> Self {
+/// An [`Image`] in its table.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    content: Content,
+    features: &'a [f32],
+    thumbnail: &'a [f32],
+}
+
+impl<'a> Seen<'a> {
+    fn of(table: &'a FeatureRows, row: usize) -> Self {
+        let slice = |matrix: &'a Array2<f32>| matrix.row(row).to_slice().unwrap_or_default();
         let content = content_of(table.contents[row].as_deref());
-        Image { content, features: table.features.row(row).to_vec(), thumbnail: table.thumbnails.row(row).to_vec() }
+        Seen { content, features: slice(&table.features), thumbnail: slice(&table.thumbnails) }
     }
 
-    fn is_near(&self, other: &Image, limits: Limits) -> bool {
+    fn to_image(self) -> Image {
+        let Seen { content, features, thumbnail } = self;
+        Image { content, features: features.to_vec(), thumbnail: thumbnail.to_vec() }
+    }
+
+    fn is_near(self, other: Seen<'_>, limits: Limits) -> bool {
         self.content.is_some() && self.content == other.content
             || limits.all().any(|(of, limit)| match of {
-                Compared::Features => is_within(&self.features, &other.features, limit),
-                Compared::Thumbnails => is_within(&self.thumbnail, &other.thumbnail, limit),
+                Compared::Features => is_within(self.features, other.features, limit),
+                Compared::Thumbnails => is_within(self.thumbnail, other.thumbnail, limit),
             })
+    }
+}
+
+impl Image {
+    fn seen(&self) -> Seen<'_> {
+        Seen { content: self.content, features: &self.features, thumbnail: &self.thumbnail }
     }
 }
 
@@ -123,12 +144,12 @@ async fn start(output: &dyn Store, limits: Limits, of: Subject<'_>) -> Result<Op
     }
     let mut before = HashMap::new();
     for table in read_all(output, of.extractor, &gone).await? {
-        before.extend((0..table.len()).map(|row| (table.paths[row].clone(), Image::of(&table, row))));
+        before.extend((0..table.len()).map(|row| (table.paths[row].clone(), Seen::of(&table, row).to_image())));
     }
     let mut new = BTreeMap::new();
     for table in read_all(output, of.extractor, &added).await? {
         for row in 0..table.len() {
-            let (path, image) = (&table.paths[row], Image::of(&table, row));
+            let (path, image) = (&table.paths[row], Seen::of(&table, row).to_image());
             if before.get(path) == Some(&image) {
                 before.remove(path);
             } else {
@@ -204,7 +225,7 @@ async fn finish(rows: &Rows<'_>, start: Start) -> Result<Option<Found>> {
             let others = if group.whole { &members[..at.min(1)] } else { &members[..at] };
             for b in others {
                 let (x, y) = (&found[a].image, &found[b].image);
-                if group.whole || x.is_near(y, limits) {
+                if group.whole || x.seen().is_near(y.seen(), limits) {
                     components.connect(*a, *b);
                 }
             }
@@ -221,14 +242,14 @@ fn candidates(
     limits: Limits,
 ) -> Vec<Candidate> {
     let candidate = |at: usize| {
-        let (path, image) = (&table.paths[at], Image::of(table, at));
-        let others = new.iter().filter(|(other, new)| *other != path && new.is_near(&image, limits));
+        let (path, seen) = (&table.paths[at], Seen::of(table, at));
+        let others = new.iter().filter(|(other, new)| *other != path && new.seen().is_near(seen, limits));
         let near: Vec<String> = others.map(|(path, _)| path.clone()).collect();
         let counts = !near.is_empty() || new.contains_key(path) || wanted.contains(path);
         counts.then(|| Candidate {
             at,
             row: Row { path: path.clone(), label: table.labels[at].clone(), split: table.splits[at].clone() },
-            image,
+            image: seen.to_image(),
             near,
         })
     };
