@@ -225,6 +225,7 @@ async fn a_shard_of_a_batch_that_fails_does_not_cost_the_others() {
         decoding: Decoding::Full,
         kind: ExtractorKind::Network,
         words: None,
+        model: None,
     };
     let stop = CancellationToken::default();
     let failed = stages::featurize_batch(&execution.stores, &execution.engine, &batch, &Silent, &stop).await;

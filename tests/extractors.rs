@@ -6,12 +6,12 @@ use crate::common::*;
 use bytes::Bytes;
 use pomona::{
     ErrorKind,
-    dataset::{self, lease::Judge, settings::Settings, tables},
+    dataset::{self, ExtractorInput, ModelRecord, lease::Judge, settings::Settings, tables},
     image::{self, Limits},
-    model::{Extractor, ExtractorKind, FeatureRange, WorkerPool},
+    model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
     orb::{Orb, Vocabulary, Weights},
     pca::ComponentSelection,
-    stages::Silent,
+    stages::{self, CancellationToken, Silent},
     store::{MemoryStore, Store},
     versions::check::{Depth, check},
 };
@@ -94,6 +94,85 @@ async fn another_extractor_is_never_taken_silently() {
     let error = run(&stores, &workers(ExtractorKind::Raw, 1), &settings(), "b").await.unwrap_err();
     assert!(error.is(ErrorKind::DatasetSettingsChanged), "{error}");
     assert!(error.to_string().contains("colour histogram") && error.to_string().contains("raw pixels"), "{error}");
+}
+
+/// A model that an output keeps, and its bytes.
+async fn pushed(output: &dyn Store, memory_mb: Option<u64>) -> (ModelRecord, Bytes) {
+    let onnx = Bytes::from(std::fs::read(model_path("tiny")).unwrap());
+    let range = FeatureRange::default();
+    let extractor = Extractor::from_onnx_with(
+        onnx.clone(),
+        "tiny.onnx",
+        range,
+        Runtime::Auto,
+        ModelOptions { l2: true, ..ModelOptions::default() },
+    );
+    let info = extractor.unwrap().info().clone();
+    let record = ModelRecord { info, bytes: onnx.len() as u64, milliseconds_per_image: 2.0, memory_mb };
+    dataset::keep_model(output, &record, onnx.clone()).await.unwrap();
+    (record, onnx)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_an_output_keeps_is_that_of_its_next_runs() {
+    let (input, output) = (images(0..12).await, Arc::new(MemoryStore::new()));
+    let stores = stores(&input, &output);
+    let (record, onnx) = pushed(output.as_ref(), Some(300)).await;
+    let (sha256, of_run) = (record.info.model_sha256.clone(), (FeatureRange::default(), Decoding::Full));
+    let chosen =
+        async |wish: &ExtractorInput| stages::extractor(&stores, wish, of_run, &CancellationToken::new()).await;
+    let wish = ExtractorInput { model: Some(sha256.clone()), memory_mb: Some(300), ..ExtractorInput::default() };
+    assert_eq!(chosen(&wish).await.unwrap(), (record.info.clone(), Some(onnx.clone())));
+    // Before the first run, only the stack's default makes it the extractor.
+    let open = ExtractorInput::default();
+    assert!(chosen(&open).await.unwrap().0.recipe().model.is_none());
+    let of_stack = ExtractorInput { first_model: Some(sha256.clone()), ..open.clone() };
+    let (info, file) = chosen(&of_stack).await.unwrap();
+    assert_eq!(info, record.info);
+
+    let workers = WorkerPool::new(Arc::new(Extractor::of_recipe(&info.recipe(), file, of_run.0).unwrap()), 2).unwrap();
+    run(&stores, &workers, &settings(), "a").await.unwrap();
+    assert_eq!(chosen(&open).await.unwrap().0, record.info);
+    let scaled =
+        stages::extractor(&stores, &open, (of_run.0, Decoding::Scaled), &CancellationToken::new()).await.unwrap().0;
+    assert!(scaled.id != record.info.id && scaled.decoding == Decoding::Scaled && scaled.l2);
+    // A wish for another one stands above it.
+    let raw = ExtractorInput { kind: Some(ExtractorKind::Raw), ..of_stack };
+    assert_eq!(chosen(&raw).await.unwrap().0.kind, ExtractorKind::Raw);
+    assert!(
+        chosen(&ExtractorInput { kind: Some(ExtractorKind::Raw), ..wish })
+            .await
+            .unwrap_err()
+            .is(ErrorKind::InputInvalid)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_cannot_be_used_fails_before_any_shard() {
+    let (input, output) = (images(0..12).await, Arc::new(MemoryStore::new()));
+    let stores = stores(&input, &output);
+    let (record, onnx) = pushed(output.as_ref(), Some(3_009)).await;
+    let sha256 = &record.info.model_sha256;
+    let refused = async |model: &str, memory_mb: Option<u64>| {
+        let wish = ExtractorInput { model: Some(model.to_owned()), memory_mb, ..ExtractorInput::default() };
+        let of_run = (FeatureRange::default(), Decoding::Full);
+        stages::extractor(&stores, &wish, of_run, &CancellationToken::new()).await.unwrap_err()
+    };
+    let too_large = refused(sha256, Some(3_008)).await;
+    assert!(too_large.is(ErrorKind::ModelInvalid) && too_large.to_string().contains("needed_mb: 3009"), "{too_large}");
+    assert!(refused(&"0".repeat(64), None).await.is(ErrorKind::ModelInvalid));
+    assert!(refused("../pomona.json", None).await.is(ErrorKind::InputInvalid));
+    let key = dataset::keys::model(sha256);
+    output.put(&key, onnx.slice(1..)).await.unwrap();
+    let damaged = refused(sha256, None).await;
+    assert!(damaged.is(ErrorKind::DatasetCorrupt) && damaged.to_string().contains(&key), "{damaged}");
+    output.delete(&key).await.unwrap();
+    assert!(refused(sha256, None).await.is(ErrorKind::DatasetCorrupt));
+    // Where the memory was not measured, the file is in memory four times.
+    output.put(&key, onnx.clone()).await.unwrap();
+    let large = ModelRecord { bytes: 800 << 20, memory_mb: None, ..record.clone() };
+    dataset::keep_model(output.as_ref(), &large, onnx).await.unwrap();
+    assert!(refused(sha256, Some(3_008)).await.to_string().contains("needed_mb: 3200"));
 }
 
 proptest! {

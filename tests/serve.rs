@@ -175,7 +175,7 @@ async fn a_version_without_a_classifier_searches_and_says_why_it_does_not_predic
 async fn a_photo_is_refused_if_the_data_set_has_another_model() {
     let (input, output) = (images(0..60).await, Arc::new(MemoryStore::new()));
     run(&stores(&input, &output), &engine("tiny", 2), &small_shards(), "a").await.unwrap();
-    let other: MakeWorkers = Box::new(|_: &ExtractorInfo, _: Option<&[u8]>| Ok(engine("nhwc", 1)));
+    let other: MakeWorkers = Box::new(|_: &ExtractorInfo, _: Option<Bytes>| Ok(engine("nhwc", 1)));
     let router = serve::api(Current::new(output, None, other, 0), Limits::default(), None);
     let (status, error) = send(&router, "/search", png(1)).await;
     assert_eq!((status.as_u16(), error["error"].as_str()), (500, Some("Classifier.OtherModel")), "{error}");

@@ -183,9 +183,7 @@ class Data:
 
     def _engine(self, model: str | os.PathLike[str] | None) -> _pomona.Model:
         if self._model is None or model is not None:
-            extractor = self.manifest["extractor"]
-            scaled = extractor.get("decoding") == "scaled"
-            self._model = _pomona.Model(model, scaled=scaled, extractor=extractor.get("kind"), words=self._version.words())
+            self._model = self._version.model(model)
         return self._model
 
     def predict(

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pomona import _pomona
 from pomona._data import Data
@@ -37,22 +37,14 @@ class _Line:
             return
         rate = done / (time.monotonic() - self._since)
         text = f"{stage} {done:,}" + (f" of {total:,}, {rate:,.0f}/s" if total else "")
-        sys.stderr.write(f"\\r{text:<60}")
+        sys.stderr.write(f"\r{text:<60}")
         sys.stderr.flush()
         self._shown = True
 
     def close(self) -> None:
         if self._shown:
-            sys.stderr.write("\\r" + " " * 60 + "\\r")
+            sys.stderr.write("\r" + " " * 60 + "\r")
             sys.stderr.flush()
-
-
-def _last_extractor(output: str | os.PathLike[str]) -> Extractor | None:
-    try:
-        return cast("Extractor | None", Data(output).manifest["extractor"].get("kind"))
-    except _pomona.Error:
-        # There is no version yet; the run says what else is wrong.
-        return None
 
 
 def run(
@@ -98,22 +90,18 @@ def run(
         if name in settings:
             mode[name] = settings.pop(name)
     scaled = settings.pop("decode", "full") == "scaled"
-    if extractor is None and model is None:
-        extractor = _last_extractor(output)
-    file = None
-    if extractor == "orb":
-        given = None if vocabulary is None else os.fspath(vocabulary)
-        file = _pomona.words(os.fspath(images), os.fspath(output), inventory, given, words, word_weights)
-    elif (vocabulary, words, word_weights) != (None, None, None):
+    if extractor != "orb" and (vocabulary, words, word_weights) != (None, None, None):
         raise ValueError("vocabulary, words and word_weights belong to extractor='orb'")
+    places = (os.fspath(images), os.fspath(output))
+    given = None if vocabulary is None else os.fspath(vocabulary)
+    engine = _pomona.model_of_run(*places, inventory, model, extractor, given, words, word_weights, scaled, threads)
     line = _Line() if progress else None
     try:
         version = _pomona.run(
-            os.fspath(images),
-            os.fspath(output),
+            *places,
             json.dumps(settings),
             json.dumps(mode),
-            _pomona.Model(model, threads, scaled, extractor, file),
+            engine,
             inventory,
             None if labels is None else os.fspath(labels),
             line,

@@ -68,6 +68,6 @@ fn _pomona(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(main, module)?)?;
     module.add_function(wrap_pyfunction!(versions, module)?)?;
     module.add_function(wrap_pyfunction!(running::run, module)?)?;
-    module.add_function(wrap_pyfunction!(running::words, module)?)?;
+    module.add_function(wrap_pyfunction!(running::model_of_run, module)?)?;
     Ok(())
 }

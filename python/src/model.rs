@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pomona::{
     image::Reject,
-    model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
+    model::{Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
 };
 use pyo3::{prelude::*, types::PyBytes};
 
@@ -21,35 +21,32 @@ pub(crate) struct Model {
     pub(crate) workers: Arc<WorkerPool>,
 }
 
+impl Model {
+    /// An extractor on threads: as many as processors without a number.
+    pub(crate) fn of(extractor: Extractor, threads: Option<usize>) -> pomona::Result<Self> {
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        Ok(Model { workers: Arc::new(WorkerPool::new(Arc::new(extractor), threads)?) })
+    }
+}
+
 #[pymethods]
 impl Model {
-    /// The built-in model, the extractor of this name with the file of its visual words if it has any, or the model of an ONNX
-    /// file.
+    /// The built-in model, the extractor of this name, or the model of an ONNX file.
     #[new]
-    #[pyo3(signature = (model=None, threads=None, scaled=false, extractor=None, words=None))]
-    fn new(
-        py: Python<'_>,
-        model: Option<PathBuf>,
-        threads: Option<usize>,
-        scaled: bool,
-        extractor: Option<String>,
-        words: Option<Vec<u8>>,
-    ) -> PyResult<Self> {
-        let decoding = if scaled { Decoding::Scaled } else { Decoding::Full };
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    #[pyo3(signature = (model=None, threads=None, extractor=None))]
+    fn new(py: Python<'_>, model: Option<PathBuf>, threads: Option<usize>, extractor: Option<&str>) -> PyResult<Self> {
         let load = || {
             let range = FeatureRange::default();
             let extractor = match &model {
                 Some(path) => Extractor::open(path, range, Runtime::Auto, ModelOptions::default())?,
                 None => {
-                    let kind = extractor.as_deref().map_or(Ok(ExtractorKind::Network), ExtractorKind::of_name)?;
-                    Extractor::builtin(kind, words.as_deref(), range)?
+                    let kind = extractor.map_or(Ok(ExtractorKind::Network), ExtractorKind::of_name)?;
+                    Extractor::builtin(kind, None, range)?
                 }
             };
-            WorkerPool::new(Arc::new(extractor.with_decoding(decoding)), threads)
+            Model::of(extractor, threads)
         };
-        let workers = py.detach(load).map_err(|e| raised(py, &e))?;
-        Ok(Model { workers: Arc::new(workers) })
+        py.detach(load).map_err(|e| raised(py, &e))
     }
 
     /// Numbers of a row of features.

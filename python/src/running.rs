@@ -1,6 +1,7 @@
 //! A run of the pipeline.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -8,16 +9,16 @@ use std::{
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{
-        WordsInput,
+        ExtractorInput, WordsInput,
         settings::{Mode, Settings},
     },
     ids::RunId,
-    model::ExtractorKind,
+    model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime},
     orb::Weights,
     pipeline::{self, Phase, Watcher},
     stages::{self, CancellationToken, Monitor, PlanInput, Stores},
 };
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::prelude::*;
 use serde::de::DeserializeOwned;
 
 use crate::{model::Model, raised, waiting::wait_and_tell};
@@ -86,29 +87,46 @@ fn parsed<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::new(ErrorKind::InputInvalid, "a setting is wrong").source(e))
 }
 
-/// The file of the visual words for a run with the extractor `orb`: from a location, those of the output, or new ones.
+/// What a run computes features with: a model of the user's, the extractor of this name, or that of the last version. New visual
+/// words are made of the images.
 #[pyfunction]
-#[pyo3(signature = (images, output, inventory=None, vocabulary=None, words=None, weights=None))]
-pub(crate) fn words<'py>(
-    py: Python<'py>,
+#[pyo3(signature = (images, output, inventory=None, model=None, extractor=None, vocabulary=None, words=None, weights=None, scaled=false, threads=None))]
+#[expect(clippy::too_many_arguments, reason = "the arguments of a function of Python")]
+pub(crate) fn model_of_run(
+    py: Python<'_>,
     images: String,
     output: String,
     inventory: Option<String>,
+    model: Option<PathBuf>,
+    extractor: Option<&str>,
     vocabulary: Option<String>,
     words: Option<usize>,
     weights: Option<&str>,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let weights = weights.map(|name| parsed::<Weights>(&serde_json::json!(name).to_string())).transpose();
-    let weights = weights.map_err(|e| raised(py, &e))?;
+    scaled: bool,
+    threads: Option<usize>,
+) -> PyResult<Model> {
+    let wished = || {
+        let weights = weights.map(|name| parsed::<Weights>(&serde_json::json!(name).to_string())).transpose()?;
+        let words = WordsInput { location: vocabulary, words, weights };
+        let kind = extractor.map(ExtractorKind::of_name).transpose()?;
+        Ok(ExtractorInput { kind, words, ..ExtractorInput::default() })
+    };
+    let input = wished().map_err(|e: Error| raised(py, &e))?;
+    let (range, decoding) = (FeatureRange::default(), if scaled { Decoding::Scaled } else { Decoding::Full });
     let stop = CancellationToken::new();
     let token = stop.clone();
     let work = async move {
-        let stores = Stores::open_inventory(&images, &output, inventory.as_deref()).await?;
-        let input = WordsInput { location: vocabulary, words, weights };
-        stages::words(&stores, ExtractorKind::Orb, &input, &token).await
+        let extractor = match &model {
+            Some(path) => Extractor::open(path, range, Runtime::Auto, ModelOptions::default())?.with_decoding(decoding),
+            None => {
+                let stores = Stores::open_inventory(&images, &output, inventory.as_deref()).await?;
+                let (info, file) = stages::extractor(&stores, &input, (range, decoding), &token).await?;
+                Extractor::like(&info, None, file, Runtime::Auto)?
+            }
+        };
+        Model::of(extractor, threads)
     };
-    let file = wait_and_tell(py, work, &stop, |_| Ok(()))?;
-    Ok(PyBytes::new(py, &file.unwrap_or_default()))
+    wait_and_tell(py, work, &stop, |_| Ok(()))
 }
 
 /// Runs the pipeline and writes the report. `settings` and `mode` are JSON objects. `told` is called with stage, images or parts

@@ -1,11 +1,12 @@
 //! A version of a data set.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use pomona::{
     Error, ErrorKind, Result,
     dataset::{self, FileRef, Manifest, contents},
+    model::{Extractor, Runtime},
     search::Metric,
     store::{self, Store},
     versions::{
@@ -80,11 +81,18 @@ impl Version {
         Ok(PyBytes::new(py, &file))
     }
 
-    /// The file of the visual words of the extractor, if it has any.
-    fn words<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    /// What computes features like those of the version: a model of the user's, or the file that the output keeps for them.
+    #[pyo3(signature = (model=None))]
+    fn model(&self, py: Python<'_>, model: Option<PathBuf>) -> PyResult<Model> {
         let opened = Arc::clone(&self.0);
-        let words = async move { dataset::words(opened.output.as_ref(), &opened.manifest.extractor.recipe()).await };
-        Ok(wait(py, words)?.map(|file| PyBytes::new(py, &file)))
+        wait(py, async move {
+            let info = &opened.manifest.extractor;
+            let kept = match model {
+                Some(_) => None,
+                None => dataset::extractor_file(opened.output.as_ref(), &info.recipe()).await?,
+            };
+            Model::of(Extractor::like(info, model.as_deref(), kept, Runtime::Auto)?, None)
+        })
     }
 
     /// What is on photos, as a JSON list.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{
-        WordsInput,
+        ExtractorInput, WordsInput,
         settings::{ListingScope, Mode, Settings},
     },
     model::{Decoding, ExtractorKind},
@@ -44,10 +44,8 @@ pub struct Request {
     pub objects_per_lister: Option<NonZeroU64>,
     /// How JPEGs are decoded: the field `decode`, `"full"` or `"scaled"`.
     pub decoding: Decoding,
-    /// What computes the features: the field `extractor`, such as `{"name": "raw"}`. None for that of the last version.
-    pub extractor: Option<ExtractorKind>,
-    /// Where its visual words come from, if it has any: the fields `vocabulary`, `words` and `weights` of `extractor`.
-    pub words: WordsInput,
+    /// What computes the features: the field `extractor`, such as `{"name": "raw"}` or `{"model": SHA256}`.
+    pub extractor: ExtractorInput,
 }
 
 impl Request {
@@ -75,7 +73,7 @@ impl Request {
         })?;
         let decoding = fields.remove("decode").map_or(Ok(Decoding::Full), serde_json::from_value).map_err(wrong)?;
         let extractor = fields.remove("extractor").filter(|value| !value.is_null()).map(extractor).transpose()?;
-        let (extractor, words) = extractor.map_or((None, WordsInput::default()), |(kind, words)| (Some(kind), words));
+        let extractor = extractor.unwrap_or_default();
         let of_mode = ["refit", "rebuild", "listing", "upgrade", "input_moved", "accept_deletions"];
         let mode = of_mode.iter().filter_map(|name| fields.remove_entry(*name)).collect();
         let mode: Mode = serde_json::from_value(Value::Object(mode)).map_err(wrong)?;
@@ -86,30 +84,36 @@ impl Request {
                 "\"inventory\" lists all images, and \"listing\": \"changed\" asks for a part; leave one of them out";
             return Err(Error::new(ErrorKind::InputInvalid, message));
         }
-        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding, extractor, words })
+        Ok(Request { input, output, inventory, settings, mode, labels, objects_per_lister, decoding, extractor })
     }
 }
 
-/// `{"name": "raw"}`, or `{"name": "orb", "words": 256}`
-fn extractor(value: Value) -> Result<(ExtractorKind, WordsInput)> {
+/// `{"name": "raw"}`, `{"name": "orb", "words": 256}` or `{"model": SHA256}`
+fn extractor(value: Value) -> Result<ExtractorInput> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Named {
-        name: String,
+    struct Given {
+        name: Option<String>,
+        model: Option<String>,
         vocabulary: Option<String>,
         words: Option<usize>,
         weights: Option<Weights>,
     }
-    let Named { name, vocabulary, words, weights } = serde_json::from_value(value)
-        .map_err(|e| Error::new(ErrorKind::InputInvalid, r#""extractor" must look like {"name": "raw"}"#).source(e))?;
+    let unlike =
+        || Error::new(ErrorKind::InputInvalid, r#""extractor" must look like {"name": "raw"} or {"model": "SHA256"}"#);
+    let Given { name, model, vocabulary, words, weights } =
+        serde_json::from_value(value).map_err(|e| unlike().source(e))?;
+    if name.is_some() == model.is_some() {
+        return Err(unlike().source("it has a name or a model, not both"));
+    }
     let words = WordsInput { location: vocabulary, words, weights };
-    let kind = ExtractorKind::of_name(&name)?;
-    words.check(kind)?;
+    let kind = name.as_deref().map(ExtractorKind::of_name).transpose()?;
+    words.check(kind.unwrap_or_default())?;
     if words.location.as_ref().is_some_and(|location| !location.starts_with("s3://")) {
         let message = "\"vocabulary\" must be a location like \"s3://BUCKET/words.json\"";
         return Err(Error::new(ErrorKind::InputInvalid, message).context("found", words.location.unwrap_or_default()));
     }
-    Ok((kind, words))
+    Ok(ExtractorInput { kind, model, words, ..ExtractorInput::default() })
 }
 
 /// Takes a location in S3 out of the fields.
@@ -169,14 +173,17 @@ mod tests {
         let listed = |more: Value| request(more).unwrap().objects_per_lister.map(NonZeroU64::get);
         assert_eq!((listed(json!({})), listed(json!({"objects_per_lister": 5_000}))), (None, Some(5_000)));
         assert!(request(json!({"objects_per_lister": 0})).unwrap_err().to_string().contains("objects_per_lister"));
-        assert_eq!(request(json!({"extractor": {"name": "raw"}})).unwrap().extractor, Some(ExtractorKind::Raw));
+        assert_eq!(request(json!({"extractor": {"name": "raw"}})).unwrap().extractor.kind, Some(ExtractorKind::Raw));
+        assert_eq!(request(json!({"extractor": {"model": "ab"}})).unwrap().extractor.model.as_deref(), Some("ab"));
         let orb = request(json!({"extractor": {"name": "orb", "words": 64, "weights": "tf_idf"}})).unwrap();
         let words = WordsInput { location: None, words: Some(64), weights: Some(Weights::TfIdf) };
-        assert_eq!((orb.extractor, orb.words), (Some(ExtractorKind::Orb), words));
+        assert_eq!((orb.extractor.kind, orb.extractor.words), (Some(ExtractorKind::Orb), words));
         for (bad, named) in [
             (json!("raw"), "must look like"),
             (json!({"name": "resnet"}), "resnet"),
-            (json!({}), "name"),
+            (json!({}), "a name or a model"),
+            (json!({"name": "raw", "model": "ab"}), "not both"),
+            (json!({"model": "ab", "words": 64}), "belong to the extractor orb"),
             (json!({"name": "raw", "words": 64}), "belong to the extractor orb"),
             (json!({"name": "orb", "vocabulary": "/words.json"}), "must be a location"),
         ] {

@@ -9,7 +9,7 @@ use super::{args::DemoArgs, format, out::note, progress::Bars, run};
 
 pub(crate) async fn demo(args: DemoArgs) -> Result<()> {
     let (images, results) = (args.dir.join("images"), args.dir.join("results"));
-    let threads = run::threads(&args.options.engine);
+    let threads = run::threads(args.options.engine.threads);
     let pictures = VARIETIES.len() as u64 * u64::from(args.views);
     let bars = Bars::new();
     bars.start("render", Some(pictures), None);

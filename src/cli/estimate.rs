@@ -1,13 +1,15 @@
 //! `pomona aws estimate`
 
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     cost::{
         bill::{self, BillLine},
         estimate::{self, Deployment, Estimate, Fit, Schedule, Workload},
         prices::{Architecture, Prices},
         simulate::{self, Shards, Simulated},
     },
+    dataset::{self, ModelRecord},
+    store,
 };
 use serde::Serialize;
 
@@ -64,7 +66,21 @@ impl Simulation {
     }
 }
 
-pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
+/// The time per image on one processor: as asked for, or as measured for a model that an output keeps.
+async fn milliseconds(args: &EstimateArgs) -> Result<f64> {
+    let Some(location) = &args.model else { return Ok(args.ms_per_image) };
+    let place = store::open(location).await?;
+    let record: ModelRecord = dataset::read_record(place.as_ref(), "record.json").await.map_err(|e| {
+        if !e.is(ErrorKind::StoreNotFound) {
+            return e;
+        }
+        let message = "no output keeps a model at this place; `pomona model push` keeps one";
+        Error::new(ErrorKind::InputNotFound, message).context("model", location)
+    })?;
+    Ok(record.milliseconds_per_image)
+}
+
+pub(crate) async fn estimate(args: &EstimateArgs) -> Result<()> {
     let architecture = match args.architecture {
         ArchitectureArg::X86_64 => Architecture::X86_64,
         ArchitectureArg::Arm64 => Architecture::Arm64,
@@ -73,7 +89,7 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<()> {
     let work = Workload {
         images: args.images,
         bytes_per_image: args.bytes_per_image,
-        ms_per_image: args.ms_per_image,
+        ms_per_image: milliseconds(args).await?,
         shard_size: args.shard_size,
         labels: args.labels,
         packed: args.packed,

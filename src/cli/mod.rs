@@ -17,6 +17,7 @@ mod estimate;
 mod evaluate;
 mod format;
 mod list;
+mod local_model;
 mod log;
 mod model;
 mod open;
@@ -122,6 +123,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::List(args) => list::list(args).await,
             Command::Search(args) => search::search(args).await,
             Command::Model(ModelArgs { command: ModelCommand::Check(args) }) => model::check(*args).await,
+            Command::Model(ModelArgs { command: ModelCommand::Push(args) }) => model::push(*args).await,
             Command::Descriptors(args) => descriptors::descriptors(args).await,
             Command::Serve(args) => serve::serve(args).await,
             Command::Check(args) => check::check(args).await,
@@ -131,7 +133,7 @@ fn dispatch(args: Args) -> Result<()> {
             Command::Man(args) => completions::man(&args),
             Command::Aws(AwsArgs { command: AwsCommand::Deploy(args) }) => deploy::deploy(args).await,
             Command::Aws(AwsArgs { command: AwsCommand::Estimate(args) }) | Command::Estimate(args) => {
-                estimate::estimate(&args)
+                estimate::estimate(&args).await
             }
             Command::Aws(AwsArgs { command: AwsCommand::Start(args) }) => start::start(*args).await,
             Command::Start(args) => start::start(args).await,

@@ -1,24 +1,26 @@
-//! `pomona model check`
+//! `pomona model`
 
 use std::{path::Path, process::Command, time::Instant};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Result,
+    dataset::{self, ModelRecord},
     demo::{self, VARIETIES},
     image::{self, Limits, Pixels, Reject, guarded},
-    model::{Extractor, ExtractorInfo, Interface, Pooling, Preprocessing, Tensor, model_file, read_model},
+    model::{Extractor, ExtractorInfo, Interface, Pooling, Preprocessing, Tensor, read_model},
     store::{self, is_ignored},
 };
 
 use super::{
-    args::{Format, ModelCheckArgs},
+    args::{Format, LoadOptions, ModelCheckArgs, ModelPushArgs},
     format,
+    local_model::{LocalModel, local_model},
     out::{note, out},
     print_json,
     progress::Bars,
-    run,
 };
 
 /// Images of the sample.
@@ -69,27 +71,51 @@ struct Compared {
     difference: f64,
 }
 
+/// A model, and what it makes of sample images.
+struct Measured {
+    file: LocalModel,
+    onnx: Bytes,
+    extractor: Extractor,
+    sample: Sample,
+    /// The pixels that the model reads of those that have features, and these.
+    prepared: Vec<Pixels>,
+    features: Vec<Vec<f32>>,
+}
+
+impl Measured {
+    async fn of(model: &Path, options: &LoadOptions, images: Option<&str>) -> Result<Self> {
+        let bars = Bars::new();
+        bars.start("model", None, None);
+        let loaded = async {
+            let file = local_model(model).await?.resolved()?;
+            let onnx = read_model(file.path())?;
+            let (range, runtime) = (options.feature_range, options.engine.runtime());
+            let of_model = options.of_model.options(file.path())?;
+            let extractor = Extractor::open(file.path(), range, runtime, of_model)?;
+            Ok((file, onnx, extractor))
+        };
+        let loaded = loaded.await;
+        bars.clear();
+        let (file, onnx, extractor) = loaded?;
+        let files = sample(images).await?;
+        let (sample, prepared, features) = measure(&extractor, &files);
+        Ok(Measured { file, onnx, extractor, sample, prepared, features })
+    }
+}
+
 pub(crate) async fn check(args: ModelCheckArgs) -> Result<()> {
-    let file = model_file(&args.model)?;
-    let onnx = read_model(&file)?;
-    let bars = Bars::new();
-    bars.start("model", None, None);
-    let extractor = run::model(&args);
-    bars.clear();
-    let extractor = extractor?;
-    let files = sample(args.images.as_deref()).await?;
-    let (sample, prepared, features) = measure(&extractor, &files);
-    let interface = Interface::of(&onnx)?;
-    let compared = compare(&args, &file, (&extractor, &interface), (&prepared, &features))?;
-    let reason = extractor.unsupported().map(ToString::to_string);
+    let measured = Measured::of(&args.model, &args.load, args.images.as_deref()).await?;
+    let interface = Interface::of(&measured.onnx)?;
+    let compared = compare(&args, &measured, &interface)?;
+    let Measured { file, onnx, extractor, sample, .. } = measured;
     let checked = Checked {
-        file: file.display().to_string(),
+        file: file.source(),
         bytes: onnx.len() as u64,
         interface,
         extractor: extractor.info().clone(),
         preprocessing: extractor.preprocessing().clone(),
         runtime: if extractor.network().is_some() { "kernels" } else { "tract" },
-        reason,
+        reason: extractor.unsupported().map(ToString::to_string),
         sample,
         onnx_runtime: compared,
     };
@@ -99,12 +125,54 @@ pub(crate) async fn check(args: ModelCheckArgs) -> Result<()> {
     }
 }
 
+pub(crate) async fn push(args: ModelPushArgs) -> Result<()> {
+    let output = store::open(&args.output).await?;
+    let Measured { onnx, extractor, sample, .. } =
+        Measured::of(&args.model, &args.load, args.images.as_deref()).await?;
+    if sample.images == 0 {
+        return Err(Error::new(ErrorKind::ModelInvalid, "no image of the sample has features"));
+    }
+    let record = ModelRecord {
+        info: extractor.info().clone(),
+        bytes: onnx.len() as u64,
+        milliseconds_per_image: sample.milliseconds,
+        memory_mb: peak_memory(),
+    };
+    let bars = Bars::new();
+    bars.start("copy", None, None);
+    let kept = dataset::keep_model(output.as_ref(), &record, onnx).await;
+    bars.clear();
+    kept?;
+    match args.format.format() {
+        Format::Json => print_json(&record),
+        Format::Text => out(&pushed(&record, &args.output)),
+    }
+}
+
+fn pushed(record: &ModelRecord, output: &str) -> String {
+    let sha256 = &record.info.model_sha256;
+    let memory = record.memory_mb.map_or_else(String::new, |mb| format!(", {mb} MB of memory"));
+    format!(
+        "Kept {} in {}\n{:.1} ms per image on one processor{memory}\nInput of an execution: {{\"extractor\": {{\"model\": \"{sha256}\"}}}}\n",
+        format::escape_invisible(&record.info.model),
+        format::escape_invisible(output),
+        record.milliseconds_per_image,
+    )
+}
+
+/// Most memory that this process has had, MB. None where the system does not say.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib.div_ceil(1024))
+}
+
 /// Files of a folder or bucket, evenly spread; without one, pictures of the demo.
-async fn sample(images: Option<&str>) -> Result<Vec<bytes::Bytes>> {
+async fn sample(images: Option<&str>) -> Result<Vec<Bytes>> {
     let Some(place) = images else {
         let views = (IMAGES / VARIETIES.len()).max(1) as u32;
         let jpegs = VARIETIES.iter().flat_map(|variety| (0..views).map(move |view| demo::jpeg(variety, view, views)));
-        let rendered = jpegs.map(|jpeg| jpeg.map(bytes::Bytes::from));
+        let rendered = jpegs.map(|jpeg| jpeg.map(Bytes::from));
         return rendered
             .collect::<std::result::Result<_, _>>()
             .map_err(|e| Error::new(ErrorKind::InternalBug, "the pictures of the demo cannot be rendered").source(e));
@@ -123,7 +191,7 @@ async fn sample(images: Option<&str>) -> Result<Vec<bytes::Bytes>> {
 }
 
 /// Computes the features of files, one at a time. Returns the pixels that the model reads of those that have any, and these.
-fn measure(extractor: &Extractor, files: &[bytes::Bytes]) -> (Sample, Vec<Pixels>, Vec<Vec<f32>>) {
+fn measure(extractor: &Extractor, files: &[Bytes]) -> (Sample, Vec<Pixels>, Vec<Vec<f32>>) {
     let mut sample = Sample { smallest: f32::INFINITY, largest: f32::NEG_INFINITY, ..Sample::default() };
     let (mut times, mut prepared, mut all, mut why) = (Vec::new(), Vec::new(), Vec::<Vec<f32>>::new(), None);
     for file in files {
@@ -170,12 +238,8 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 /// The features of ONNX Runtime, if Python has it.
-fn compare(
-    args: &ModelCheckArgs,
-    file: &Path,
-    (extractor, interface): (&Extractor, &Interface),
-    (prepared, features): (&[Pixels], &[Vec<f32>]),
-) -> Result<Option<Compared>> {
+fn compare(args: &ModelCheckArgs, measured: &Measured, interface: &Interface) -> Result<Option<Compared>> {
+    let Measured { file, extractor, prepared, features, .. } = measured;
     if prepared.is_empty() {
         return Ok(None);
     }
@@ -190,8 +254,8 @@ fn compare(
     let inputs = tempfile::NamedTempFile::new().map_err(failed)?;
     std::fs::write(inputs.path(), &numbers).map_err(failed)?;
     let mut python = Command::new(&args.python);
-    python.args(["-c", SCRIPT]).arg(file).arg(inputs.path()).arg(shape.map(|n| n.to_string()).join(","));
-    python.arg(args.of_model.model_output.as_deref().unwrap_or(""));
+    python.args(["-c", SCRIPT]).arg(file.path()).arg(inputs.path()).arg(shape.map(|n| n.to_string()).join(","));
+    python.arg(args.load.of_model.model_output.as_deref().unwrap_or(""));
     python.arg(if extractor.info().pooling == Pooling::Cls { "cls" } else { "mean" });
     let Ok(answer) = python.output() else { return Ok(None) };
     if !answer.status.success() {
@@ -205,6 +269,12 @@ fn compare(
     let invalid =
         |e: serde_json::Error| Error::new(ErrorKind::ModelInvalid, "ONNX Runtime's answer cannot be read").source(e);
     let mut answer: Compared = serde_json::from_slice(&answer.stdout).map_err(invalid)?;
+    if extractor.info().l2 {
+        for row in &mut answer.features {
+            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            row.iter_mut().for_each(|x| *x /= length);
+        }
+    }
     let difference = |(ours, theirs): (&Vec<f32>, &Vec<f64>)| {
         let norm = theirs.iter().map(|x| x * x).sum::<f64>().sqrt();
         let apart = ours.iter().zip(theirs).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();

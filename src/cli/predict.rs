@@ -14,7 +14,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     args::{AnswerFormat, PredictArgs},
-    format, open,
+    format,
+    local_model::{self, LocalModel},
+    open,
     out::out,
     run,
 };
@@ -40,10 +42,13 @@ enum Source {
 pub(crate) async fn predict(args: PredictArgs) -> Result<()> {
     let (output, version) = open::version(&args.output, args.version).await?;
     let info = version.extractor.clone();
-    let words = dataset::words(output.as_ref(), &info.recipe()).await?;
+    let (model, kept) = match local_model::optional(args.model.as_deref()).await? {
+        None => (None, dataset::extractor_file(output.as_ref(), &info.recipe()).await?),
+        model => (model, None),
+    };
     // Both take milliseconds, and neither needs the other.
     let opened = Predictor::open(output, version);
-    let workers = run::workers_for(args.model.as_deref(), args.engine, args.threads, (&info, words.as_deref()));
+    let workers = run::workers_for(model.as_ref().map(LocalModel::path), args.engine, args.threads, (&info, kept));
     let (predictor, workers) = (opened.await?, workers?);
     predictor.check(workers.extractor().info())?;
     let sources = sources(&args.photos).await?;

@@ -2,18 +2,22 @@
 
 use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Instant};
 
+use bytes::Bytes;
+
 use crate::{
-    Result, dataset,
+    Result,
+    dataset::ExtractorInput,
     ids::RunId,
-    model::{Extractor, ExtractorInfo, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
+    model::{Extractor, ExtractorInfo, WorkerPool},
     pipeline,
     stages::{self, CancellationToken, PlanInput, Stores},
 };
 
 use super::{
     INTERRUPTED,
-    args::{EngineArg, EngineOptions, Format, ModelCheckArgs, RunArgs, RunOptions},
+    args::{EngineArg, EngineOptions, Format, RunArgs, RunOptions},
     format::escape_invisible,
+    local_model::local_model,
     out::{note, out},
     print_json,
     progress::Bars,
@@ -91,77 +95,52 @@ fn elapsed(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
 }
 
-pub(crate) fn threads(options: &EngineOptions) -> usize {
-    options.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+/// A number of threads; without one, that of the processors.
+pub(crate) fn threads(given: Option<u16>) -> usize {
+    given.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 /// Loads the model while a spinner turns. Without an option, the extractor is that of the last version, unless that is a model of
-/// the user's. Prints a note when a model of the user's runs on the slower tract.
+/// the user's that the output does not keep. Prints a note when a model runs on the slower tract.
 pub(crate) async fn workers(options: &EngineOptions, stores: &Stores) -> Result<WorkerPool> {
-    let kind = match options.extractor {
-        Some(extractor) => extractor.kind(),
-        None if options.model.is_some() => ExtractorKind::Network,
-        None => dataset::current_kind(stores.output.as_ref()).await?,
-    };
     let bars = Bars::new();
-    bars.start(if kind == ExtractorKind::Orb { "visual words" } else { "model" }, None, None);
-    let words = stages::words(stores, kind, &options.words.input(), &CancellationToken::new()).await;
-    let extractor = words.and_then(|words| {
-        let builtin = Builtin { kind, words: words.as_deref() };
-        load(options.model.as_deref(), options.engine, builtin, options.feature_range, options.of_model.options()?)
-    });
+    bars.start("model", None, None);
+    let extractor = chosen(options, stores).await;
     bars.clear();
-    let extractor = extractor?.with_decoding(options.decode.into());
+    let extractor = extractor?;
     if let Some(reason) = extractor.unsupported() {
         let model = escape_invisible(&extractor.info().model);
         note(&format!("note: {model} runs on tract, which is slower than Pomona's kernels"));
         note(&format!("  reason: {}", escape_invisible(&reason.to_string())));
     }
-    WorkerPool::new(Arc::new(extractor), threads(options))
+    WorkerPool::new(Arc::new(extractor), threads(options.threads))
 }
 
-/// Loads a model of the user's.
-pub(crate) fn model(args: &ModelCheckArgs) -> Result<Extractor> {
-    let builtin = Builtin { kind: ExtractorKind::Network, words: None };
-    load(Some(&args.model), args.engine, builtin, args.feature_range, args.of_model.options()?)
+async fn chosen(options: &EngineOptions, stores: &Stores) -> Result<Extractor> {
+    let (range, decoding) = (options.feature_range, options.decode.into());
+    if let Some(model) = &options.model {
+        let model = local_model(model).await?;
+        let of_model = options.of_model.options(model.path())?;
+        return Ok(Extractor::open(model.path(), range, options.engine.runtime(), of_model)?.with_decoding(decoding));
+    }
+    let input = ExtractorInput {
+        kind: options.extractor.map(|extractor| extractor.kind()),
+        words: options.words.input(),
+        ..ExtractorInput::default()
+    };
+    let (info, file) = stages::extractor(stores, &input, (range, decoding), &CancellationToken::new()).await?;
+    Extractor::like(&info, None, file, options.engine.runtime())
 }
 
-/// The workers for features like those of a data set, given the file of its visual words if it has any, without progress.
+/// The workers for features like those of a data set: with a model of the user's, or the file that the data set keeps for them.
+/// Without progress.
 pub(crate) fn workers_for(
     model: Option<&Path>,
     engine: EngineArg,
-    threads: Option<u16>,
-    (like, words): (&ExtractorInfo, Option<&[u8]>),
+    number: Option<u16>,
+    (like, kept): (&ExtractorInfo, Option<Bytes>),
 ) -> Result<WorkerPool> {
-    let builtin = Builtin { kind: like.kind, words };
-    let extractor = load(model, engine, builtin, like.feature_range, like.options())?.with_decoding(like.decoding);
-    let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    WorkerPool::new(Arc::new(extractor), threads)
-}
-
-/// An extractor without a model of the user's.
-struct Builtin<'a> {
-    kind: ExtractorKind,
-    /// The file of its visual words.
-    words: Option<&'a [u8]>,
-}
-
-fn load(
-    model: Option<&Path>,
-    engine: EngineArg,
-    Builtin { kind, words }: Builtin<'_>,
-    feature_range: FeatureRange,
-    of_model: ModelOptions,
-) -> Result<Extractor> {
-    let runtime = match engine {
-        EngineArg::Auto => Runtime::Auto,
-        EngineArg::Tract => Runtime::Tract,
-    };
-    match model {
-        Some(path) => Extractor::open(path, feature_range, runtime, of_model),
-        None if runtime == Runtime::Tract && kind.is_network() => Extractor::embedded_on_tract(feature_range),
-        None => Extractor::builtin(kind, words, feature_range),
-    }
+    WorkerPool::new(Arc::new(Extractor::like(like, model, kept, engine.runtime())?), threads(number))
 }
 
 /// The first Ctrl-C (SIGTERM, or SIGHUP of a closed terminal) stops the run, which keeps its finished work; the second ends

@@ -9,7 +9,9 @@ use crate::{
 
 use super::{
     args::{Format, SearchArgs, SpaceArg},
-    format, open,
+    format,
+    local_model::{self, LocalModel},
+    open,
     out::{note, out},
     pictures::{self, Protocol},
     predict, print_json, run,
@@ -62,8 +64,11 @@ pub(crate) async fn search(args: SearchArgs) -> Result<()> {
 /// The features of a photo.
 async fn features(args: &SearchArgs, photo: &str, finder: &Finder) -> Result<Vec<f32>> {
     let info = &finder.version().extractor;
-    let words = dataset::words(finder.output(), &info.recipe()).await?;
-    let workers = run::workers_for(args.model.as_deref(), args.engine, Some(1), (info, words.as_deref()))?;
+    let (model, kept) = match local_model::optional(args.model.as_deref()).await? {
+        None => (None, dataset::extractor_file(finder.output(), &info.recipe()).await?),
+        model => (model, None),
+    };
+    let workers = run::workers_for(model.as_ref().map(LocalModel::path), args.engine, Some(1), (info, kept))?;
     finder.check(workers.extractor().info())?;
     let (name, features) = predict::features_of(&workers, photo).await?;
     features.map_err(|reject| {

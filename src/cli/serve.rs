@@ -7,12 +7,15 @@ use crate::{
     model::ExtractorInfo,
     serve::{self, Current, Limits},
 };
+use bytes::Bytes;
 use futures::FutureExt;
 use tokio::net::TcpListener;
 
 use super::{
     args::ServeArgs,
-    format, open,
+    format,
+    local_model::{self, LocalModel},
+    open,
     out::{note, out},
     run,
 };
@@ -24,9 +27,9 @@ const INDEX_COPY: u64 = 1 << 30;
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let output = open::output(&args.output).await?;
-    let (model, engine) = (args.model, args.engine);
-    let workers = move |info: &ExtractorInfo, words: Option<&[u8]>| {
-        run::workers_for(model.as_deref(), engine, None, (info, words))
+    let (model, engine) = (local_model::optional(args.model.as_deref()).await?, args.engine);
+    let workers = move |info: &ExtractorInfo, kept: Option<Bytes>| {
+        run::workers_for(model.as_ref().map(LocalModel::path), engine, None, (info, kept))
     };
     let current = Current::new(output, args.version, Box::new(workers), INDEX_COPY);
     let version = current.opened().await?.version().version;

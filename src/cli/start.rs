@@ -67,6 +67,9 @@ fn input(args: &StartArgs) -> Result<String> {
         }
     }
     fields.insert("decode".to_owned(), json(serde_json::to_value(Decoding::from(args.decode)))?);
+    if let Some(model) = &args.model {
+        fields.insert("extractor".to_owned(), serde_json::json!({"model": model}));
+    }
     if let Some(extractor) = args.extractor {
         let WordsInput { location, words, weights } = args.words.input();
         let mut given = serde_json::json!({"name": extractor.kind().name(), "vocabulary": location, "words": words, "weights": weights});

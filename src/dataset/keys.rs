@@ -206,6 +206,16 @@ pub fn vocabulary(sha256: &str) -> String {
     build(&registry::VOCABULARY, [&sha256])
 }
 
+/// Key of the model whose file has this SHA-256.
+pub fn model(sha256: &str) -> String {
+    build(&registry::MODEL, [&sha256])
+}
+
+/// Key of the record of the model whose file has this SHA-256.
+pub fn model_record(sha256: &str) -> String {
+    build(&registry::MODEL_RECORD, [&sha256])
+}
+
 /// Key of the record of an extractor.
 pub fn extractor(id: &ExtractorId) -> String {
     build(&registry::EXTRACTOR, [id])

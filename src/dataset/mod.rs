@@ -22,6 +22,7 @@ pub mod classification;
 pub mod commit;
 pub mod contents;
 pub(crate) mod delta;
+mod extractors;
 mod figures;
 pub mod findings;
 mod holder;
@@ -42,7 +43,6 @@ pub mod shard;
 pub mod tables;
 pub mod timing;
 pub mod training;
-mod words;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -53,6 +53,9 @@ pub use commit::{
     claim, commit, current, current_kind, expect_output, open_output, published, state, version, versions,
 };
 pub use contents::GroupRef;
+pub use extractors::{
+    ExtractorInput, ModelRecord, WORDS, WordsInput, extractor_file, keep_model, keep_words, model_record,
+};
 pub use figures::RunFigures;
 pub use findings::{Duplicates, Outliers, Searched};
 pub use index::SearchIndex;
@@ -62,10 +65,9 @@ pub use manifest::{
     BasisSummary, FeaturesFolder, GroupEntry, GroupRecord, LabelCount, Manifest, Moments, Outputs, Part, PartList,
     RejectedObject, ShardEntry, ShardRecord, VersionState,
 };
-pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, to_record};
-pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, sha256, to_sealed_lines};
+pub use record::{Checksum, FileRef, Sealed, get_checked, read_record, sha256, to_record};
+pub(crate) use record::{from_record, from_record_of_any_format, from_sealed_lines, to_sealed_lines};
 pub use released::Released;
-pub use words::{WORDS, WordsInput, keep_words, words};
 
 use crate::{Error, ErrorKind, Result, store::Store};
 

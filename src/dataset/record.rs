@@ -122,7 +122,7 @@ pub(crate) fn damaged(message: &'static str, key: &str) -> Error {
 }
 
 /// SHA-256 in hexadecimal.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

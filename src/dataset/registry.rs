@@ -289,6 +289,10 @@ kinds! {
     LABELS = "labels", "labels/{id}.csv", by "plan", from "version", holds [paths], Nothing, SWEPT;
     /// The visual words of an extractor.
     VOCABULARY = "vocabulary", "vocabularies/{id}.json", by "plan", from "version", holds [], Nothing, SWEPT;
+    /// A model of the user's, an ONNX file.
+    MODEL = "model", "models/{id}/model.onnx", by "model push", from ITS_KEY, holds [], Nothing, KEPT;
+    /// The record of a [`MODEL`]: what it computes, and how long that takes.
+    MODEL_RECORD = "model-record", "models/{id}/record.json", by "model push", from ITS_KEY, holds [], Nothing, KEPT;
     /// The record of an extractor: all that decides the bits of the features.
     EXTRACTOR = "extractor", "extractors/{id}.json", by "publish", from "version", holds [], Manifest, SWEPT;
     /// The list of the parts of a group.

@@ -205,11 +205,7 @@ impl Extractor {
     /// The same model with another decoding of JPEGs, which is part of the extractor's id.
     #[must_use]
     pub fn with_decoding(mut self, decoding: Decoding) -> Self {
-        let options = self.info.options();
-        let ExtractorInfo { kind, model, model_sha256, columns, feature_range, .. } = &self.info;
-        let (kind, program, columns) = (*kind, self.program.name(), *columns);
-        let identity = Identity { kind, program, model_sha256, name: model, columns, options: &options };
-        self.info = identity.info(*feature_range, decoding);
+        self.info = self.info.with_decoding(decoding);
         self
     }
 
@@ -285,7 +281,11 @@ impl Extractor {
     ///
     /// Fails with `NotFinite` or `OutOfRange`, and with `Corrupt` if the size is wrong or the model fails.
     pub fn features(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, Reject> {
-        let raw = self.infer(pixels).map_err(|e| Reject::new(Reason::Corrupt, format!("the model failed: {e:#}")))?;
+        let mut raw =
+            self.infer(pixels).map_err(|e| Reject::new(Reason::Corrupt, format!("the model failed: {e:#}")))?;
+        if self.info.l2 {
+            to_unit_length(&mut raw);
+        }
         let per_unit = self.info.feature_range.per_unit();
         let limit = f64::from(1u32 << FEATURE_BITS);
         raw.iter()
@@ -333,6 +333,14 @@ impl Extractor {
             Ok(Err(e)) => Err(failed(e)),
             Err(_) => Err(failed("the runtime panicked".to_owned())),
         }
+    }
+}
+
+/// Divides a vector by its Euclidean length; zeros stay. The sum is in double precision and in order: the same bits everywhere.
+fn to_unit_length(vector: &mut [f32]) {
+    let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     }
 }
 

@@ -48,6 +48,9 @@ pub struct ExtractorInfo {
     /// What is done with an output that is no vector.
     #[serde(default, skip_serializing_if = "Pooling::is_default")]
     pub pooling: Pooling,
+    /// Whether features are divided by their Euclidean length.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub l2: bool,
     /// Whether tract runs the model instead of the kernels. Release 0.1.0 did not record it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tract: bool,
@@ -57,13 +60,33 @@ impl ExtractorInfo {
     /// What is known of its model besides the file. What lies beside the file does not count any more.
     pub fn options(&self) -> ModelOptions {
         let preprocessing = Some(self.preprocessing.clone().unwrap_or_default());
-        ModelOptions { preprocessing, output: self.output.clone(), pooling: self.pooling }
+        ModelOptions { preprocessing, output: self.output.clone(), pooling: self.pooling, l2: self.l2 }
     }
 
     /// What has to be loaded for it.
     pub fn recipe(&self) -> Recipe {
         let words = (self.kind == ExtractorKind::Orb).then(|| self.model_sha256.clone());
-        Recipe { kind: self.kind, decoding: self.decoding, words }
+        let is_plain = self.preprocessing.is_none() && self.output.is_none() && !self.l2;
+        let is_embedded = is_plain && self.model_sha256 == EMBEDDED_SHA256;
+        let model = (self.kind.is_network() && !is_embedded).then(|| Box::new(self.clone()));
+        Recipe { kind: self.kind, decoding: self.decoding, words, model }
+    }
+
+    /// The same extractor with another decoding of JPEGs, which is part of its id, as this release has it.
+    #[must_use]
+    pub fn with_decoding(&self, decoding: Decoding) -> Self {
+        let ExtractorInfo { kind, model, model_sha256, columns, feature_range, .. } = self;
+        let (kind, program, columns, options) = (*kind, self.program(), *columns, &self.options());
+        Identity { kind, program, model_sha256, name: model, columns, options }.info(*feature_range, decoding)
+    }
+
+    /// Name and revision of what computes the features.
+    fn program(&self) -> &'static str {
+        match self.kind {
+            ExtractorKind::Network if self.tract => "tract",
+            ExtractorKind::Network => KERNELS,
+            kind => kind.program(),
+        }
     }
 
     /// Whether only the revision differs: the same model and settings, and other bits of the features.
@@ -98,11 +121,7 @@ impl ExtractorRecord {
             quantum: 1.0 / info.feature_range.per_unit(),
             rounding_revision: REVISION,
             image_revision: image::REVISION,
-            arithmetic: match info.kind {
-                ExtractorKind::Network if info.tract => "tract".to_owned(),
-                ExtractorKind::Network => KERNELS.to_owned(),
-                kind => kind.program().to_owned(),
-            },
+            arithmetic: info.program().to_owned(),
             milliseconds_per_image,
         }
     }
@@ -151,6 +170,8 @@ pub struct ModelOptions {
     pub output: Option<String>,
     /// What is done with an output that is no vector.
     pub pooling: Pooling,
+    /// Whether features are divided by their Euclidean length. Those that are all 0 stay so.
+    pub l2: bool,
 }
 
 /// Name and revision of the kernels, part of the extractor's id. Increase the number if the kernels give other bits.
@@ -193,6 +214,9 @@ impl Identity<'_> {
         if options.pooling == Pooling::Cls {
             sha.update("cls\n");
         }
+        if options.l2 {
+            sha.update("l2\n");
+        }
         ExtractorInfo {
             id: short_hex(&sha.finalize()).into(),
             kind,
@@ -204,6 +228,7 @@ impl Identity<'_> {
             preprocessing,
             output: options.output.clone(),
             pooling: options.pooling,
+            l2: options.l2,
             tract: kind.is_network() && program != KERNELS,
         }
     }

@@ -19,6 +19,7 @@
 //! # Ok::<(), pomona::Error>(())
 //! ```
 
+mod configs;
 mod extractor;
 mod graph;
 mod grid;
@@ -28,6 +29,7 @@ mod limits;
 mod onnx;
 mod plain;
 mod preprocess;
+mod recipe;
 #[cfg(feature = "tract")]
 mod shapes;
 #[cfg(feature = "tract")]
@@ -36,6 +38,7 @@ mod trial;
 mod wire;
 mod workers;
 
+pub use configs::{CONFIGS, MAX_CONFIG_BYTES};
 pub use extractor::{Described, Extractor, MAX_COLUMNS, Runtime};
 pub use grid::{FEATURE_BITS, FeatureRange};
 pub use identity::{
@@ -44,8 +47,9 @@ pub use identity::{
 };
 pub use interface::{Interface, Tensor, model_file, read_model};
 pub use limits::MAX_MODEL_BYTES;
-pub use plain::{ExtractorKind, Recipe};
+pub use plain::ExtractorKind;
 pub use preprocess::{Preprocessing, Resize};
+pub use recipe::Recipe;
 pub use workers::WorkerPool;
 
 use pomona_kernels::Instructions;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decoding, FeatureRange};
+use super::FeatureRange;
 use crate::{Error, ErrorKind, Result, image::Pixels};
 
 /// Side of the picture whose pixels are raw features.
@@ -106,17 +106,6 @@ impl ExtractorKind {
             ExtractorKind::Histogram => histogram(&pixels.data),
         }
     }
-}
-
-/// What a function of AWS has to load, besides the range of the features.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Recipe {
-    /// What computes the features.
-    pub kind: ExtractorKind,
-    /// How JPEGs are decoded.
-    pub decoding: Decoding,
-    /// SHA-256 of the file of the visual words, if there is one.
-    pub words: Option<String>,
 }
 
 fn histogram(samples: &[u8]) -> Vec<f32> {

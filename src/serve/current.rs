@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::opened::Opened;
@@ -28,8 +29,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Age from which on a request waits for another look. Erased images must be in no answer 5 seconds later.
 const STALE: Duration = Duration::from_secs(3);
 
-/// Makes the threads that compute features like those of a version, given the file of its visual words, if it has any.
-pub type MakeWorkers = Box<dyn Fn(&ExtractorInfo, Option<&[u8]>) -> Result<WorkerPool> + Send + Sync>;
+/// Makes the threads that compute features like those of a version, given the file that the output keeps for them, if any:
+/// [`dataset::extractor_file`].
+pub type MakeWorkers = Box<dyn Fn(&ExtractorInfo, Option<Bytes>) -> Result<WorkerPool> + Send + Sync>;
 
 /// The version of an output that answers requests: the newest, or one with a fixed number.
 pub struct Current {
@@ -160,8 +162,8 @@ impl Current {
         let workers = match same {
             Some(opened) => Arc::clone(opened.workers()),
             None => {
-                let words = dataset::words(self.output.as_ref(), &version.extractor.recipe()).await?;
-                Arc::new((self.workers)(&version.extractor, words.as_deref())?)
+                let kept = dataset::extractor_file(self.output.as_ref(), &version.extractor.recipe()).await?;
+                Arc::new((self.workers)(&version.extractor, kept)?)
             }
         };
         let finder = Finder::new(Arc::clone(&self.output), version).with_copy(self.copied);

@@ -11,9 +11,9 @@
 //! use pomona::{model::{Extractor, WorkerPool}, serve::{self, Current, Limits}, store};
 //!
 //! let output = store::open("s3://bucket/results/").await?;
-//! let workers = Box::new(|info: &pomona::model::ExtractorInfo, words: Option<&[u8]>| {
-//!     let extractor = Extractor::builtin(info.kind, words, info.feature_range)?;
-//!     WorkerPool::new(Arc::new(extractor.with_decoding(info.decoding)), 0)
+//! let workers = Box::new(|info: &pomona::model::ExtractorInfo, kept: Option<bytes::Bytes>| {
+//!     let extractor = Extractor::of_recipe(&info.recipe(), kept, info.feature_range)?;
+//!     WorkerPool::new(Arc::new(extractor), 1)
 //! });
 //! let current = Current::new(output, None, workers, 1 << 30);
 //! let router: axum::Router = serve::api(current, Limits::default(), None);

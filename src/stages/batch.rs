@@ -15,7 +15,7 @@ use crate::{
     Result,
     dataset::{Sealed, keys, to_sealed_lines},
     ids::RunId,
-    model::{Decoding, ExtractorKind, Recipe, WorkerPool},
+    model::{Decoding, ExtractorInfo, ExtractorKind, Recipe, WorkerPool},
     store::Store,
 };
 
@@ -41,12 +41,15 @@ pub struct Batch {
     /// SHA-256 of the file of visual words in the output, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub words: Option<String>,
+    /// The model of the user's, if it is one. The output keeps its file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Box<ExtractorInfo>>,
 }
 
 impl Batch {
     /// What a function has to load for it.
     pub fn recipe(&self) -> Recipe {
-        Recipe { kind: self.kind, decoding: self.decoding, words: self.words.clone() }
+        Recipe { kind: self.kind, decoding: self.decoding, words: self.words.clone(), model: self.model.clone() }
     }
 
     async fn work<T: DeserializeOwned + Serialize>(&self, output: &dyn Store) -> Result<Vec<T>> {
@@ -129,8 +132,8 @@ fn batches(run: &RunId, key: &str, ends: &[u64], (size, recipe): (u64, Recipe)) 
         let end = chunk.last().copied().unwrap_or(start);
         let lines = LineRange { key: key.to_owned(), offset: start, length: end - start, sha256: String::new() };
         start = end;
-        let Recipe { kind, decoding, words } = recipe.clone();
-        Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding, kind, words }
+        let Recipe { kind, decoding, words, model } = recipe.clone();
+        Batch { run: run.clone(), lines, count: chunk.len() as u64, decoding, kind, words, model }
     };
     ends.chunks(size).map(batch).collect()
 }

@@ -24,6 +24,7 @@ mod damage;
 mod descriptors;
 mod duplicates;
 mod earlier;
+mod extractor;
 mod featurize;
 mod index;
 mod input;
@@ -48,7 +49,6 @@ mod spans;
 mod sums;
 mod sweep;
 mod upload;
-mod words;
 
 use std::sync::Arc;
 
@@ -62,6 +62,7 @@ pub(crate) use classify::{
 pub(crate) use damage::damaged_record;
 pub use descriptors::{DescriptorsDone, descriptors};
 pub use duplicates::{Subject as DuplicatesOf, duplicates};
+pub use extractor::extractor;
 pub use featurize::featurize;
 pub(crate) use featurize::featurize_and_sum;
 pub(crate) use index::segment;
@@ -83,7 +84,6 @@ pub(crate) use resume::check_input;
 pub use rounds::{Limits, Round};
 pub(crate) use sums::{GroupSums, Known, KnownGroups, KnownSums, ShardSums, Sums, moments_of, read_sums};
 pub use tokio_util::sync::CancellationToken;
-pub use words::words;
 
 use crate::{
     Error, ErrorKind, Result,

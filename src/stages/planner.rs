@@ -28,7 +28,7 @@ use crate::{
         training::TrainingRules,
     },
     ids::{GroupId, RunId, ShardId},
-    model::ExtractorInfo,
+    model::{ExtractorInfo, Recipe},
     store::Store,
 };
 
@@ -199,6 +199,7 @@ impl<'a> Planner<'a> {
         self.named += named;
         if let Some(objects) = &objects {
             self.objects_to_featurize += count;
+            let Recipe { kind, decoding, words, model } = self.extractor.recipe();
             let work = ShardWork {
                 run: self.run.clone(),
                 shard: id.clone(),
@@ -206,9 +207,10 @@ impl<'a> Planner<'a> {
                 objects: objects.clone(),
                 sources: self.sources(&first, &last),
                 labels: self.settings.label_rules(),
-                decoding: self.extractor.decoding,
-                kind: self.extractor.kind,
-                words: self.extractor.recipe().words,
+                decoding,
+                kind,
+                words,
+                model,
                 compression: self.settings.compression(),
             };
             self.work.push(&work, (objects.length, &id)).await?;

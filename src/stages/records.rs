@@ -205,6 +205,9 @@ pub struct ShardWork {
     /// SHA-256 of the file of visual words in the output, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub words: Option<String>,
+    /// The model of the user's, if it is one. The output keeps its file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Box<ExtractorInfo>>,
     /// How the table is compressed.
     #[serde(default)]
     pub compression: Compression,
@@ -213,7 +216,7 @@ pub struct ShardWork {
 impl ShardWork {
     /// What a function has to load for it.
     pub fn recipe(&self) -> Recipe {
-        Recipe { kind: self.kind, decoding: self.decoding, words: self.words.clone() }
+        Recipe { kind: self.kind, decoding: self.decoding, words: self.words.clone(), model: self.model.clone() }
     }
 }
 

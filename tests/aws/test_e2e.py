@@ -362,6 +362,36 @@ def test_an_extractor_without_a_network_gives_the_bits_of_a_folder(stack, demo, 
         assert not any(key.startswith("shards/") for key in stack.keys("orb-wrong"))
 
 
+@pytest.mark.parametrize("name", ["tiny.onnx", "networks/vit-tiny"])
+def test_a_model_of_the_users_gives_the_bits_of_a_folder(stack, demo, tmp_path, name):
+    """One on the kernels, and one on tract with its own preprocessing."""
+    folder, source = demo
+    model, output = ROOT / "tests/models" / name, "model-" + name.rpartition("/")[2].removesuffix(".onnx")
+    options, results = ["--feature-range", 32], tmp_path / "results"
+    stack.aws.pomona("run", folder / "images", results, "--model", model, *options, "-k", 5, "--shard-size", 64)
+    pushed = json.loads(stack.aws.pomona("model", "push", model, f"{stack.results}{output}", *options, "--json").stdout)
+    settings = {"pca": {"components": 5}, "shard_size": 64}
+    execution = stack.wait(stack.start(source, output, extractor={"model": pushed["model_sha256"]}, **settings))
+    assert execution["status"] == "SUCCEEDED", stack.explain(execution)
+    manifest, local = stack.manifest(output), json.loads((results / "versions/00000001.json").read_text())
+    assert manifest["extractor"] == local["extractor"] and manifest["extractor"]["model_sha256"] == pushed["model_sha256"]
+    assert tables_of(manifest, lambda key: stack.read(output, key)) == tables_of(local, lambda key: (results / key).read_bytes())
+    again = stack.wait(stack.start(source, output, **settings))
+    assert again["status"] == "SUCCEEDED" and json.loads(again["output"])["up_to_date"] is True
+    # Commands here read it from the bucket.
+    photo = next((folder / "images").rglob("*.jpg"))
+    (hit,) = json.loads(stack.aws.pomona("search", f"{stack.results}{output}", photo, "-n", 1, "--json").stdout)
+    assert hit["path"] == str(photo.relative_to(folder / "images")) and hit["distance"] == 0
+    kept = f"models/{pushed['model_sha256']}"
+    stack.aws.pomona("run", folder / "images", tmp_path / "copy", "--model", f"{stack.results}{output}/{kept}/model.onnx", "-k", 2, *options)
+    # What cannot be used fails before any shard is paid for.
+    bucket, prefix = stack.results.removeprefix("s3://").split("/", 1)
+    stack.s3.put_object(Bucket=bucket, Key=f"{prefix}{output}/{kept}/model.onnx", Body=stack.read(output, f"{kept}/model.onnx")[:-1])
+    for given, error in ((pushed["model_sha256"], "Dataset.Corrupt"), ("0" * 64, "Model.Invalid")):
+        refused = stack.wait(stack.start(source, output, extractor={"model": given}, rebuild=True))
+        assert refused["status"] == "FAILED" and refused["error"] == error, refused
+
+
 def put_hidden(stack, prefix, folders, each):
     """Uploads hidden objects, which a listing reads and a run leaves out: a page of a listing has 1,000 keys."""
     bucket, base = stack.images.removeprefix("s3://").split("/", 1)
@@ -1248,6 +1278,7 @@ RARE = {
     "Publish: UploadParts": "a CSV above 16 MB whose upload fails",
     "Publish: DropReport": "an erasure while the report is written",
     **dict.fromkeys(("Query: ReadVersion query/vocabularies/*", "Query: ReadVersion uploads/vocabularies/*"), "a version with visual words"),
+    **dict.fromkeys(("Query: ReadVersion query/models/*", "Query: ReadVersion uploads/models/*"), "a version with a model of the user's"),
     "Vacuum: Delete uploads/report.html": "a vacuum of the version of the newest report, whose successors have none",
     "Vacuum: ReadVersions uploads/broken-*-vacuum.json": "two vacuums that break the lock of a third one at the same time",
 }

@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use crate::common::engine;
 
 pub(crate) fn tiny() -> MakeWorkers {
-    Box::new(|_: &ExtractorInfo, _: Option<&[u8]>| Ok(engine("tiny", 2)))
+    Box::new(|_: &ExtractorInfo, _: Option<Bytes>| Ok(engine("tiny", 2)))
 }
 
 pub(crate) async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, Value) {

@@ -135,6 +135,73 @@ def test_a_model_of_any_size_takes_that_of_its_preprocessing(images, tmp_path):
     np.testing.assert_allclose(found, [pixels.mean((0, 1)) for pixels in normal], atol=2e-6)
 
 
+def test_numbers_of_the_command_line_stand_above_a_name_and_a_file(images, tmp_path):
+    mean, std = IMAGENET
+    folder = model(tmp_path / "model", "patches", {"size": {"shortest_edge": 99}, "resample": 3, "image_mean": 0.5, "image_std": 0.5})
+    given = ["--resize", 40, "--crop", "32x24", "--mean", ",".join(map(str, mean)), "--std", ",".join(map(str, std))]
+    found, pictures = features(images, tmp_path / "results", "--model", folder, *given)
+    cut = [middle(np.asarray(shortest(picture, 40, Image.Resampling.BICUBIC)), 32, 24) for picture in pictures]
+    seen = [np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)) for pixels in cut]
+    np.testing.assert_allclose(found, [patches(pixels, 1 / 255, mean, std) for pixels in seen], atol=2e-6)
+    # One number is for all channels; what is not named is as the name says.
+    half, _ = features(images, tmp_path / "half", "--model", folder, "--preprocess", "half", "--resize", "20x30")
+    resized = [picture.resize((30, 20), Image.Resampling.BILINEAR).resize((32, 32), Image.Resampling.BILINEAR) for picture in pictures]
+    np.testing.assert_allclose(half, [patches(np.asarray(picture), 1 / 255, 0.5, 0.5) for picture in resized], atol=2e-6)
+    flat, _ = features(images, tmp_path / "flat", "--model", folder, "--resize", "none", "--std", 2)
+    whole = [picture.resize((32, 32), Image.Resampling.BICUBIC) for picture in pictures]
+    np.testing.assert_allclose(flat, [patches(np.asarray(picture), 1 / 255, 0, 2) for picture in whole], atol=2e-6)
+    for wrong in (["--mean", "1,2"], ["--crop", "ax3"], ["--resize", "0"], ["--std", "0"]):
+        done = subprocess.run([POMONA, "run", images, tmp_path / "no", "--model", folder, *wrong], capture_output=True, text=True)
+        assert done.returncode != 0 and "panicked" not in done.stderr and not (tmp_path / "no/versions").exists(), done
+
+
+def test_features_of_unit_length(images, tmp_path):
+    folder = model(tmp_path / "model", "patches", None)
+    plain, _ = features(images, tmp_path / "plain", "--model", folder)
+    unit, _ = features(images, tmp_path / "unit", "--model", folder, "--l2")
+    np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
+    photo = next(images.rglob("*.png"))
+    hits = json.loads(pomona("search", tmp_path / "unit", photo, "--model", folder, "--json", "-n", 1))
+    assert hits[0]["path"] == str(photo.relative_to(images)) and hits[0]["distance"] == 0
+
+
+def test_an_output_keeps_a_model(images, tmp_path):
+    folder, results = model(tmp_path / "model", "patches", {"size": 32, "resample": 2, "image_mean": 0.5, "image_std": 0.25}), tmp_path / "results"
+    record = json.loads(pomona("model", "push", folder, results, "--l2", "--json"))
+    kept = results / "models" / record["model_sha256"]
+    assert (kept / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+    assert record["preprocessing"]["std"] == [0.25] * 3 and record["l2"] and record["milliseconds_per_image"] > 0 and record["memory_mb"] > 10
+    found, _ = features(images, results, "--model", folder, "--l2")
+    # Later commands find it in the output.
+    shutil.rmtree(folder)
+    assert json.loads(pomona("run", images, results, "-k", 2, "--json"))["up_to_date"]
+    photo = next(images.rglob("*.png"))
+    hits = json.loads(pomona("search", results, photo, "--json", "-n", 1))
+    assert hits[0]["path"] == str(photo.relative_to(images)) and hits[0]["distance"] == 0
+    photo.write_bytes(photo.read_bytes())
+    (images / "0/new.png").write_bytes(photo.read_bytes())
+    try:
+        assert json.loads(pomona("run", images, results, "-k", 2, "--json"))["inferred"] == 1
+        pomona("vacuum", results, "--keep-versions", 1, "--older-than", "0s")
+        assert "no damage" in pomona("check", results)
+    finally:
+        (images / "0/new.png").unlink()
+    measured = json.loads(pomona("aws", "estimate", 1000, "--model", kept, "--json"))
+    assert measured != json.loads(pomona("aws", "estimate", 1000, "--json"))
+    # Another byte: named by the check, and by what needs the model.
+    damaged = bytearray((kept / "model.onnx").read_bytes())
+    damaged[-1] ^= 1
+    (kept / "model.onnx").write_bytes(damaged)
+    for command in (["check", results], ["search", results, photo]):
+        done = subprocess.run([POMONA, *map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 1 and f"models/{kept.name}/model.onnx" in done.stdout + done.stderr, done
+    # Without it, the model is asked for.
+    (kept / "model.onnx").unlink()
+    done = subprocess.run([POMONA, "search", results, photo], capture_output=True, text=True)
+    assert done.returncode == 1 and "--model" in done.stderr, done
+
+
 def test_wrong_configurations_are_named_and_read_nothing_else(images, tmp_path):
     folder = model(tmp_path / "model", "patches", {"size": {"shortest_edge": "../../etc/passwd"}})
     done = subprocess.run([POMONA, "run", images, tmp_path / "no", "--model", folder], capture_output=True, text=True)

@@ -168,7 +168,7 @@ def test_a_data_set_of_visual_words_is_a_function_of_its_images(tmp_path):
         assert done.returncode == 1 and f"vocabularies/{kept.name}" in done.stdout + done.stderr, done
     # Words are asked of this extractor only.
     done = subprocess.run([POMONA, "run", images, tmp_path / "raw", "--extractor", "raw", "--words", "8"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "Input.Invalid" in done.stderr and not (tmp_path / "raw/versions").exists(), done
+    assert done.returncode == 2 and "Input.Invalid" in done.stderr and not (tmp_path / "raw/versions").exists(), done
 
 
 @pytest.mark.parametrize("how", ["l1", "tf-idf"])

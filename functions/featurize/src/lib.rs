@@ -3,12 +3,12 @@
 //! Before the deadline of the function, the rows so far are kept and the answer is `Run.Interrupted`. The state machine then
 //! calls the function again, which continues.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use lambda_runtime::tracing;
 use pomona::{
     Result,
-    dataset::{self, Sealed},
+    dataset::Sealed,
     model::{FeatureRange, Recipe, WorkerPool},
     stages::{self, CancellationToken, Featurized, Line, ShardWork, ShardsDone, Silent, Stores},
     store::Store,
@@ -18,25 +18,25 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 /// The extractors that were needed so far. Nearly all environments need one of them.
-struct Pools(Mutex<HashMap<Recipe, Arc<WorkerPool>>>);
+struct Pools(Mutex<Vec<(Recipe, Arc<WorkerPool>)>>);
 
 impl Pools {
     /// With the built-in network.
     fn new() -> Result<Self> {
         let recipe = Recipe::default();
         let pool = Arc::new(pomona_host::workers(FeatureRange::default(), &recipe, None)?);
-        Ok(Pools(Mutex::new(HashMap::from([(recipe, pool)]))))
+        Ok(Pools(Mutex::new(vec![(recipe, pool)])))
     }
 
-    /// The output is where visual words are.
+    /// The output is where visual words and models are.
     async fn get(&self, recipe: Recipe, output: &dyn Store) -> Result<Arc<WorkerPool>> {
         let mut pools = self.0.lock().await;
-        if let Some(pool) = pools.get(&recipe) {
+        if let Some((_, pool)) = pools.iter().find(|(known, _)| *known == recipe) {
             return Ok(Arc::clone(pool));
         }
-        let words = dataset::words(output, &recipe).await?;
-        let pool = Arc::new(pomona_host::workers(FeatureRange::default(), &recipe, words.as_deref())?);
-        pools.insert(recipe, Arc::clone(&pool));
+        let file = pomona_host::extractor_file(output, &recipe).await?;
+        let pool = Arc::new(pomona_host::workers(FeatureRange::default(), &recipe, file)?);
+        pools.push((recipe, Arc::clone(&pool)));
         Ok(pool)
     }
 }

@@ -7,6 +7,7 @@
 //! [`event`] is used by the trigger alone. It is here so that all functions have the same dependencies with the same
 //! features, and one build of them serves all.
 
+mod cache;
 mod deadline;
 pub mod event;
 mod installed;
@@ -16,6 +17,8 @@ mod spending;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+pub use cache::extractor_file;
 use deadline::Deadline;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use meter::{Measurement, Meter};
@@ -90,11 +93,11 @@ pub fn init_log() {
     tracing::init_default_subscriber();
 }
 
-/// A built-in extractor, with the file of its visual words if it has any, on all processors of the environment. Lambda
+/// An extractor, with the file that the output keeps for it if it needs one, on all processors of the environment. Lambda
 /// provides one per 1,769 MiB of memory.
-pub fn workers(range: FeatureRange, recipe: &Recipe, words: Option<&[u8]>) -> Result<WorkerPool> {
+pub fn workers(range: FeatureRange, recipe: &Recipe, file: Option<Bytes>) -> Result<WorkerPool> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let extractor = Extractor::builtin(recipe.kind, words, range)?.with_decoding(recipe.decoding);
+    let extractor = Extractor::of_recipe(recipe, file, range)?;
     tracing::info!(extractor = %extractor.info().id, threads, "model loaded");
     WorkerPool::new(Arc::new(extractor), threads)
 }

@@ -2,15 +2,18 @@
 
 use lambda_runtime::tracing;
 use pomona::{
-    Result,
+    Error, ErrorKind, Result,
     aws::request::Request,
-    dataset::{self, keys},
+    dataset::{self, ExtractorInput, keys},
     ids::RunId,
-    model::{FeatureRange, builtin_info},
+    model::FeatureRange,
     stages::{self, CancellationToken, Limits, PlanInput, PlanStep, Planned, Round, Silent, Stores},
 };
 use pomona_host::{Figures, Measured};
 use serde::{Deserialize, Serialize};
+
+/// The environment variable that says how much memory the function `featurize` has, MB.
+const MEMORY: &str = "POMONA_FEATURIZE_MB";
 
 /// The execution's input, its name and ARN, and the number of the attempt, from 1.
 #[derive(Deserialize)]
@@ -65,6 +68,17 @@ impl Measured for Answer {
     }
 }
 
+/// What a request says of the extractor, what the stack says if it says nothing, and the memory of the function `featurize`.
+fn wished(request: ExtractorInput) -> Result<ExtractorInput> {
+    let number = |text: String| {
+        let invalid = |e| Error::new(ErrorKind::InputInvalid, "an environment variable is invalid").source(e);
+        text.parse().map_err(|e| invalid(e).context("variable", MEMORY))
+    };
+    let memory_mb = std::env::var(MEMORY).ok().map(number).transpose()?;
+    let first_model = std::env::var("POMONA_MODEL").ok().filter(|model| !model.is_empty());
+    Ok(ExtractorInput { first_model, memory_mb, ..request })
+}
+
 /// Opens the stores of a request, and plans. An inventory is read by one function: it needs no listing.
 async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     let request = Request::parse(event.request)?;
@@ -72,14 +86,10 @@ async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     let (run, earlier) = (name.attempt(event.attempt)?, (1..event.attempt).map(|earlier| name.attempt(earlier)));
     let inventory = request.inventory.as_deref();
     let stores = Stores::open_inventory(&request.input, &request.output, inventory).await?;
-    let kind = match request.extractor {
-        Some(kind) => kind,
-        None => dataset::current_kind(stores.output.as_ref()).await?,
-    };
-    let words = stages::words(&stores, kind, &request.words, stop).await?;
-    let info = builtin_info(kind, words.as_deref(), FeatureRange::default(), request.decoding)?;
-    if let Some(words) = words {
-        dataset::keep_words(stores.output.as_ref(), &info.recipe(), words).await?;
+    let of_decoding = (FeatureRange::default(), request.decoding);
+    let (info, file) = stages::extractor(&stores, &wished(request.extractor)?, of_decoding, stop).await?;
+    if let Some(file) = file {
+        dataset::keep_words(stores.output.as_ref(), &info.recipe(), file).await?;
     }
     let input = PlanInput {
         settings: request.settings,

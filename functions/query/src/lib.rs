@@ -12,6 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
+use bytes::Bytes;
 use lambda_runtime::{Error, tracing};
 use photos::Photos;
 use pomona::{
@@ -29,9 +30,9 @@ const UPLOAD_BYTES: usize = 20 << 20;
 /// Storage of an environment that the template does not set, MB.
 const STORAGE_MB: u64 = 512;
 
-fn load(info: &ExtractorInfo, words: Option<&[u8]>) -> Result<WorkerPool> {
+fn load(info: &ExtractorInfo, kept: Option<Bytes>) -> Result<WorkerPool> {
     check_instructions()?;
-    pomona_host::workers(info.feature_range, &info.recipe(), words)
+    pomona_host::workers(info.feature_range, &info.recipe(), kept)
 }
 
 fn variable(name: &'static str) -> std::result::Result<String, Error> {

@@ -91,6 +91,9 @@ pub(crate) struct EstimateArgs {
     /// Processor architecture of the functions
     #[arg(long, value_enum, default_value = "x86_64", value_name = "ARCH")]
     pub architecture: ArchitectureArg,
+    /// Place of a model that an output keeps, whose time per image was measured: s3://BUCKET/OUTPUT/models/SHA256/
+    #[arg(long, value_name = "LOCATION", conflicts_with = "ms_per_image")]
+    pub model: Option<String>,
     /// Milliseconds per image on one Lambda processor, from file to features
     #[arg(long, value_name = "MS", default_value_t = MS_PER_IMAGE, value_parser = values::milliseconds)]
     pub ms_per_image: f64,
@@ -168,6 +171,9 @@ pub(crate) struct StartArgs {
     /// What computes the features [default: that of the last version, or mobilenetv2]
     #[arg(long, value_enum, value_name = "NAME")]
     pub extractor: Option<ExtractorArg>,
+    /// SHA-256 of a model that the output keeps: see `pomona model push`
+    #[arg(long, value_name = "SHA256", conflicts_with = "extractor")]
+    pub model: Option<String>,
     #[command(flatten)]
     pub words: WordsOptions,
     #[command(flatten)]

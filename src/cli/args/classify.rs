@@ -30,8 +30,8 @@ pub(crate) struct PredictArgs {
     /// Print path, label, probability, runner-up, its probability and problem as CSV
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
-    /// ONNX model, if the data set was made with one
-    #[arg(long, value_name = "FILE.onnx")]
+    /// ONNX model, if the data set was made with one that it does not keep
+    #[arg(long, value_name = "FILE.onnx|FOLDER|s3://...")]
     pub model: Option<PathBuf>,
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]

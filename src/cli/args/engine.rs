@@ -1,12 +1,12 @@
 //! What computes the features: an extractor, or a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::values;
 use crate::{
     Result,
     dataset::WordsInput,
-    model::{Decoding, ExtractorKind, FeatureRange, ModelOptions, Pooling, Preprocessing},
+    model::{Decoding, ExtractorKind, FeatureRange, ModelOptions, Pooling, Preprocessing, Resize, Runtime, model_file},
     orb::Weights,
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct EngineOptions {
     /// ONNX model to use instead of the built-in MobileNetV2, or the folder with it: one float32 image input (1x3xHxW or
     /// 1xHxWx3), one output of up to 4096 numbers. What lies beside it (preprocessor_config.json of Hugging Face, config.json of
     /// timm) says how images are prepared
-    #[arg(long, value_name = "FILE.onnx|FOLDER")]
+    #[arg(long, value_name = "FILE.onnx|FOLDER|s3://...")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub of_model: ModelOptionsArgs,
@@ -50,19 +50,51 @@ pub(crate) struct ModelOptionsArgs {
     /// model say, or keras-mobilenet]
     #[arg(long, value_name = "NAME", requires = "model")]
     pub preprocess: Option<String>,
+    /// Size of images before the crop: that of the shorter side, height and width, or none to keep it
+    #[arg(long, value_name = "SIDE|HxW|none", requires = "model", value_parser = values::resize)]
+    pub resize: Option<Resize>,
+    /// Height and width of the part in the middle that the model sees; resized to its input if that is another size
+    #[arg(long, value_name = "SIDE|HxW", requires = "model", value_parser = values::sides)]
+    pub crop: Option<[usize; 2]>,
+    /// Mean of each channel, which is subtracted: of samples from 0 to 1 [default: 0, if there is a standard deviation]
+    #[arg(long, value_name = "R,G,B", requires = "model", allow_hyphen_values = true, value_parser = values::channels)]
+    pub mean: Option<[f64; 3]>,
+    /// Standard deviation of each channel, by which the difference is divided [default: 1, if there is a mean]
+    #[arg(long, value_name = "R,G,B", requires = "model", value_parser = values::channels)]
+    pub std: Option<[f64; 3]>,
     /// The output of the model that is used, if it has several
     #[arg(long, value_name = "NAME", requires = "model")]
     pub model_output: Option<String>,
     /// What is made of an output with several vectors: their mean, or the first one (the class token of a vision transformer)
     #[arg(long, value_enum, default_value = "mean", value_name = "HOW", requires = "model")]
     pub pooling: PoolingArg,
+    /// Divide the features of each image by their Euclidean length
+    #[arg(long, requires = "model")]
+    pub l2: bool,
 }
 
 impl ModelOptionsArgs {
-    /// Fails with `Input.Invalid` if there is no such preprocessing.
-    pub(crate) fn options(&self) -> Result<ModelOptions> {
-        let preprocessing = self.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
-        Ok(ModelOptions { preprocessing, output: self.model_output.clone(), pooling: self.pooling.pooling() })
+    /// What is known of the model at a path besides its file. Fails with `Model.Invalid` if a preprocessing is not usable.
+    pub(crate) fn options(&self, path: &Path) -> Result<ModelOptions> {
+        let mut preprocessing = self.preprocess.as_deref().map(Preprocessing::of_name).transpose()?;
+        if (self.resize, self.crop, self.mean, self.std) != (None, None, None, None) {
+            let base = match preprocessing {
+                Some(named) => named,
+                None => Preprocessing::beside(&model_file(path)?)?.unwrap_or_default(),
+            };
+            preprocessing = Some(self.changed(base).checked()?);
+        }
+        let (output, pooling) = (self.model_output.clone(), self.pooling.pooling());
+        Ok(ModelOptions { preprocessing, output, pooling, l2: self.l2 })
+    }
+
+    fn changed(&self, base: Preprocessing) -> Preprocessing {
+        let (resize, crop) = (self.resize.unwrap_or(base.resize), self.crop.or(base.crop));
+        if self.mean.is_none() && self.std.is_none() {
+            return Preprocessing { resize, crop, ..base };
+        }
+        let (mean, std) = (self.mean.unwrap_or([0.0; 3]), self.std.unwrap_or([1.0; 3]));
+        Preprocessing { resize, crop, scale: 1.0 / 255.0, mean, std, ..base }
     }
 }
 
@@ -171,4 +203,13 @@ pub(crate) enum EngineArg {
     Auto,
     /// Always tract
     Tract,
+}
+
+impl EngineArg {
+    pub(crate) fn runtime(self) -> Runtime {
+        match self {
+            EngineArg::Auto => Runtime::Auto,
+            EngineArg::Tract => Runtime::Tract,
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub(crate) use classify::{
 };
 pub(crate) use descriptors::DescriptorsArgs;
 pub(crate) use engine::{EngineArg, EngineOptions};
-pub(crate) use model::{ModelArgs, ModelCheckArgs, ModelCommand};
+pub(crate) use model::{LoadOptions, ModelArgs, ModelCheckArgs, ModelCommand, ModelPushArgs};
 pub(crate) use run::{DemoArgs, InputOptions, RunArgs, RunOptions, WatchArgs};
 pub(crate) use search::{PicturesArg, SearchArgs, SpaceArg};
 pub(crate) use serve::ServeArgs;

@@ -43,8 +43,8 @@ pub(crate) struct SearchArgs {
     /// Version to search [default: the newest]
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
-    /// ONNX model, if the data set was made with one
-    #[arg(long, value_name = "FILE.onnx", conflicts_with = "like")]
+    /// ONNX model, if the data set was made with one that it does not keep
+    #[arg(long, value_name = "FILE.onnx|FOLDER|s3://...", conflicts_with = "like")]
     pub model: Option<PathBuf>,
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]

@@ -27,8 +27,8 @@ pub(crate) struct ServeArgs {
     /// Version to serve [default: the newest, also after the next run]
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
-    /// ONNX model, if the data set was made with one
-    #[arg(long, value_name = "FILE.onnx")]
+    /// ONNX model, if the data set was made with one that it does not keep
+    #[arg(long, value_name = "FILE.onnx|FOLDER|s3://...")]
     pub model: Option<PathBuf>,
     /// What runs the model
     #[arg(long, value_enum, default_value = "auto", value_name = "ENGINE")]

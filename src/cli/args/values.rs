@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::{
-    model::FeatureRange,
+    model::{FeatureRange, Resize},
     orb::{MAX_WORDS, Orb},
 };
 
@@ -29,6 +29,35 @@ pub(super) fn images(text: &str) -> Result<u64, String> {
 
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     number(text, |v| (0.05..=86_400.0).contains(&v), "expected seconds, 0.05 to 86400")
+}
+
+/// One number for all channels, or three.
+pub(super) fn channels(text: &str) -> Result<[f64; 3], String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[all]) => Ok([all; 3]),
+        Some(&[red, green, blue]) => Ok([red, green, blue]),
+        _ => Err("expected three numbers, such as 0.485,0.456,0.406, or one for all channels".to_owned()),
+    }
+}
+
+/// Height and width: `224x192`, or one number for both.
+pub(super) fn sides(text: &str) -> Result<[usize; 2], String> {
+    let numbers: Option<Vec<usize>> = text.split('x').map(|part| part.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[side]) => Ok([side; 2]),
+        Some(&[height, width]) => Ok([height, width]),
+        _ => Err("expected pixels, such as 224, or height and width, such as 224x192".to_owned()),
+    }
+}
+
+/// One number is that of the shorter side.
+pub(super) fn resize(text: &str) -> Result<Resize, String> {
+    match text {
+        "none" => Ok(Resize::None),
+        side if !side.contains('x') => sides(side).map(|[edge, _]| Resize::ShortestEdge(edge)),
+        both => sides(both).map(Resize::Exact),
+    }
 }
 
 pub(super) fn distance(text: &str) -> Result<f64, String> {

@@ -34,6 +34,8 @@ fn keys() -> Vec<(String, FileKind)> {
         (predictions(v, 1), registry::PREDICTIONS),
         (labels(&Checksum::of(b"")), registry::LABELS),
         (vocabulary("f3"), registry::VOCABULARY),
+        (model("f4"), registry::MODEL),
+        (model_record("f4"), registry::MODEL_RECORD),
         (extractor(&"e2".into()), registry::EXTRACTOR),
         (part_list(v, 0), registry::PART_LIST),
         (part(v, None, 0), registry::PART),

@@ -134,12 +134,14 @@ async fn prove(output: &dyn Store, key: &str, size: u64, named: &Named, manifest
         let is_own = keys::extractor(&record.info.id) == key && manifest.is_none_or(|m| m.extractor == record.info);
         return if is_own { Ok(()) } else { Err(damaged("this is the record of another extractor", key)) };
     }
-    if kind == Some(&registry::VOCABULARY) {
-        return if keys::vocabulary(&sha256(&body)) == key {
-            Ok(())
-        } else {
-            Err(damaged("this is another file", key))
-        };
+    // Files that are named by their content.
+    let own_key = match kind {
+        Some(kind) if kind == &registry::VOCABULARY => Some(keys::vocabulary(&sha256(&body))),
+        Some(kind) if kind == &registry::MODEL => Some(keys::model(&sha256(&body))),
+        _ => None,
+    };
+    if let Some(own_key) = own_key {
+        return if own_key == key { Ok(()) } else { Err(damaged("this is another file", key)) };
     }
     match (kind, manifest) {
         (Some(kind), Some(manifest)) if named.released => decode(*kind, body, manifest.clone(), key.to_owned()).await,

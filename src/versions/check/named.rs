@@ -84,6 +84,13 @@ fn name_tables(survey: &mut Survey, manifest: &Manifest) {
     if let Some(words) = manifest.extractor.recipe().words {
         survey.name(version, keys::vocabulary(&words), None, false);
     }
+    // A model that was on the computer of a run is not kept.
+    if let Some(model) = manifest.extractor.recipe().model {
+        let key = keys::model(&model.model_sha256);
+        if survey.listed.contains_key(&key) {
+            survey.name(version, key, None, false);
+        }
+    }
     for group in &manifest.groups {
         survey.name(version, keys::group(&group.id), Some(group.record.clone()), false);
         group.sums().iter().for_each(|sums| survey.name_file(version, sums));

@@ -1,4 +1,4 @@
-//! The visual words of a data set: made of a sample of its images before its first run with the extractor `orb`.
+//! The extractor of a run, and its visual words: they are made of a sample of the images before the first run with `orb`.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,86 @@ use sha2::{Digest, Sha256};
 use super::{CancellationToken, Stores, check, descriptors::keypoints};
 use crate::{
     Error, ErrorKind, Result,
-    dataset::{self, WORDS, WordsInput, blocking::run_blocking},
+    dataset::{self, ExtractorInput, WORDS, WordsInput, blocking::run_blocking},
     image::MAX_FILE_BYTES,
-    model::ExtractorKind,
+    model::{Decoding, ExtractorInfo, ExtractorKind, FeatureRange, builtin_info, embedded_info},
     orb::{Descriptor, Keypoint, MAX_VOCABULARY_BYTES, Orb, Vocabulary},
-    store::{self, Object, is_ignored},
+    store::{self, Object, Store, is_ignored},
 };
 
+/// How often the file of a model is in memory while it is loaded, where that was not measured.
+const COPIES: u64 = 4;
 /// Images of the sample.
 const SAMPLE: usize = 400;
 /// Images of the sample that are read at a time.
 const AT_A_TIME: usize = 8;
 /// Corners of small pictures lie near their borders, too. OpenCV leaves out 31 pixels.
 const BORDER: usize = 16;
+
+/// The extractor of a run, and the file that it needs, if it needs one: visual words, or a model of the user's. A model is
+/// not loaded. Without a wish, it is that of the newest version, or the built-in network if that is a model that the output
+/// does not keep.
+///
+/// Fails with `Input.Invalid` if the wish contradicts itself, with `Model.Invalid` if there is no such model or the memory does
+/// not suffice for it, and with `Dataset.Corrupt` if its file is another one. Visual words fail as described at [`words`].
+pub async fn extractor(
+    stores: &Stores,
+    input: &ExtractorInput,
+    (range, decoding): (FeatureRange, Decoding),
+    stop: &CancellationToken,
+) -> Result<(ExtractorInfo, Option<Bytes>)> {
+    let output = stores.output.as_ref();
+    if let Some(sha256) = &input.model {
+        return model(output, input, sha256, decoding).await;
+    }
+    let kind = match input.kind {
+        Some(kind) => kind,
+        None => {
+            let current = dataset::current(output).await?.map(|manifest| manifest.extractor);
+            if let (None, Some(sha256)) = (&current, &input.first_model) {
+                return model(output, input, sha256, decoding).await;
+            }
+            let current = current.unwrap_or_else(|| embedded_info(range, decoding)).with_decoding(decoding);
+            let recipe = current.recipe();
+            if recipe.model.is_some()
+                && let Some(file) = dataset::extractor_file(output, &recipe).await?
+            {
+                return Ok((current, Some(file)));
+            }
+            current.kind
+        }
+    };
+    let words = words(stores, kind, &input.words, stop).await?;
+    Ok((builtin_info(kind, words.as_deref(), range, decoding)?, words))
+}
+
+/// A model that the output keeps, and its file.
+async fn model(
+    output: &dyn Store,
+    input: &ExtractorInput,
+    sha256: &str,
+    decoding: Decoding,
+) -> Result<(ExtractorInfo, Option<Bytes>)> {
+    if input.kind.is_some() || input.words != WordsInput::default() {
+        return Err(Error::new(ErrorKind::InputInvalid, "an extractor has a name or is a model, not both"));
+    }
+    let record = dataset::model_record(output, sha256).await?;
+    let needed = record.memory_mb.unwrap_or((record.bytes * COPIES) >> 20);
+    if let Some(memory) = input.memory_mb.filter(|memory| *memory < needed) {
+        let message =
+            "the functions have too little memory for the model; deploy the stack with more (FeaturizeMemory)";
+        return Err(Error::new(ErrorKind::ModelInvalid, message)
+            .context("model", sha256)
+            .context("needed_mb", needed)
+            .context("memory_mb", memory));
+    }
+    let info = record.info.with_decoding(decoding);
+    let file = dataset::extractor_file(output, &info.recipe()).await?;
+    if file.is_none() {
+        return Err(Error::new(ErrorKind::DatasetCorrupt, "the file of the model is missing").context("model", sha256));
+    }
+    Ok((info, file))
+}
 
 /// The file of the visual words of an output, if its extractor needs one: as given, those of its newest version, or new ones,
 /// which are made of a sample of the images.
@@ -31,7 +98,7 @@ const BORDER: usize = 16;
 ///
 /// Fails with `Input.Invalid` if words are asked for another extractor, with `Model.Invalid` if the words that are given are damaged, and
 /// with `Input.Invalid` if the images have no corners.
-pub async fn words(
+async fn words(
     stores: &Stores,
     kind: ExtractorKind,
     input: &WordsInput,
@@ -46,7 +113,9 @@ pub async fn words(
         return store::read_file(location, MAX_VOCABULARY_BYTES).await.map(Some);
     }
     let recipe = dataset::current(output).await?.map(|manifest| manifest.extractor.recipe());
-    if let Some(file) = dataset::words(output, &recipe.unwrap_or_default()).await? {
+    if let Some(recipe) = recipe.filter(|recipe| recipe.words.is_some())
+        && let Some(file) = dataset::extractor_file(output, &recipe).await?
+    {
         let known = Vocabulary::from_bytes(&file)?;
         if input.words.is_none_or(|words| words == known.len()) && input.weights.is_none_or(|w| w == known.weights()) {
             return Ok(Some(file));
