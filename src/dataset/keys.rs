@@ -68,6 +68,8 @@ pub const LABELS: &str = "labels/";
 pub const EXTRACTORS: &str = "extractors/";
 /// Folder of the visual words of extractors.
 pub const VOCABULARIES: &str = "vocabularies/";
+/// Prefix of models of the user's.
+pub const MODELS: &str = "models/";
 /// Lists of the parts of the scores.
 pub const SCORES: &str = "scores/";
 /// Parts of the table of scores.

@@ -45,6 +45,9 @@ fn the_help_of_every_command() {
     assert_snapshot("help-at-120-columns", &wide);
     assert!(seen >= 11, "{seen} commands");
     assert_snapshot("help-aws-deploy", &help(&["aws", "deploy"]));
+    for command in ["check", "push"] {
+        assert_snapshot(&format!("help-model-{command}"), &help(&["model", command]));
+    }
     for command in ["estimate", "start", "status"] {
         let text = help(&["aws", command]);
         assert_snapshot(&format!("help-aws-{command}"), &text);

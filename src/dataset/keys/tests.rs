@@ -122,6 +122,7 @@ fn the_folders_are_those_of_the_registry() {
         PREDICTED,
         LABELS,
         VOCABULARIES,
+        MODELS,
         EXTRACTORS,
         SCORES,
         PCA,
@@ -137,8 +138,8 @@ fn the_folders_are_those_of_the_registry() {
     ];
     assert_eq!(PREFIXES.iter().map(|prefix| prefix.name).collect::<Vec<_>>(), named);
     let kept: BTreeSet<&str> = PREFIXES.iter().filter(|prefix| !prefix.swept).map(|prefix| prefix.name).collect();
-    assert_eq!(kept, BTreeSet::from([VERSIONS, INBOX, TICKETS]));
-    assert_eq!(swept().count(), named.len() - 3);
+    assert_eq!(kept, BTreeSet::from([VERSIONS, MODELS, INBOX, TICKETS]));
+    assert_eq!(swept().count(), named.len() - 4);
     assert!(part(Version(1), None, 1).starts_with(&pca(Version(1))));
     assert!(features_part(Version(1), 1).starts_with(&features_folder(Version(1))));
     assert!(symlinks(Version(1)).starts_with(&features_folder(Version(1))));
