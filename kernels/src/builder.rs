@@ -1,21 +1,25 @@
-//! Builds a [`Network`] layer by layer: shapes, padding, fusion of layers, and buffers.
+//! Builds a [`Network`](crate::Network) layer by layer: shapes and padding.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use crate::{
+    Samples,
+    assemble::Step,
     conv::{Depthwise, Taps},
-    fused::Fused,
+    depthwise::WideDepthwise,
     layout::{Map, Packed},
-    network::{Layer, Network, Place},
+    passes::{Function, Pass},
     simd::LANES,
 };
 
 /// Widest padding of a convolution on one side, pixels.
 const MAX_PADDING: usize = 8;
+/// Longest side of a window of a maximum.
+const MAX_WINDOW: usize = 64;
 /// Most numbers of a map with its border, 1 GiB. Positions then fit into `u32`, and products of sizes into `usize`.
 const MAX_MAP: usize = 1 << 28;
 /// Most numbers of all weights, positions and buffers together: 2 GiB.
-const MAX_NUMBERS: usize = 1 << 29;
+pub(crate) const MAX_NUMBERS: usize = 1 << 29;
 /// Most multiply-adds for an image.
 const MAX_OPERATIONS: u64 = 1 << 38;
 
@@ -38,19 +42,21 @@ impl fmt::Display for Unsupported {
 
 impl std::error::Error for Unsupported {}
 
-fn unsupported<T>(reason: impl Into<String>) -> Result<T, Unsupported> {
+pub(crate) fn unsupported<T>(reason: impl Into<String>) -> Result<T, Unsupported> {
     Err(Unsupported::new(reason))
 }
 
 /// A value of a network under construction: the image, or the output of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Value(usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Value(pub(crate) usize);
 
 /// What is applied to each output of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing.
     Identity,
+    /// `max(x, 0)`
+    Relu,
     /// `min(max(x, 0), 6)`
     Relu6,
 }
@@ -74,38 +80,17 @@ pub struct Convolution<'a> {
     pub activation: Activation,
 }
 
-/// A layer before buffers are assigned. `from`, `to` and `residual` are numbers of values.
-#[derive(Debug)]
-enum Step {
-    Dense { packed: Packed, taps: Taps, activation: Activation, from: usize, residual: Option<usize>, to: usize },
-    Depthwise { kernel: Depthwise, from: usize, to: usize },
-    Fused { fused: Box<Fused>, from: usize, to: usize },
-    Mean { from: usize, to: usize },
-}
-
-impl Step {
-    fn inputs(&self) -> Vec<usize> {
-        match self {
-            Step::Dense { from, residual, .. } => [*from].into_iter().chain(*residual).collect(),
-            Step::Depthwise { from, .. } | Step::Fused { from, .. } | Step::Mean { from, .. } => vec![*from],
-        }
-    }
-
-    fn to(&self) -> usize {
-        match self {
-            Step::Dense { to, .. } | Step::Depthwise { to, .. } | Step::Fused { to, .. } | Step::Mean { to, .. } => *to,
-        }
-    }
-}
-
-/// Builds a [`Network`].
+/// Builds a [`Network`](crate::Network).
 #[derive(Debug)]
 pub struct Builder {
     /// The map of each value; the first is the image.
-    values: Vec<Map>,
-    layers: Vec<Step>,
+    pub(crate) values: Vec<Map>,
+    pub(crate) layers: Vec<Step>,
+    /// Numbers of values that several layers read, so that none may give them a border.
+    shared: HashSet<usize>,
+    pub(crate) samples: Samples,
     /// Numbers of the weights and positions so far.
-    numbers: usize,
+    pub(crate) numbers: usize,
     /// Multiply-adds of the layers so far.
     operations: u64,
 }
@@ -114,7 +99,20 @@ impl Builder {
     /// A network for images of this size, and the value of the image: `[height, width, 3]`, samples as `x / 127.5 - 1`.
     pub fn new(height: usize, width: usize) -> (Self, Value) {
         let values = vec![Map::dense(height, width, 3)];
-        (Builder { values, layers: Vec::new(), numbers: 0, operations: 0 }, Value(0))
+        let (shared, samples) = (HashSet::new(), Samples::default());
+        (Builder { values, layers: Vec::new(), shared, samples, numbers: 0, operations: 0 }, Value(0))
+    }
+
+    /// The same network for other numbers of the samples of an image.
+    #[must_use]
+    pub fn with_samples(mut self, samples: Samples) -> Self {
+        self.samples = samples;
+        self
+    }
+
+    /// Says that several layers read a value. A convolution that pads it reads a copy.
+    pub fn share(&mut self, value: Value) {
+        self.shared.insert(value.0);
     }
 
     /// Height, width and channels of a value.
@@ -131,9 +129,9 @@ impl Builder {
 
     /// Adds a convolution, and the addition of `residual`, which has the shape of the output.
     ///
-    /// Fails if the kernels do not support the convolution. They support dense and depthwise 3 x 3 convolutions whose number
-    /// of output channels is a multiple of 8. A value that is padded must have one reader. A depthwise convolution has
-    /// stride 1 or 2 and no residual. A map has at most 2^28 numbers; the network takes at most 2^29 numbers and 2^38
+    /// Fails if the kernels do not support the convolution. They support dense and depthwise convolutions whose number of output
+    /// channels is a multiple of 8. A value that is padded must have one reader, or be [shared](Builder::share). A depthwise
+    /// convolution has no residual. A map has at most 2^28 numbers; the network takes at most 2^29 numbers and 2^38
     /// multiply-adds. Nothing larger is allocated.
     pub fn convolution(
         &mut self,
@@ -144,7 +142,7 @@ impl Builder {
         let [outer, inner, rows, columns] = convolution.shape;
         let map = self.output_map(input, convolution)?;
         self.count(convolution, map)?;
-        self.pad(input.0, convolution.padding)?;
+        let input = self.padded(input, convolution.padding)?;
         let channels = self.values[input.0].channels;
         let step = if convolution.groups == 1 && inner == channels {
             if let Some(residual) = residual
@@ -156,17 +154,14 @@ impl Builder {
             let taps = Taps { rows, run: columns * inner, stride: convolution.stride };
             let (from, residual) = (input.0, residual.map(|value| value.0));
             Step::Dense { packed, taps, activation: convolution.activation, from, residual, to: self.add(map) }
-        } else if convolution.groups == channels && inner == 1 && outer == channels && (rows, columns) == (3, 3) {
+        } else if convolution.groups == channels && inner == 1 && outer == channels {
             if residual.is_some() {
                 return unsupported("it is a depthwise convolution with a residual");
             }
-            let weight = |tap: usize, c: usize| convolution.weight[c * 9 + tap];
-            let kernel = Depthwise::new(convolution.bias, convolution.stride, convolution.activation, weight);
-            let Some(kernel) = kernel else { return unsupported(channels_or_stride(outer, convolution.stride)) };
-            Step::Depthwise { kernel, from: input.0, to: self.add(map) }
+            self.depthwise(input, convolution, map)?
         } else {
             return unsupported(format!(
-                "it has {} groups of {rows} x {columns} over {channels} channels, neither dense nor depthwise 3 x 3",
+                "it has {} groups of {rows} x {columns} over {channels} channels, neither dense nor depthwise",
                 convolution.groups
             ));
         };
@@ -199,26 +194,112 @@ impl Builder {
         let pixels = output.height * output.width;
         let weights = convolution.weight.len();
         self.numbers = self.numbers.saturating_add(weights).saturating_add(pixels);
-        self.operations = self.operations.saturating_add((pixels as u64).saturating_mul(weights as u64));
         if self.numbers > MAX_NUMBERS {
             return unsupported(format!("it and the layers before it have more than {MAX_NUMBERS} weights and pixels"));
         }
+        self.operate((pixels as u64).saturating_mul(weights as u64))
+    }
+
+    /// Adds operations to those of the network. Fails if there are too many.
+    fn operate(&mut self, operations: u64) -> Result<(), Unsupported> {
+        self.operations = self.operations.saturating_add(operations);
         if self.operations > MAX_OPERATIONS {
             return unsupported(format!("it and the layers before it need more than {MAX_OPERATIONS} multiply-adds"));
         }
         Ok(())
     }
 
-    /// Gives a value the border of its reader's padding.
-    fn pad(&mut self, value: usize, border: [usize; 4]) -> Result<(), Unsupported> {
-        if border == [0; 4] {
-            return Ok(());
+    fn depthwise(&mut self, input: Value, convolution: &Convolution<'_>, map: Map) -> Result<Step, Unsupported> {
+        let &Convolution { shape: [outer, _, rows, columns], bias, stride, activation, .. } = convolution;
+        let weight = |tap: usize, c: usize| convolution.weight[c * rows * columns + tap];
+        let refused = || Unsupported::new(channels_or_stride(outer, stride));
+        let from = input.0;
+        if (rows, columns) == (3, 3) && stride <= 2 {
+            let kernel = Depthwise::new(bias, stride, activation, weight).ok_or_else(refused)?;
+            return Ok(Step::Depthwise { kernel, from, to: self.add(map) });
         }
-        if self.layers.iter().any(|layer| layer.inputs().contains(&value)) {
+        let kernel = WideDepthwise::new((bias, [rows, columns]), stride, activation, weight).ok_or_else(refused)?;
+        Ok(Step::WideDepthwise { kernel, from, to: self.add(map) })
+    }
+
+    /// A value with the border of its reader's padding: itself, or a copy if others read it, or if the layer that computes it
+    /// writes no border.
+    fn padded(&mut self, value: Value, border: [usize; 4]) -> Result<Value, Unsupported> {
+        if border == [0; 4] {
+            return Ok(value);
+        }
+        let Map { border: given, .. } = self.values[value.0];
+        if given != [0; 4]
+            || self.layers.iter().any(|layer| layer.inputs().contains(&value.0)) && !self.shared.contains(&value.0)
+        {
             return unsupported("it pads a value that another layer reads");
         }
-        self.values[value].border = border;
-        Ok(())
+        let writes_border = |layer: &Step| matches!(layer, Step::Dense { to, .. } if *to == value.0);
+        if !self.shared.contains(&value.0) && (value.0 == 0 || self.layers.iter().any(writes_border)) {
+            self.values[value.0].border = border;
+            return Ok(value);
+        }
+        self.pass(Pass::Copy, value, None, Map { border, ..self.values[value.0] })
+    }
+
+    /// Adds a pass over a value.
+    fn pass(&mut self, pass: Pass, input: Value, other: Option<Value>, map: Map) -> Result<Value, Unsupported> {
+        let bordered = [Some(input), other].into_iter().flatten().any(|value| self.values[value.0].border != [0; 4]);
+        if bordered {
+            return unsupported("it reads a value that another layer pads");
+        }
+        check_map(map)?;
+        let window = if let Pass::Maximum { size, .. } = pass { size[0] * size[1] } else { 1 };
+        self.operate((map.len() as u64).saturating_mul(window as u64))?;
+        let to = self.add(map);
+        self.layers.push(Step::Pass { pass, from: input.0, other: other.map(|value| value.0), to });
+        Ok(Value(to))
+    }
+
+    /// Adds a function of each number.
+    pub fn function(&mut self, input: Value, function: Function) -> Result<Value, Unsupported> {
+        self.pass(Pass::Function(function), input, None, self.values[input.0])
+    }
+
+    /// Adds the sum of two values of the same shape, and its activation.
+    pub fn sum(&mut self, a: Value, b: Value, activation: Activation) -> Result<Value, Unsupported> {
+        if self.shape(a) != self.shape(b) {
+            return unsupported(format!("it adds maps of {:?} and {:?}", self.shape(a), self.shape(b)));
+        }
+        self.pass(Pass::Sum(activation), a, Some(b), self.values[a.0])
+    }
+
+    /// Adds the product of a map and a vector: a factor for each channel.
+    pub fn scale(&mut self, input: Value, factors: Value) -> Result<Value, Unsupported> {
+        let [_, _, channels] = self.shape(input);
+        if self.shape(factors) != [1, 1, channels] {
+            return unsupported(format!("it multiplies maps of {:?} and {:?}", self.shape(input), self.shape(factors)));
+        }
+        self.pass(Pass::Scale, input, Some(factors), self.values[input.0])
+    }
+
+    /// Adds the largest number of each channel in windows. What pads them counts for nothing. Fails if a window has padding only.
+    pub fn maximum(
+        &mut self,
+        input: Value,
+        size: [usize; 2],
+        stride: usize,
+        padding: [usize; 4],
+    ) -> Result<Value, Unsupported> {
+        let [height, width, channels] = self.shape(input);
+        let is_padded_too_much = (0..4).any(|side| padding[side] >= size[side % 2]);
+        let span =
+            |length: usize, pads: usize, size: usize| (length + pads).checked_sub(size).map(|rest| rest / stride + 1);
+        if stride == 0 || is_padded_too_much || size.iter().any(|side| *side > MAX_WINDOW) {
+            return unsupported(format!("it has windows of {size:?}, stride {stride} and padding {padding:?}"));
+        }
+        match (span(height, padding[0] + padding[2], size[0]), span(width, padding[1] + padding[3], size[1])) {
+            (Some(to_height), Some(to_width)) => {
+                let pass = Pass::Maximum { size, stride, padding: [padding[0], padding[1]] };
+                self.pass(pass, input, None, Map::dense(to_height, to_width, channels))
+            }
+            _ => unsupported(format!("its windows of {size:?} are larger than its input")),
+        }
     }
 
     /// Adds the mean of each channel over all pixels. Fails unless the number of channels is a multiple of 8.
@@ -233,111 +314,6 @@ impl Builder {
         let to = self.add(Map::dense(1, 1, channels));
         self.layers.push(Step::Mean { from: input.0, to });
         Ok(Value(to))
-    }
-
-    /// The network that computes `output`. Fails unless this is a vector and the output of the last layer, and if a padded
-    /// value has more than one reader.
-    pub fn build(mut self, output: Value) -> Result<Network, Unsupported> {
-        let result = self.values[output.0];
-        if self.layers.last().is_none_or(|layer| layer.to() != output.0) || result.height * result.width != 1 {
-            return unsupported("its output is not a vector from the last layer");
-        }
-        let readers = self.readers(output.0);
-        if self.values.iter().zip(&readers).any(|(map, readers)| map.border != [0; 4] && *readers != 1) {
-            return unsupported("it pads a value that another layer reads");
-        }
-        self.fuse(&readers);
-        self.place(result.channels)
-    }
-
-    /// The number of readers of each value. The output of the network counts as a reader.
-    fn readers(&self, output: usize) -> Vec<usize> {
-        let mut readers = vec![0; self.values.len()];
-        readers[output] = 1;
-        for value in self.layers.iter().flat_map(Step::inputs) {
-            readers[value] += 1;
-        }
-        readers
-    }
-
-    /// Fuses each dense convolution with the depthwise convolution that follows it, if the map between them is large and has
-    /// no other reader.
-    fn fuse(&mut self, readers: &[usize]) {
-        let mut joined: Vec<Step> = Vec::new();
-        for layer in std::mem::take(&mut self.layers) {
-            let Step::Depthwise { kernel, from, to } = layer else {
-                joined.push(layer);
-                continue;
-            };
-            let map = self.values[from];
-            match joined.pop() {
-                Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between })
-                    if between == from && readers[from] == 1 && Fused::is_faster(map) =>
-                {
-                    let fused = Box::new(Fused::new(packed, taps, activation, kernel, map));
-                    joined.push(Step::Fused { fused, from: source, to });
-                }
-                other => {
-                    joined.extend(other);
-                    joined.push(Step::Depthwise { kernel, from, to });
-                }
-            }
-        }
-        self.layers = joined;
-    }
-
-    /// Assigns buffers to values. A buffer is reused after the last reader of its value. Fails if the buffers and the weights
-    /// are too large together.
-    fn place(self, columns: usize) -> Result<Network, Unsupported> {
-        let image = self.values[0];
-        let mut last_use = vec![0; self.values.len()];
-        for (at, layer) in self.layers.iter().enumerate() {
-            for value in layer.inputs() {
-                last_use[value] = at;
-            }
-        }
-        let mut sizes = vec![image.len()];
-        let mut buffer_of = vec![0; self.values.len()];
-        let mut free: Vec<usize> = Vec::new();
-        for (at, layer) in self.layers.iter().enumerate() {
-            let to = layer.to();
-            let buffer = free.pop().unwrap_or_else(|| {
-                sizes.push(0);
-                sizes.len() - 1
-            });
-            sizes[buffer] = sizes[buffer].max(self.values[to].len());
-            buffer_of[to] = buffer;
-            let mut inputs = layer.inputs();
-            inputs.dedup();
-            // The buffer of the image is not reused.
-            free.extend(inputs.into_iter().filter(|v| last_use[*v] == at && *v != 0).map(|v| buffer_of[v]));
-        }
-        let strip = self.layers.iter().filter_map(|layer| match layer {
-            Step::Fused { fused, .. } => Some(fused.buffer_len()),
-            _ => None,
-        });
-        sizes.push(strip.max().unwrap_or(0));
-        let strip = sizes.len() - 1;
-        let numbers = sizes.iter().fold(self.numbers, |sum, size| sum.saturating_add(*size));
-        if numbers > MAX_NUMBERS {
-            return unsupported(format!("it needs {numbers} numbers of memory; at most {MAX_NUMBERS} are supported"));
-        }
-        let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
-        let layers = self.layers.into_iter().map(|layer| match layer {
-            Step::Dense { packed, taps, activation, from, residual, to } => Layer::Dense {
-                packed,
-                taps,
-                activation,
-                from: place(from),
-                residual: residual.map(place),
-                offsets: place(to).map.offsets(),
-                to: place(to),
-            },
-            Step::Depthwise { kernel, from, to } => Layer::Depthwise { kernel, from: place(from), to: place(to) },
-            Step::Fused { fused, from, to } => Layer::Fused { fused, from: place(from), strip, to: place(to) },
-            Step::Mean { from, to } => Layer::Mean { from: place(from), to: place(to) },
-        });
-        Ok(Network::new(layers.collect(), sizes, image, columns))
     }
 }
 

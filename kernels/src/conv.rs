@@ -195,11 +195,25 @@ impl Block<'_> {
                 if let Some(residual) = residual {
                     value = S::add(value, S::load(residual.add(m * dense.to.channels)));
                 }
-                if dense.activation == Activation::Relu6 {
-                    value = S::relu6(value);
-                }
-                S::store(target.add(*offsets.add(m) as usize), value);
+                S::store(target.add(*offsets.add(m) as usize), activate::<S>(dense.activation, value));
             }
+        }
+    }
+}
+
+/// The activation of a vector.
+///
+/// # Safety
+///
+/// The processor has the instructions of `S`.
+#[inline(always)]
+pub(crate) unsafe fn activate<S: Simd>(activation: Activation, v: S::V) -> S::V {
+    // SAFETY: The caller guarantees the instructions.
+    unsafe {
+        match activation {
+            Activation::Identity => v,
+            Activation::Relu => S::relu(v),
+            Activation::Relu6 => S::relu6(v),
         }
     }
 }
@@ -336,8 +350,7 @@ impl Depthwise {
                 }
             }
             for (p, sum) in sums.iter().enumerate() {
-                let value = if self.activation == Activation::Relu6 { S::relu6(*sum) } else { *sum };
-                S::store(target.as_mut_ptr().add(p * channels), value);
+                S::store(target.as_mut_ptr().add(p * channels), activate::<S>(self.activation, *sum));
             }
         }
         P

@@ -1,7 +1,8 @@
-//! Kernels for MobileNet-like networks, principal components and image resizing, with the same bits on every processor.
+//! Kernels for convolutional networks, principal components and image resizing, with the same bits on every processor.
 //!
-//! A [`Network`] is a whole model of convolutions (dense, pointwise, depthwise 3 x 3), ReLU6, residual additions and a
-//! global mean, such as MobileNetV2. A [`Builder`] makes one, layer by layer. Bias, activation and residual are part of
+//! A [`Network`] is a whole model of convolutions (dense, pointwise, depthwise), activations, residual additions, maxima of
+//! windows, factors of channels and a global mean, such as MobileNetV2, ResNet or EfficientNet. A [`Builder`] makes one,
+//! layer by layer. Bias, activation and residual are part of
 //! their convolution, so a layer is one pass over the data. Data is channels-last. Weights are packed once. Buffers are
 //! reused for the next image.
 //!
@@ -54,8 +55,10 @@ macro_rules! compiled_twice {
     };
 }
 
+mod assemble;
 mod builder;
 mod conv;
+mod depthwise;
 mod fused;
 mod instructions;
 pub mod jpeg;
@@ -63,6 +66,7 @@ mod layout;
 pub mod linear;
 pub mod nearest;
 mod network;
+mod passes;
 pub mod resample;
 pub mod scan;
 mod simd;
@@ -71,4 +75,5 @@ mod tests;
 
 pub use builder::{Activation, Builder, Convolution, Unsupported, Value};
 pub use instructions::{Instructions, InvalidInstructions};
-pub use network::Network;
+pub use network::{Network, Samples};
+pub use passes::Function;

@@ -5,8 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::{
     Activation, Instructions,
     conv::{self, Dense, Depthwise, Taps},
+    depthwise::WideDepthwise,
     fused::Fused,
     layout::{Aligned, Map, Packed},
+    passes::Pass,
     simd::{self, Scalar, Vectors},
 };
 
@@ -43,10 +45,36 @@ pub(crate) enum Layer {
         strip: usize,
         to: Place,
     },
+    WideDepthwise {
+        kernel: WideDepthwise,
+        from: Place,
+        to: Place,
+    },
     Mean {
         from: Place,
         to: Place,
     },
+    Pass {
+        pass: Pass,
+        from: Place,
+        other: Option<Place>,
+        to: Place,
+    },
+}
+
+/// What a network gets of the 8-bit samples of an image. By default each sample `x` becomes `x / 127.5 - 1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Samples {
+    /// The number for each sample of each channel of the network.
+    pub table: [[f32; 256]; 3],
+    /// Whether the channels of the network are blue, green, red.
+    pub bgr: bool,
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Samples { table: [std::array::from_fn(|sample| sample as f32 / 127.5 - 1.0); 3], bgr: false }
+    }
 }
 
 /// A model that these kernels run. Threads can share it; each call uses buffers of its own.
@@ -57,21 +85,25 @@ pub struct Network {
     buffers: Vec<usize>,
     image: Map,
     columns: usize,
-    /// The number for each 8-bit sample.
-    samples: [f32; 256],
+    samples: Box<Samples>,
     instructions: Instructions,
     /// Sets of buffers that no call uses.
     spare: Mutex<Vec<Vec<Aligned>>>,
 }
 
 impl Network {
-    pub(crate) fn new(layers: Vec<Layer>, buffers: Vec<usize>, image: Map, columns: usize) -> Self {
+    pub(crate) fn new(
+        layers: Vec<Layer>,
+        buffers: Vec<usize>,
+        (image, samples): (Map, Samples),
+        columns: usize,
+    ) -> Self {
         Network {
             layers,
             buffers,
             image,
             columns,
-            samples: std::array::from_fn(|sample| sample as f32 / 127.5 - 1.0),
+            samples: Box::new(samples),
             instructions: Instructions::chosen(),
             spare: Mutex::new(Vec::new()),
         }
@@ -103,7 +135,7 @@ impl Network {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The output for an image `[height, width, 3]` of 8-bit samples. The network gets each sample `x` as `x / 127.5 - 1`.
+    /// The output for an image `[height, width, 3]` of 8-bit samples, red first. [`Samples`] says what the network gets of them.
     pub fn run(&self, pixels: &[u8]) -> Vec<f32> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = spare.unwrap_or_else(|| self.buffers.iter().map(|len| Aligned::zeros(*len)).collect());
@@ -125,8 +157,12 @@ impl Network {
         map.clear_border(data);
         for (y, line) in pixels.chunks_exact(map.width * 3).enumerate().take(map.height) {
             let start = map.at(y, 0);
-            for (to, sample) in data[start..start + map.width * 3].iter_mut().zip(line) {
-                *to = self.samples[usize::from(*sample)];
+            let pixels = data[start..start + map.width * 3].chunks_exact_mut(3).zip(line.chunks_exact(3));
+            for (to, pixel) in pixels {
+                for (channel, to) in to.iter_mut().enumerate() {
+                    let sample = pixel[if self.samples.bgr { 2 - channel } else { channel }];
+                    *to = self.samples.table[channel][usize::from(sample)];
+                }
             }
         }
     }
@@ -168,8 +204,10 @@ impl Layer {
         match self {
             Layer::Dense { to, .. }
             | Layer::Depthwise { to, .. }
+            | Layer::WideDepthwise { to, .. }
             | Layer::Fused { to, .. }
-            | Layer::Mean { to, .. } => *to,
+            | Layer::Mean { to, .. }
+            | Layer::Pass { to, .. } => *to,
         }
     }
 }
@@ -228,6 +266,13 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
             let strip = &mut strip.slice_mut()[..fused.buffer_len()];
             // SAFETY: The caller guarantees the instructions.
             unsafe { fused.run::<I>(read(from), from.map, strip, output, to.map) }
+        }
+        // SAFETY: The caller guarantees the instructions.
+        Layer::WideDepthwise { kernel, from, to } => unsafe {
+            kernel.run::<I>(read(from), from.map, output, to.map);
+        },
+        Layer::Pass { pass, from, other, to } => {
+            pass.run(read(from), from.map, other.as_ref().map_or(&[], read), output, to.map);
         }
         // SAFETY: The caller guarantees the instructions.
         Layer::Mean { from, to } => unsafe { conv::mean::<I>(read(from), to.map.channels, output) },

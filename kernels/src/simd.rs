@@ -37,6 +37,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `max(v, 0)`, and 0 for NaN.
+    unsafe fn relu(v: Self::V) -> Self::V;
     /// `min(max(v, 0), 6)`, and 0 for NaN.
     unsafe fn relu6(v: Self::V) -> Self::V;
 }
@@ -82,6 +84,11 @@ unsafe impl<S: Simd> Simd for Two<S> {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: The caller guarantees the instructions.
         unsafe { [S::div(a[0], b[0]), S::div(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn relu(v: Self::V) -> Self::V {
+        // SAFETY: The caller guarantees the instructions.
+        unsafe { [S::relu(v[0]), S::relu(v[1])] }
     }
     #[inline(always)]
     unsafe fn relu6(v: Self::V) -> Self::V {
@@ -131,6 +138,10 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn relu(v: Self::V) -> Self::V {
+        v.map(|x| if x > 0.0 { x } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn relu6(v: Self::V) -> Self::V {
@@ -195,6 +206,11 @@ mod x86 {
             unsafe { _mm256_div_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn relu(v: __m256) -> __m256 {
+            // SAFETY: The caller guarantees AVX2. If the first operand is NaN or both are zero, the result is the second.
+            unsafe { _mm256_max_ps(v, _mm256_setzero_ps()) }
+        }
+        #[inline(always)]
         unsafe fn relu6(v: __m256) -> __m256 {
             // SAFETY: The caller guarantees AVX2. If the first operand is NaN or both are zero, the result is the second.
             unsafe { _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(6.0)) }
@@ -246,6 +262,11 @@ mod x86 {
         unsafe fn div(a: __m512, b: __m512) -> __m512 {
             // SAFETY: The caller guarantees AVX-512F.
             unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn relu(v: __m512) -> __m512 {
+            // SAFETY: The caller guarantees AVX-512F. If the first operand is NaN or both are zero, the result is the second.
+            unsafe { _mm512_max_ps(v, _mm512_setzero_ps()) }
         }
         #[inline(always)]
         unsafe fn relu6(v: __m512) -> __m512 {
@@ -312,6 +333,11 @@ mod arm {
         unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: NEON is part of the architecture.
             unsafe { [vdivq_f32(a[0], b[0]), vdivq_f32(a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn relu(v: Self::V) -> Self::V {
+            // SAFETY: NEON is part of the architecture. `maxnm` returns the other operand if one is NaN.
+            unsafe { v.map(|half| vmaxnmq_f32(half, vdupq_n_f32(0.0))) }
         }
         #[inline(always)]
         unsafe fn relu6(v: Self::V) -> Self::V {

@@ -275,8 +275,10 @@ fn compare(args: &ModelCheckArgs, measured: &Measured, interface: &Interface) ->
             row.iter_mut().for_each(|x| *x /= length);
         }
     }
+    // Features are multiples of this, also those that are nearly 0.
+    let quantum = 1.0 / extractor.info().feature_range.per_unit();
     let difference = |(ours, theirs): (&Vec<f32>, &Vec<f64>)| {
-        let norm = theirs.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let norm = theirs.iter().map(|x| x * x).sum::<f64>().sqrt().max(quantum * (theirs.len() as f64).sqrt());
         let apart = ours.iter().zip(theirs).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();
         if ours.len() == theirs.len() { apart / norm.max(f64::MIN_POSITIVE) } else { f64::INFINITY }
     };

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use pomona_kernels::{Network, Unsupported};
+use pomona_kernels::{Network, Samples, Unsupported};
 use prost::Message;
 
 use super::{
@@ -370,11 +370,14 @@ fn load(onnx: Bytes, runtime: Runtime, options: &ModelOptions) -> Result<Loaded>
     if runtime == Runtime::Tract {
         return load_with_tract(&onnx, &model, None, options);
     }
-    if options.preprocessing.as_ref().is_some_and(|given| !given.is_of_kernels()) || options.output.is_some() {
-        let what = Unsupported::new("another preprocessing or output than that of Keras' MobileNet".to_owned());
+    let outputs = model.graph.as_ref().map_or(&[][..], |graph| &graph.output);
+    if options.output.as_ref().is_some_and(|chosen| outputs.len() != 1 || outputs[0].name != *chosen) {
+        let what = Unsupported::new("one of several outputs is chosen".to_owned());
         return load_with_tract(&onnx, &model, Some(what), options);
     }
-    match graph::network(&model).and_then(within_limits) {
+    let samples = options.preprocessing.as_ref().map_or_else(Samples::default, Preprocessing::samples);
+    let size = options.preprocessing.as_ref().and_then(Preprocessing::size);
+    match graph::network(&model, samples, size).and_then(within_limits) {
         Ok(network) => {
             let ((height, width), columns) = (network.size(), network.columns());
             Ok(Loaded { program: Program::Kernels(Box::new(network)), unsupported: None, height, width, columns })

@@ -19,6 +19,7 @@
 //! # Ok::<(), pomona::Error>(())
 //! ```
 
+mod attributes;
 mod configs;
 mod extractor;
 mod graph;

@@ -1,5 +1,6 @@
 //! What is done to an image before it goes into an ONNX model: resizing, cropping, scaling and normalising.
 
+use pomona_kernels::Samples;
 use serde::{Deserialize, Serialize};
 
 use super::{extractor::MAX_SIDE, invalid};
@@ -90,10 +91,23 @@ impl Preprocessing {
         })
     }
 
-    /// Whether the kernels can make the model's numbers of the pixels themselves.
-    pub(super) fn is_of_kernels(&self) -> bool {
-        let Preprocessing { scale, mean, std, bgr, .. } = Preprocessing::default();
-        (self.scale, self.mean, self.std, self.bgr) == (scale, mean, std, bgr)
+    /// What the kernels make of the samples of pixels. The numbers of Keras' MobileNet are those of a division, as before there
+    /// were others.
+    pub(super) fn samples(&self) -> Samples {
+        let Preprocessing { scale, mean, std, .. } = Preprocessing::default();
+        if (self.scale, self.mean, self.std) == (scale, mean, std) {
+            return Samples { bgr: self.bgr, ..Samples::default() };
+        }
+        Samples { table: self.table(), bgr: self.bgr }
+    }
+
+    /// Height and width that it makes, if it makes one size.
+    pub(super) fn size(&self) -> Option<[usize; 2]> {
+        match (self.crop, self.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Resize::Exact(size)) => Some(size),
+            _ => None,
+        }
     }
 
     /// The pixels of an image for a model with an input of this size. Fails with `TooLarge` if the image is so long that its

@@ -47,6 +47,7 @@ impl Extractor {
     pub fn like(info: &ExtractorInfo, model: Option<&Path>, kept: Option<Bytes>, runtime: Runtime) -> Result<Self> {
         let recipe = info.recipe();
         if let Some(path) = model {
+            let runtime = if info.tract { Runtime::Tract } else { runtime };
             return Ok(Self::open(path, info.feature_range, runtime, info.options())?.with_decoding(info.decoding));
         }
         if info.kind.is_network() && kept.is_none() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tract_onnx::{prelude::*, tract_core::internal::DimLike, tract_hir::infer::Factoid};
 
 use super::{
-    ModelOptions, Pooling, Preprocessing, Resize,
+    ModelOptions, Pooling, Preprocessing,
     extractor::{MAX_COLUMNS, MAX_SIDE},
     invalid,
     onnx::Graph,
@@ -57,7 +57,8 @@ impl TractModel {
     ///
     /// Fails with `Model.Invalid` and the reason.
     pub(super) fn from_onnx(mut onnx: &[u8], graph: &Graph, options: &ModelOptions) -> Result<Self> {
-        let reader = tract_onnx::onnx();
+        // What the file says of shapes between input and output has names where sizes are not fixed, and these are given here.
+        let reader = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
         let mut model = reader.model_for_read(&mut onnx).map_err(refuse("it is not a readable ONNX file"))?;
         if let Some(output) = &options.output {
             let known: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
@@ -148,8 +149,7 @@ fn image_input(model: &InferenceModel, preprocessing: Option<&Preprocessing>) ->
         [_, Some(3), Some(h), Some(w)] => (Layout::Nchw, *h, *w),
         [_, Some(h), Some(w), Some(3)] => (Layout::Nhwc, *h, *w),
         // A model for images of any size gets those of its preprocessing.
-        [_, Some(3) | None, None, None] if preprocessing.is_some_and(|given| size_of(given).is_some()) => {
-            let [height, width] = preprocessing.and_then(size_of).unwrap_or([1, 1]);
+        [_, Some(3) | None, None, None] if let Some([height, width]) = preprocessing.and_then(Preprocessing::size) => {
             (Layout::Nchw, height, width)
         }
         _ => {
@@ -166,15 +166,6 @@ fn image_input(model: &InferenceModel, preprocessing: Option<&Preprocessing>) ->
         )));
     }
     Ok((layout, height, width))
-}
-
-/// Height and width that a preprocessing makes.
-fn size_of(preprocessing: &Preprocessing) -> Option<[usize; 2]> {
-    match (preprocessing.crop, preprocessing.resize) {
-        (Some(crop), _) => Some(crop),
-        (None, Resize::Exact(size)) => Some(size),
-        _ => None,
-    }
 }
 
 /// Length of the output, and how many vectors it has.

@@ -214,9 +214,11 @@ def test_a_model_is_looked_at_before_it_is_used():
     interface = found["interface"]
     assert interface["inputs"] == [{"name": "pixel_values", "shape": ["batch", "3", "64", "64"]}]
     assert interface["outputs"] == [{"name": "features", "shape": ["batch", "24"]}] and interface["operators"]["Sigmoid"] == 65
-    assert found["runtime"] == "tract" and found["preprocessing"]["crop"] == [64, 64] and found["extractor"]["columns"] == 24
+    assert found["runtime"] == "kernels" and found["reason"] is None and found["preprocessing"]["crop"] == [64, 64] and found["extractor"]["columns"] == 24
     assert found["sample"]["images"] == 4 and found["sample"]["constant_columns"] == 0 and found["sample"]["milliseconds"] > 0
     assert found["onnx_runtime"]["difference"] < 1e-4
+    of_tract = json.loads(pomona("model", "check", ROOT / "tests/models/networks/convnext", "--json", "--python", "no-such-program"))
+    assert of_tract["runtime"] == "tract" and "(Transpose)" in of_tract["reason"]
     # The built-in model's own file runs on the kernels; pictures of the demo are the sample.
     text = pomona("model", "check", ROOT / "models/mobilenetv2_1.00_224.onnx", "--python", "no-such-program")
     assert "runs on       kernels\n" in text and "56 images, 0 rejects" in text and "not installed" in text

@@ -15,6 +15,8 @@ def test_features_are_those_of_onnx_runtime(tmp_path, name):
     expected = json.loads((NETWORKS / name / "features.json").read_text())
     pomona("run", NETWORKS / "images", tmp_path, "--model", NETWORKS / name, "--feature-range", 32, "-k", 2)
     table = pd.read_parquet(tmp_path / "features/v=00000001")
+    extractor = json.loads((tmp_path / "versions/00000001.json").read_text())["extractor"]
+    assert extractor.get("tract", False) == (name in ("vit-tiny", "convnext"))
     assert set(table["path"]) == set(expected)
     for path, row in zip(table["path"], table["features"]):
         theirs = np.array(expected[path])

@@ -8,11 +8,12 @@ use crate::{
     conv::{Depthwise, Taps},
     fused::Fused,
     layout::{Aligned, Map, Packed},
-    network::{Layer, Network, Place},
+    network::{Layer, Network, Place, Samples},
 };
 
 #[cfg(target_feature = "avx512f")]
 mod avx512;
+mod passes;
 
 /// Generates numbers between -1 and 1.
 struct Random(Rng);
@@ -57,8 +58,10 @@ fn on_all(layer: &Layer, inputs: &[Vec<f32>]) -> Vec<f32> {
         })
         .collect();
     buffers.push(Aligned::zeros(layer.to().map.len()));
-    let network =
-        |instructions| Network::new(Vec::new(), Vec::new(), Map::dense(1, 1, 3), 0).with_instructions(instructions);
+    let network = |instructions| {
+        Network::new(Vec::new(), Vec::new(), (Map::dense(1, 1, 3), Samples::default()), 0)
+            .with_instructions(instructions)
+    };
     let outputs: Vec<Vec<f32>> = Instructions::available()
         .into_iter()
         .map(|instructions| {

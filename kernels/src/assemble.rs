@@ -1,0 +1,169 @@
+//! From the layers of a [`Builder`] to a [`Network`]: fusion of layers, and buffers.
+
+use crate::{
+    Activation, Builder, Network, Unsupported, Value,
+    builder::{MAX_NUMBERS, unsupported},
+    conv::{Depthwise, Taps},
+    depthwise::WideDepthwise,
+    fused::Fused,
+    layout::Packed,
+    network::{Layer, Place},
+    passes::Pass,
+};
+
+/// A layer before buffers are assigned. `from`, `to` and `residual` are numbers of values.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Dense { packed: Packed, taps: Taps, activation: Activation, from: usize, residual: Option<usize>, to: usize },
+    Depthwise { kernel: Depthwise, from: usize, to: usize },
+    Fused { fused: Box<Fused>, from: usize, to: usize },
+    WideDepthwise { kernel: WideDepthwise, from: usize, to: usize },
+    Mean { from: usize, to: usize },
+    Pass { pass: Pass, from: usize, other: Option<usize>, to: usize },
+}
+
+impl Step {
+    pub(crate) fn inputs(&self) -> Vec<usize> {
+        match self {
+            Step::Dense { from, residual, .. } => [*from].into_iter().chain(*residual).collect(),
+            Step::Pass { from, other, .. } => [*from].into_iter().chain(*other).collect(),
+            Step::Depthwise { from, .. }
+            | Step::WideDepthwise { from, .. }
+            | Step::Fused { from, .. }
+            | Step::Mean { from, .. } => vec![*from],
+        }
+    }
+
+    pub(crate) fn to(&self) -> usize {
+        match self {
+            Step::Dense { to, .. }
+            | Step::Depthwise { to, .. }
+            | Step::WideDepthwise { to, .. }
+            | Step::Fused { to, .. }
+            | Step::Mean { to, .. }
+            | Step::Pass { to, .. } => *to,
+        }
+    }
+}
+
+impl Builder {
+    /// The network that computes `output`. Fails unless this is a vector and the output of the last layer, and if a padded
+    /// value has more than one reader.
+    pub fn build(self, output: Value) -> Result<Network, Unsupported> {
+        let columns = self.values[output.0].channels;
+        self.build_first(output, columns)
+    }
+
+    /// [`build`](Builder::build) with the first `columns` numbers of the output only.
+    pub fn build_first(mut self, output: Value, columns: usize) -> Result<Network, Unsupported> {
+        let result = self.values[output.0];
+        if columns == 0 || columns > result.channels {
+            return unsupported(format!("its output has {} numbers, not {columns}", result.channels));
+        }
+        if self.layers.last().is_none_or(|layer| layer.to() != output.0) || result.height * result.width != 1 {
+            return unsupported("its output is not a vector from the last layer");
+        }
+        let readers = self.readers(output.0);
+        if self.values.iter().zip(&readers).any(|(map, readers)| map.border != [0; 4] && *readers != 1) {
+            return unsupported("it pads a value that another layer reads");
+        }
+        self.fuse(&readers);
+        self.place(columns)
+    }
+
+    /// The number of readers of each value. The output of the network counts as a reader.
+    fn readers(&self, output: usize) -> Vec<usize> {
+        let mut readers = vec![0; self.values.len()];
+        readers[output] = 1;
+        for value in self.layers.iter().flat_map(Step::inputs) {
+            readers[value] += 1;
+        }
+        readers
+    }
+
+    /// Fuses each dense convolution with the depthwise convolution that follows it, if the map between them is large and has
+    /// no other reader.
+    fn fuse(&mut self, readers: &[usize]) {
+        let mut joined: Vec<Step> = Vec::new();
+        for layer in std::mem::take(&mut self.layers) {
+            let Step::Depthwise { kernel, from, to } = layer else {
+                joined.push(layer);
+                continue;
+            };
+            let map = self.values[from];
+            match joined.pop() {
+                Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between })
+                    if between == from && readers[from] == 1 && Fused::is_faster(map) =>
+                {
+                    let fused = Box::new(Fused::new(packed, taps, activation, kernel, map));
+                    joined.push(Step::Fused { fused, from: source, to });
+                }
+                other => {
+                    joined.extend(other);
+                    joined.push(Step::Depthwise { kernel, from, to });
+                }
+            }
+        }
+        self.layers = joined;
+    }
+
+    /// Assigns buffers to values. A buffer is reused after the last reader of its value. Fails if the buffers and the weights
+    /// are too large together.
+    fn place(self, columns: usize) -> Result<Network, Unsupported> {
+        let image = self.values[0];
+        let mut last_use = vec![0; self.values.len()];
+        for (at, layer) in self.layers.iter().enumerate() {
+            for value in layer.inputs() {
+                last_use[value] = at;
+            }
+        }
+        let mut sizes = vec![image.len()];
+        let mut buffer_of = vec![0; self.values.len()];
+        let mut free: Vec<usize> = Vec::new();
+        for (at, layer) in self.layers.iter().enumerate() {
+            let to = layer.to();
+            let buffer = free.pop().unwrap_or_else(|| {
+                sizes.push(0);
+                sizes.len() - 1
+            });
+            sizes[buffer] = sizes[buffer].max(self.values[to].len());
+            buffer_of[to] = buffer;
+            let mut inputs = layer.inputs();
+            inputs.dedup();
+            // The buffer of the image is not reused.
+            free.extend(inputs.into_iter().filter(|v| last_use[*v] == at && *v != 0).map(|v| buffer_of[v]));
+        }
+        let strip = self.layers.iter().filter_map(|layer| match layer {
+            Step::Fused { fused, .. } => Some(fused.buffer_len()),
+            _ => None,
+        });
+        sizes.push(strip.max().unwrap_or(0));
+        let strip = sizes.len() - 1;
+        let numbers = sizes.iter().fold(self.numbers, |sum, size| sum.saturating_add(*size));
+        if numbers > MAX_NUMBERS {
+            return unsupported(format!("it needs {numbers} numbers of memory; at most {MAX_NUMBERS} are supported"));
+        }
+        let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
+        let layers = self.layers.into_iter().map(|layer| match layer {
+            Step::Dense { packed, taps, activation, from, residual, to } => Layer::Dense {
+                packed,
+                taps,
+                activation,
+                from: place(from),
+                residual: residual.map(place),
+                offsets: place(to).map.offsets(),
+                to: place(to),
+            },
+            Step::Depthwise { kernel, from, to } => Layer::Depthwise { kernel, from: place(from), to: place(to) },
+            Step::Fused { fused, from, to } => Layer::Fused { fused, from: place(from), strip, to: place(to) },
+            Step::WideDepthwise { kernel, from, to } => {
+                Layer::WideDepthwise { kernel, from: place(from), to: place(to) }
+            }
+            Step::Pass { pass, from, other, to } => {
+                Layer::Pass { pass, from: place(from), other: other.map(place), to: place(to) }
+            }
+            Step::Mean { from, to } => Layer::Mean { from: place(from), to: place(to) },
+        });
+        Ok(Network::new(layers.collect(), sizes, (image, self.samples), columns))
+    }
+}
