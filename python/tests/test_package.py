@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import duckdb
 import numpy as np
@@ -16,6 +17,7 @@ import polars as pl
 import pomona
 import pyarrow as pa
 import pytest
+from pomona import _run
 from sklearn.decomposition import PCA
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -230,3 +232,15 @@ def test_visual_words_are_made_kept_and_taken_from_another_output(folder, tmp_pa
     assert pomona.run(folder / "images", tmp_path / "module", components=3, progress=False).manifest["version"] == 1
     with pytest.raises(pomona.Error, match="vocabulary"):
         pomona.features([folder / "images" / path], extractor="orb")
+
+
+def test_progress_stays_in_one_line(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_run, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    line = _run._Line()
+    line("featurize", 0, 1_000)
+    now[0] = 4.0
+    line("featurize", 500, 1_000)
+    line.close()
+    printed = capsys.readouterr().err
+    assert printed.startswith("\rfeaturize 500 of 1,000, 125/s") and printed.endswith("\r") and "\\" not in printed, printed

@@ -30,7 +30,8 @@ const BORDER: usize = 16;
 /// does not keep.
 ///
 /// Fails with `Input.Invalid` if the wish contradicts itself, with `Model.Invalid` if there is no such model or the memory does
-/// not suffice for it, and with `Dataset.Corrupt` if its file is another one. Visual words fail as described at [`words`].
+/// not suffice for it, and with `Dataset.Corrupt` if its file is another one. New visual words
+/// fail with `Input.Invalid` if the images have no corners, and given ones with `Model.Invalid` if they are damaged.
 pub async fn extractor(
     stores: &Stores,
     input: &ExtractorInput,
