@@ -81,12 +81,13 @@ pub async fn model_record(output: &dyn Store, sha256: &str) -> Result<ModelRecor
     Ok(record)
 }
 
-/// Keeps a model in an output, or an empty store, where a model with the same file has then these options. Fails as
-/// [`open_output`](super::open_output) does.
+/// Keeps a model in an output, or an empty store, where a model with the same file has then these options. A damaged file is
+/// replaced. Fails as [`open_output`](super::open_output) does.
 pub async fn keep_model(output: &dyn Store, record: &ModelRecord, file: Bytes) -> Result<()> {
     let sha256 = &record.info.model_sha256;
     super::open_output(output).await?;
-    output.put_if_absent(&keys::model(sha256), file).await?;
+    output.put(&keys::model(sha256), file).await?;
+    // Last, so that a push that was killed keeps nothing.
     output.put(&keys::model_record(sha256), to_record(record)?).await
 }
 

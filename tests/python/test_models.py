@@ -174,7 +174,7 @@ def test_an_output_keeps_a_model(images, tmp_path):
     assert record["preprocessing"]["std"] == [0.25] * 3 and record["l2"] and record["milliseconds_per_image"] > 0 and record["memory_mb"] > 10
     found, _ = features(images, results, "--model", folder, "--l2")
     # Later commands find it in the output.
-    shutil.rmtree(folder)
+    original = folder.rename(tmp_path / "elsewhere")
     assert json.loads(pomona("run", images, results, "-k", 2, "--json"))["up_to_date"]
     photo = next(images.rglob("*.png"))
     hits = json.loads(pomona("search", results, photo, "--json", "-n", 1))
@@ -195,6 +195,9 @@ def test_an_output_keeps_a_model(images, tmp_path):
     for command in (["check", results], ["search", results, photo]):
         done = subprocess.run([POMONA, *map(str, command)], capture_output=True, text=True)
         assert done.returncode == 1 and f"models/{kept.name}/model.onnx" in done.stdout + done.stderr, done
+    # Pushed again, it is whole.
+    pomona("model", "push", original, results, "--l2")
+    assert "no damage" in pomona("check", results)
     # Without it, the model is asked for.
     (kept / "model.onnx").unlink()
     done = subprocess.run([POMONA, "search", results, photo], capture_output=True, text=True)
