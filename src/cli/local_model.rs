@@ -6,12 +6,9 @@ use tempfile::TempDir;
 
 use crate::{
     Error, ErrorKind, Result,
-    model::{CONFIGS, MAX_CONFIG_BYTES, MAX_MODEL_BYTES, model_file},
+    model::{CONFIGS, MAX_CONFIG_BYTES, MAX_MODEL_BYTES, MODEL_NAMES, model_file},
     store,
 };
-
-/// Names of the ONNX file in a folder, the first one first.
-const NAMES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
 /// A model file or folder. Copies of the objects of a bucket are deleted when this is dropped.
 pub(crate) struct LocalModel {
@@ -57,7 +54,7 @@ pub(crate) async fn local_model(model: &Path) -> Result<LocalModel> {
     let copy = TempDir::new().map_err(failed)?;
     let (folder, names) = match location.rsplit_once('/') {
         Some((folder, name)) if name.ends_with(".onnx") => (folder, vec![name]),
-        _ => (location.trim_end_matches('/'), NAMES.to_vec()),
+        _ => (location.trim_end_matches('/'), MODEL_NAMES.to_vec()),
     };
     let mut found = None;
     for name in names {

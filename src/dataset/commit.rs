@@ -18,7 +18,6 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     ids::{RunId, Version},
-    model::ExtractorKind,
     store::{self, Store},
 };
 
@@ -64,11 +63,6 @@ pub async fn current(store: &dyn Store) -> Result<Option<Manifest>> {
         }
     }
     Ok(None)
-}
-
-/// What computes the features of the newest published version; the default without one.
-pub async fn current_kind(store: &dyn Store) -> Result<ExtractorKind> {
-    Ok(current(store).await?.map(|manifest| manifest.extractor.kind).unwrap_or_default())
 }
 
 /// The manifests of all published versions, ascending. Removed versions are left out.

@@ -49,9 +49,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use classification::{Classification, ClassifierSummary, PredictedPart, SplitCount};
 pub(crate) use commit::upgrade_output;
-pub use commit::{
-    claim, commit, current, current_kind, expect_output, open_output, published, state, version, versions,
-};
+pub use commit::{claim, commit, current, expect_output, open_output, published, state, version, versions};
 pub use contents::GroupRef;
 pub use extractors::{
     ExtractorInput, ModelRecord, WORDS, WordsInput, extractor_file, keep_model, keep_words, model_record,

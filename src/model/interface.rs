@@ -67,14 +67,16 @@ fn described(value: &onnx::ValueInfo) -> Tensor {
     Tensor { name: value.name.clone(), shape: value.shape() }
 }
 
+/// Names of the ONNX file in a folder, the first one first.
+pub const MODEL_NAMES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
 /// The ONNX file that a path means: a file, `model.onnx` or `onnx/model.onnx` of a folder, or its only ONNX file. Fails with
 /// `Model.Invalid`.
 pub fn model_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let usual = [path.join("model.onnx"), path.join("onnx/model.onnx")];
-    if let Some(model) = usual.into_iter().find(|file| file.is_file()) {
+    if let Some(model) = MODEL_NAMES.map(|name| path.join(name)).into_iter().find(|file| file.is_file()) {
         return Ok(model);
     }
     let unreadable =

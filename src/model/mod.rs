@@ -46,7 +46,7 @@ pub use identity::{
     Decoding, EMBEDDED_COLUMNS, EMBEDDED_NAME, ExtractorInfo, ExtractorRecord, ModelOptions, Pooling, builtin_info,
     embedded_info,
 };
-pub use interface::{Interface, Tensor, model_file, read_model};
+pub use interface::{Interface, MODEL_NAMES, Tensor, model_file, read_model};
 pub use limits::MAX_MODEL_BYTES;
 pub use plain::ExtractorKind;
 pub use preprocess::{Preprocessing, Resize};

@@ -45,7 +45,6 @@ impl Extractor {
     ///
     /// Fails with `Model.Invalid`.
     pub fn like(info: &ExtractorInfo, model: Option<&Path>, kept: Option<Bytes>, runtime: Runtime) -> Result<Self> {
-        let recipe = info.recipe();
         if let Some(path) = model {
             let runtime = if info.tract { Runtime::Tract } else { runtime };
             return Ok(Self::open(path, info.feature_range, runtime, info.options())?.with_decoding(info.decoding));
@@ -57,6 +56,6 @@ impl Extractor {
             };
             return Ok(embedded?.with_decoding(info.decoding));
         }
-        Self::of_recipe(&recipe, kept, info.feature_range)
+        Self::of_recipe(&info.recipe(), kept, info.feature_range)
     }
 }
