@@ -111,6 +111,25 @@ async fn after_an_erasure_the_classifier_is_that_of_a_data_set_that_never_had_th
     }
 }
 
+/// The mean of a class of copies is the features of each of them: it is no trace of the one that is erased.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_an_image_can_be_erased_and_the_others_stay() {
+    let (input, output, engine) = (images(0..300).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
+    let stores = stores(&input, &output);
+    for (name, copies) in [("a", &["quince/2.png", "quince/3.png"][..]), ("b", &["quince/1.png"])] {
+        for copy in copies {
+            input.put(copy, png(99_999)).await.unwrap();
+        }
+        run(&stores, &engine, &settings(), name).await.unwrap();
+    }
+    input.delete("quince/1.png").await.unwrap();
+    erase_image(&stores, &engine, "quince/1.png").await;
+    let versions: Vec<u64> = dataset::published(output.as_ref()).await.unwrap().iter().map(|m| m.version.0).collect();
+    assert_eq!((versions, classifier(&output).await.0.classes.len()), (vec![1, 3], 5));
+    let fresh = made(&input, &engine, &settings()).await;
+    assert_eq!(data_set(output.as_ref()).await, data_set(fresh.as_ref()).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn training_images_are_predicted_out_of_fold_and_held_out_ones_by_the_whole_model() {
     let (input, engine) = (images(0..200).await, engine("tiny", 2));

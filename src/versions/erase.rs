@@ -103,7 +103,7 @@ pub async fn erase(
     let mut summary = pipeline::run(stores, workers, &input, watcher, stop).await?;
     let report_error = write_report(stores, &mut summary, watcher).await;
     // Another run may have published in the meantime: what was written since then is searched too.
-    let mut found = wanted.search(output, &before.read, watcher).await?;
+    let mut found = wanted.search_traces(output, &before.read, watcher).await?;
     for (path, files) in before.paths {
         found.paths.entry(path).or_default().extend(files);
     }
@@ -119,7 +119,7 @@ pub async fn erase(
     let mut deleted = remove(output, &holders, Action::Delete, judge).await?;
     forget_in_lists(output, &found, &mut deleted).await?;
     deleted.extend(newest::renew(output, &summary.manifest).await?.then(|| keys::REPORT.to_owned()));
-    let after = wanted.search(output, &BTreeSet::new(), watcher).await?;
+    let after = wanted.search_traces(output, &BTreeSet::new(), watcher).await?;
     check_gone(output, &after, began).await?;
     Ok(Erased {
         keys: erased.into_iter().collect(),

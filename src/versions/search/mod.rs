@@ -4,26 +4,22 @@
 //! with the Parquet library alone (all columns, statistics and metadata), and searches all other files as text. So it
 //! also finds what the rest of the program does not know about.
 
+mod cells;
 mod contents;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-use arrow_array::{
-    Array, RecordBatch,
-    cast::AsArray,
-    types::{Float32Type, Float64Type},
-};
-use arrow_schema::DataType;
+use arrow_array::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
+use cells::{each_batch, is_searched, texts, vectors};
 use contents::{embedded, text_of};
 
 use crate::{
@@ -35,8 +31,9 @@ use crate::{
 
 /// Files that are read at the same time.
 const CONCURRENCY: usize = 4;
-/// Rows that are decoded at once.
-const BATCH: usize = 1_024;
+/// Features with fewer numbers other than zero are those of any picture of one colour: they are no trace of an image, and
+/// bytes like these occur anywhere.
+const FEWEST_NUMBERS: usize = 4;
 
 /// A file that was not searched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -97,7 +94,55 @@ impl Wanted {
 
     /// Adds the features of the images that a search has found.
     pub(super) fn learn(&mut self, found: &Found) {
-        self.features.extend(found.vectors.iter().cloned());
+        let says_enough =
+            |vector: &&Vec<u8>| vector.chunks(4).filter(|number| *number != [0; 4]).count() >= FEWEST_NUMBERS;
+        self.features.extend(found.vectors.iter().filter(says_enough).cloned());
+    }
+
+    /// [`Wanted::search`], in which features that another image has too are no trace: the mean of a class of copies is the
+    /// features of each of them.
+    pub(super) async fn search_traces(
+        &mut self,
+        output: &dyn Store,
+        known: &BTreeSet<String>,
+        watcher: &dyn Watcher,
+    ) -> Result<Found> {
+        let (found, before) = (self.search(output, known, watcher).await?, self.features.len());
+        if !found.features.is_empty() {
+            self.forget_shared(output).await?;
+        }
+        if self.features.len() == before { Ok(found) } else { self.search(output, known, watcher).await }
+    }
+
+    /// Forgets the features that other images of the output have too.
+    async fn forget_shared(&mut self, output: &dyn Store) -> Result<()> {
+        let files = store::list_all(output, "").await?.into_iter().map(|object| object.key).filter(|key| is_table(key));
+        for file in files {
+            let Some(body) = store::get_opt(output, &file).await? else { continue };
+            let this = self.clone();
+            let shared = run_blocking(move || {
+                let mut shared = Vec::new();
+                // A file that cannot be decoded excuses nothing.
+                let _ = each_batch(body, |batch| shared.extend(this.shared(batch)));
+                Ok(shared)
+            });
+            for vector in shared.await? {
+                self.features.remove(&vector);
+            }
+        }
+        Ok(())
+    }
+
+    /// The features among those of the images that rows of other images have.
+    fn shared(&self, batch: &RecordBatch) -> Vec<Vec<u8>> {
+        let Some(paths) = batch.column_by_name("path") else { return Vec::new() };
+        let wanted = |path: &Vec<u8>| self.forms.keys().any(|known| known.as_bytes() == path);
+        let others: Vec<bool> = texts(paths.as_ref()).map(|path| !path.is_empty() && !wanted(&path)).collect();
+        let is_other = |row: usize| others.get(row).copied().unwrap_or(false);
+        let rows = batch.columns().iter().flat_map(|column| vectors(column.as_ref()));
+        rows.filter(|(row, vector)| is_other(*row) && self.features.contains(vector))
+            .map(|(_, vector)| vector)
+            .collect()
     }
 
     /// Searches all files of the output, except for those in `known`, which an earlier search has read.
@@ -318,70 +363,6 @@ fn find(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
     memchr::memmem::find(text.get(from..)?, needle).map(|at| from + at)
 }
 
-/// Decodes a Parquet file. The decoder panics on some damaged files; that is an error like any other.
-fn each_batch(body: Bytes, mut each: impl FnMut(&RecordBatch)) -> std::result::Result<(), String> {
-    let read = AssertUnwindSafe(|| {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(body).map_err(|e| e.to_string())?;
-        let reader = reader.with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
-        for batch in reader {
-            each(&batch.map_err(|e| e.to_string())?);
-        }
-        Ok(())
-    });
-    catch_unwind(read).unwrap_or_else(|_| Err("the Parquet decoder panicked".to_owned()))
-}
-
-/// Whether [`texts`] and [`vectors`] cover a type, or it can hold neither a path nor features.
-fn is_searched(kind: &DataType) -> bool {
-    use DataType::{Binary, Float32, Float64, LargeUtf8, List, Utf8};
-    match kind {
-        Utf8 | LargeUtf8 | Binary => true,
-        List(field) => matches!(field.data_type(), Float32 | Float64) || field.data_type().is_integer(),
-        kind => {
-            kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null | DataType::FixedSizeBinary(_))
-        }
-    }
-}
-
-/// The texts of a column, one per row; empty for rows and columns without text. Columns of lists give no text.
-fn texts(column: &dyn Array) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
-    match column.data_type() {
-        DataType::Utf8 => Box::new(column.as_string::<i32>().iter().map(|t| t.unwrap_or_default().as_bytes().to_vec())),
-        DataType::LargeUtf8 => {
-            Box::new(column.as_string::<i64>().iter().map(|t| t.unwrap_or_default().as_bytes().to_vec()))
-        }
-        DataType::Binary => Box::new(column.as_binary::<i32>().iter().map(|t| t.unwrap_or_default().to_vec())),
-        _ => Box::new(std::iter::empty()),
-    }
-}
-
-/// The lists of numbers of a column, with their rows, as little-endian bytes.
-fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
-    let DataType::List(field) = column.data_type() else { return Vec::new() };
-    let kind = field.data_type().clone();
-    let lists = column.as_list::<i32>();
-    let bytes = |values: &dyn Array| -> Option<Vec<u8>> {
-        match kind {
-            DataType::Float32 => {
-                let values = values.as_primitive::<Float32Type>().values();
-                Some(values.iter().flat_map(|value| value.to_le_bytes()).collect())
-            }
-            DataType::Float64 => {
-                // Features in double precision are still those features.
-                let values = values.as_primitive::<Float64Type>().values();
-                Some(values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect())
-            }
-            _ => None,
-        }
-    };
-    lists
-        .iter()
-        .enumerate()
-        .filter_map(|(row, list)| Some((row, bytes(list?.as_ref())?)))
-        .filter(|(_, vector)| !vector.is_empty())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,6 +403,16 @@ mod tests {
         assert!(holds("a & <b>.jpg", "<td>a &amp; &lt;b&gt;.jpg</td>", &[]));
         assert!(holds("say \"hi\".jpg", r#"{"key":"say \"hi\".jpg"}"#, &[]));
         assert!(holds("Äpfel 1.jpg", "%C3%84pfel%201.jpg", &[]));
+    }
+
+    #[test]
+    fn features_of_a_picture_of_one_colour_are_not_searched() {
+        let mut wanted = Wanted::new(&BTreeSet::from(["a.jpg".to_owned()]));
+        let bytes = |numbers: [f32; 8]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let image = bytes([0.0, 0.5, 0.0, 0.0, 0.25, 0.125, 0.125, 0.0]);
+        let vectors = HashSet::from([bytes([0.0; 8]), bytes([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), image.clone()]);
+        wanted.learn(&Found { vectors, ..Found::default() });
+        assert_eq!(wanted.features, HashSet::from([image]));
     }
 
     #[test]

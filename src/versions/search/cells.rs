@@ -1,0 +1,79 @@
+//! Cells of Parquet files, decoded with the Parquet library alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrow_array::{
+    Array, RecordBatch,
+    cast::AsArray,
+    types::{Float32Type, Float64Type},
+};
+use arrow_schema::DataType;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+/// Rows that are decoded at once.
+const BATCH: usize = 1_024;
+
+/// Decodes a Parquet file. The decoder panics on some damaged files; that is an error like any other.
+pub(super) fn each_batch(body: Bytes, mut each: impl FnMut(&RecordBatch)) -> std::result::Result<(), String> {
+    let read = AssertUnwindSafe(|| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(body).map_err(|e| e.to_string())?;
+        let reader = reader.with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
+        for batch in reader {
+            each(&batch.map_err(|e| e.to_string())?);
+        }
+        Ok(())
+    });
+    catch_unwind(read).unwrap_or_else(|_| Err("the Parquet decoder panicked".to_owned()))
+}
+
+/// Whether [`texts`] and [`vectors`] cover a type, or it can hold neither a path nor features.
+pub(super) fn is_searched(kind: &DataType) -> bool {
+    use DataType::{Binary, Float32, Float64, LargeUtf8, List, Utf8};
+    match kind {
+        Utf8 | LargeUtf8 | Binary => true,
+        List(field) => matches!(field.data_type(), Float32 | Float64) || field.data_type().is_integer(),
+        kind => {
+            kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null | DataType::FixedSizeBinary(_))
+        }
+    }
+}
+
+/// The texts of a column, one per row; empty for rows and columns without text. Columns of lists give no text.
+pub(super) fn texts(column: &dyn Array) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
+    match column.data_type() {
+        DataType::Utf8 => Box::new(column.as_string::<i32>().iter().map(|t| t.unwrap_or_default().as_bytes().to_vec())),
+        DataType::LargeUtf8 => {
+            Box::new(column.as_string::<i64>().iter().map(|t| t.unwrap_or_default().as_bytes().to_vec()))
+        }
+        DataType::Binary => Box::new(column.as_binary::<i32>().iter().map(|t| t.unwrap_or_default().to_vec())),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// The lists of numbers of a column, with their rows, as little-endian bytes.
+pub(super) fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
+    let DataType::List(field) = column.data_type() else { return Vec::new() };
+    let kind = field.data_type().clone();
+    let lists = column.as_list::<i32>();
+    let bytes = |values: &dyn Array| -> Option<Vec<u8>> {
+        match kind {
+            DataType::Float32 => {
+                let values = values.as_primitive::<Float32Type>().values();
+                Some(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+            DataType::Float64 => {
+                // Features in double precision are still those features.
+                let values = values.as_primitive::<Float64Type>().values();
+                Some(values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect())
+            }
+            _ => None,
+        }
+    };
+    lists
+        .iter()
+        .enumerate()
+        .filter_map(|(row, list)| Some((row, bytes(list?.as_ref())?)))
+        .filter(|(_, vector)| !vector.is_empty())
+        .collect()
+}
