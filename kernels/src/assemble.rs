@@ -81,8 +81,8 @@ impl Builder {
         readers
     }
 
-    /// Fuses each dense convolution with the depthwise convolution that follows it, if the map between them is large and has
-    /// no other reader.
+    /// Fuses each dense convolution with the depthwise convolution that follows it, if the map between them has no other
+    /// reader.
     fn fuse(&mut self, readers: &[usize]) {
         let mut joined: Vec<Step> = Vec::new();
         for layer in std::mem::take(&mut self.layers) {
@@ -93,7 +93,7 @@ impl Builder {
             let map = self.values[from];
             match joined.pop() {
                 Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between })
-                    if between == from && readers[from] == 1 && Fused::is_faster(map) =>
+                    if between == from && readers[from] == 1 =>
                 {
                     let fused = Box::new(Fused::new(packed, taps, activation, kernel, map));
                     joined.push(Step::Fused { fused, from: source, to });

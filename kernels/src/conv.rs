@@ -3,6 +3,8 @@
 //! Each output is its bias plus its products, added one after the other in the order of the kernel's rows, columns and
 //! input channels. The order does not depend on how many outputs are computed together.
 
+use std::ops::Range;
+
 use super::{
     builder::Activation,
     layout::{Aligned, Map, Packed},
@@ -11,6 +13,9 @@ use super::{
 
 /// Most pixels that are processed together.
 const MOST_ROWS: usize = 12;
+/// Vectors of weights ahead of the current one that are fetched: a whole model does not stay in the second-level cache, and
+/// processors do not fetch beyond the end of a page themselves.
+const AHEAD: usize = 64;
 /// Numbers of input that stay in the second-level cache while all panels are processed.
 const CHUNK: usize = 24 * 1_024;
 
@@ -31,6 +36,9 @@ pub(crate) struct Dense<'a> {
     pub(crate) from: Map,
     pub(crate) taps: Taps,
     pub(crate) packed: &'a Packed,
+    /// Output channels that are computed, from a multiple of [`PANEL`] on.
+    pub(crate) channels: Range<usize>,
+    /// The output, whose first channel is the first one that is computed.
     pub(crate) to: Map,
     /// [`Map::offsets`] of `to`.
     pub(crate) offsets: &'a [u32],
@@ -48,10 +56,12 @@ impl Dense<'_> {
     #[inline(always)]
     pub(crate) unsafe fn run<I: Vectors>(&self, output: &mut [f32]) {
         const { assert!(I::ROWS <= MOST_ROWS && I::Panel::LANES == PANEL && I::Half::LANES == LANES) };
-        let Dense { input, from, taps, packed, to, .. } = *self;
-        let (outer, inner) = (packed.outer, packed.inner);
-        assert!(inner == taps.rows * taps.run && to.channels == outer);
-        assert!(self.residual.is_none_or(|r| r.len() == to.height * to.width * outer));
+        let Dense { input, from, taps, packed, ref channels, to, .. } = *self;
+        let (outer, inner) = (channels.len(), packed.inner);
+        assert!(inner == taps.rows * taps.run && to.channels >= outer);
+        assert!(channels.end <= packed.outer && channels.start.is_multiple_of(PANEL) && outer.is_multiple_of(LANES));
+        assert!(channels.end == packed.outer || outer.is_multiple_of(PANEL));
+        assert!(self.residual.is_none_or(|r| r.len() == to.height * to.width * to.channels));
         assert!(
             self.offsets.len() >= to.height * to.width && to.at(to.height - 1, to.width - 1) + outer <= output.len()
         );
@@ -70,7 +80,7 @@ impl Dense<'_> {
             let mut start = 0;
             while start < pixels {
                 let end = pixels.min(start + chunk);
-                let mut weights = packed.weights.slice();
+                let mut weights = &packed.weights.slice()[inner * channels.start..];
                 for o in (0..outer).step_by(PANEL) {
                     let width = PANEL.min(outer - o);
                     let (panel, rest) = weights.split_at(inner * width);
@@ -84,7 +94,7 @@ impl Dense<'_> {
                             kernel_row: from.row(),
                             taps,
                             panel,
-                            bias: &packed.bias.slice()[o..o + width],
+                            bias: &packed.bias.slice()[channels.start + o..channels.start + o + width],
                             first: line * pixels + pixel,
                             channel: o,
                         };
@@ -175,6 +185,7 @@ impl Block<'_> {
                 let mut tap = input.as_ptr().add(row * kernel_row);
                 for _ in 0..taps.run {
                     let factor = S::load(weight);
+                    S::prefetch(weight.wrapping_add(AHEAD * S::LANES));
                     for (m, sum) in sums.iter_mut().enumerate() {
                         *sum = S::fma(S::splat(tap.add(m * step)), factor, *sum);
                     }
@@ -247,36 +258,42 @@ impl Depthwise {
         })
     }
 
-    /// Runs the convolution. `from` has the border that the convolution pads with; `to` has none.
+    /// Computes some channels, from a multiple of [`PANEL`] on. `from` has the border that the convolution pads with, and these
+    /// channels only; `to` has all channels and no border.
     ///
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
     #[inline(always)]
-    pub(crate) unsafe fn run<I: Vectors>(&self, input: &[f32], from: Map, output: &mut [f32], to: Map) {
-        let channels = self.bias.slice().len();
-        assert!(from.channels == channels && to.channels == channels && to.border == [0; 4]);
-        assert!(output.len() >= to.len());
+    pub(crate) unsafe fn run<I: Vectors>(
+        &self,
+        (input, from): (&[f32], Map),
+        channels: Range<usize>,
+        output: &mut [f32],
+        to: Map,
+    ) {
+        assert!(channels.end <= self.bias.slice().len() && channels.start.is_multiple_of(PANEL));
+        assert!(from.channels >= channels.len() && to.channels >= channels.end && to.border == [0; 4]);
+        assert!(channels.len().is_multiple_of(LANES) && output.len() >= to.len());
         let row = from.row();
         let lines = input.len() / row;
         assert!((to.height - 1) * self.stride + 3 <= lines);
-        assert!(((to.width - 1) * self.stride + 3) * channels <= row);
-        for y in 0..to.height {
-            let top = &input[y * self.stride * row..];
-            let line = &mut output[y * to.row()..(y + 1) * to.row()];
-            let mut weights = self.weights.slice();
-            for channel in (0..channels).step_by(PANEL) {
-                let width = PANEL.min(channels - channel);
-                let (group, rest) = weights.split_at(9 * width);
-                weights = rest;
-                let bias = &self.bias.slice()[channel..channel + width];
+        assert!(((to.width - 1) * self.stride + 3) * from.channels <= row);
+        for channel in channels.clone().step_by(PANEL) {
+            let width = PANEL.min(channels.end - channel);
+            let group = &self.weights.slice()[9 * channel..9 * (channel + width)];
+            let bias = &self.bias.slice()[channel..channel + width];
+            for y in 0..to.height {
+                let top = &input[y * self.stride * row + channel - channels.start..];
+                let line = &mut output[y * to.row() + channel..(y + 1) * to.row()];
+                let steps = Steps { row, from: from.channels, to: to.channels, width: to.width };
                 // SAFETY: The caller guarantees the instructions. The lengths are checked above.
                 unsafe {
                     match (self.stride, width == PANEL) {
-                        (1, true) => self.line::<I::Panel, 1>(&top[channel..], row, line, to, channel, group, bias),
-                        (1, false) => self.line::<I::Half, 1>(&top[channel..], row, line, to, channel, group, bias),
-                        (_, true) => self.line::<I::Panel, 2>(&top[channel..], row, line, to, channel, group, bias),
-                        (_, false) => self.line::<I::Half, 2>(&top[channel..], row, line, to, channel, group, bias),
+                        (1, true) => self.line::<I::Panel, 1>(top, line, steps, group, bias),
+                        (1, false) => self.line::<I::Half, 1>(top, line, steps, group, bias),
+                        (_, true) => self.line::<I::Panel, 2>(top, line, steps, group, bias),
+                        (_, false) => self.line::<I::Half, 2>(top, line, steps, group, bias),
                     }
                 }
             }
@@ -289,28 +306,24 @@ impl Depthwise {
     ///
     /// The processor has the instructions of `S`.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // the inside of one loop nest
     unsafe fn line<S: Simd, const STRIDE: usize>(
         &self,
         top: &[f32],
-        row: usize,
         line: &mut [f32],
-        to: Map,
-        channel: usize,
+        steps: Steps,
         group: &[f32],
         bias: &[f32],
     ) {
-        let channels = to.channels;
         let mut x = 0;
-        while x < to.width {
-            let from = &top[x * STRIDE * channels..];
-            let target = &mut line[x * channels + channel..];
+        while x < steps.width {
+            let from = &top[x * STRIDE * steps.from..];
+            let target = &mut line[x * steps.to..];
             // SAFETY: The caller guarantees the instructions.
             x += unsafe {
-                match to.width - x {
-                    1 => self.pixels::<S, STRIDE, 1>(from, row, target, channels, group, bias),
-                    2 | 3 => self.pixels::<S, STRIDE, 2>(from, row, target, channels, group, bias),
-                    _ => self.pixels::<S, STRIDE, 4>(from, row, target, channels, group, bias),
+                match steps.width - x {
+                    1 => self.pixels::<S, STRIDE, 1>(from, target, steps, group, bias),
+                    2 | 3 => self.pixels::<S, STRIDE, 2>(from, target, steps, group, bias),
+                    _ => self.pixels::<S, STRIDE, 4>(from, target, steps, group, bias),
                 }
             };
         }
@@ -325,23 +338,22 @@ impl Depthwise {
     unsafe fn pixels<S: Simd, const STRIDE: usize, const P: usize>(
         &self,
         from: &[f32],
-        row: usize,
         target: &mut [f32],
-        channels: usize,
+        steps: Steps,
         group: &[f32],
         bias: &[f32],
     ) -> usize {
-        assert!(target.len() >= (P - 1) * channels + S::LANES && group.len() == 9 * S::LANES);
-        assert!(from.len() >= 2 * row + ((P - 1) * STRIDE + 2) * channels + S::LANES && bias.len() == S::LANES);
+        assert!(target.len() >= (P - 1) * steps.to + S::LANES && group.len() == 9 * S::LANES);
+        assert!(from.len() >= 2 * steps.row + ((P - 1) * STRIDE + 2) * steps.from + S::LANES && bias.len() == S::LANES);
         // SAFETY: The caller guarantees the instructions. All reads and writes are within the lengths checked above.
         unsafe {
             let mut sums = [S::load(bias.as_ptr()); P];
             for ky in 0..3 {
                 let weights = group.as_ptr().add(ky * 3 * S::LANES);
                 let factors = [0, 1, 2].map(|kx| S::load(weights.add(kx * S::LANES)));
-                let line = from.as_ptr().add(ky * row);
+                let line = from.as_ptr().add(ky * steps.row);
                 for column in 0..(P - 1) * STRIDE + 3 {
-                    let x = S::load(line.add(column * channels));
+                    let x = S::load(line.add(column * steps.from));
                     for (p, sum) in sums.iter_mut().enumerate() {
                         if column >= p * STRIDE && column < p * STRIDE + 3 {
                             *sum = S::fma(x, factors[column - p * STRIDE], *sum);
@@ -350,11 +362,24 @@ impl Depthwise {
                 }
             }
             for (p, sum) in sums.iter().enumerate() {
-                S::store(target.as_mut_ptr().add(p * channels), activate::<S>(self.activation, *sum));
+                S::store(target.as_mut_ptr().add(p * steps.to), activate::<S>(self.activation, *sum));
             }
         }
         P
     }
+}
+
+/// How a depthwise convolution goes over its maps.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// Numbers between rows of the input.
+    row: usize,
+    /// Numbers between pixels of the input.
+    from: usize,
+    /// Numbers between pixels of the output.
+    to: usize,
+    /// Pixels of a row of the output.
+    width: usize,
 }
 
 /// The mean of each channel over all pixels, added in their order.

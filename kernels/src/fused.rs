@@ -1,11 +1,11 @@
-//! A dense convolution fused with the depthwise convolution that follows it. Both process a strip of rows at a time, so that
-//! the large map between them stays in the second-level cache.
+//! A dense convolution fused with the depthwise convolution that follows it. Both process some channels of a strip of rows at a
+//! time, so that what is between them stays in the caches, and the depthwise convolution reads it without gaps.
 
 use super::{
     builder::Activation,
     conv::{Dense, Depthwise, Taps},
     layout::{Map, Packed},
-    simd::Vectors,
+    simd::{PANEL, Vectors},
 };
 
 /// The two convolutions, and the size of the strips.
@@ -16,7 +16,7 @@ pub(crate) struct Fused {
     /// Activation of the dense convolution.
     pub(crate) activation: Activation,
     pub(crate) kernel: Depthwise,
-    /// The map between them, with the border that the depthwise convolution pads with.
+    /// Some channels of the map between them, with the border that the depthwise convolution pads with.
     pub(crate) between: Map,
     /// Output rows of a strip.
     rows: usize,
@@ -25,19 +25,19 @@ pub(crate) struct Fused {
 }
 
 impl Fused {
-    /// Most numbers of a strip: the cache also needs space for weights, input and output.
+    /// Numbers of a strip. It stays in the second-level cache, with weights, input and output.
     const STRIP: usize = 64 * 1_024;
+    /// Channels that are processed together.
+    const BLOCK: usize = 2 * PANEL;
 
     pub(crate) fn new(packed: Packed, taps: Taps, activation: Activation, kernel: Depthwise, between: Map) -> Self {
-        let stride = kernel.stride;
-        let rows = ((Self::STRIP / between.row()).saturating_sub(3 - stride) / stride).max(1);
-        let strip = Map { height: rows * stride + 3, border: [0, between.border[1], 0, between.border[3]], ..between };
+        let (stride, [top, left, bottom, right]) = (kernel.stride, between.border);
+        let block = Self::BLOCK.min(packed.outer);
+        let between = Map { channels: block, ..between };
+        let height = (top + between.height + bottom - 3) / stride + 1;
+        let rows = ((Self::STRIP / between.row()).saturating_sub(3 - stride) / stride).clamp(1, height);
+        let strip = Map { height: rows * stride + 3, border: [0, left, 0, right], ..between };
         Fused { packed, taps, activation, kernel, between, rows, offsets: strip.offsets() }
-    }
-
-    /// Whether the map is too large for the cache, so that fusing is faster.
-    pub(crate) fn is_faster(between: Map) -> bool {
-        between.len() > Self::STRIP
     }
 
     /// Numbers of the buffer for a strip.
@@ -62,37 +62,44 @@ impl Fused {
         let (between, stride, row) = (self.between, self.kernel.stride, self.between.row());
         let sides = Map { border: [0, between.border[1], 0, between.border[3]], ..between };
         Map { height: strip.len() / row, ..sides }.clear_border(strip);
-        // Rows of the strip that are computed already: the border above at first, then the rows that two strips share.
-        let mut have = between.border[0];
-        strip[..have * row].fill(0.0);
-        let (mut made, mut y) = (0, 0);
-        while y < to.height {
-            let rows = self.rows.min(to.height - y);
-            let need = rows * stride + 3 - stride;
-            let new = (need - have).min(between.height - made);
-            if new > 0 {
-                let dense = Dense {
-                    input: &input[made * self.taps.stride * from.row()..],
-                    from,
-                    taps: self.taps,
-                    packed: &self.packed,
-                    to: Map { height: new, ..sides },
-                    offsets: &self.offsets,
-                    residual: None,
-                    activation: self.activation,
-                };
+        for channel in (0..self.packed.outer).step_by(between.channels) {
+            let channels = channel..self.packed.outer.min(channel + between.channels);
+            // Rows of the strip that are computed already: the border above at first, then the rows that two strips share.
+            let mut have = between.border[0];
+            strip[..have * row].fill(0.0);
+            let (mut made, mut y) = (0, 0);
+            while y < to.height {
+                let rows = self.rows.min(to.height - y);
+                let need = rows * stride + 3 - stride;
+                let new = (need - have).min(between.height - made);
+                if new > 0 {
+                    let dense = Dense {
+                        input: &input[made * self.taps.stride * from.row()..],
+                        from,
+                        taps: self.taps,
+                        packed: &self.packed,
+                        channels: channels.clone(),
+                        to: Map { height: new, ..sides },
+                        offsets: &self.offsets,
+                        residual: None,
+                        activation: self.activation,
+                    };
+                    // SAFETY: The caller guarantees the instructions of `I`.
+                    unsafe { dense.run::<I>(&mut strip[have * row..]) }
+                }
+                made += new;
+                // The border below the last row.
+                strip[(have + new) * row..need * row].fill(0.0);
+                let part = Map { height: rows, ..to };
                 // SAFETY: The caller guarantees the instructions of `I`.
-                unsafe { dense.run::<I>(&mut strip[have * row..]) }
+                unsafe {
+                    let output = &mut output[y * to.row()..];
+                    self.kernel.run::<I>((&strip[..need * row], sides), channels.clone(), output, part);
+                }
+                y += rows;
+                have = 3 - stride;
+                strip.copy_within((need - have) * row..need * row, 0);
             }
-            made += new;
-            // The border below the last row.
-            strip[(have + new) * row..need * row].fill(0.0);
-            let part = Map { height: rows, ..to };
-            // SAFETY: The caller guarantees the instructions of `I`.
-            unsafe { self.kernel.run::<I>(&strip[..need * row], sides, &mut output[y * to.row()..], part) }
-            y += rows;
-            have = 3 - stride;
-            strip.copy_within((need - have) * row..need * row, 0);
         }
     }
 }

@@ -73,8 +73,37 @@ pub struct Samples {
 
 impl Default for Samples {
     fn default() -> Self {
-        Samples { table: [std::array::from_fn(|sample| sample as f32 / 127.5 - 1.0); 3], bgr: false }
+        Samples { table: [std::array::from_fn(|sample| scaled(sample as u8)); 3], bgr: false }
     }
+}
+
+impl Samples {
+    /// Converts the samples of some pixels.
+    fn convert(&self, pixels: &[u8], to: &mut [f32]) {
+        let order = if self.bgr { [2, 1, 0] } else { [0, 1, 2] };
+        for (to, pixel) in to.chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
+            for ((to, table), from) in to.iter_mut().zip(&self.table).zip(order) {
+                *to = table[usize::from(pixel[from])];
+            }
+        }
+    }
+}
+
+compiled_twice! {
+    /// [`Samples::convert`] for the default, without a table.
+    scale, scale_wide, scale_body, (pixels: &[u8], to: &mut [f32])
+}
+
+#[inline(always)]
+fn scale_body(pixels: &[u8], to: &mut [f32]) {
+    for (to, sample) in to.iter_mut().zip(pixels) {
+        *to = scaled(*sample);
+    }
+}
+
+#[inline(always)]
+fn scaled(sample: u8) -> f32 {
+    f32::from(sample) / 127.5 - 1.0
 }
 
 /// A model that these kernels run. Threads can share it; each call uses buffers of its own.
@@ -86,6 +115,8 @@ pub struct Network {
     image: Map,
     columns: usize,
     samples: Box<Samples>,
+    /// Whether they are the default.
+    is_default: bool,
     instructions: Instructions,
     /// Sets of buffers that no call uses.
     spare: Mutex<Vec<Vec<Aligned>>>,
@@ -103,6 +134,7 @@ impl Network {
             buffers,
             image,
             columns,
+            is_default: samples == Samples::default(),
             samples: Box::new(samples),
             instructions: Instructions::chosen(),
             spare: Mutex::new(Vec::new()),
@@ -157,12 +189,11 @@ impl Network {
         map.clear_border(data);
         for (y, line) in pixels.chunks_exact(map.width * 3).enumerate().take(map.height) {
             let start = map.at(y, 0);
-            let pixels = data[start..start + map.width * 3].chunks_exact_mut(3).zip(line.chunks_exact(3));
-            for (to, pixel) in pixels {
-                for (channel, to) in to.iter_mut().enumerate() {
-                    let sample = pixel[if self.samples.bgr { 2 - channel } else { channel }];
-                    *to = self.samples.table[channel][usize::from(sample)];
-                }
+            let data = &mut data[start..start + map.width * 3];
+            if self.is_default {
+                scale(line, data);
+            } else {
+                self.samples.convert(line, data);
             }
         }
     }
@@ -252,6 +283,7 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
                 from: from.map,
                 taps: *taps,
                 packed,
+                channels: 0..packed.outer,
                 to: to.map,
                 offsets,
                 residual: residual.as_ref().map(read),
@@ -261,7 +293,9 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
             unsafe { dense.run::<I>(output) }
         }
         // SAFETY: The caller guarantees the instructions.
-        Layer::Depthwise { kernel, from, to } => unsafe { kernel.run::<I>(read(from), from.map, output, to.map) },
+        Layer::Depthwise { kernel, from, to } => unsafe {
+            kernel.run::<I>((read(from), from.map), 0..to.map.channels, output, to.map)
+        },
         Layer::Fused { fused, from, to, .. } => {
             let strip = &mut strip.slice_mut()[..fused.buffer_len()];
             // SAFETY: The caller guarantees the instructions.
@@ -276,5 +310,26 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
         }
         // SAFETY: The caller guarantees the instructions.
         Layer::Mean { from, to } => unsafe { conv::mean::<I>(read(from), to.map.channels, output) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_becomes_the_number_of_the_table_on_all_ways() {
+        let pixels: Vec<u8> = (0..=255).cycle().take(3 * 256).collect();
+        let samples = Samples::default();
+        let (mut fast, mut of_table, mut plain) = (vec![0.0; 768], vec![0.0; 768], vec![0.0; 768]);
+        scale(&pixels, &mut fast);
+        scale_body(&pixels, &mut plain);
+        samples.convert(&pixels, &mut of_table);
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!((bits(&fast), bits(&plain)), (bits(&of_table), bits(&of_table)));
+        assert_eq!((fast[0], fast[255]), (-1.0, 1.0));
+        let blue_first = Samples { bgr: true, ..samples };
+        blue_first.convert(&[0, 51, 255], &mut fast[..3]);
+        assert_eq!(fast[..3], [1.0, scaled(51), -1.0]);
     }
 }

@@ -29,6 +29,9 @@ pub(crate) unsafe trait Simd: Copy {
     const LANES: usize;
     /// The vector.
     type V: Copy;
+    /// Fetches the cache line of an address, which need not be valid, where the processor does not foresee it.
+    #[inline(always)]
+    unsafe fn prefetch(_address: *const f32) {}
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     /// The number in all lanes.
@@ -52,6 +55,11 @@ unsafe impl<S: Simd> Simd for Two<S> {
     const LANES: usize = 2 * S::LANES;
     type V = [S::V; 2];
 
+    #[inline(always)]
+    unsafe fn prefetch(address: *const f32) {
+        // SAFETY: The address need not be valid.
+        unsafe { S::prefetch(address) }
+    }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
         // SAFETY: The caller guarantees that the pointer is valid for both halves.
@@ -176,6 +184,11 @@ mod x86 {
         type V = __m256;
 
         #[inline(always)]
+        unsafe fn prefetch(address: *const f32) {
+            // SAFETY: A fetch of an address that is not valid does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+        #[inline(always)]
         unsafe fn load(from: *const f32) -> __m256 {
             // SAFETY: The caller guarantees AVX2, and that the pointer is valid for a vector.
             unsafe { _mm256_loadu_ps(from) }
@@ -233,6 +246,11 @@ mod x86 {
         const LANES: usize = PANEL;
         type V = __m512;
 
+        #[inline(always)]
+        unsafe fn prefetch(address: *const f32) {
+            // SAFETY: A fetch of an address that is not valid does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m512 {
             // SAFETY: The caller guarantees AVX-512F, and that the pointer is valid for a vector.

@@ -51,6 +51,7 @@ fn dense_convolutions_have_the_bits_of_plain_code() {
             from,
             taps: Taps { rows: kernel, run: kernel * inner, stride },
             packed: &packed,
+            channels: 0..packed.outer,
             to,
             offsets: &offsets,
             residual: (width % 2 == 0).then_some(&residual),
@@ -70,7 +71,7 @@ fn depthwise_convolutions_have_the_bits_of_plain_code() {
         let to = Map::dense((5 - 3) / stride + 1, (width - 3) / stride + 1, channels);
         let (input, bias, weights) = (random.many(from.len()), random.many(channels), random.many(9 * channels));
         let kernel = Depthwise::new(&bias, stride, Activation::Relu6, |tap, c| weights[tap * channels + c]).unwrap();
-        assert!(same!(to.len(), |output| kernel, run(&input, from, output, to)) > 0);
+        assert!(same!(to.len(), |output| kernel, run((&input, from), 0..channels, output, to)) > 0);
     }
 }
 
@@ -92,7 +93,8 @@ fn means_have_the_bits_of_plain_code() {
 fn fused_layers_have_the_bits_of_plain_code() {
     assert!(Instructions::available().contains(&Instructions::Avx512));
     let mut random = Random::new(4);
-    let (inner, channels) = (3, 24);
+    // More channels than are processed together.
+    let (inner, channels) = (3, 56);
     let from = Map::dense(6, 7, inner);
     let between = Map { height: 6, width: 7, channels, border: [1; 4] };
     let to = Map::dense(6, 7, channels);
@@ -122,6 +124,7 @@ fn nan_infinity_and_signed_zeros_have_the_bits_of_plain_code() {
             from: map,
             taps,
             packed: &packed,
+            channels: 0..packed.outer,
             to: map,
             offsets: &[0],
             residual: None,
