@@ -3,7 +3,8 @@
     make bench-kernels              (or: kernels.py --example target/release/examples/kernel_time --rounds 5)
 
 The programs run in turns, each in a process of its own that is pinned to one processor. Each round gives one median per
-program and its ratio to Pomona's median in the same round. For scale, the sgemm of NumPy's BLAS is measured with one
+program and its ratio to Pomona's median in the same round. Where the processor has AVX-512, Pomona runs with AVX2 alone, too.
+For scale, the sgemm of NumPy's BLAS is measured with one
 thread. Raw runs go to bench/runs/.
 """
 
@@ -77,8 +78,8 @@ def start_times(example, rounds):
     return times
 
 
-def pinned(command):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+def pinned(command, **variables):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | variables
     done = subprocess.run(["taskset", "-c", str(os.sched_getaffinity(0) and max(os.sched_getaffinity(0))), *map(str, command)],
                           env=env, capture_output=True, text=True)
     if done.returncode != 0:
@@ -96,6 +97,9 @@ def main():
     for i in range(args.rounds):
         ours = pinned([args.example.resolve(), args.images])
         row = {"pomona": ours["ms_per_image"], "tract": ours["tract_ms_per_image"], "load_ms": ours["load_ms"], "tract_load_ms": ours["tract_load_ms"]}
+        if "avx512f" in record.machine()["simd"]:
+            # Lambda promises no more.
+            row["pomona_avx2"] = pinned([args.example.resolve(), args.images], POMONA_INSTRUCTIONS="avx2")["ms_per_image"]
         for name in ("onnxruntime", "openvino", "sgemm"):
             row[name] = pinned([sys.executable, "-c", PEER, name, MODEL, args.images])
         row["sgemm_gflop_per_s"] = 2 * 1.024**3 / (row.pop("sgemm") / 1e3)
@@ -104,7 +108,7 @@ def main():
         print(f"round {i + 1}: {rounds[-1]}", flush=True)
     median = lambda f: round(statistics.median(map(f, rounds)), 3)  # noqa: E731
     summary = {name: {"ms_per_image": median(lambda r: r[name]), "ratio_to_pomona": median(lambda r: r[name] / r["pomona"])}
-               for name in ("pomona", "onnxruntime", "openvino", "tract")}
+               for name in ("pomona", "pomona_avx2", "onnxruntime", "openvino", "tract") if name in rounds[0]}
     summary["share_of_sgemm"] = median(lambda r: r["pomona_gflop_per_s"] / r["sgemm_gflop_per_s"])
     starts = start_times(args.example.resolve().parent / "first_feature", 15)
     summary["start_ms"] = {name: statistics.median(each) for name, each in starts.items()}

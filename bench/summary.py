@@ -13,7 +13,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
-NAMES = {"pomona": "Pomona", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tract": "tract", "pyspark": "PySpark + Keras",
+NAMES = {"pomona": "Pomona", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pomona_avx2": "Pomona, AVX2 alone", "tract": "tract", "pyspark": "PySpark + Keras",
          "pomona scaled": "Pomona, `--decode scaled`", "onnxruntime draft": "ONNX Runtime, `Image.draft`"}
 
 
@@ -109,8 +109,8 @@ def main():
     stem, run = newest("kernels")
     if run:
         rows = [[NAMES[name], f"{run['summary'][name]['ms_per_image']:.1f}", f"{run['summary'][name]['ratio_to_pomona']:.2f}"]
-                for name in ("pomona", "onnxruntime", "openvino", "tract")]
-        text += ["## The model alone\n", f"One image at a time on one processor; medians of {len(run['rounds'])} rounds. `make bench-kernels`, run `{stem}`.\n",
+                for name in ("pomona", "pomona_avx2", "onnxruntime", "openvino", "tract") if name in run["summary"]]
+        text += ["## The model alone\n", f"One image at a time on one processor; medians of {len(run['rounds'])} rounds. `make bench-kernels`, run `{stem}`; {machine(run)}.\n",
                  table(["", "ms per image", "time / Pomona's"], rows),
                  f"Pomona's kernels reach {run['summary']['share_of_sgemm']:.0%} of the speed of NumPy's sgemm on the same processor.\n"]
         if "start_ms" in run["summary"]:

@@ -294,7 +294,7 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
         }
         // SAFETY: The caller guarantees the instructions.
         Layer::Depthwise { kernel, from, to } => unsafe {
-            kernel.run::<I>((read(from), from.map), 0..to.map.channels, output, to.map)
+            kernel.run::<I>((read(from), from.map), 0..to.map.channels, output, to.map);
         },
         Layer::Fused { fused, from, to, .. } => {
             let strip = &mut strip.slice_mut()[..fused.buffer_len()];

@@ -107,7 +107,7 @@ pub(crate) fn model_of_run(
 ) -> PyResult<Model> {
     let wished = || {
         let weights = weights.map(|name| parsed::<Weights>(&serde_json::json!(name).to_string())).transpose()?;
-        let words = WordsInput { location: vocabulary, words, weights };
+        let words = WordsInput { location: vocabulary, words, weights, kept: None };
         let kind = extractor.map(ExtractorKind::of_name).transpose()?;
         Ok(ExtractorInput { kind, words, ..ExtractorInput::default() })
     };

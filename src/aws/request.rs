@@ -106,7 +106,7 @@ fn extractor(value: Value) -> Result<ExtractorInput> {
     if name.is_some() == model.is_some() {
         return Err(unlike().source("it has a name or a model, not both"));
     }
-    let words = WordsInput { location: vocabulary, words, weights };
+    let words = WordsInput { location: vocabulary, words, weights, kept: None };
     let kind = name.as_deref().map(ExtractorKind::of_name).transpose()?;
     words.check(kind.unwrap_or_default())?;
     if words.location.as_ref().is_some_and(|location| !location.starts_with("s3://")) {
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(request(json!({"extractor": {"name": "raw"}})).unwrap().extractor.kind, Some(ExtractorKind::Raw));
         assert_eq!(request(json!({"extractor": {"model": "ab"}})).unwrap().extractor.model.as_deref(), Some("ab"));
         let orb = request(json!({"extractor": {"name": "orb", "words": 64, "weights": "tf_idf"}})).unwrap();
-        let words = WordsInput { location: None, words: Some(64), weights: Some(Weights::TfIdf) };
+        let words = WordsInput { words: Some(64), weights: Some(Weights::TfIdf), ..WordsInput::default() };
         assert_eq!((orb.extractor.kind, orb.extractor.words), (Some(ExtractorKind::Orb), words));
         for (bad, named) in [
             (json!("raw"), "must look like"),

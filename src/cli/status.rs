@@ -38,7 +38,7 @@ const BAR: usize = 24;
 /// Longest cause that is printed whole, characters.
 const CAUSE: usize = 1_000;
 /// States that are stages; the others (choices, waits) take no time.
-const STAGES: [&str; 7] = ["Plan", "List", "Featurize", "Merge", "Reduce", "Project", "Publish"];
+const STAGES: [&str; 8] = ["Vocabulary", "Plan", "List", "Featurize", "Merge", "Reduce", "Project", "Publish"];
 
 /// One Distributed Map.
 #[derive(Clone, Debug, Serialize)]

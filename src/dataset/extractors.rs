@@ -23,6 +23,9 @@ pub struct WordsInput {
     pub words: Option<usize>,
     /// What features are made of the counts of new words. None for the counts.
     pub weights: Option<Weights>,
+    /// SHA-256 of words that the output keeps, which [`vocabulary`](crate::stages::vocabulary) has made for this run. They stand
+    /// above the rest.
+    pub kept: Option<String>,
 }
 
 /// What computes the features of a run, as its user asks for it.

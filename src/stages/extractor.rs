@@ -11,7 +11,7 @@ use crate::{
     Error, ErrorKind, Result,
     dataset::{self, ExtractorInput, WORDS, WordsInput, blocking::run_blocking},
     image::MAX_FILE_BYTES,
-    model::{Decoding, ExtractorInfo, ExtractorKind, FeatureRange, builtin_info, embedded_info},
+    model::{Decoding, ExtractorInfo, ExtractorKind, FeatureRange, Recipe, builtin_info, embedded_info},
     orb::{Descriptor, Keypoint, MAX_VOCABULARY_BYTES, Orb, Vocabulary},
     store::{self, Object, Store, is_ignored},
 };
@@ -63,6 +63,24 @@ pub async fn extractor(
     Ok((builtin_info(kind, words.as_deref(), range, decoding)?, words))
 }
 
+/// Makes the visual words of a run whose extractor counts them, unless there are some, and keeps them in the output. On AWS this
+/// is a step of its own, so that each call of the plan counts the same words and none has to list the images for them.
+///
+/// Returns the SHA-256 of their file, for [`WordsInput::kept`]; None if the extractor has no words. Fails as [`extractor`] does.
+pub async fn vocabulary(
+    stores: &Stores,
+    input: &ExtractorInput,
+    of_run: (FeatureRange, Decoding),
+    stop: &CancellationToken,
+) -> Result<Option<String>> {
+    let (info, file) = extractor(stores, input, of_run, stop).await?;
+    let recipe = info.recipe();
+    if let Some(file) = file {
+        dataset::keep_words(stores.output.as_ref(), &recipe, file).await?;
+    }
+    Ok(recipe.words)
+}
+
 /// A model that the output keeps, and its file.
 async fn model(
     output: &dyn Store,
@@ -110,6 +128,10 @@ async fn words(
         return Ok(None);
     }
     let output = stores.output.as_ref();
+    if let Some(kept) = &input.kept {
+        let recipe = Recipe { kind, decoding: Decoding::Full, words: Some(kept.clone()), model: None };
+        return dataset::extractor_file(output, &recipe).await;
+    }
     if let Some(location) = &input.location {
         return store::read_file(location, MAX_VOCABULARY_BYTES).await.map(Some);
     }

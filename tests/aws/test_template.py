@@ -275,6 +275,19 @@ def test_a_large_input_is_listed_in_rounds():
     assert all(f"    {field}:" in answer for field in ("listers", "list_key", "attempt", "input", "output", "bucket", "map_results"))
 
 
+def test_visual_words_are_made_once_before_the_plan():
+    all_states = definition()["States"]
+    assert all_states["Begin"]["Next"] == "Visual words?" and all_states["Begin"]["Parameters"]["vocabulary"] is None
+    choice = all_states["Visual words?"]
+    assert choice["Default"] == "Plan" and [rule["Next"] for rule in choice["Choices"]] == ["Vocabulary"]
+    words, plan = all_states["Vocabulary"], all_states["Plan"]
+    payload = words["Parameters"]["Payload"]
+    assert words["Next"] == "Plan" and words["Retry"] == plan["Retry"] and payload["step"] == "vocabulary"
+    # Rounds of listings and later attempts count the same words: each state on the way carries their name.
+    assert plan["Parameters"]["Payload"]["vocabulary.$"] == all_states["Again"]["Parameters"]["vocabulary.$"] == "$.vocabulary"
+    assert "    vocabulary: Option<String>," in (ROOT / "functions/plan/src/lib.rs").read_text().split("struct Answer")[1]
+
+
 def test_the_plan_knows_how_many_functions_share_its_work():
     payload = definition()["States"]["Plan"]["Parameters"]["Payload"]
     maps = [state for _, state in states(definition()) if state["Type"] == "Map"]

@@ -1,10 +1,11 @@
-//! Lambda: lists the images, cuts them into shards and writes the work lists of the maps.
+//! Lambda: lists the images, cuts them into shards and writes the work lists of the maps. Before that, in a call of its own, it
+//! makes the visual words of an extractor that counts them.
 
 use lambda_runtime::tracing;
 use pomona::{
     Error, ErrorKind, Result,
     aws::request::Request,
-    dataset::{self, ExtractorInput, keys},
+    dataset::{self, ExtractorInput, WordsInput, keys},
     ids::RunId,
     model::FeatureRange,
     stages::{self, CancellationToken, Limits, PlanInput, PlanStep, Planned, Round, Silent, Stores},
@@ -25,6 +26,28 @@ struct Event {
     attempt: u32,
     /// `MaxConcurrency` of the maps.
     concurrency: Option<u32>,
+    /// SHA-256 of the visual words that an earlier call has made.
+    vocabulary: Option<String>,
+    #[serde(default)]
+    step: Wanted,
+}
+
+/// What a call is for.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wanted {
+    /// The visual words.
+    Vocabulary,
+    #[default]
+    Plan,
+}
+
+/// The answer of a call.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Reply {
+    Vocabulary { attempt: u32, vocabulary: Option<String> },
+    Plan(Box<Answer>),
 }
 
 /// The state of the execution: keys and counts.
@@ -37,6 +60,7 @@ struct Answer {
     input: String,
     output: String,
     attempt: u32,
+    vocabulary: Option<String>,
     /// Bucket of the work lists of the maps.
     bucket: String,
     /// Prefix in the bucket for the results of the maps.
@@ -59,35 +83,41 @@ enum Step {
     },
 }
 
-impl Measured for Answer {
+impl Measured for Reply {
     fn figures(&self) -> Figures {
-        match &self.step {
-            Step::List { .. } => Figures::default(),
-            Step::Run { planned, .. } => planned.figures(),
+        match self {
+            Reply::Plan(answer) => match &answer.step {
+                Step::List { .. } => Figures::default(),
+                Step::Run { planned, .. } => planned.figures(),
+            },
+            Reply::Vocabulary { .. } => Figures::default(),
         }
     }
 }
 
-/// What a request says of the extractor, what the stack says if it says nothing, and the memory of the function `featurize`.
-fn wished(request: ExtractorInput) -> Result<ExtractorInput> {
+/// What a request says of the extractor, what the stack says if it says nothing, the words that an earlier call has made, and the
+/// memory of the function `featurize`.
+fn wished(request: ExtractorInput, vocabulary: Option<String>) -> Result<ExtractorInput> {
     let number = |text: String| {
         let invalid = |e| Error::new(ErrorKind::InputInvalid, "an environment variable is invalid").source(e);
         text.parse().map_err(|e| invalid(e).context("variable", MEMORY))
     };
     let memory_mb = std::env::var(MEMORY).ok().map(number).transpose()?;
     let first_model = std::env::var("POMONA_MODEL").ok().filter(|model| !model.is_empty());
-    Ok(ExtractorInput { first_model, memory_mb, ..request })
+    let words = WordsInput { kept: vocabulary, ..request.words };
+    Ok(ExtractorInput { first_model, memory_mb, words, ..request })
 }
 
 /// Opens the stores of a request, and plans. An inventory is read by one function: it needs no listing.
 async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     let request = Request::parse(event.request)?;
+    let wished = wished(request.extractor, event.vocabulary)?;
     let name = RunId::try_from(event.run)?;
     let (run, earlier) = (name.attempt(event.attempt)?, (1..event.attempt).map(|earlier| name.attempt(earlier)));
     let inventory = request.inventory.as_deref();
     let stores = Stores::open_inventory(&request.input, &request.output, inventory).await?;
     let of_decoding = (FeatureRange::default(), request.decoding);
-    let (info, file) = stages::extractor(&stores, &wished(request.extractor)?, of_decoding, stop).await?;
+    let (info, file) = stages::extractor(&stores, &wished, of_decoding, stop).await?;
     if let Some(file) = file {
         dataset::keep_words(stores.output.as_ref(), &info.recipe(), file).await?;
     }
@@ -107,8 +137,20 @@ async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     stages::plan_step(&stores, &info, input, limits, &Silent, stop).await
 }
 
-async fn handle(event: Event, stop: CancellationToken) -> Result<Answer> {
-    let Request { input, output, .. } = Request::parse(event.request.clone())?;
+/// Makes the visual words.
+async fn vocabulary(request: Request, stop: &CancellationToken) -> Result<Option<String>> {
+    let stores = Stores::open_inventory(&request.input, &request.output, request.inventory.as_deref()).await?;
+    let of_run = (FeatureRange::default(), request.decoding);
+    stages::vocabulary(&stores, &wished(request.extractor, None)?, of_run, stop).await
+}
+
+async fn handle(event: Event, stop: CancellationToken) -> Result<Reply> {
+    let request = Request::parse(event.request.clone())?;
+    if let Wanted::Vocabulary = event.step {
+        let vocabulary = vocabulary(request, &stop).await?;
+        return Ok(Reply::Vocabulary { attempt: event.attempt, vocabulary });
+    }
+    let (input, output, vocabulary) = (request.input, request.output, event.vocabulary.clone());
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
     let attempt = event.attempt;
     let (step, run, listers) = match plan(event, &stop).await? {
@@ -126,7 +168,7 @@ async fn handle(event: Event, stop: CancellationToken) -> Result<Answer> {
         }
     };
     let map_results = format!("{prefix}{}", keys::map_results(&run));
-    Ok(Answer { step, listers, input, output, attempt, bucket, map_results })
+    Ok(Reply::Plan(Box::new(Answer { step, listers, input, output, attempt, vocabulary, bucket, map_results })))
 }
 
 /// Serves the function `plan`.

@@ -182,7 +182,7 @@ pub(crate) struct WordsOptions {
 impl WordsOptions {
     pub(crate) fn input(&self) -> WordsInput {
         let weights = self.word_weights.map(WeightsArg::weights);
-        WordsInput { location: self.vocabulary.clone(), words: self.words, weights }
+        WordsInput { location: self.vocabulary.clone(), words: self.words, weights, kept: None }
     }
 }
 
