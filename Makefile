@@ -207,6 +207,10 @@ bench-query: lambdas-host .venv/bench/ready ## Time the function query from the 
 	.venv/ministack/bin/python bench/query.py --lambda target/release/lambda --peer .venv/bench/bin/python
 
 # Needs 12 GB in the folder for temporary files, which TMPDIR sets.
+.PHONY: bench-latency
+bench-latency: build .venv/ministack/ready ## Time one processor whose images come with a delay, as from S3
+	.venv/ministack/bin/python bench/latency.py --pomona $(POMONA)
+
 .PHONY: bench-publishing
 bench-publishing: ## Measure the memory of a run that publishes a million rows
 	$(CARGO) build --release --workspace --example publish_rows

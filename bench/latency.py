@@ -1,6 +1,6 @@
 """Throughput of one processor when each image comes with a delay, as from S3.
 
-    make bench-latency              (or: latency.py --pomona target/release/pomona --images 700 --delays 0 30 100)
+    make bench-latency              (or: latency.py --pomona target/release/pomona --images 2240 --delays 0 30 100)
 
 The same images are read from a folder, which gives the bound of the processor, and from a local S3 behind a proxy that answers each
 request for an image after a delay. The program has one thread and is pinned to one processor; S3 and the proxy have the others. What
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests/aws"))
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pomona", type=pathlib.Path, required=True)
-    parser.add_argument("--images", type=int, default=700)
+    parser.add_argument("--images", type=int, default=2_240)
     parser.add_argument("--delays", type=int, nargs="*", default=[0, 30, 100], help="milliseconds")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -54,7 +54,7 @@ def main():
         def rate(source, number):
             """Images per second of the stage featurize."""
             command = ["taskset", "-c", str(processors[-1]), args.pomona.resolve(), "run", source, f"{folder}/{number}",
-                       "--threads", "1", "--no-report", "--json"]
+                       "--threads", "1", "--json"]
             done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
             if done.returncode != 0:
                 sys.exit(done.stderr)

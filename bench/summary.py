@@ -116,6 +116,12 @@ def main():
         if "start_ms" in run["summary"]:
             starts = ", ".join(f"{NAMES[name]} {ms:.0f} ms" for name, ms in run["summary"]["start_ms"].items())
             text.append(f"Time of a whole process that computes the features of one image: {starts}.\n")
+    stem, run = newest("latency")
+    if run:
+        rows = [[name if name == "folder" else f"S3, {name}", f"{row['images_per_second']:.0f}", f"{row['share_of_folder']:.2f}"] for name, row in run["summary"].items()]
+        text += ["## Images that come with a delay\n", f"The stage featurize of one thread on one processor, from a folder and from a local S3 that answers each request for an image "
+                 f"after a delay; {run['images']:,} images of 100 x 100. Without a delay, requests take their part of the processor. `make bench-latency`, run `{stem}`.\n",
+                 table(["", "images/s", "of the folder's"], rows)]
     stem, run = newest("cold-start")
     if run:
         text += ["## Cold start of the featurize function\n",

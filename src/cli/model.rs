@@ -52,8 +52,9 @@ struct Sample {
     rejects: usize,
     /// Milliseconds of an image on one processor, from file to features: the median.
     milliseconds: f64,
-    smallest: f32,
-    largest: f32,
+    /// None without an image.
+    smallest: Option<f32>,
+    largest: Option<f32>,
     /// Columns with the same number for all images.
     constant_columns: usize,
 }
@@ -192,7 +193,7 @@ async fn sample(images: Option<&str>) -> Result<Vec<Bytes>> {
 
 /// Computes the features of files, one at a time. Returns the pixels that the model reads of those that have any, and these.
 fn measure(extractor: &Extractor, files: &[Bytes]) -> (Sample, Vec<Pixels>, Vec<Vec<f32>>) {
-    let mut sample = Sample { smallest: f32::INFINITY, largest: f32::NEG_INFINITY, ..Sample::default() };
+    let mut sample = Sample::default();
     let (mut times, mut prepared, mut all, mut why) = (Vec::new(), Vec::new(), Vec::<Vec<f32>>::new(), None);
     for file in files {
         let of_file = guarded(|| {
@@ -226,9 +227,8 @@ fn measure(extractor: &Extractor, files: &[Bytes]) -> (Sample, Vec<Pixels>, Vec<
     sample.images = all.len();
     sample.constant_columns = (0..columns).filter(is_constant).count();
     sample.milliseconds = median(&mut times);
-    for value in all.iter().flatten() {
-        (sample.smallest, sample.largest) = (sample.smallest.min(*value), sample.largest.max(*value));
-    }
+    sample.smallest = all.iter().flatten().copied().reduce(f32::min);
+    sample.largest = all.iter().flatten().copied().reduce(f32::max);
     (sample, prepared, all)
 }
 
@@ -305,7 +305,12 @@ impl Checked {
                 "{}: {:.1} ms per image; features differ by at most {:.1e} of their norm",
                 other.version, other.milliseconds, other.difference
             ),
+            None if sample.images == 0 => "not compared: there are no features".to_owned(),
             None => "not installed for this Python (--python)".to_owned(),
+        };
+        let found = match (sample.smallest, sample.largest) {
+            (Some(smallest), Some(largest)) => format!("{smallest} to {largest}"),
+            _ => "none: all images of the sample are rejects".to_owned(),
         };
         let lines = [
             ("file", format!("{}, {}", format::escape_invisible(&self.file), format::counted(self.bytes, "byte"))),
@@ -315,16 +320,7 @@ impl Checked {
             ("operators", operators.collect::<Vec<_>>().join(", ")),
             ("prepared", serde_json::json!(self.preprocessing).to_string()),
             ("runs on", runs_on),
-            (
-                "features",
-                format!(
-                    "{}, {} to {}, range {}",
-                    extractor.columns,
-                    sample.smallest,
-                    sample.largest,
-                    u32::from(extractor.feature_range)
-                ),
-            ),
+            ("features", format!("{}, {found}, range {}", extractor.columns, u32::from(extractor.feature_range))),
             ("constant", format::counted(sample.constant_columns as u64, "column")),
             (
                 "sample",

@@ -11,6 +11,8 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 images = numpy.fromfile(inputs, "<f4").reshape(-1, *map(int, shape.split(",")))
+if session.get_inputs()[0].type == "tensor(float16)":
+    images = images.astype(numpy.float16)
 features, times = [], []
 for image in images:
     started = time.perf_counter()

@@ -25,6 +25,8 @@ enum Layout {
 pub(super) struct TractModel {
     plan: Arc<TypedRunnableModel>,
     layout: Layout,
+    /// Type of the numbers of its input: f32 or f16.
+    of_input: DatumType,
     height: usize,
     width: usize,
     columns: usize,
@@ -69,23 +71,26 @@ impl TractModel {
             }
             model.select_outputs_by_name([output]).map_err(refuse("its output cannot be chosen"))?;
         }
+        let of_input = number_type(model.input_fact(0).map_err(refuse("its input has no description"))?)?;
         let (layout, height, width) = image_input(&model, options.preprocessing.as_ref())?;
         let shape = match layout {
             Layout::Nchw => [1, 3, height, width],
             Layout::Nhwc => [1, height, width, 3],
         };
         let unsupported = "it uses an operator that the runtime does not support";
-        let model = model.with_input_fact(0, f32::fact(shape).into()).map_err(refuse(unsupported))?;
+        let model = model.with_input_fact(0, of_input.fact(shape).into()).map_err(refuse(unsupported))?;
         let mut model = model.eliminate_dead_branches().map_err(refuse("its output does not depend on its input"))?;
         shapes::check(&mut model, graph)?;
         let model = model.into_typed().map_err(refuse(unsupported))?;
         shapes::check_typed(&model, graph)?;
-        let model = model.into_optimized().map_err(refuse(unsupported))?;
+        // tract 0.23 makes other networks of some with integers: the features of a vision transformer are far from right.
+        let is_quantised = graph.node.iter().any(|node| node.op_type.ends_with("QuantizeLinear"));
+        let model = if is_quantised { model } else { model.into_optimized().map_err(refuse(unsupported))? };
         let (columns, vectors) = vector_output(&model, options.pooling)?;
         let plan = model.into_runnable().map_err(refuse("it cannot be prepared to run"))?;
         let preprocessing = options.preprocessing.clone().unwrap_or_default();
         let (table, bgr) = (Box::new(preprocessing.table()), preprocessing.bgr);
-        Ok(TractModel { plan, layout, height, width, columns, table, bgr, vectors })
+        Ok(TractModel { plan, layout, of_input, height, width, columns, table, bgr, vectors })
     }
 
     pub(super) fn height(&self) -> usize {
@@ -107,8 +112,10 @@ impl TractModel {
         let shape = if last { (1, h, w, 3) } else { (1, 3, h, w) };
         let data = numbers(pixels, &self.table, self.bgr, last);
         let tensor: Tensor = tract_ndarray::Array4::from_shape_vec(shape, data)?.into();
+        let tensor = tensor.cast_to_dt(self.of_input)?.into_owned();
         let outputs = self.plan.run(tvec!(tensor.into()))?;
-        let view = outputs[0].to_plain_array_view::<f32>()?;
+        let output = outputs[0].cast_to::<f32>()?;
+        let view = output.to_plain_array_view::<f32>()?;
         let all: Vec<f32> = view.iter().copied().collect();
         Ok(self.pooled(&all))
     }
@@ -128,6 +135,18 @@ impl TractModel {
     }
 }
 
+/// The type of the numbers of the input. Fails unless it is float32 or float16.
+fn number_type(fact: &InferenceFact) -> Result<DatumType> {
+    match fact.datum_type.concretize().unwrap_or(f32::datum_type()) {
+        known if is_number(known) => Ok(known),
+        other => Err(invalid(format!("its input is {other:?}, not float32 or float16"))),
+    }
+}
+
+fn is_number(kind: DatumType) -> bool {
+    [f32::datum_type(), f16::datum_type()].contains(&kind)
+}
+
 /// Layout, height and width of the input.
 fn image_input(model: &InferenceModel, preprocessing: Option<&Preprocessing>) -> Result<(Layout, usize, usize)> {
     let inputs = model.input_outlets().map_err(refuse("it has no inputs"))?.len();
@@ -141,9 +160,6 @@ fn image_input(model: &InferenceModel, preprocessing: Option<&Preprocessing>) ->
         )));
     }
     let fact = model.input_fact(0).map_err(refuse("its input has no description"))?;
-    if fact.datum_type.concretize().is_some_and(|t| t != f32::datum_type()) {
-        return Err(invalid(format!("its input is {:?}, not float32", fact.datum_type)));
-    }
     let dims: Vec<Option<usize>> = fact.shape.dims().map(|d| d.concretize().and_then(|d| d.to_usize().ok())).collect();
     let (layout, height, width) = match dims.as_slice() {
         [_, Some(3), Some(h), Some(w)] => (Layout::Nchw, *h, *w),
@@ -171,8 +187,8 @@ fn image_input(model: &InferenceModel, preprocessing: Option<&Preprocessing>) ->
 /// Length of the output, and how many vectors it has.
 fn vector_output(model: &TypedModel, pooling: Pooling) -> Result<(usize, Vectors)> {
     let fact = model.output_fact(0).map_err(refuse("its output has no description"))?;
-    if fact.datum_type != f32::datum_type() {
-        return Err(invalid(format!("its output is {:?}, not float32", fact.datum_type)));
+    if !is_number(fact.datum_type) {
+        return Err(invalid(format!("its output is {:?}, not float32 or float16", fact.datum_type)));
     }
     let shape: Vec<usize> = fact
         .shape

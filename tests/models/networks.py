@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from PIL import Image
 
 SIDE = 64
@@ -243,27 +244,66 @@ def pictures(folder):
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
+# The same networks in float16 and in integers (QuantizeLinear and DequantizeLinear).
+OTHER_TYPES = {"mobilenet-v3": ["-f16", "-qdq"], "vit-tiny": ["-qdq"]}
+
+
+def half(source, target):
+    """The same network in float16, from its input to its output."""
+    model = onnx.load(source)
+    for values in [model.graph.input, model.graph.output]:
+        for value in values:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for constant in model.graph.initializer:
+        if constant.data_type == TensorProto.FLOAT:
+            constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+
+
+class Calibration(CalibrationDataReader):
+    def __init__(self, tensors):
+        self.tensors = iter(tensors)
+
+    def get_next(self):
+        return next(({"pixel_values": tensor} for tensor in self.tensors), None)
+
+
+def write_features(folder, images, config):
+    """What ONNX Runtime makes of the pictures."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    kind = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+    tensors = [prepared(Image.open(image).convert("RGB"), config).astype(kind) for image in images]
+    answers = [session.run(None, {"pixel_values": tensor})[0][0] for tensor in tensors]
+    # Of tokens, their mean, in double precision.
+    rows = [row if row.ndim == 1 else row.astype(np.float64).mean(axis=0) for row in answers]
+    features = {image.name: [float(x) for x in row] for image, row in zip(images, rows)}
+    (folder / "features.json").write_text(json.dumps(features, indent=0) + "\n")
+    norms = [float(np.linalg.norm(row)) for row in rows]
+    print(f"{folder.name}: {(folder / 'model.onnx').stat().st_size:,} bytes, {len(rows[0])} features, norms {min(norms):.2f} to {max(norms):.2f}")
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(exist_ok=True)
     pictures(out / "images")
     images = sorted((out / "images").glob("*.png"))
     for seed, (name, (build, (file, config))) in enumerate(NETWORKS.items()):
-        folder = out / name
-        folder.mkdir(exist_ok=True)
-        net = Net(seed)
-        net.save(folder / "model.onnx", *build(net))
-        (folder / file).write_text(json.dumps(config, indent=1) + "\n")
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        answers = [session.run(None, {"pixel_values": prepared(Image.open(image).convert("RGB"), config)})[0][0] for image in images]
-        # Of tokens, their mean, in double precision.
-        rows = [row if row.ndim == 1 else row.astype(np.float64).mean(axis=0) for row in answers]
-        features = {image.name: [float(x) for x in row] for image, row in zip(images, rows)}
-        (folder / "features.json").write_text(json.dumps(features, indent=0) + "\n")
-        norms = [float(np.linalg.norm(row)) for row in rows]
-        print(f"{name}: {(folder / 'model.onnx').stat().st_size:,} bytes, {len(rows[0])} features, norms {min(norms):.2f} to {max(norms):.2f}")
+        of_kind = {kind: out / f"{name}{kind}" for kind in ["", *OTHER_TYPES.get(name, [])]}
+        for folder in of_kind.values():
+            folder.mkdir(exist_ok=True)
+            (folder / file).write_text(json.dumps(config, indent=1) + "\n")
+        net, source = Net(seed), out / name / "model.onnx"
+        net.save(source, *build(net))
+        if "-f16" in of_kind:
+            half(source, of_kind["-f16"] / "model.onnx")
+        if "-qdq" in of_kind:
+            tensors = [prepared(Image.open(image).convert("RGB"), config) for image in images]
+            quantize_static(source, of_kind["-qdq"] / "model.onnx", Calibration(tensors), quant_format=QuantFormat.QDQ)
+        for folder in of_kind.values():
+            write_features(folder, images, config)
 
 
 if __name__ == "__main__":
