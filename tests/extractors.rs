@@ -6,7 +6,7 @@ use crate::common::*;
 use bytes::Bytes;
 use pomona::{
     ErrorKind,
-    dataset::{self, ExtractorInput, ModelRecord, lease::Judge, settings::Settings, tables},
+    dataset::{self, ExtractorInput, ModelRecord, WordsInput, lease::Judge, settings::Settings, tables},
     image::{self, Limits},
     model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
     orb::{Orb, Vocabulary, Weights},
@@ -173,6 +173,29 @@ async fn a_model_that_cannot_be_used_fails_before_any_shard() {
     let large = ModelRecord { bytes: 800 << 20, memory_mb: None, ..record.clone() };
     dataset::keep_model(output.as_ref(), &large, onnx).await.unwrap();
     assert!(refused(sha256, Some(3_008)).await.to_string().contains("needed_mb: 3200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_a_step_of_their_own_has_made_are_those_of_the_plan() {
+    let (input, output) = (images(0..30).await, Arc::new(MemoryStore::new()));
+    let (stores, stop) = (stores(&input, &output), CancellationToken::new());
+    let of_run = (FeatureRange::default(), Decoding::Full);
+    let asked = WordsInput { words: Some(8), ..WordsInput::default() };
+    let wish = ExtractorInput { kind: Some(ExtractorKind::Orb), words: asked, ..ExtractorInput::default() };
+    let kept = stages::vocabulary(&stores, &wish, of_run, &stop).await.unwrap().unwrap();
+    let first = output.get(&dataset::keys::vocabulary(&kept)).await.unwrap();
+    // An image that came meanwhile would change new words, but not these.
+    input.put(&key(31), png(4_000)).await.unwrap();
+    let words = WordsInput { kept: Some(kept.clone()), ..wish.words.clone() };
+    let given = ExtractorInput { words, ..wish.clone() };
+    let (info, file) = stages::extractor(&stores, &given, of_run, &stop).await.unwrap();
+    assert_eq!((info.recipe().words.as_deref(), file), (Some(kept.as_str()), Some(first)));
+    assert_ne!(stages::vocabulary(&stores, &wish, of_run, &stop).await.unwrap(), Some(kept.clone()));
+    // Words that are gone are not made again silently; other extractors have none.
+    output.delete(&dataset::keys::vocabulary(&kept)).await.unwrap();
+    assert!(stages::extractor(&stores, &given, of_run, &stop).await.unwrap_err().is(ErrorKind::DatasetCorrupt));
+    let raw = ExtractorInput { kind: Some(ExtractorKind::Raw), ..ExtractorInput::default() };
+    assert_eq!(stages::vocabulary(&stores, &raw, of_run, &stop).await.unwrap(), None);
 }
 
 proptest! {
