@@ -63,8 +63,8 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         arm, packages = python(work), work / "packages"
-        install = ["pip", "install", "--quiet", "--target", packages, "--only-binary", ":all:", "--platform", "manylinux_2_28_aarch64",
-                   "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
+        install = ["pip", "install", "--quiet", "--target", packages, "--only-binary", ":all:",
+                   *(f"--platform=manylinux_2_{glibc}_aarch64" for glibc in (28, 17)), "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
         subprocess.run([sys.executable, "-m", *install, "pyarrow"], check=True)
         subprocess.run([sys.executable, "-m", *install, "--no-deps", built], check=True)
         subprocess.run([args.pomona, "demo", work, "--images-only", "--views", str(args.views)], check=True)
