@@ -107,10 +107,12 @@ def commands(args, images, work):
         pomona = lambda how: lambda i: [args.pomona, "run", images, work / f"{how}-{i}", "--decode", how, "--json"]  # noqa: E731
         peer = lambda *how: lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}{''.join(how)}", 20, MODEL, *how]  # noqa: E731
         return {"pomona": pomona("full"), "onnxruntime": peer(), "pomona scaled": pomona("scaled"), "onnxruntime draft": peer("draft")}
-    run = lambda program, name: lambda i: [program, "run", images, work / f"{name}-{i}", "-k", args.components, "--json"]  # noqa: E731
+    # The others make no classifier.
+    run = lambda program, name, *more: lambda i: [program, "run", images, work / f"{name}-{i}", "-k", args.components, "--json", *more]  # noqa: E731
     return {
-        "pomona": run(args.pomona, "pomona"),
-        **({"before": run(args.before, "before")} if args.before else {}),
+        "pomona": run(args.pomona, "pomona", "--no-classifier"),
+        "pomona with classifier": run(args.pomona, "classifier"),
+        **({"before": run(args.before, "before", "--no-classifier")} if args.before else {}),
         "onnxruntime": lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}", args.components, MODEL],
         "pyspark": lambda i: [python, HERE / "peer_pyspark.py", images, work / f"spark-{i}", args.components],
     }
@@ -154,7 +156,7 @@ def main():
                     continue
                 run = measure(command(i), log)
                 runs.setdefault(name, []).append(run)
-                print(f"round {i + 1}: {name:12} {run['seconds']:7.1f} s {run['peak_mb']:6} MB", flush=True)
+                print(f"round {i + 1}: {name:22} {run['seconds']:7.1f} s {run['peak_mb']:6} MB", flush=True)
         if args.phones:
             scaled = cosines(work / "full-0", work / "scaled-0")
             print(f"cosine of scaled to full: {scaled['worst']:.6f} at worst, {scaled['mean']:.6f} on average", flush=True)
@@ -163,7 +165,7 @@ def main():
 
     kind = "photos of 12 megapixels" if args.phones else "photos of 500 x 400" if args.photos else "images of 100 x 100"
     print(f"\n{args.images} {kind}, k = {args.components} standardised, {os.cpu_count()} cores; medians")
-    print(f"{'':17} {'seconds':>9} {'images/s':>9} {'peak MB':>8} {'x Pomona':>9}")
+    print(f"{'':22} {'seconds':>9} {'images/s':>9} {'peak MB':>8} {'x Pomona':>9}")
     summary = {}
     for name, rows in runs.items():
         seconds = statistics.median(r["seconds"] for r in rows)
@@ -171,7 +173,7 @@ def main():
         peak = statistics.median(r["peak_mb"] for r in rows)
         summary[name] = {"seconds": seconds, "images_per_second": round(args.images / seconds, 1), "peak_mb": peak,
                          "ratio_to_pomona": round(ratio, 3)}
-        print(f"{name:17} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
+        print(f"{name:22} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
 
     name = "phones" if args.phones else "photos" if args.photos else "compare"
     # A run beside an earlier build answers another question than the tables of bench/README.md.

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 NAMES = {"pomona": "Pomona", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pomona_avx2": "Pomona, AVX2 alone", "tract": "tract", "pyspark": "PySpark + Keras",
-         "pomona scaled": "Pomona, `--decode scaled`", "onnxruntime draft": "ONNX Runtime, `Image.draft`"}
+         "pomona with classifier": "Pomona, with its classifier", "pomona scaled": "Pomona, `--decode scaled`", "onnxruntime draft": "ONNX Runtime, `Image.draft`"}
 
 
 def newest(kind, wanted=lambda run: True):
@@ -167,7 +167,7 @@ def main():
         text.insert(2, "![Seconds for the whole job, by program](compare.svg)\n")
         plt.rcParams["svg.hashsalt"] = "pomona"
         figure, axis = plt.subplots(figsize=(8, 0.55 * len(bars) + 0.8))
-        colours = {"pomona": "#2f6e4f", "onnxruntime": "#5e6978", "pyspark": "#b08d57"}
+        colours = {"pomona": "#2f6e4f", "pomona with classifier": "#2f6e4f", "onnxruntime": "#5e6978", "pyspark": "#b08d57"}
         axis.barh([b[0] for b in bars][::-1], [b[1] for b in bars][::-1], color=[colours[b[2]] for b in bars][::-1])
         axis.bar_label(axis.containers[0], fmt="%.1f s", padding=3)
         axis.margins(x=0.12)
