@@ -196,20 +196,23 @@ async fn words_that_a_step_of_their_own_has_made_are_those_of_the_plan() {
     let of_run = (FeatureRange::default(), Decoding::Full);
     let asked = WordsInput { words: Some(8), ..WordsInput::default() };
     let wish = ExtractorInput { kind: Some(ExtractorKind::Orb), words: asked, ..ExtractorInput::default() };
-    let kept = stages::vocabulary(&stores, &wish, of_run, &stop).await.unwrap().unwrap();
+    let words = async |wish: &ExtractorInput| {
+        stages::keep_extractor(&stores, wish, of_run, &stop).await.unwrap().recipe().words
+    };
+    let kept = words(&wish).await.unwrap();
     let first = output.get(&dataset::keys::vocabulary(&kept)).await.unwrap();
     // An image that came meanwhile would change new words, but not these.
     input.put(&key(31), squares(31)).await.unwrap();
-    let words = WordsInput { kept: Some(kept.clone()), ..wish.words.clone() };
-    let given = ExtractorInput { words, ..wish.clone() };
+    let same = WordsInput { kept: Some(kept.clone()), ..wish.words.clone() };
+    let given = ExtractorInput { words: same, ..wish.clone() };
     let (info, file) = stages::extractor(&stores, &given, of_run, &stop).await.unwrap();
     assert_eq!((info.recipe().words.as_deref(), file), (Some(kept.as_str()), Some(first)));
-    assert_ne!(stages::vocabulary(&stores, &wish, of_run, &stop).await.unwrap(), Some(kept.clone()));
+    assert_ne!(words(&wish).await, Some(kept.clone()));
     // Words that are gone are not made again silently; other extractors have none.
     output.delete(&dataset::keys::vocabulary(&kept)).await.unwrap();
     assert!(stages::extractor(&stores, &given, of_run, &stop).await.unwrap_err().is(ErrorKind::DatasetCorrupt));
     let raw = ExtractorInput { kind: Some(ExtractorKind::Raw), ..ExtractorInput::default() };
-    assert_eq!(stages::vocabulary(&stores, &raw, of_run, &stop).await.unwrap(), None);
+    assert_eq!(words(&raw).await, None);
 }
 
 proptest! {

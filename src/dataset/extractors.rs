@@ -23,8 +23,8 @@ pub struct WordsInput {
     pub words: Option<usize>,
     /// What features are made of the counts of new words. None for the counts.
     pub weights: Option<Weights>,
-    /// SHA-256 of words that the output keeps, which [`vocabulary`](crate::stages::vocabulary) has made for this run. They stand
-    /// above the rest.
+    /// SHA-256 of words that the output keeps, which [`keep_extractor`](crate::stages::keep_extractor) has made for this run. They
+    /// stand above the rest.
     pub kept: Option<String>,
 }
 

@@ -63,22 +63,19 @@ pub async fn extractor(
     Ok((builtin_info(kind, words.as_deref(), range, decoding)?, words))
 }
 
-/// Makes the visual words of a run whose extractor counts them, unless there are some, and keeps them in the output. On AWS this
-/// is a step of its own, so that each call of the plan counts the same words and none has to list the images for them.
-///
-/// Returns the SHA-256 of their file, for [`WordsInput::kept`]; None if the extractor has no words. Fails as [`extractor`] does.
-pub async fn vocabulary(
+/// The [`extractor`] of a run, whose visual words the output keeps from now on. On AWS, that is a step of its own before the plan, so
+/// that each call of the plan counts the same words ([`WordsInput::kept`]) and none has to list the images for them.
+pub async fn keep_extractor(
     stores: &Stores,
     input: &ExtractorInput,
     of_run: (FeatureRange, Decoding),
     stop: &CancellationToken,
-) -> Result<Option<String>> {
+) -> Result<ExtractorInfo> {
     let (info, file) = extractor(stores, input, of_run, stop).await?;
-    let recipe = info.recipe();
     if let Some(file) = file {
-        dataset::keep_words(stores.output.as_ref(), &recipe, file).await?;
+        dataset::keep_words(stores.output.as_ref(), &info.recipe(), file).await?;
     }
-    Ok(recipe.words)
+    Ok(info)
 }
 
 /// A model that the output keeps, and its file.

@@ -37,7 +37,7 @@ use crate::{
     store::{Object, Store},
 };
 
-/// Files read ahead of each worker thread: S3 answers after up to 0.1 s, in which a worker takes 20 small images.
+/// Files read ahead of each worker thread: a request to S3 takes up to 0.1 s, in which a worker takes 15 small images.
 const READ_AHEAD: usize = 40;
 /// Memory for files that are read and wait for a worker, in KiB.
 const READ_AHEAD_KIB: u32 = 96 << 10;

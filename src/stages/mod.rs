@@ -62,7 +62,7 @@ pub(crate) use classify::{
 pub(crate) use damage::damaged_record;
 pub use descriptors::{DescriptorsDone, descriptors};
 pub use duplicates::{Subject as DuplicatesOf, duplicates};
-pub use extractor::{extractor, vocabulary};
+pub use extractor::{extractor, keep_extractor};
 pub use featurize::featurize;
 pub(crate) use featurize::featurize_and_sum;
 pub(crate) use index::segment;

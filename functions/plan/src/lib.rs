@@ -5,9 +5,9 @@ use lambda_runtime::tracing;
 use pomona::{
     Error, ErrorKind, Result,
     aws::request::Request,
-    dataset::{self, ExtractorInput, WordsInput, keys},
+    dataset::{ExtractorInput, WordsInput, keys},
     ids::RunId,
-    model::FeatureRange,
+    model::{ExtractorInfo, FeatureRange},
     stages::{self, CancellationToken, Limits, PlanInput, PlanStep, Planned, Round, Silent, Stores},
 };
 use pomona_host::{Figures, Measured};
@@ -108,19 +108,22 @@ fn wished(request: ExtractorInput, vocabulary: Option<String>) -> Result<Extract
     Ok(ExtractorInput { first_model, memory_mb, words, ..request })
 }
 
-/// Opens the stores of a request, and plans. An inventory is read by one function: it needs no listing.
-async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
-    let request = Request::parse(event.request)?;
-    let wished = wished(request.extractor, event.vocabulary)?;
+/// The extractor of a run, whose visual words are in the output.
+async fn extractor(
+    stores: &Stores,
+    request: &Request,
+    vocabulary: Option<String>,
+    stop: &CancellationToken,
+) -> Result<ExtractorInfo> {
+    let of_run = (FeatureRange::default(), request.decoding);
+    stages::keep_extractor(stores, &wished(request.extractor.clone(), vocabulary)?, of_run, stop).await
+}
+
+/// Plans. An inventory is read by one function: it needs no listing.
+async fn plan(stores: &Stores, request: Request, event: Event, stop: &CancellationToken) -> Result<PlanStep> {
     let name = RunId::try_from(event.run)?;
     let (run, earlier) = (name.attempt(event.attempt)?, (1..event.attempt).map(|earlier| name.attempt(earlier)));
-    let inventory = request.inventory.as_deref();
-    let stores = Stores::open_inventory(&request.input, &request.output, inventory).await?;
-    let of_decoding = (FeatureRange::default(), request.decoding);
-    let (info, file) = stages::extractor(&stores, &wished, of_decoding, stop).await?;
-    if let Some(file) = file {
-        dataset::keep_words(stores.output.as_ref(), &info.recipe(), file).await?;
-    }
+    let info = extractor(stores, &request, event.vocabulary, stop).await?;
     let input = PlanInput {
         settings: request.settings,
         mode: request.mode,
@@ -130,30 +133,24 @@ async fn plan(event: Event, stop: &CancellationToken) -> Result<PlanStep> {
         earlier: earlier.collect::<Result<_>>()?,
         ..PlanInput::new(run)
     };
-    if inventory.is_some() {
-        return stages::plan(&stores, &info, input, &Silent, stop).await.map(PlanStep::Planned);
+    if request.inventory.is_some() {
+        return stages::plan(stores, &info, input, &Silent, stop).await.map(PlanStep::Planned);
     }
     let limits = request.objects_per_lister.map_or_else(Limits::default, |objects| Limits::of(objects.get()));
-    stages::plan_step(&stores, &info, input, limits, &Silent, stop).await
+    stages::plan_step(stores, &info, input, limits, &Silent, stop).await
 }
 
-/// Makes the visual words.
-async fn vocabulary(request: Request, stop: &CancellationToken) -> Result<Option<String>> {
+async fn handle(mut event: Event, stop: CancellationToken) -> Result<Reply> {
+    let request = Request::parse(event.request.take())?;
     let stores = Stores::open_inventory(&request.input, &request.output, request.inventory.as_deref()).await?;
-    let of_run = (FeatureRange::default(), request.decoding);
-    stages::vocabulary(&stores, &wished(request.extractor, None)?, of_run, stop).await
-}
-
-async fn handle(event: Event, stop: CancellationToken) -> Result<Reply> {
-    let request = Request::parse(event.request.clone())?;
     if let Wanted::Vocabulary = event.step {
-        let vocabulary = vocabulary(request, &stop).await?;
+        let vocabulary = extractor(&stores, &request, None, &stop).await?.recipe().words;
         return Ok(Reply::Vocabulary { attempt: event.attempt, vocabulary });
     }
-    let (input, output, vocabulary) = (request.input, request.output, event.vocabulary.clone());
+    let (input, output, vocabulary) = (request.input.clone(), request.output.clone(), event.vocabulary.clone());
     let (bucket, prefix) = pomona::store::bucket_and_prefix(&output)?;
     let attempt = event.attempt;
-    let (step, run, listers) = match plan(event, &stop).await? {
+    let (step, run, listers) = match plan(&stores, request, event, &stop).await? {
         PlanStep::List(Round { run, round, listers, work_list }) => {
             tracing::info!(%run, round, listers, "functions are to list the rest");
             (Step::List { run: run.clone(), list_key: format!("{prefix}{work_list}") }, run, listers)

@@ -117,16 +117,10 @@ impl Wanted {
     /// Forgets the features that other images of the output have too.
     async fn forget_shared(&mut self, output: &dyn Store) -> Result<()> {
         let files = store::list_all(output, "").await?.into_iter().map(|object| object.key).filter(|key| is_table(key));
+        let this = Arc::new(self.clone());
         for file in files {
-            let Some(body) = store::get_opt(output, &file).await? else { continue };
-            let this = self.clone();
-            let shared = run_blocking(move || {
-                let mut shared = Vec::new();
-                // A file that cannot be decoded excuses nothing.
-                let _ = each_batch(body, |batch| shared.extend(this.shared(batch)));
-                Ok(shared)
-            });
-            for vector in shared.await? {
+            let this = this.clone();
+            for vector in of_batches(output, &file, move |batch| this.shared(batch)).await? {
                 self.features.remove(&vector);
             }
         }
@@ -176,21 +170,15 @@ impl Wanted {
 
     /// Texts of a table that contain a wanted path and are longer.
     async fn longer_paths(&self, output: &dyn Store, file: &str, watcher: &dyn Watcher) -> Result<Vec<Vec<u8>>> {
-        let Some(body) = store::get_opt(output, file).await? else { return Ok(Vec::new()) };
         let paths: Vec<Vec<u8>> = self.forms.keys().map(|path| path.as_bytes().to_vec()).collect();
-        let longer = run_blocking(move || {
-            let mut longer = Vec::new();
-            let _ = each_batch(body, |batch| {
-                // Texts of other columns are not paths: only a path excuses an occurrence.
-                let Some(column) = batch.column_by_name("path") else { return };
-                for text in texts(column.as_ref()) {
-                    let contains = |path: &Vec<u8>| text.len() > path.len() && find(&text, path, 0).is_some();
-                    if paths.iter().any(contains) && !paths.contains(&text) {
-                        longer.push(text);
-                    }
-                }
-            });
-            Ok(longer)
+        let longer = of_batches(output, file, move |batch| {
+            // Texts of other columns are not paths: only a path excuses an occurrence.
+            let Some(column) = batch.column_by_name("path") else { return Vec::new() };
+            let contains = |text: &Vec<u8>| {
+                paths.iter().any(|path| text.len() > path.len() && find(text, path, 0).is_some())
+                    && !paths.contains(text)
+            };
+            texts(column.as_ref()).filter(contains).collect()
         });
         let longer = longer.await?;
         watcher.part_done();
@@ -309,6 +297,21 @@ impl Wanted {
             }
         }
     }
+}
+
+/// What a function finds in the batches of a table; nothing if it is gone. What comes before an error of the decoder counts.
+async fn of_batches<T: Send + 'static>(
+    output: &dyn Store,
+    file: &str,
+    of_batch: impl Fn(&RecordBatch) -> Vec<T> + Send + 'static,
+) -> Result<Vec<T>> {
+    let Some(body) = store::get_opt(output, file).await? else { return Ok(Vec::new()) };
+    run_blocking(move || {
+        let mut all = Vec::new();
+        let _ = each_batch(body, |batch| all.extend(of_batch(batch)));
+        Ok(all)
+    })
+    .await
 }
 
 fn is_table(file: &str) -> bool {
