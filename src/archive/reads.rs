@@ -61,14 +61,23 @@ struct Block {
     /// The archive as it was listed.
     archive: Object,
     range: Range<u64>,
+    /// From the first object that needs the block to the last, as numbers in the order of reading.
+    needed: Range<usize>,
     body: Shared<Bytes>,
+}
+
+/// A range of an archive that members need.
+struct Part<'o> {
+    archive: String,
+    range: Range<u64>,
+    members: usize,
+    /// From the first of these members to the last.
+    needed: Range<usize>,
+    packed: &'o Packed,
 }
 
 /// Values of a page; what is wrong with it.
 type Values = std::result::Result<std::sync::Arc<Vec<Option<Bytes>>>, String>;
-
-/// A range of an archive that a member needs.
-type Part<'a> = (&'a str, u64, u64);
 
 /// Reads objects of a listing, each once, in any order.
 #[derive(Debug)]
@@ -81,66 +90,50 @@ pub(crate) struct Reads<'a> {
 }
 
 impl<'a> Reads<'a> {
-    /// Plans the requests for `objects`, of which `together` are read at the same time. The blocks of these have at most
-    /// `memory` bytes in all, apart from those of single large members.
+    /// Plans the requests for `objects`, of which `together` in a row are read at the same time. The requests are the
+    /// largest ones with which at most `memory` bytes are held, apart from those of single large members.
     pub(crate) fn new<'o>(
         store: &'a dyn Store,
         objects: impl IntoIterator<Item = &'o Object>,
         together: usize,
         memory: u64,
     ) -> Self {
-        let most = (memory / together.max(1) as u64).clamp(MIN_REQUEST, MAX_REQUEST);
-        let mut parts: HashMap<(String, u64, u64), (usize, &'o Packed)> = HashMap::new();
-        let mut pages: HashMap<(String, u64), Shared<Values>> = HashMap::new();
-        for object in objects {
-            let Some(packed) = object.packed.as_deref() else { continue };
-            let archive = archive_key(object);
-            if let Form::Page { .. } = packed.form {
-                let page = pages.entry((archive.clone(), packed.range.start)).or_insert_with(|| Shared::new(0));
-                let users = page.users.get_mut().unwrap_or_else(PoisonError::into_inner);
-                *users += 1;
-                // A page is loaded once for all of its members.
-                if *users > 1 {
-                    continue;
-                }
-            }
-            for range in ranges(packed) {
-                parts.entry((archive.clone(), range.start, range.end)).or_insert((0, packed)).0 += 1;
-            }
-        }
-        let mut sorted: Vec<_> = parts.into_iter().collect();
-        sorted.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let (parts, pages) = parts(objects);
         let mut reads = Reads { store, blocks: Vec::new(), places: HashMap::new(), pages };
-        for ((archive, start, end), (users, packed)) in sorted {
-            reads.place((&archive, start, end), users, packed, most);
+        let mut most = MAX_REQUEST;
+        loop {
+            reads.blocks.clear();
+            for part in &parts {
+                reads.place(part, most);
+            }
+            if most <= MIN_REQUEST || held(&reads.blocks, together, most) <= memory {
+                return reads;
+            }
+            most /= 2;
         }
-        reads
     }
 
-    fn place(&mut self, (archive, start, end): Part<'_>, users: usize, packed: &Packed, most: u64) {
+    fn place(&mut self, part: &Part<'_>, most: u64) {
+        let Part { archive, range, members, needed, packed } = part;
         let joins = self.blocks.last_mut().filter(|block| {
-            let joined = block.range.end.max(end) - block.range.start;
-            let near = start <= block.range.end.saturating_add(GAP) && joined <= most;
-            block.archive.key == archive && (near || end <= block.range.end)
+            let joined = block.range.end.max(range.end) - block.range.start;
+            let near = range.start <= block.range.end.saturating_add(GAP) && joined <= most;
+            block.archive.key == *archive && (near || range.end <= block.range.end)
         });
         match joins {
             Some(block) => {
-                block.range.end = block.range.end.max(end);
-                *block.body.users.get_mut().unwrap_or_else(PoisonError::into_inner) += users;
+                block.range.end = block.range.end.max(range.end);
+                block.needed = block.needed.start.min(needed.start)..block.needed.end.max(needed.end);
+                *block.body.users.get_mut().unwrap_or_else(PoisonError::into_inner) += members;
             }
             None => self.blocks.push(Block {
-                archive: Object {
-                    key: archive.to_owned(),
-                    etag: packed.etag.clone(),
-                    size: packed.size,
-                    modified: 0,
-                    packed: None,
-                },
-                range: start..end,
-                body: Shared::new(users),
+                archive: archive_of(archive, packed),
+                range: range.clone(),
+                needed: needed.clone(),
+                body: Shared::new(*members),
             }),
         }
-        self.places.insert((archive.to_owned(), start, end), self.blocks.len() - 1);
+        self.places.insert((archive.clone(), range.start, range.end), self.blocks.len() - 1);
     }
 
     /// Bytes of memory that reading the object takes, about.
@@ -199,6 +192,57 @@ impl<'a> Reads<'a> {
     }
 }
 
+/// The ranges of archives that the objects need, sorted; and the pages.
+fn parts<'o>(objects: impl IntoIterator<Item = &'o Object>) -> (Vec<Part<'o>>, HashMap<(String, u64), Shared<Values>>) {
+    let mut parts: HashMap<(String, u64, u64), Part<'o>> = HashMap::new();
+    let mut pages: HashMap<(String, u64), Shared<Values>> = HashMap::new();
+    for (number, object) in objects.into_iter().enumerate() {
+        let Some(packed) = object.packed.as_deref() else { continue };
+        let archive = archive_key(object);
+        // A page is loaded once for all of its members.
+        let mut members = 1;
+        if let Form::Page { .. } = packed.form {
+            let page = pages.entry((archive.clone(), packed.range.start)).or_insert_with(|| Shared::new(0));
+            let users = page.users.get_mut().unwrap_or_else(PoisonError::into_inner);
+            *users += 1;
+            members = usize::from(*users == 1);
+        }
+        for range in ranges(packed) {
+            let part = parts.entry((archive.clone(), range.start, range.end)).or_insert_with(|| {
+                let archive = archive.clone();
+                Part { archive, range, members: 0, needed: number..number, packed }
+            });
+            part.members += members;
+            part.needed.end = number + 1;
+        }
+    }
+    let mut sorted: Vec<_> = parts.into_values().collect();
+    sorted.sort_unstable_by(|a, b| {
+        (&a.archive, a.range.start, a.range.end).cmp(&(&b.archive, b.range.start, b.range.end))
+    });
+    (sorted, pages)
+}
+
+/// The most bytes of blocks that are held while `together` objects in a row are read at the same time, apart from single
+/// large members, whose cost is that of the object.
+fn held(blocks: &[Block], together: usize, most: u64) -> u64 {
+    let mut changes: Vec<(usize, i128)> = Vec::new();
+    for block in blocks {
+        let bytes = block.range.end - block.range.start;
+        if bytes <= most {
+            changes.push((block.needed.start.saturating_sub(together.saturating_sub(1)), i128::from(bytes)));
+            changes.push((block.needed.end, -i128::from(bytes)));
+        }
+    }
+    // What is dropped comes before what is loaded.
+    changes.sort_unstable();
+    let sums = changes.iter().scan(0, |held, (_, change)| {
+        *held += change;
+        Some(*held)
+    });
+    sums.max().and_then(|most| u64::try_from(most).ok()).unwrap_or(0)
+}
+
 /// Reads one member by itself.
 pub(super) async fn one(store: &dyn Store, object: &Object) -> Result<std::result::Result<Bytes, Reject>> {
     let reads = Reads::new(store, [object], 1, MAX_REQUEST);
@@ -243,7 +287,11 @@ mod tests {
     }
 
     fn requests(objects: &[Object], together: usize) -> usize {
-        Reads::new(&MemoryStore::new(), objects, together, 256 << 20).blocks.len()
+        requests_within(objects, together, 256 << 20)
+    }
+
+    fn requests_within(objects: &[Object], together: usize, memory: u64) -> usize {
+        Reads::new(&MemoryStore::new(), objects, together, memory).blocks.len()
     }
 
     #[test]
@@ -258,13 +306,56 @@ mod tests {
         assert_eq!(requests(&shuffled, 16), 1);
         // 64 MB in requests of at most 8.
         assert_eq!(requests(&row(250_000, 250_000), 16), 8);
-        // With many readers, the blocks are smaller: together they fit into the memory.
-        assert_eq!(requests(&row(250_000, 250_000), 256), 64);
+        assert_eq!(requests(&row(5_632, 5_000), 80), 1);
         // Far apart, or in different archives.
         assert_eq!(requests(&row(GAP + 5_001, 5_000), 16), 256);
         assert_eq!(requests(&[member("a.tar", 1, 0..5), member("b.tar", 1, 5..9)], 16), 2);
         // A large member is a request of its own.
         assert_eq!(requests(&[member("a.tar", 1, 0..100 << 20), member("a.tar", 2, 100 << 20..101 << 20)], 16), 2);
         assert_eq!(requests(&[], 16), 0);
+    }
+
+    #[test]
+    fn requests_are_as_large_as_the_memory_allows() {
+        // 64 MB. Readers that follow the order of the archive hold few blocks.
+        let row: Vec<_> = (0..256).map(|i| member("a.tar", i, i * 250_000..(i + 1) * 250_000)).collect();
+        assert_eq!(requests_within(&row, 80, 96 << 20), 8);
+        assert_eq!(requests_within(&row, 16, 16 << 20), 8);
+        // All at once: smaller blocks do not hold less.
+        assert_eq!(requests_within(&row, 256, 32 << 20), 128);
+        assert_eq!(requests_within(&row, 256, 64 << 20), 8);
+        // From many places of the archive at a time.
+        let scattered: Vec<_> = (0..256).map(|i| row[i % 16 * 16 + i / 16].clone()).collect();
+        assert_eq!(requests_within(&scattered, 4, 64 << 20), 8);
+        assert_eq!(requests_within(&scattered, 4, 32 << 20), 32);
+    }
+
+    proptest::proptest! {
+        /// Follows the readers, and adds up what they hold.
+        #[test]
+        fn readers_hold_no_more_than_is_planned(
+            order in proptest::collection::vec(0_u64..200, 1..200),
+            together in 1_usize..90,
+            memory in 1_u64..64,
+        ) {
+            let objects: Vec<_> = order.iter().map(|i| member("a.tar", *i, i * 300_000..i * 300_000 + 250_000)).collect();
+            let memory = memory << 20;
+            let store = MemoryStore::new();
+            let reads = Reads::new(&store, &objects, together, memory);
+            let largest = reads.blocks.iter().map(|block| block.range.end - block.range.start).max().unwrap();
+            let place = |object: &Object| {
+                let range = &object.packed.as_deref().unwrap().range;
+                reads.places[&("a.tar".to_owned(), range.start, range.end)]
+            };
+            let places: Vec<_> = objects.iter().map(place).collect();
+            let most = (0..objects.len()).map(|first| {
+                let next = objects.len().min(first + together);
+                let held = |block: &usize| places[..next].contains(block) && places[first..].contains(block);
+                let held = (0..reads.blocks.len()).filter(held);
+                held.map(|block| reads.blocks[block].range.end - reads.blocks[block].range.start).sum::<u64>()
+            });
+            let most = most.max().unwrap();
+            proptest::prop_assert!(most <= memory || largest <= MIN_REQUEST, "{most} {memory} {largest}");
+        }
     }
 }
