@@ -62,6 +62,7 @@ mod depthwise;
 mod fused;
 mod instructions;
 pub mod jpeg;
+mod layers;
 mod layout;
 pub mod linear;
 pub mod nearest;

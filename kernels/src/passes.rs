@@ -24,6 +24,20 @@ pub enum Function {
         /// The factor at 0.
         beta: f32,
     },
+    /// `factor x + term`
+    Linear {
+        /// Multiplies each number.
+        factor: f32,
+        /// Is added to the product.
+        term: f32,
+    },
+    /// `min(max(x, low), high)`
+    Clip {
+        /// The least value.
+        low: f32,
+        /// The largest value.
+        high: f32,
+    },
     /// `1 / (1 + exp(-x))`
     Sigmoid,
     /// `x / (1 + exp(-x))`
@@ -38,6 +52,13 @@ pub(crate) enum Pass {
     Scale,
     /// The sum of two maps, and its activation.
     Sum(Activation),
+    /// The product of two maps, number by number.
+    Product,
+    /// The first channels of two maps, one behind the other, and then zeros.
+    Concat {
+        first: usize,
+        second: usize,
+    },
     /// The map with another border.
     Copy,
     /// The largest number of each channel in windows of this many rows and columns.
@@ -49,7 +70,7 @@ pub(crate) enum Pass {
 }
 
 impl Pass {
-    /// Computes `output`, a map `to`, of maps without a border. `other` is the second input of [`Pass::Scale`] and [`Pass::Sum`].
+    /// Computes `output`, a map `to`, of maps without a border. `other` is the second input, where there is one.
     #[inline(always)]
     pub(crate) fn run(self, input: &[f32], from: Map, other: &[f32], output: &mut [f32], to: Map) {
         match self {
@@ -64,6 +85,20 @@ impl Pass {
             Pass::Sum(activation) => {
                 for ((out, a), b) in output.iter_mut().zip(input).zip(other) {
                     *out = activation.of(a + b);
+                }
+            }
+            Pass::Product => {
+                for ((out, a), b) in output.iter_mut().zip(input).zip(other) {
+                    *out = a * b;
+                }
+            }
+            Pass::Concat { first, second } => {
+                let of_other = other.len() / (from.height * from.width);
+                let inputs = input.chunks_exact(from.channels).zip(other.chunks_exact(of_other));
+                for (out, (a, b)) in output.chunks_exact_mut(to.channels).zip(inputs) {
+                    out[..first].copy_from_slice(&a[..first]);
+                    out[first..first + second].copy_from_slice(&b[..second]);
+                    out[first + second..].fill(0.0);
                 }
             }
             Pass::Copy => {
@@ -138,6 +173,8 @@ impl Function {
             Function::Activation(activation) => each(input, output, |x| activation.of(x)),
             Function::HardSigmoid { alpha, beta } => each(input, output, |x| unit(alpha * x + beta)),
             Function::HardSwish { alpha, beta } => each(input, output, |x| x * unit(alpha * x + beta)),
+            Function::Linear { factor, term } => each(input, output, |x| factor * x + term),
+            Function::Clip { low, high } => each(input, output, |x| between(x, low, high)),
             Function::Sigmoid => each(input, output, sigmoid),
             Function::Swish => each(input, output, |x| x * sigmoid(x)),
         }
@@ -154,7 +191,12 @@ fn each(input: &[f32], output: &mut [f32], function: impl Fn(f32) -> f32) {
 /// `x`, from 0 to 1.
 #[inline(always)]
 fn unit(x: f32) -> f32 {
-    if x > 0.0 { if x < 1.0 { x } else { 1.0 } } else { 0.0 }
+    between(x, 0.0, 1.0)
+}
+
+#[inline(always)]
+fn between(x: f32, low: f32, high: f32) -> f32 {
+    if x > low { if x < high { x } else { high } } else { low }
 }
 
 #[inline(always)]

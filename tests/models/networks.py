@@ -63,6 +63,13 @@ class Net:
     def hard_swish(self, x):
         return self.node("HardSwish", x)
 
+    def hard_swish_of_keras(self, x):
+        """As Keras writes it: x * relu6(x + 3) / 6, with a product and with a quotient in turn."""
+        self.written = not getattr(self, "written", False)
+        clipped = self.node("Clip", self.node("Add", x, self.constant(np.float32(3))), self.constant(np.float32(0)), self.constant(np.float32(6)))
+        sixth = ("Mul", np.float32(1 / 6)) if self.written else ("Div", np.float32(6))
+        return self.node("Mul", x, self.node(sixth[0], clipped, self.constant(sixth[1])))
+
     def relu(self, x):
         return self.node("Relu", x)
 
@@ -144,14 +151,52 @@ def efficientnet_b0(net):
     return net.mean(net.swish(net.norm(net.conv(x, into, 24, 1, bias=False), 24))), [24]
 
 
-def mobilenet_v3(net):
-    x, into = net.hard_swish(net.norm(net.conv("pixel_values", 3, 6, 3, 2, bias=False), 6)), 6
+def mobilenet_v3(net, image="pixel_values"):
+    x, into = net.hard_swish(net.norm(net.conv(image, 3, 6, 3, 2, bias=False), 6)), 6
     plan = [(3, 6, 6, True, net.relu, 2), (3, 18, 8, False, net.relu, 2), (3, 20, 8, False, net.relu, 1), (5, 24, 10, True, net.hard_swish, 2),
             (5, 40, 10, True, net.hard_swish, 1), (5, 30, 12, True, net.hard_swish, 1), (5, 40, 14, True, net.hard_swish, 2)]
     for size, expand, out, squeeze, activation, stride in plan:
         x, into = inverted(net, x, into, expand, out, size, stride, activation, (4, "HardSigmoid") if squeeze else None), out
     x = net.hard_swish(net.norm(net.conv(x, into, 32, 1, bias=False), 32))
     return net.hard_swish(net.linear(net.mean(x), 32, 40)), [40]
+
+
+def mobilenet_v3_keras(net):
+    """Its activation is written with sums, products and quotients, and it prepares pictures by itself."""
+    net.hard_swish = net.hard_swish_of_keras
+    per_channel = lambda values: net.constant(np.array(values, np.float32).reshape(1, 3, 1, 1))  # noqa: E731
+    scaled = net.node("Sub", net.node("Mul", "pixel_values", net.constant(np.float32(1 / 127.5))), net.constant(np.float32(1)))
+    return mobilenet_v3(net, net.node("Div", net.node("Sub", scaled, per_channel([0.1, -0.1, 0.05])), per_channel([0.9, 1, 1.1])))
+
+
+def squeezenet(net):
+    """Fire modules join two maps; the sizes of its maxima are rounded up, as in torchvision."""
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+    x, into = net.node("MaxPool", net.relu(net.conv("pixel_values", 3, 12, 3, 2, pad=0)), **pool), 12
+    for at, (small, large) in enumerate([(4, 10), (4, 10), (6, 12), (6, 12), (8, 14), (8, 16)]):
+        if at in (2, 4):
+            x = net.node("MaxPool", x, **pool)
+        y = net.relu(net.conv(x, into, small, 1))
+        x, into = net.node("Concat", net.relu(net.conv(y, small, large, 1)), net.relu(net.conv(y, small, large, 3)), axis=1), 2 * large
+    return net.mean(net.relu(net.conv(net.node("Dropout", x), into, 36, 1))), [36]
+
+
+def densenet(net):
+    """Normalisation before each convolution, joins of more and more maps, and means of 2 x 2 pixels."""
+    x, into = net.relu(net.norm(net.conv("pixel_values", 3, 8, 7, 2, bias=False), 8)), 8
+    x = net.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for block, layers in enumerate([3, 3]):
+        maps = [x]
+        for _ in range(layers):
+            y = net.node("Concat", *maps, axis=1) if len(maps) > 1 else x
+            y = net.conv(net.relu(net.norm(y, into)), into, 12, 1, bias=False)
+            maps.append(net.conv(net.relu(net.norm(y, 12)), 12, 5, 3, bias=False))
+            into += 5
+        x = net.relu(net.norm(net.node("Concat", *maps, axis=1), into))
+        if block == 0:
+            x, into = net.conv(x, into, into // 2, 1, bias=False), into // 2
+            x = net.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+    return net.mean(x), [into]
 
 
 def vit_tiny(net, width=24, heads=3, layers=4, patch=16):
@@ -197,6 +242,12 @@ def hugging_face(mean, std, resample, crop=True, edge=72):
                                         "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": mean, "image_std": std}
 
 
+def unchanged():
+    """Samples from 0 to 255."""
+    file, config = hugging_face([0] * 3, [1] * 3, 2, crop=False)
+    return file, config | {"do_rescale": False, "rescale_factor": 1, "do_normalize": False}
+
+
 def timm(mean, std, crop, interpolation):
     return "config.json", {"pretrained_cfg": {"input_size": [3, SIDE, SIDE], "interpolation": interpolation, "crop_pct": crop,
                                               "crop_mode": "center", "mean": mean, "std": std}}
@@ -208,6 +259,9 @@ NETWORKS = {
     "mobilenet-v3": (mobilenet_v3, timm(*IMAGENET, 0.8, "bilinear")),
     "vit-tiny": (vit_tiny, hugging_face([0.5] * 3, [0.5] * 3, 2, crop=False)),
     "convnext": (convnext, hugging_face(*IMAGENET, 3)),
+    "mobilenet-v3-keras": (mobilenet_v3_keras, unchanged()),
+    "squeezenet": (squeezenet, hugging_face(*IMAGENET, 2)),
+    "densenet": (densenet, timm(*IMAGENET, 0.875, "bicubic")),
 }
 
 

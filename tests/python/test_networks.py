@@ -16,13 +16,16 @@ NETWORKS = ROOT / "tests/models/networks"
 LIMITS = {"mobilenet-v3-f16": 1e-2, "mobilenet-v3-qdq": 1e-2, "vit-tiny-qdq": 1e-1}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet-b0", "mobilenet-v3", "vit-tiny", "convnext", *LIMITS])
+KERNELS = ["resnet18", "efficientnet-b0", "mobilenet-v3", "mobilenet-v3-keras", "squeezenet", "densenet"]
+
+
+@pytest.mark.parametrize("name", [*KERNELS, "vit-tiny", "convnext", *LIMITS])
 def test_features_are_those_of_onnx_runtime(tmp_path, name):
     expected = json.loads((NETWORKS / name / "features.json").read_text())
     pomona("run", NETWORKS / "images", tmp_path, "--model", NETWORKS / name, "--feature-range", 32, "-k", 2)
     table = pd.read_parquet(tmp_path / "features/v=00000001")
     extractor = json.loads((tmp_path / "versions/00000001.json").read_text())["extractor"]
-    assert extractor.get("tract", False) == (name in ("vit-tiny", "convnext", *LIMITS))
+    assert extractor.get("tract", False) == (name not in KERNELS)
     assert set(table["path"]) == set(expected)
     for path, row in zip(table["path"], table["features"]):
         theirs = np.array(expected[path])

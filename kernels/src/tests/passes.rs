@@ -19,9 +19,9 @@ fn relu(x: f32) -> f32 {
     if x > 0.0 { x } else { 0.0 }
 }
 
-/// Runs a pass over one or two maps of the same shape or a vector of factors.
+/// Runs a pass over one map, or with a second one of the same pixels or a vector of factors.
 fn pass(pass: Pass, from: Map, inputs: &[Vec<f32>], to: Map) -> Vec<f32> {
-    let of = |data: &Vec<f32>| Map::dense(data.len() / from.channels, 1, from.channels);
+    let of = |data: &Vec<f32>| Map::dense(1, 1, data.len());
     let other = inputs.get(1).map(|data| place(1, of(data)));
     on_all(&Layer::Pass { pass, from: place(0, from), other, to: place(inputs.len(), to) }, inputs)
 }
@@ -69,7 +69,13 @@ proptest! {
         let map = Map::dense(height, width, groups * 8);
         let (a, b, factors) = (random.many(map.len()), random.many(map.len()), random.many(map.channels));
         let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| relu(a + b)).collect();
-        prop_assert_eq!(bits(&pass(Pass::Sum(Activation::Relu), map, &[a.clone(), b], map)), bits(&sum));
+        prop_assert_eq!(bits(&pass(Pass::Sum(Activation::Relu), map, &[a.clone(), b.clone()], map)), bits(&sum));
+        let linear = pass(Pass::Function(Function::Linear { factor: 1.7, term: -0.3 }), map, std::slice::from_ref(&a), map);
+        prop_assert_eq!(bits(&linear), bits(&a.iter().map(|x| 1.7 * x + -0.3).collect::<Vec<_>>()));
+        let clipped = pass(Pass::Function(Function::Clip { low: -0.2, high: 0.4 }), map, std::slice::from_ref(&a), map);
+        prop_assert_eq!(bits(&clipped), bits(&a.iter().map(|x| x.clamp(-0.2, 0.4)).collect::<Vec<_>>()));
+        let product: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a * b).collect();
+        prop_assert_eq!(bits(&pass(Pass::Product, map, &[a.clone(), b], map)), bits(&product));
         let scaled: Vec<f32> = a.iter().enumerate().map(|(at, x)| x * factors[at % map.channels]).collect();
         prop_assert_eq!(bits(&pass(Pass::Scale, map, &[a.clone(), factors], map)), bits(&scaled));
         let bordered = Map { border, ..map };
@@ -88,6 +94,24 @@ proptest! {
             let x = f64::from(*x);
             prop_assert!((f64::from(swish) - x / (1.0 + (-x).exp())).abs() < 1e-6 * x.abs().max(1.0));
             prop_assert!((f64::from(hard) - x * (x / 6.0 + 0.5).clamp(0.0, 1.0)).abs() < 1e-6 * x.abs().max(1.0));
+        }
+    }
+
+    #[test]
+    fn joined_maps_have_the_channels_that_count_and_zeros(
+        height in 1usize..9, width in 1usize..9, channels in prop::array::uniform2(1usize..30), seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let maps = channels.map(|count| Map::dense(height, width, count.next_multiple_of(8)));
+        let inputs = maps.map(|map| random.many(map.len()));
+        let to = Map::dense(height, width, (channels[0] + channels[1]).next_multiple_of(8));
+        let kind = Pass::Concat { first: channels[0], second: channels[1] };
+        let output = pass(kind, maps[0], &inputs, to);
+        for (pixel, found) in output.chunks(to.channels).enumerate() {
+            let of = |which: usize| &inputs[which][pixel * maps[which].channels..][..channels[which]];
+            let mut expected = [of(0), of(1)].concat();
+            expected.resize(to.channels, 0.0);
+            prop_assert_eq!(bits(found), bits(&expected));
         }
     }
 

@@ -1,8 +1,10 @@
 //! Translates an ONNX graph to a [`Network`] of the kernels.
 
+mod arithmetic;
+
 use std::collections::{HashMap, HashSet};
 
-use pomona_kernels::{Activation, Builder, Convolution, Function, Network, Samples, Unsupported, Value};
+use pomona_kernels::{Activation, Builder, Convolution, Network, Samples, Unsupported, Value};
 
 use super::{
     attributes::{Constant, Weights, groups, integer, integers, number, padding, stride, transposed},
@@ -108,9 +110,11 @@ impl<'a> Reader<'a> {
                 "Conv" => self.convolution(node)?,
                 "Gemm" | "MatMul" => self.product(node)?,
                 "Relu" | "Clip" | "HardSwish" | "HardSigmoid" | "Sigmoid" => self.function(node)?,
-                "Add" => self.sum(node)?,
-                "Mul" => self.scale(node)?,
+                "Add" | "Sub" | "Mul" | "Div" => self.arithmetic(node)?,
+                "BatchNormalization" => self.normalization(node)?,
+                "Concat" => self.concat(node)?,
                 "MaxPool" => self.maximum(node)?,
+                "AveragePool" => self.average(node)?,
                 "GlobalAveragePool" | "ReduceMean" => self.mean(node)?,
                 // For a map of one pixel, these change only the shape.
                 "Flatten" | "Squeeze" | "Reshape" => {
@@ -170,7 +174,8 @@ impl<'a> Reader<'a> {
         };
         let bias = if node.input.len() > 2 { self.constant(node, 2)?.data } else { vec![0.0; outer] };
         let weights = Weights { shape: [outer, inner, rows, columns], data: weight.data, bias };
-        self.layer((node, node), weights, (stride(node)?, padding(node)?, groups(node)?))
+        let from = self.value(node, 0)?;
+        self.layer((node, node), from, weights, (stride(node)?, padding(node)?, groups(node)?))
     }
 
     /// A product of a vector, which is a map of one pixel, and a matrix, and the sum with a bias.
@@ -196,23 +201,27 @@ impl<'a> Reader<'a> {
                 (bias, last) = (term.data, self.take(add));
             }
         }
-        self.layer((node, last), Weights { shape: [outer, inner, 1, 1], data, bias }, (1, [0; 4], 1))
+        self.layer((node, last), from, Weights { shape: [outer, inner, 1, 1], data, bias }, (1, [0; 4], 1))
     }
 
-    /// A convolution, and the normalisation, the residual addition and the ReLU that follow its last node.
+    /// The weights of a convolution and of the batch normalisation that follows it.
+    fn normalized(&self, weights: Weights, norm: &Node) -> Outcome<Weights> {
+        let constants =
+            [self.constant(norm, 1)?, self.constant(norm, 2)?, self.constant(norm, 3)?, self.constant(norm, 4)?];
+        weights.normalized(&constants, number(norm, "epsilon").unwrap_or(1e-5)).map_err(|e| at(norm, e))
+    }
+
+    /// A convolution of `from`, and the normalisation, the residual addition and the ReLU that follow its last node.
     fn layer(
         &mut self,
         (node, mut last): (&'a Node, &'a Node),
+        from: Value,
         mut weights: Weights,
         (stride, padding, mut groups): (usize, [usize; 4], usize),
     ) -> Outcome<()> {
-        let from = self.value(node, 0)?;
         if let Some(norm) = self.only_consumer(last, "BatchNormalization") {
             last = self.take(norm);
-            let constants =
-                [self.constant(last, 1)?, self.constant(last, 2)?, self.constant(last, 3)?, self.constant(last, 4)?];
-            let epsilon = number(last, "epsilon").unwrap_or(1e-5);
-            weights = weights.normalized(&constants, epsilon).map_err(|e| at(last, e))?;
+            weights = self.normalized(weights, last)?;
         }
         let outer = weights.shape[0];
         let [_, _, physical] = self.builder.shape(from);
@@ -247,7 +256,7 @@ impl<'a> Reader<'a> {
 
     /// The ReLU or ReLU6 that alone reads a node, which it replaces.
     fn activation_after(&mut self, last: &mut &'a Node) -> Activation {
-        let relu6 = self.only_consumer(last, "Clip").filter(|clip| self.is_relu6(&self.nodes[*clip]));
+        let relu6 = self.only_consumer(last, "Clip").filter(|clip| self.bounds(&self.nodes[*clip]) == Some([0.0, 6.0]));
         let relu = self.only_consumer(last, "Relu");
         let (index, activation) = match (relu6, relu) {
             (Some(index), _) => (index, Activation::Relu6),
@@ -256,67 +265,6 @@ impl<'a> Reader<'a> {
         };
         *last = self.take(index);
         activation
-    }
-
-    /// A function of each number, and its product with what it is a function of.
-    fn function(&mut self, node: &'a Node) -> Outcome<()> {
-        let from = self.value(node, 0)?;
-        let mut last = node;
-        let product = self.only_consumer(node, "Mul").filter(|mul| {
-            let of = |name: Option<&String>| self.nodes[*mul].input.iter().filter(|input| Some(*input) == name).count();
-            of(node.input.first()) == 1 && of(node.output.first()) == 1
-        });
-        let hard = (number(node, "alpha").unwrap_or(0.2), number(node, "beta").unwrap_or(0.5));
-        let function = match (node.op_type.as_str(), product) {
-            ("Relu", _) => Function::Activation(Activation::Relu),
-            ("Clip", _) if self.is_relu6(node) => Function::Activation(Activation::Relu6),
-            ("HardSwish", _) => Function::HardSwish { alpha: 1.0 / 6.0, beta: 0.5 },
-            ("HardSigmoid", None) => Function::HardSigmoid { alpha: hard.0, beta: hard.1 },
-            ("HardSigmoid", Some(mul)) => {
-                last = self.take(mul);
-                Function::HardSwish { alpha: hard.0, beta: hard.1 }
-            }
-            ("Sigmoid", None) => Function::Sigmoid,
-            ("Sigmoid", Some(mul)) => {
-                last = self.take(mul);
-                Function::Swish
-            }
-            _ => return Err(at(node, "the kernels do not support this operator here")),
-        };
-        let output = self.builder.function(from, function).map_err(|e| at(node, e))?;
-        self.name(last, output, self.channels(from))
-    }
-
-    /// The sum of two maps, and the ReLU that follows it.
-    fn sum(&mut self, node: &'a Node) -> Outcome<()> {
-        let (a, b) = (self.value(node, 0)?, self.value(node, 1)?);
-        let mut last = node;
-        let activation = self.activation_after(&mut last);
-        let output = self.builder.sum(a, b, activation).map_err(|e| at(node, e))?;
-        self.name(last, output, self.channels(a).max(self.channels(b)))
-    }
-
-    /// The product of a map and a vector.
-    fn scale(&mut self, node: &'a Node) -> Outcome<()> {
-        let (a, b) = (self.value(node, 0)?, self.value(node, 1)?);
-        let [height, width, _] = self.builder.shape(b);
-        let (map, factors) = if height * width == 1 { (a, b) } else { (b, a) };
-        let output = self.builder.scale(map, factors).map_err(|e| at(node, e))?;
-        self.name(node, output, self.channels(map))
-    }
-
-    fn maximum(&mut self, node: &'a Node) -> Outcome<()> {
-        let from = self.value(node, 0)?;
-        let size: Option<[usize; 2]> = integers(node, "kernel_shape").and_then(|sides| {
-            let sides: Vec<usize> = sides.iter().map(|side| usize::try_from(*side).ok()).collect::<Option<_>>()?;
-            sides.try_into().ok()
-        });
-        let size = size.ok_or_else(|| at(node, "it has no window of rows and columns"))?;
-        if integer(node, "ceil_mode").unwrap_or(0) != 0 || node.output.len() > 1 {
-            return Err(at(node, "it rounds sizes up, or has a second output"));
-        }
-        let output = self.builder.maximum(from, size, stride(node)?, padding(node)?).map_err(|e| at(node, e))?;
-        self.name(node, output, self.channels(from))
     }
 
     /// The mean of all pixels.
@@ -346,14 +294,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn is_relu6(&self, clip: &Node) -> bool {
-        let bound = |input: usize, name: &str| {
-            let attribute = clip.attribute.iter().find(|a| a.name == name).map(|a| a.f);
-            attribute.or_else(|| self.constant(clip, input).ok()?.data.first().copied())
-        };
-        bound(1, "min") == Some(0.0) && bound(2, "max") == Some(6.0)
-    }
-
     fn constant(&self, node: &Node, input: usize) -> Outcome<Constant> {
         let tensor = node.input.get(input).and_then(|name| self.constants.get(name.as_str()));
         let constant = tensor.and_then(|tensor| Constant::read(tensor));
@@ -374,7 +314,7 @@ mod tests {
     }
 
     fn embedded() -> Network {
-        read(include_bytes!("../../models/mobilenetv2_1.00_224.onnx")).unwrap()
+        read(include_bytes!("../../../models/mobilenetv2_1.00_224.onnx")).unwrap()
     }
 
     fn bits(values: &[f32]) -> Vec<u32> {
@@ -408,9 +348,12 @@ mod tests {
     fn networks_of_other_shapes_give_the_same_bits_with_all_instructions() {
         let mut random = fastrand::Rng::with_seed(6);
         for onnx in [
-            &include_bytes!("../../tests/models/networks/resnet18/model.onnx")[..],
-            include_bytes!("../../tests/models/networks/efficientnet-b0/model.onnx"),
-            include_bytes!("../../tests/models/networks/mobilenet-v3/model.onnx"),
+            &include_bytes!("../../../tests/models/networks/resnet18/model.onnx")[..],
+            include_bytes!("../../../tests/models/networks/efficientnet-b0/model.onnx"),
+            include_bytes!("../../../tests/models/networks/mobilenet-v3/model.onnx"),
+            include_bytes!("../../../tests/models/networks/mobilenet-v3-keras/model.onnx"),
+            include_bytes!("../../../tests/models/networks/squeezenet/model.onnx"),
+            include_bytes!("../../../tests/models/networks/densenet/model.onnx"),
         ] {
             let (height, width) = read(onnx).unwrap().size();
             let pixels: Vec<u8> = (0..height * width * 3).map(|_| random.u8(..)).collect();
@@ -420,20 +363,24 @@ mod tests {
                 .collect();
             assert!(outputs.iter().all(|output| *output == outputs[0]) && outputs[0].iter().any(|bits| *bits != 0));
         }
-        let why =
-            read(include_bytes!("../../tests/models/networks/convnext/model.onnx")).map(drop).unwrap_err().to_string();
+        let why = read(include_bytes!("../../../tests/models/networks/convnext/model.onnx"))
+            .map(drop)
+            .unwrap_err()
+            .to_string();
         assert!(why.contains("Transpose"), "{why}");
     }
 
     #[test]
     fn an_unsupported_model_names_the_node() {
         let why = |onnx| read(onnx).map(drop).unwrap_err().to_string();
-        assert_eq!(read(include_bytes!("../../tests/models/tiny.onnx")).map(drop), Ok(()));
+        assert_eq!(read(include_bytes!("../../../tests/models/tiny.onnx")).map(drop), Ok(()));
         for (onnx, reason) in [
-            (&include_bytes!("../../tests/models/log.onnx")[..], "(GlobalAveragePool): it is the mean of 3 channels"),
-            (include_bytes!("../../tests/models/large.onnx"), "(Mul)"),
-            (include_bytes!("../../tests/models/two-inputs.onnx"), "one input and one output"),
-            (include_bytes!("../../tests/models/any-size.onnx"), "RGB image of fixed size"),
+            (
+                &include_bytes!("../../../tests/models/log.onnx")[..],
+                "(GlobalAveragePool): it is the mean of 3 channels",
+            ),
+            (include_bytes!("../../../tests/models/two-inputs.onnx"), "one input and one output"),
+            (include_bytes!("../../../tests/models/any-size.onnx"), "RGB image of fixed size"),
         ] {
             assert!(why(onnx).contains(reason), "{}", why(onnx));
         }

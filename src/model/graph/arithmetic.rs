@@ -1,0 +1,226 @@
+//! Arithmetic of ONNX graphs: functions of each number, sums, products, joined maps, and pooling.
+
+use pomona_kernels::{Activation, Function, Value};
+
+use super::{Outcome, Reader, at};
+use crate::model::{
+    attributes::{Constant, Weights, integer, integers, number, padding, stride},
+    onnx::Node,
+};
+
+/// A sum, difference, product or quotient with constants: `factor x + term`.
+#[derive(Clone, Copy)]
+struct Linear {
+    factor: f32,
+    term: f32,
+}
+
+impl Linear {
+    /// None for a constant divided by the map.
+    fn new(operator: &str, constant: f32, is_first: bool) -> Option<Self> {
+        let (factor, term) = match (operator, is_first) {
+            ("Add", _) => (1.0, constant),
+            ("Sub", false) => (1.0, -constant),
+            ("Sub", true) => (-1.0, constant),
+            ("Mul", _) => (constant, 0.0),
+            ("Div", false) => (1.0 / constant, 0.0),
+            _ => return None,
+        };
+        Some(Linear { factor, term })
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// A function of each number, and its product with what it is a function of.
+    pub(super) fn function(&mut self, node: &'a Node) -> Outcome<()> {
+        let from = self.value(node, 0)?;
+        let mut last = node;
+        let product = self.only_consumer(node, "Mul").filter(|mul| {
+            let of = |name: Option<&String>| self.nodes[*mul].input.iter().filter(|input| Some(*input) == name).count();
+            of(node.input.first()) == 1 && of(node.output.first()) == 1
+        });
+        let hard = (number(node, "alpha").unwrap_or(0.2), number(node, "beta").unwrap_or(0.5));
+        let function = match (node.op_type.as_str(), product) {
+            ("Relu", _) => Function::Activation(Activation::Relu),
+            ("Clip", _) => {
+                let [low, high] =
+                    self.bounds(node).ok_or_else(|| at(node, "its bounds are not constants of the file"))?;
+                Function::Clip { low, high }
+            }
+            ("HardSwish", _) => Function::HardSwish { alpha: 1.0 / 6.0, beta: 0.5 },
+            ("HardSigmoid", None) => Function::HardSigmoid { alpha: hard.0, beta: hard.1 },
+            ("HardSigmoid", Some(mul)) => {
+                last = self.take(mul);
+                Function::HardSwish { alpha: hard.0, beta: hard.1 }
+            }
+            ("Sigmoid", None) => Function::Sigmoid,
+            ("Sigmoid", Some(mul)) => {
+                last = self.take(mul);
+                Function::Swish
+            }
+            _ => return Err(at(node, "the kernels do not support this operator here")),
+        };
+        let output = self.builder.function(from, function).map_err(|e| at(node, e))?;
+        self.name(last, output, self.channels(from))
+    }
+
+    /// The bounds of a Clip, if they are attributes or constants.
+    pub(super) fn bounds(&self, clip: &Node) -> Option<[f32; 2]> {
+        let bound = |input: usize, name: &str, none: f32| match clip.input.get(input).filter(|name| !name.is_empty()) {
+            Some(_) => self.constant(clip, input).ok()?.data.first().copied(),
+            None => Some(number(clip, name).unwrap_or(none)),
+        };
+        Some([bound(1, "min", f32::NEG_INFINITY)?, bound(2, "max", f32::INFINITY)?])
+    }
+
+    /// A sum, difference, product or quotient: of two maps, or of a map and constants.
+    pub(super) fn arithmetic(&mut self, node: &'a Node) -> Outcome<()> {
+        let constants = [0, 1].map(|input| self.constant(node, input).ok());
+        match constants {
+            [Some(constant), None] => self.linear(node, 1, &constant),
+            [None, Some(constant)] => self.linear(node, 0, &constant),
+            _ => self.of_two_maps(node),
+        }
+    }
+
+    /// The sum of two maps, and the ReLU that follows it; or the product of two maps or of a map and a vector.
+    fn of_two_maps(&mut self, node: &'a Node) -> Outcome<()> {
+        let (a, b) = (self.value(node, 0)?, self.value(node, 1)?);
+        let channels = self.channels(a);
+        if channels != self.channels(b) {
+            return Err(at(node, format!("its maps have {channels} and {} channels", self.channels(b))));
+        }
+        let mut last = node;
+        let output = match node.op_type.as_str() {
+            "Add" => {
+                let activation = self.activation_after(&mut last);
+                self.builder.sum(a, b, activation)
+            }
+            "Mul" if self.builder.shape(a) == self.builder.shape(b) => self.builder.product(a, b),
+            "Mul" => {
+                let [height, width, _] = self.builder.shape(b);
+                let (map, factors) = if height * width == 1 { (a, b) } else { (b, a) };
+                self.builder.scale(map, factors)
+            }
+            _ => return Err(at(node, "the kernels do not support this operator on two maps")),
+        };
+        let output = output.map_err(|e| at(node, e))?;
+        self.name(last, output, channels)
+    }
+
+    /// A map and a constant, or one for each channel.
+    fn linear(&mut self, node: &'a Node, input: usize, constant: &Constant) -> Outcome<()> {
+        let from = self.value(node, input)?;
+        let linear = |constant: f32| {
+            let linear = Linear::new(&node.op_type, constant, input == 1);
+            linear.ok_or_else(|| at(node, "it divides a constant by a map"))
+        };
+        if let [constant] = constant.data[..] {
+            let Linear { factor, term } = linear(constant)?;
+            let output = self.builder.function(from, Function::Linear { factor, term }).map_err(|e| at(node, e))?;
+            return self.name(node, output, self.channels(from));
+        }
+        let is_per_channel = constant.dims.len() >= 3
+            && constant.dims.iter().rev().take(2).all(|side| *side == 1)
+            && constant.dims[constant.dims.len() - 3] == self.channels(from)
+            && constant.data.len() == self.channels(from);
+        if !is_per_channel {
+            return Err(at(node, format!("its constant of {:?} is not one for each channel", constant.dims)));
+        }
+        let of_channels = constant.data.iter().map(|constant| linear(*constant)).collect::<Outcome<Vec<_>>>()?;
+        self.per_channel(node, from, &of_channels)
+    }
+
+    /// A batch normalisation that follows no convolution.
+    pub(super) fn normalization(&mut self, node: &'a Node) -> Outcome<()> {
+        let from = self.value(node, 0)?;
+        let channels = self.channels(from);
+        let weights = Weights { shape: [channels, 1, 1, 1], data: vec![1.0; channels], bias: vec![0.0; channels] };
+        let weights = self.normalized(weights, node)?;
+        let linear = |(factor, term): (&f32, &f32)| Linear { factor: *factor, term: *term };
+        let of_channels: Vec<_> = weights.data.iter().zip(&weights.bias).map(linear).collect();
+        self.per_channel(node, from, &of_channels)
+    }
+
+    /// A convolution of one pixel that has these factors and terms.
+    fn per_channel(&mut self, node: &'a Node, from: Value, of_channels: &[Linear]) -> Outcome<()> {
+        let [_, _, physical] = self.builder.shape(from);
+        let channels = of_channels.len();
+        let bias = of_channels.iter().map(|linear| linear.term).collect();
+        // Depthwise convolutions have a multiple of 8 channels; the image has 3.
+        let (groups, inner) = if physical.is_multiple_of(8) { (channels, 1) } else { (1, channels) };
+        let mut data = vec![0.0; channels * inner];
+        for (channel, linear) in of_channels.iter().enumerate() {
+            data[channel * inner + channel % inner] = linear.factor;
+        }
+        let weights = Weights { shape: [channels, inner, 1, 1], data, bias };
+        self.layer((node, node), from, weights, (1, [0; 4], groups))
+    }
+
+    /// Maps one behind the other, by channels.
+    pub(super) fn concat(&mut self, node: &'a Node) -> Outcome<()> {
+        if ![Some(1), Some(-3)].contains(&integer(node, "axis")) {
+            return Err(at(node, "it does not join channels"));
+        }
+        let mut joined = self.value(node, 0)?;
+        let mut channels = self.channels(joined);
+        for input in 1..node.input.len() {
+            let next = self.value(node, input)?;
+            let of_next = self.channels(next);
+            joined = self.builder.concat((joined, channels), (next, of_next)).map_err(|e| at(node, e))?;
+            channels += of_next;
+        }
+        self.name(node, joined, channels)
+    }
+
+    /// The largest number of each window.
+    pub(super) fn maximum(&mut self, node: &'a Node) -> Outcome<()> {
+        let from = self.value(node, 0)?;
+        let (size, stride, padding) = self.windows(node, from)?;
+        let output = self.builder.maximum(from, size, stride, padding).map_err(|e| at(node, e))?;
+        self.name(node, output, self.channels(from))
+    }
+
+    /// The mean of each window: a depthwise convolution.
+    pub(super) fn average(&mut self, node: &'a Node) -> Outcome<()> {
+        let from = self.value(node, 0)?;
+        let (size, stride, padding) = self.windows(node, from)?;
+        if padding != [0; 4] {
+            return Err(at(node, "it is padded"));
+        }
+        let ([rows, columns], channels) = (size, self.channels(from));
+        let numbers = [channels, rows, columns].iter().try_fold(1usize, |product, side| product.checked_mul(*side));
+        let [height, width, _] = self.builder.shape(from);
+        let numbers = numbers.filter(|_| rows <= height && columns <= width);
+        let numbers = numbers.ok_or_else(|| at(node, format!("its windows of {size:?} are larger than its input")))?;
+        let data = vec![1.0 / (rows * columns) as f32; numbers];
+        let weights = Weights { shape: [channels, 1, rows, columns], data, bias: vec![0.0; channels] };
+        self.layer((node, node), from, weights, (stride, padding, channels))
+    }
+
+    /// Size, stride and padding of the windows of a pooling. Where sizes are rounded up, the padding is that much wider.
+    fn windows(&self, node: &Node, from: Value) -> Outcome<([usize; 2], usize, [usize; 4])> {
+        let size: Option<[usize; 2]> = integers(node, "kernel_shape").and_then(|sides| {
+            let sides: Vec<usize> = sides.iter().map(|side| usize::try_from(*side).ok()).collect::<Option<_>>()?;
+            sides.try_into().ok()
+        });
+        let size = size.ok_or_else(|| at(node, "it has no window of rows and columns"))?;
+        if node.output.len() > 1 {
+            return Err(at(node, "it has a second output"));
+        }
+        let (stride, mut padding) = (stride(node)?, padding(node)?);
+        if integer(node, "ceil_mode").unwrap_or(0) != 0 && stride > 0 {
+            let [height, width, _] = self.builder.shape(from);
+            for (axis, length) in [height, width].into_iter().enumerate() {
+                let padded = length.saturating_add(padding[axis]).saturating_add(padding[axis + 2]);
+                let rest = padded.saturating_sub(size[axis]) % stride;
+                let start = padded.saturating_sub(size[axis]) - rest + stride;
+                // A window that would begin behind the map is none.
+                if rest > 0 && start < length.saturating_add(padding[axis]) {
+                    padding[axis + 2] = padding[axis + 2].saturating_add(stride - rest);
+                }
+            }
+        }
+        Ok((size, stride, padding))
+    }
+}
