@@ -191,8 +191,10 @@ class StrictProxy(FaultProxy):
     def use_key(self, role, action, key):
         if key not in self.key_arns:
             kms = self.client("kms")
-            arn = self.key_arns[key] = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
+            arn = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
+            # The policy first: another request that finds the key decides by it.
             self.roles.key_policies[arn] = json.loads(kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
+            self.key_arns[key] = arn
         ask = Ask(action, self.key_arns[key], (("kms:ViaService", f"s3.{REGION}.amazonaws.com"),))
         return None if self.allowed(role, [ask]) is None else denial("s3", role, ask)
 

@@ -14,7 +14,7 @@ import zipfile
 
 import botocore.exceptions
 import pytest
-from iam import ACCOUNT, Ask, access_key
+from iam import ACCOUNT, Ask, Roles, access_key
 from local_aws import REGION, ROOT, LocalAws
 from strict_proxy import Rate, StrictProxy
 
@@ -697,3 +697,30 @@ def test_the_table_of_the_documentation_names_tests_that_exist():
         "test_a_policy_that_is_changed_counts_from_the_next_deployment", "test_a_statement_that_nothing_needs_is_named",
         "test_the_proxy_passes_everything_else_on_unchanged", "test_the_table_of_the_documentation_names_tests_that_exist"}
     assert not missing, f"docs/aws-fidelity.md does not have {missing}"
+
+
+def test_a_request_that_finds_a_key_while_another_reads_its_policy_is_allowed():
+    """The first requests after a deployment come at the same time. A decision is remembered until the next one."""
+    arn, role = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1", f"arn:aws:iam::{ACCOUNT}:role/Writer"
+    own = StrictProxy()
+    statement = {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [statement | {"Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}}]}
+    answers = []
+
+    class Kms:
+        def describe_key(self, KeyId):
+            return {"KeyMetadata": {"Arn": arn}}
+
+        def get_key_policy(self, KeyId, PolicyName):
+            if not answers:
+                answers.append(None)
+                answers.append(own.use_key(role, "kms:GenerateDataKey", "alias/1"))
+            return {"Policy": json.dumps(policy)}
+
+    try:
+        own.client, own.roles = lambda service: Kms(), Roles(own.evaluator, None)
+        own.roles.policies = {role: [("ResultsKey", {"Version": "2012-10-17", "Statement": [statement]})]}
+        assert own.use_key(role, "kms:GenerateDataKey", "alias/1") is None and answers == [None, None], own.refused
+        assert own.refused == []
+    finally:
+        own.stop()
