@@ -116,6 +116,12 @@ def main():
         if "start_ms" in run["summary"]:
             starts = ", ".join(f"{NAMES[name]} {ms:.0f} ms" for name, ms in run["summary"]["start_ms"].items())
             text.append(f"Time of a whole process that computes the features of one image: {starts}.\n")
+    stem, run = newest("neon")
+    if run:
+        rows = [[NAMES[name], *(f"{counts[kind] / 1e6:.0f}" for kind in ("all", "multiply_adds", "memory")),
+                 f"{counts['all'] / run['instructions_per_image']['pomona']['all']:.2f}"] for name, counts in run["instructions_per_image"].items()]
+        text += ["## The model alone on arm64\n", f"Millions of instructions per image, counted by QEMU as {run['processor']}; nothing is timed. `make bench-neon`, run `{stem}`.\n",
+                 table(["", "instructions", "of these vector multiply-adds", "loads and stores", "instructions / Pomona's"], rows)]
     stem, run = newest("latency")
     if run:
         rows = [[name if name == "folder" else f"S3, {name}", f"{row['images_per_second']:.0f}", f"{row['share_of_folder']:.2f}"] for name, row in run["summary"].items()]

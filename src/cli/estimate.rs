@@ -66,9 +66,15 @@ impl Simulation {
     }
 }
 
-/// The time per image on one processor: as asked for, or as measured for a model that an output keeps.
+/// The time per image on one processor: as asked for, as measured for a model that an output keeps, or the usual one.
 async fn milliseconds(args: &EstimateArgs) -> Result<f64> {
-    let Some(location) = &args.model else { return Ok(args.ms_per_image) };
+    let Some(location) = &args.model else {
+        let usual = match args.architecture {
+            ArchitectureArg::X86_64 => estimate::MS_PER_IMAGE,
+            ArchitectureArg::Arm64 => estimate::MS_PER_IMAGE_ON_ARM64,
+        };
+        return Ok(args.ms_per_image.unwrap_or(usual));
+    };
     let place = store::open(location).await?;
     let record: ModelRecord = dataset::read_record(place.as_ref(), "record.json").await.map_err(|e| {
         if !e.is(ErrorKind::StoreNotFound) {

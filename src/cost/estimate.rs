@@ -13,7 +13,9 @@ use super::{
 };
 pub use super::{
     limits::{Fit, Limit, Remedy},
-    schedule::{BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, Map, Schedule, Workload},
+    schedule::{
+        BYTES_PER_IMAGE, Deployment, MB_PER_PROCESSOR, MS_PER_IMAGE, MS_PER_IMAGE_ON_ARM64, Map, Schedule, Workload,
+    },
 };
 use crate::{
     Error, ErrorKind, Result,

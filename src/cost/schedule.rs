@@ -18,6 +18,12 @@ use crate::{
 /// processor of a Lambda is one of two hyperthreads of a core. It is assumed to be 1.7 times slower than the busy machine;
 /// this factor has not been measured.
 pub const MS_PER_IMAGE: f64 = 22.0;
+/// [`MS_PER_IMAGE`] on an arm64 processor of a Lambda, a core of Graviton2: 1.1 times as long.
+///
+/// Counted (`make bench-neon`), not timed: 75 million vector multiply-adds, of which the core starts two in each cycle of
+/// 0.4 ns, take 15 ms. At 0.8 of this rate, as the kernels reach elsewhere, it is 18.7 ms, and 5.4 ms for what is not the
+/// model, as on x86_64.
+pub const MS_PER_IMAGE_ON_ARM64: f64 = 24.2;
 /// Size of a 100 x 100 JPEG.
 pub const BYTES_PER_IMAGE: u64 = 4_000;
 /// Memory in MiB for which Lambda gives one processor.
