@@ -79,6 +79,9 @@ struct Part<'o> {
 /// Values of a page; what is wrong with it.
 type Values = std::result::Result<std::sync::Arc<Vec<Option<Bytes>>>, String>;
 
+/// The pages that members need, by archive and start.
+type SharedPages = HashMap<(String, u64), Shared<Values>>;
+
 /// Reads objects of a listing, each once, in any order.
 #[derive(Debug)]
 pub(crate) struct Reads<'a> {
@@ -86,7 +89,7 @@ pub(crate) struct Reads<'a> {
     blocks: Vec<Block>,
     /// Numbers of the blocks of ranges of archives. An archive is named by the key of the object for it.
     places: HashMap<(String, u64, u64), usize>,
-    pages: HashMap<(String, u64), Shared<Values>>,
+    pages: SharedPages,
 }
 
 impl<'a> Reads<'a> {
@@ -193,9 +196,9 @@ impl<'a> Reads<'a> {
 }
 
 /// The ranges of archives that the objects need, sorted; and the pages.
-fn parts<'o>(objects: impl IntoIterator<Item = &'o Object>) -> (Vec<Part<'o>>, HashMap<(String, u64), Shared<Values>>) {
+fn parts<'o>(objects: impl IntoIterator<Item = &'o Object>) -> (Vec<Part<'o>>, SharedPages) {
     let mut parts: HashMap<(String, u64, u64), Part<'o>> = HashMap::new();
-    let mut pages: HashMap<(String, u64), Shared<Values>> = HashMap::new();
+    let mut pages = SharedPages::new();
     for (number, object) in objects.into_iter().enumerate() {
         let Some(packed) = object.packed.as_deref() else { continue };
         let archive = archive_key(object);
