@@ -19,6 +19,9 @@ install: build ## Copy the program to PREFIX/bin (~/.local/bin)
 	@[ ! -d dist/aws ] || install -D -m 644 -t $(PREFIX)/share/pomona/aws dist/aws/*
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo 'Add $(PREFIX)/bin to your PATH';; esac
 
+# Of everything that runs a local AWS.
+AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
+
 .PHONY: demo
 demo: build ## Render a fruit data set, run the pipeline on it, show the result
 	$(POMONA) demo pomona-demo
@@ -26,14 +29,20 @@ demo: build ## Render a fruit data set, run the pipeline on it, show the result
 
 .PHONY: test
 test: lint test-rust ## Run all checks and tests
-	$(MAKE) --no-print-directory -j2 --output-sync=target test-outside test-aws
+	$(MAKE) --no-print-directory environments
+	$(MAKE) --no-print-directory -j2 --output-sync=target test-outside e2e
 
-# Beside test-aws, which waits more than it computes. Both find the environments that this target makes.
+# Both of the following find these environments, and neither makes one that the other makes, too.
+.PHONY: environments
+environments: build .venv/tables/ready .venv/wheel/ready .venv/package/ready .venv/browser/ready $(AWS_VENVS)
+
+# Beside e2e, which waits more than it computes.
 .PHONY: test-outside
-test-outside: build .venv/tables/ready .venv/wheel/ready .venv/package/ready .venv/ministack/ready .venv/browser/ready
+test-outside:
 	$(MAKE) --no-print-directory test-python
 	$(MAKE) --no-print-directory test-package
 	$(MAKE) --no-print-directory test-browser
+	$(MAKE) --no-print-directory test-aws-alone
 
 .PHONY: lint
 lint: lint-rust lint-spelling lint-dependencies lint-workflows ## Run all linters; the four lines below run one group each
@@ -134,11 +143,12 @@ test-spark: build .venv/spark/ready ## Read the printed paths with Spark, too, a
 test-browser: build .venv/browser/ready ## Open report.html in Chromium
 	POMONA=$(abspath $(POMONA)) .venv/browser/bin/python -m pytest -q tests/browser
 
-AWS_VENVS := .venv/ministack/ready .venv/sam/ready .venv/cargo-lambda/ready .venv/npm/ready
+.PHONY: test-aws-alone
+test-aws-alone: build $(AWS_VENVS)
+	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_deploy.py
 
 .PHONY: test-aws
-test-aws: build $(AWS_VENVS) ## Test the S3 store, the template and the definition on a local AWS; then e2e
-	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_deploy.py
+test-aws: test-aws-alone ## Test the S3 store, the template and the definition on a local AWS; then e2e
 	$(MAKE) --no-print-directory e2e
 
 .PHONY: lambdas
@@ -205,6 +215,11 @@ bench-search: build .venv/bench/ready ## Time the search of 100,000 and a millio
 .PHONY: bench-query
 bench-query: lambdas-host .venv/bench/ready ## Time the function query from the start of its process, beside ONNX Runtime
 	.venv/ministack/bin/python bench/query.py --lambda target/release/lambda --peer .venv/bench/bin/python
+
+# Needs gcc, qemu-user and an arm64 Python: see bench/neon.py. Builds the wheel for arm64, which takes minutes.
+.PHONY: bench-neon
+bench-neon: .venv/bench/ready .venv/wheel/ready .venv/cargo-lambda/ready ## Count the instructions per image on arm64, beside ONNX Runtime
+	.venv/bench/bin/python bench/neon.py --wheel .venv/wheel/bin --zig .venv/cargo-lambda/bin
 
 # Needs 12 GB in the folder for temporary files, which TMPDIR sets.
 .PHONY: bench-latency
