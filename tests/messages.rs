@@ -51,6 +51,19 @@ fn printing(output: &Path) -> Vec<Command> {
 }
 
 #[test]
+fn a_table_of_keypoints_is_not_written_into_an_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, output) = small_run(dir.path());
+    let write = |table: &Path| finish(pomona().arg("descriptors").arg(&images).arg(table));
+    let refused = write(&output.join("tables/descriptors"));
+    let errors = String::from_utf8(refused.stderr).unwrap();
+    assert!(errors.contains("Output.Occupied") && errors.contains("`pomona erase` does not know it"), "{errors}");
+    assert!(!output.join("tables").exists());
+    let done = write(&dir.path().join("descriptors"));
+    assert!(done.status.success() && dir.path().join("descriptors/_SUCCESS").exists());
+}
+
+#[test]
 fn a_reader_that_has_gone_ends_the_output_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let (images, output) = small_run(dir.path());

@@ -1,9 +1,11 @@
 //! `pomona descriptors`
 
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
+    dataset::MARKER,
     orb::Orb,
     stages::{self, CancellationToken, Monitor, Stores},
+    store,
 };
 
 use super::{
@@ -31,10 +33,25 @@ impl Monitor for Progress {
     }
 }
 
+/// Fails with `Output.Occupied` inside of an output: an erasure would leave the keypoints of the image there.
+async fn check_place(location: &str) -> Result<()> {
+    for place in store::above(location)? {
+        // What cannot be read is not known to be an output.
+        let marker = store::get_opt(store::open(&place).await?.as_ref(), MARKER).await;
+        if matches!(marker, Ok(Some(_))) {
+            let message = "the table would be inside of an output, where `pomona erase` does not know it; \
+                           choose a folder that is in none";
+            return Err(Error::new(ErrorKind::OutputOccupied, message).context("output", place));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn descriptors(args: DescriptorsArgs) -> Result<()> {
     let DescriptorsArgs { images, output, keypoints, scale, levels, border, threshold, format: of_answer } = args;
     let orb = Orb { keypoints, scale, levels, border, threshold };
     let stores = Stores::open(&images, &output).await?;
+    check_place(&output).await?;
     let stop = CancellationToken::new();
     run::listen(stop.clone());
     let progress = Progress(Bars::new());

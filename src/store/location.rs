@@ -164,6 +164,22 @@ pub fn is_relative(location: &str) -> bool {
     matches!(parse(location), Ok(Location::Folder(path)) if path.is_relative())
 }
 
+/// The locations that contain this one, the nearest first. Fails with `Input.Invalid`.
+pub fn above(location: &str) -> Result<Vec<String>> {
+    Ok(match parse(location)? {
+        Location::Folder(path) => {
+            resolved(path).ancestors().skip(1).map(|folder| folder.display().to_string()).collect()
+        }
+        Location::S3 { bucket, prefix } => prefix
+            .char_indices()
+            .rev()
+            .filter(|(_, character)| *character == '/')
+            .map(|(end, _)| format!("s3://{bucket}/{}", &prefix[..=end]))
+            .chain((!prefix.is_empty()).then(|| format!("s3://{bucket}/")))
+            .collect(),
+    })
+}
+
 /// The [`Store::place`] of a location.
 pub fn place_of(location: &str) -> String {
     match parse(location) {
@@ -207,6 +223,13 @@ mod tests {
             assert!(refused.to_string().contains("does not list its keys in order"), "{refused}");
         }
         assert!(parse("s3://x-s3--fruit/").is_ok());
+    }
+
+    #[test]
+    fn the_places_above_a_location_end_with_the_bucket_or_the_root() {
+        assert_eq!(above("s3://one/a/b/c/").unwrap(), ["s3://one/a/b/", "s3://one/a/", "s3://one/"]);
+        assert_eq!(above("s3://one").unwrap(), [""; 0]);
+        assert_eq!(above("/no-such-folder/a").unwrap(), ["/no-such-folder", "/"]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ mod s3;
 
 pub use folder::FolderStore;
 pub(crate) use folder::escaped_name;
-pub use location::{bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
+pub use location::{above, bucket_and_prefix, check_apart, is_relative, open, open_input, place_of, read_file};
 pub use members::is_ignored;
 pub use memory::MemoryStore;
 pub use open_file::{OpenFile, copy};

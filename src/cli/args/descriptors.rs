@@ -17,7 +17,7 @@ Examples:
 pub(crate) struct DescriptorsArgs {
     /// Folder or s3://BUCKET/PREFIX/ with the images
     pub images: String,
-    /// Folder or s3://BUCKET/PREFIX/ for the table, empty or new
+    /// Folder or s3://BUCKET/PREFIX/ for the table, empty or new, and not inside of an output
     pub output: String,
     /// Most keypoints of an image
     #[arg(long, value_name = "N", default_value = "500", value_parser = values::keypoints)]
