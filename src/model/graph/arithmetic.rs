@@ -8,6 +8,9 @@ use crate::model::{
     onnx::Node,
 };
 
+/// Most weights of the convolution that an average pooling becomes. No file has them, so its size does not limit them.
+const MAX_AVERAGED: usize = 1 << 22;
+
 /// A sum, difference, product or quotient with constants: `factor x + term`.
 #[derive(Clone, Copy)]
 struct Linear {
@@ -191,8 +194,11 @@ impl<'a> Reader<'a> {
         let ([rows, columns], channels) = (size, self.channels(from));
         let numbers = [channels, rows, columns].iter().try_fold(1usize, |product, side| product.checked_mul(*side));
         let [height, width, _] = self.builder.shape(from);
-        let numbers = numbers.filter(|_| rows <= height && columns <= width);
-        let numbers = numbers.ok_or_else(|| at(node, format!("its windows of {size:?} are larger than its input")))?;
+        if rows > height || columns > width {
+            return Err(at(node, format!("its windows of {size:?} are larger than its input")));
+        }
+        let numbers = numbers.filter(|numbers| *numbers <= MAX_AVERAGED);
+        let numbers = numbers.ok_or_else(|| at(node, format!("its windows of {size:?} are too large")))?;
         let data = vec![1.0 / (rows * columns) as f32; numbers];
         let weights = Weights { shape: [channels, 1, rows, columns], data, bias: vec![0.0; channels] };
         self.layer((node, node), from, weights, (stride, padding, channels))
@@ -222,5 +228,149 @@ impl<'a> Reader<'a> {
             }
         }
         Ok((size, stride, padding))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pomona_kernels::Samples;
+
+    use super::super::network;
+    use crate::model::onnx::{
+        Attribute, Dimension, FLOAT, Graph, Model, Node, Shape, Tensor, TensorType, Type, ValueInfo,
+    };
+
+    const SIDES: [usize; 2] = [6, 7];
+
+    fn node(kind: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) -> Node {
+        let attribute = |(name, ints): &(&str, &[i64])| Attribute {
+            name: (*name).to_owned(),
+            i: ints[0],
+            ints: ints.to_vec(),
+            ..Attribute::default()
+        };
+        Node {
+            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            op_type: kind.to_owned(),
+            attribute: attributes.iter().map(attribute).collect(),
+            ..Node::default()
+        }
+    }
+
+    /// The features of an image by nodes from `x` to `y`, whose pixels are averaged; or why the kernels do not run them.
+    fn run(nodes: Vec<Node>, pixels: &[u8]) -> Result<Vec<f32>, String> {
+        let value = |name: &str, dims: &[usize]| {
+            let dim = |length: &usize| Dimension { dim_value: Some(*length as i64), ..Dimension::default() };
+            let shape = Some(Shape { dim: dims.iter().map(dim).collect() });
+            let tensor_type = Some(TensorType { elem_type: FLOAT, shape });
+            ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
+        };
+        let constant = |name: &str, dims: &[i64], data: &[f32]| Tensor {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+            data_type: FLOAT,
+            float_data: data.to_vec(),
+            ..Tensor::default()
+        };
+        let mut node_list = nodes;
+        node_list.push(node("GlobalAveragePool", &["y"], "features", &[]));
+        let graph = Graph {
+            node: node_list,
+            initializer: vec![
+                constant("two", &[], &[2.0]),
+                constant("channels", &[3, 1, 1], &[0.5, 2.0, -1.0]),
+                constant("columns", &[1, 7], &[1.0; 7]),
+                constant("ones", &[3], &[1.0; 3]),
+            ],
+            input: vec![value("x", &[1, 3, SIDES[0], SIDES[1]])],
+            output: vec![value("features", &[1, 3, 1, 1])],
+        };
+        let network = network(&Model { graph: Some(graph) }, Samples::default(), None).map_err(|e| e.to_string())?;
+        Ok(network.run(pixels))
+    }
+
+    /// `x` with eight channels in memory.
+    fn first(output: &str) -> Node {
+        node("Mul", &["x", "channels"], output, &[])
+    }
+
+    fn pixels() -> Vec<u8> {
+        (0..SIDES[0] * SIDES[1] * 3).map(|at| (at * 37 % 256) as u8).collect()
+    }
+
+    /// What `first` makes of a pixel.
+    fn given(y: usize, x: usize, channel: usize) -> f32 {
+        let sample = f32::from(pixels()[(y * SIDES[1] + x) * 3 + channel]) / 127.5 - 1.0;
+        sample * [0.5, 2.0, -1.0][channel]
+    }
+
+    /// The mean of windows, each of which `of` computes of its numbers.
+    fn of_windows(size: usize, starts: [&[usize]; 2], of: fn(&[f32]) -> f32) -> Vec<f32> {
+        let window = |top: usize, left: usize, channel: usize| {
+            let rows = top..(top + size).min(SIDES[0]);
+            let columns = left..(left + size).min(SIDES[1]);
+            rows.flat_map(|y| columns.clone().map(move |x| given(y, x, channel))).collect::<Vec<_>>()
+        };
+        let count = (starts[0].len() * starts[1].len()) as f32;
+        let sum = |channel: usize| -> f32 {
+            starts[0].iter().flat_map(|y| starts[1].iter().map(move |x| of(&window(*y, *x, channel)))).sum()
+        };
+        (0..3).map(|channel| sum(channel) / count).collect()
+    }
+
+    #[test]
+    fn sizes_are_rounded_up_if_a_window_begins_inside() {
+        let largest = |numbers: &[f32]| numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mean = |numbers: &[f32]| numbers.iter().sum::<f32>() / numbers.len() as f32;
+        let by = |kind: &str, size: i64, stride: i64, ceil: i64| {
+            let attributes: [(&str, &[i64]); 3] =
+                [("kernel_shape", &[size, size]), ("strides", &[stride, stride]), ("ceil_mode", &[ceil])];
+            run(vec![first("a"), node(kind, &["a"], "y", &attributes)], &pixels()).unwrap()
+        };
+        for (found, expected) in [
+            (by("MaxPool", 3, 2, 0), of_windows(3, [&[0, 2], &[0, 2, 4]], largest)),
+            // Row 4 begins a window of two rows; columns are covered already.
+            (by("MaxPool", 3, 2, 1), of_windows(3, [&[0, 2, 4], &[0, 2, 4]], largest)),
+            // A window at row 6 would begin behind the map.
+            (by("MaxPool", 1, 3, 1), of_windows(1, [&[0, 3], &[0, 3, 6]], largest)),
+            (by("AveragePool", 2, 2, 0), of_windows(2, [&[0, 2, 4], &[0, 2, 4]], mean)),
+        ] {
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn arithmetic_with_constants_is_that_of_each_number() {
+        let mean = |of: &dyn Fn(f32) -> f32| -> Vec<f32> {
+            let all = || (0..SIDES[0]).flat_map(|y| (0..SIDES[1]).map(move |x| (y, x)));
+            (0..3).map(|c| all().map(|(y, x)| of(given(y, x, c))).sum::<f32>() / (SIDES[0] * SIDES[1]) as f32).collect()
+        };
+        let by = |nodes: &[Node]| run([&[first("a")], nodes].concat(), &pixels()).unwrap();
+        for (found, expected) in [
+            (by(&[node("Sub", &["two", "a"], "y", &[])]), mean(&|x| 2.0 - x)),
+            (by(&[node("Sub", &["a", "two"], "y", &[])]), mean(&|x| x - 2.0)),
+            (by(&[node("Div", &["a", "two"], "y", &[])]), mean(&|x| x / 2.0)),
+            (by(&[node("Mul", &["a", "a"], "y", &[])]), mean(&|x| x * x)),
+            (by(&[node("Add", &["two", "a"], "b", &[]), node("Mul", &["b", "a"], "y", &[])]), mean(&|x| (x + 2.0) * x)),
+        ] {
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernels_do_not_compute_has_a_reason() {
+        for (nodes, reason) in [
+            (vec![node("Div", &["two", "a"], "y", &[])], "it divides a constant by a map"),
+            (vec![node("Div", &["a", "a"], "y", &[])], "on two maps"),
+            (vec![node("Add", &["a", "columns"], "y", &[])], "[1, 7] is not one for each channel"),
+            // Of a map, this is one for each column.
+            (vec![node("Add", &["a", "ones"], "y", &[])], "[3] is not one for each channel"),
+            (vec![node("Concat", &["a", "a"], "y", &[("axis", &[2])])], "does not join channels"),
+            (vec![node("AveragePool", &["a"], "y", &[("kernel_shape", &[8, 8])])], "larger than its input"),
+        ] {
+            let found = run([vec![first("a")], nodes].concat(), &pixels()).unwrap_err();
+            assert!(found.contains(reason), "{reason}: {found}");
+        }
     }
 }
