@@ -229,12 +229,14 @@ fn parts<'o>(objects: impl IntoIterator<Item = &'o Object>) -> (Vec<Part<'o>>, S
 /// The most bytes of blocks that are held while `together` objects in a row are read at the same time, apart from single
 /// large members, whose cost is that of the object.
 fn held(blocks: &[Block], together: usize, most: u64) -> u64 {
-    let mut changes: Vec<(usize, i128)> = Vec::new();
+    let mut changes: Vec<(usize, i64)> = Vec::new();
     for block in blocks {
         let bytes = block.range.end - block.range.start;
         if bytes <= most {
-            changes.push((block.needed.start.saturating_sub(together.saturating_sub(1)), i128::from(bytes)));
-            changes.push((block.needed.end, -i128::from(bytes)));
+            // At most `MAX_REQUEST`.
+            let bytes = bytes as i64;
+            changes.push((block.needed.start.saturating_sub(together.saturating_sub(1)), bytes));
+            changes.push((block.needed.end, -bytes));
         }
     }
     // What is dropped comes before what is loaded.
@@ -243,7 +245,7 @@ fn held(blocks: &[Block], together: usize, most: u64) -> u64 {
         *held += change;
         Some(*held)
     });
-    sums.max().and_then(|most| u64::try_from(most).ok()).unwrap_or(0)
+    sums.max().map_or(0, i64::unsigned_abs)
 }
 
 /// Reads one member by itself.

@@ -67,13 +67,12 @@ impl Simulation {
 }
 
 /// The time per image on one processor: as asked for, as measured for a model that an output keeps, or the usual one.
-async fn milliseconds(args: &EstimateArgs) -> Result<f64> {
+async fn milliseconds(args: &EstimateArgs, architecture: Architecture) -> Result<f64> {
     let Some(location) = &args.model else {
-        let usual = match args.architecture {
-            ArchitectureArg::X86_64 => estimate::MS_PER_IMAGE,
-            ArchitectureArg::Arm64 => estimate::MS_PER_IMAGE_ON_ARM64,
-        };
-        return Ok(args.ms_per_image.unwrap_or(usual));
+        return Ok(args.ms_per_image.unwrap_or(match architecture {
+            Architecture::X86_64 => estimate::MS_PER_IMAGE,
+            Architecture::Arm64 => estimate::MS_PER_IMAGE_ON_ARM64,
+        }));
     };
     let place = store::open(location).await?;
     let record: ModelRecord = dataset::read_record(place.as_ref(), "record.json").await.map_err(|e| {
@@ -95,7 +94,7 @@ pub(crate) async fn estimate(args: &EstimateArgs) -> Result<()> {
     let work = Workload {
         images: args.images,
         bytes_per_image: args.bytes_per_image,
-        ms_per_image: milliseconds(args).await?,
+        ms_per_image: milliseconds(args, architecture).await?,
         shard_size: args.shard_size,
         labels: args.labels,
         packed: args.packed,

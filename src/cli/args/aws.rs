@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     cost::{
-        estimate::{BYTES_PER_IMAGE, Deployment, Workload},
+        estimate::{BYTES_PER_IMAGE, Deployment, MS_PER_IMAGE, MS_PER_IMAGE_ON_ARM64, Workload},
         receipt::USUAL_REGION,
     },
     dataset::shard::DEFAULT_SHARD_SIZE_ON_AWS,
@@ -94,8 +94,15 @@ pub(crate) struct EstimateArgs {
     /// Place of a model that an output keeps, whose time per image was measured: s3://BUCKET/OUTPUT/models/SHA256/
     #[arg(long, value_name = "LOCATION", conflicts_with = "ms_per_image")]
     pub model: Option<String>,
-    /// Milliseconds per image on one Lambda processor, from file to features [default: 22; 24.2 with arm64]
-    #[arg(long, value_name = "MS", value_parser = values::milliseconds)]
+    #[arg(
+        long,
+        value_name = "MS",
+        value_parser = values::milliseconds,
+        help = format!(
+            "Milliseconds per image on one Lambda processor, from file to features [default: {MS_PER_IMAGE}; \
+             {MS_PER_IMAGE_ON_ARM64} with arm64]"
+        )
+    )]
     pub ms_per_image: Option<f64>,
     /// Average size of an image file, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = BYTES_PER_IMAGE)]

@@ -11,25 +11,16 @@ use crate::model::{
 /// Most weights of the convolution that an average pooling becomes. No file has them, so its size does not limit them.
 const MAX_AVERAGED: usize = 1 << 22;
 
-/// A sum, difference, product or quotient with constants: `factor x + term`.
-#[derive(Clone, Copy)]
-struct Linear {
-    factor: f32,
-    term: f32,
-}
-
-impl Linear {
-    /// None for a constant divided by the map.
-    fn new(operator: &str, constant: f32, is_first: bool) -> Option<Self> {
-        let (factor, term) = match (operator, is_first) {
-            ("Add", _) => (1.0, constant),
-            ("Sub", false) => (1.0, -constant),
-            ("Sub", true) => (-1.0, constant),
-            ("Mul", _) => (constant, 0.0),
-            ("Div", false) => (1.0 / constant, 0.0),
-            _ => return None,
-        };
-        Some(Linear { factor, term })
+/// A sum, difference, product or quotient of a map and a constant as `factor x + term`. None for a constant divided by the
+/// map.
+fn linear(operator: &str, constant: f32, is_first: bool) -> Option<(f32, f32)> {
+    match (operator, is_first) {
+        ("Add", _) => Some((1.0, constant)),
+        ("Sub", false) => Some((1.0, -constant)),
+        ("Sub", true) => Some((-1.0, constant)),
+        ("Mul", _) => Some((constant, 0.0)),
+        ("Div", false) => Some((1.0 / constant, 0.0)),
+        _ => None,
     }
 }
 
@@ -80,8 +71,8 @@ impl<'a> Reader<'a> {
     pub(super) fn arithmetic(&mut self, node: &'a Node) -> Outcome<()> {
         let constants = [0, 1].map(|input| self.constant(node, input).ok());
         match constants {
-            [Some(constant), None] => self.linear(node, 1, &constant),
-            [None, Some(constant)] => self.linear(node, 0, &constant),
+            [Some(constant), None] => self.with_constant(node, 1, &constant),
+            [None, Some(constant)] => self.with_constant(node, 0, &constant),
             _ => self.of_two_maps(node),
         }
     }
@@ -112,14 +103,14 @@ impl<'a> Reader<'a> {
     }
 
     /// A map and a constant, or one for each channel.
-    fn linear(&mut self, node: &'a Node, input: usize, constant: &Constant) -> Outcome<()> {
+    fn with_constant(&mut self, node: &'a Node, input: usize, constant: &Constant) -> Outcome<()> {
         let from = self.value(node, input)?;
-        let linear = |constant: f32| {
-            let linear = Linear::new(&node.op_type, constant, input == 1);
+        let linear = |constant: &f32| {
+            let linear = linear(&node.op_type, *constant, input == 1);
             linear.ok_or_else(|| at(node, "it divides a constant by a map"))
         };
-        if let [constant] = constant.data[..] {
-            let Linear { factor, term } = linear(constant)?;
+        if let [constant] = &constant.data[..] {
+            let (factor, term) = linear(constant)?;
             let output = self.builder.function(from, Function::Linear { factor, term }).map_err(|e| at(node, e))?;
             return self.name(node, output, self.channels(from));
         }
@@ -130,8 +121,9 @@ impl<'a> Reader<'a> {
         if !is_per_channel {
             return Err(at(node, format!("its constant of {:?} is not one for each channel", constant.dims)));
         }
-        let of_channels = constant.data.iter().map(|constant| linear(*constant)).collect::<Outcome<Vec<_>>>()?;
-        self.per_channel(node, from, &of_channels)
+        let (factors, terms): (Vec<_>, _) =
+            constant.data.iter().map(linear).collect::<Outcome<Vec<_>>>()?.into_iter().unzip();
+        self.per_channel(node, from, (&factors, terms))
     }
 
     /// A batch normalisation that follows no convolution.
@@ -140,21 +132,18 @@ impl<'a> Reader<'a> {
         let channels = self.channels(from);
         let weights = Weights { shape: [channels, 1, 1, 1], data: vec![1.0; channels], bias: vec![0.0; channels] };
         let weights = self.normalized(weights, node)?;
-        let linear = |(factor, term): (&f32, &f32)| Linear { factor: *factor, term: *term };
-        let of_channels: Vec<_> = weights.data.iter().zip(&weights.bias).map(linear).collect();
-        self.per_channel(node, from, &of_channels)
+        self.per_channel(node, from, (&weights.data, weights.bias))
     }
 
     /// A convolution of one pixel that has these factors and terms.
-    fn per_channel(&mut self, node: &'a Node, from: Value, of_channels: &[Linear]) -> Outcome<()> {
+    fn per_channel(&mut self, node: &'a Node, from: Value, (factors, bias): (&[f32], Vec<f32>)) -> Outcome<()> {
         let [_, _, physical] = self.builder.shape(from);
-        let channels = of_channels.len();
-        let bias = of_channels.iter().map(|linear| linear.term).collect();
+        let channels = factors.len();
         // Depthwise convolutions have a multiple of 8 channels; the image has 3.
         let (groups, inner) = if physical.is_multiple_of(8) { (channels, 1) } else { (1, channels) };
         let mut data = vec![0.0; channels * inner];
-        for (channel, linear) in of_channels.iter().enumerate() {
-            data[channel * inner + channel % inner] = linear.factor;
+        for (channel, factor) in factors.iter().enumerate() {
+            data[channel * inner + channel % inner] = *factor;
         }
         let weights = Weights { shape: [channels, inner, 1, 1], data, bias };
         self.layer((node, node), from, weights, (1, [0; 4], groups))
@@ -192,13 +181,15 @@ impl<'a> Reader<'a> {
             return Err(at(node, "it is padded"));
         }
         let ([rows, columns], channels) = (size, self.channels(from));
-        let numbers = [channels, rows, columns].iter().try_fold(1usize, |product, side| product.checked_mul(*side));
         let [height, width, _] = self.builder.shape(from);
         if rows > height || columns > width {
             return Err(at(node, format!("its windows of {size:?} are larger than its input")));
         }
-        let numbers = numbers.filter(|numbers| *numbers <= MAX_AVERAGED);
-        let numbers = numbers.ok_or_else(|| at(node, format!("its windows of {size:?} are too large")))?;
+        // At most those of the map.
+        let numbers = channels * rows * columns;
+        if numbers > MAX_AVERAGED {
+            return Err(at(node, format!("its windows of {size:?} are too large")));
+        }
         let data = vec![1.0 / (rows * columns) as f32; numbers];
         let weights = Weights { shape: [channels, 1, rows, columns], data, bias: vec![0.0; channels] };
         self.layer((node, node), from, weights, (stride, padding, channels))
