@@ -51,9 +51,11 @@ class LocalAws:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pomona-aws-"))
         self.log = open(self.folder / "ministack.log", "w")
-        # Functions inherit this environment; nothing of the caller's gets in.
+        temporary = self.folder / "tmp"
+        temporary.mkdir()
+        # Functions inherit this environment; nothing of the caller's gets in, and no file that a function of an earlier one left.
         env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8", "GATEWAY_PORT": str(self.port),
+            "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.folder), "TMPDIR": str(temporary), "LANG": "C.UTF-8", "GATEWAY_PORT": str(self.port),
             "BIND_HOST": "127.0.0.1", "LAMBDA_EXECUTOR": "local",
             "AWS_ENDPOINT_URL": proxy.endpoint if proxy else self.endpoint,
         }
