@@ -19,9 +19,9 @@ import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import time
+import urllib.parse
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -376,9 +376,6 @@ def test_an_extractor_without_a_network_gives_the_bits_of_a_folder(stack, demo, 
 @pytest.mark.parametrize("name", ["tiny.onnx", "networks/vit-tiny"])
 def test_a_model_of_the_users_gives_the_bits_of_a_folder(stack, demo, tmp_path, name):
     """One on the kernels, and one on tract with its own preprocessing."""
-    # An environment of Lambda begins without a model; here, one of an earlier run of the tests may be left.
-    for cached in pathlib.Path(tempfile.gettempdir()).glob("pomona-model-*.onnx"):
-        cached.unlink()
     folder, source = demo
     model, output = ROOT / "tests/models" / name, "model-" + name.rpartition("/")[2].removesuffix(".onnx")
     options, results = ["--feature-range", 32], tmp_path / "results"
@@ -706,32 +703,27 @@ def test_a_run_of_23_shards_in_an_account_with_ten_functions(stack, demo, tmp_pa
 
 def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(stack, demo):
     """One call of featurize is killed at its deadline. Others see it come, keep their rows, and say so."""
-    calls, slow, keeps = collections.Counter(), [0], []
-    # Two images at a time are read, in the beginning.
-    lock, few = threading.Lock(), threading.Semaphore(2)
+    same = stack.manifest("same")
+    tables = [pd.read_parquet(io.BytesIO(stack.read("same", f"shards/{shard['id']}/features.parquet")))
+              for shard in shards_of(same, lambda key: stack.read("same", key)) if shard["rows"]]
+    first = {path for table in tables for path in table["path"][:8]}
+    calls, lock, kept = collections.Counter(), threading.Lock(), threading.Event()
 
     def deadline(function):
         if "-FeaturizeFunction" not in function:
             return None
         with lock:
             calls[function] += 1
-            # With less than 80 s, a function works for half of its time. A small shard may be finished by then.
-            return {1: 0.01, 2: 16, 3: 16, 4: 16}.get(calls[function])
+            # With less than 80 s, a function works for half of its time.
+            return {1: 0.01, 2: 24, 3: 24, 4: 24}.get(calls[function])
 
     def rule(method, path):
-        if method == "GET" and "/images/demo/" in path:
-            with lock:
-                slow[0] += 1
-                waits = slow[0] < 120
-            if waits:
-                with few:
-                    time.sleep(0.25)
+        image = urllib.parse.unquote(path.split("?")[0]).partition("/images/demo/")[2]
+        if method == "GET" and image and image not in first:
+            # No shard is finished before a function has kept its first rows.
+            kept.wait(60)
         elif method == "PUT" and "/partials/" in path:
-            with lock:
-                first = not keeps
-                keeps.append(path)
-            # Too late for the function that is killed.
-            time.sleep(2 if first else 0)
+            kept.set()
 
     stack.proxy.deadline, stack.proxy.rule = deadline, rule
     before = len(stack.proxy.sent)
@@ -739,11 +731,9 @@ def test_a_function_that_runs_out_of_time_is_called_again_and_keeps_its_rows(sta
     execution = stack.wait(arn)
     assert execution["status"] == "SUCCEEDED", stack.explain(execution)
     assert {"Sandbox.Timedout", "Run.Interrupted"} <= errors_of_children(stack, arn)
-    kept = [method for function, method, path in stack.proxy.sent[before:] if "/deadline/partials/" in path]
-    assert {"PUT", "GET", "DELETE"} <= set(kept)
+    assert {"PUT", "GET", "DELETE"} <= {method for _, method, path in stack.proxy.sent[before:] if "/deadline/partials/" in path}
     assert not [key for key in stack.keys("deadline") if key.startswith("partials/")]
-    same = tables_of(stack.manifest("same"), lambda key: stack.read("same", key))
-    assert tables_of(stack.manifest("deadline"), lambda key: stack.read("deadline", key)) == same
+    assert tables_of(stack.manifest("deadline"), lambda key: stack.read("deadline", key)) == tables_of(same, lambda key: stack.read("same", key))
 
 
 @pytest.fixture(scope="module")
