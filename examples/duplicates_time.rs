@@ -115,6 +115,7 @@ fn encode(numbers: std::ops::Range<usize>, values: Vec<f32>, kind: Kind) -> byte
         contents: numbers.map(|number| Some(Checksum::of(&number.to_le_bytes()).sha256)).collect(),
         features: Array2::from_shape_vec((count, COLUMNS), values).unwrap(),
         thumbnails: Array2::from_shape_vec((count, THUMBNAIL), levels).unwrap(),
+        keypoints: Vec::new(),
     };
     tables::write_features(rows, "made-up", Compression::Snappy).unwrap()
 }

@@ -135,6 +135,7 @@ async fn write_shard(output: &dyn Store, work: ShardWork, columns: usize, extrac
         contents: objects.iter().map(|object| Some(format!("{:064x}", object.modified))).collect(),
         features: features(&objects, columns),
         thumbnails: Array2::zeros((objects.len(), 0)),
+        keypoints: Vec::new(),
     };
     let table = write_features(rows, extractor, Compression::Snappy).unwrap();
     let record = ShardRecord {

@@ -271,7 +271,7 @@ async fn no_damage_gives_a_wrong_result() {
             let flips: Vec<usize> = match bits {
                 0 => Vec::new(),
                 _ if times > 1 && bits < 64 * 400 => (0..bits).step_by(64).map(|bit| bit + rng.usize(..64)).collect(),
-                _ => (0..12 * times).map(|_| rng.usize(..bits)).collect(),
+                _ => (0..6 * times).map(|_| rng.usize(..bits)).collect(),
             };
             let whole = [Damage::Truncate, Damage::Empty, Damage::Delete, Damage::Swap];
             let flips = flips.into_iter().map(Damage::Flip);
@@ -280,7 +280,7 @@ async fn no_damage_gives_a_wrong_result() {
                 let what = format!("{} {file} {damage:?}", kind.name);
                 truth.read(&output, kind, &what).await;
                 reads += 1;
-                if number < 6 * times {
+                if number < 5 * times {
                     truth.write(&output, &what).await;
                     writes += 1;
                 }

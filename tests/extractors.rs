@@ -6,20 +6,20 @@ use crate::common::*;
 use bytes::Bytes;
 use pomona::{
     ErrorKind,
-    dataset::{self, ExtractorInput, ModelRecord, WordsInput, lease::Judge, settings::Settings, tables},
+    dataset::{self, ExtractorInput, ModelRecord, WordsInput, keys, lease::Judge, settings::Settings, tables},
     image::{self, Limits},
     model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
     orb::{Orb, Vocabulary, Weights},
     pca::ComponentSelection,
-    stages::{self, CancellationToken, Silent},
-    store::{MemoryStore, Store},
+    stages::{self, CancellationToken, Silent, Stores},
+    store::{MemoryStore, Store, list_all},
     versions::check::{Depth, check},
 };
 use proptest::prelude::*;
 
 const KINDS: [ExtractorKind; 3] = [ExtractorKind::Raw, ExtractorKind::Histogram, ExtractorKind::Orb];
 
-/// Visual words of the first images.
+/// Visual words of the first images. Their extractor keeps keypoints.
 fn words() -> &'static Bytes {
     static WORDS: LazyLock<Bytes> = LazyLock::new(|| {
         let orb = Orb { border: 4, keypoints: 60, levels: 2, ..Orb::default() };
@@ -27,7 +27,8 @@ fn words() -> &'static Bytes {
             let pixels = image::decode(&png(seed), Limits::default()).unwrap();
             orb.detect(&pixels).iter().map(|keypoint| keypoint.descriptor).collect()
         });
-        Vocabulary::learn(orb, Weights::Counts, &described.collect::<Vec<_>>(), 8).unwrap().to_bytes()
+        let words = Vocabulary::learn(orb, Weights::Counts, &described.collect::<Vec<_>>(), 8).unwrap();
+        words.with_keypoints(true).to_bytes()
     });
     &WORDS
 }
@@ -213,6 +214,75 @@ async fn words_that_a_step_of_their_own_has_made_are_those_of_the_plan() {
     assert!(stages::extractor(&stores, &given, of_run, &stop).await.unwrap_err().is(ErrorKind::DatasetCorrupt));
     let raw = ExtractorInput { kind: Some(ExtractorKind::Raw), ..ExtractorInput::default() };
     assert_eq!(words(&raw).await, None);
+}
+
+/// Compares the keypoints of each row with those of its image. Returns their number.
+async fn checked_keypoints(input: &MemoryStore, output: &dyn Store, orb: Orb) -> usize {
+    let version = dataset::current(output).await.unwrap().unwrap();
+    let mut found = 0;
+    for table in dataset::contents::tables(output, &version, dataset::contents::Table::Features).await.unwrap() {
+        let rows = tables::read_features(table.read(output).await.unwrap(), &version.extractor, &table.key).unwrap();
+        assert_eq!(rows.keypoints.len(), rows.len());
+        for (path, keypoints) in rows.paths.iter().zip(&rows.keypoints) {
+            let pixels = image::decode(&input.get(path).await.unwrap(), Limits::default()).unwrap();
+            assert_eq!(*keypoints, orb.detect(&pixels), "{path}");
+            found += keypoints.len();
+        }
+    }
+    found
+}
+
+/// The extractor that a wish ends in.
+async fn chosen(stores: &Stores, words: WordsInput) -> Extractor {
+    let wish = ExtractorInput { kind: Some(ExtractorKind::Orb), words, ..ExtractorInput::default() };
+    let (of_run, stop) = ((FeatureRange::default(), Decoding::Full), CancellationToken::new());
+    let (info, file) = stages::extractor(stores, &wish, of_run, &stop).await.unwrap();
+    Extractor::of_recipe(&info.recipe(), file, of_run.0).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keypoints_are_kept_beside_the_features() {
+    let (input, output) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    for image in 0..60 {
+        // Some images have no corner.
+        input.put(&key(image), if image % 7 == 0 { png(image) } else { squares(image) }).await.unwrap();
+    }
+    let stores = stores(&input, &output);
+    let words = WordsInput { words: Some(8), keypoints: Some(true), ..WordsInput::default() };
+    let pool = |extractor| WorkerPool::new(Arc::new(extractor), 2).unwrap();
+    let engine = pool(chosen(&stores, words).await);
+    let orb = Orb { border: 16, ..Orb::default() };
+    // What a stopped run has kept, and what is copied of an earlier version, has them, too.
+    let settings = Settings { shard_size: Some(32), ..settings() };
+    run_until(40, &stores, &engine, &settings, "stopped").await;
+    assert!(!list_all(output.as_ref(), keys::PARTIALS).await.unwrap().is_empty());
+    let copied = run(&stores, &engine, &settings, "first").await.unwrap().manifest.figures;
+    assert!(copied.inferred < 60, "{copied:?}");
+    let found = checked_keypoints(&input, output.as_ref(), orb).await;
+    assert!(found > 60, "{found}");
+    input.put(&key(11), squares(80)).await.unwrap();
+    input.delete(&key(12)).await.unwrap();
+    let figures = run(&stores, &engine, &settings, "second").await.unwrap().manifest.figures;
+    assert_eq!(figures.inferred, 1);
+    checked_keypoints(&input, output.as_ref(), orb).await;
+    let found = check(output.as_ref(), Depth::Numbers, Judge::default(), &Silent).await.unwrap();
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
+
+    // Later runs keep them, until they are told otherwise: then it is another extractor with the same words.
+    let open = chosen(&stores, WordsInput::default()).await;
+    assert_eq!(open.info(), engine.extractor().info());
+    let without = chosen(&stores, WordsInput { keypoints: Some(false), ..WordsInput::default() }).await;
+    assert!(!without.keeps_keypoints() && without.info().id != open.info().id);
+    assert_eq!(without.features_of_file(&squares(3)).unwrap(), open.features_of_file(&squares(3)).unwrap());
+    let error = run(&stores, &pool(without), &settings, "third").await.unwrap_err();
+    assert!(error.is(ErrorKind::DatasetSettingsChanged), "{error}");
+    // Words that are given say it themselves, unless the run does.
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("words.json");
+    std::fs::write(&place, open.words().unwrap()).unwrap();
+    let given = WordsInput { location: Some(place.to_str().unwrap().to_owned()), ..WordsInput::default() };
+    assert_eq!(chosen(&stores, given.clone()).await.info(), open.info());
+    assert!(!chosen(&stores, WordsInput { keypoints: Some(false), ..given }).await.keeps_keypoints());
 }
 
 proptest! {

@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use crate::common::{
@@ -20,8 +17,7 @@ use pomona::{
     },
     model::WorkerPool,
     pca::ComponentSelection,
-    pipeline::{self, Watcher},
-    stages::{CancellationToken, Monitor, Stores},
+    stages::Stores,
     store::{MemoryStore, Store, list_all},
 };
 use proptest::prelude::*;
@@ -236,36 +232,16 @@ async fn rows_of(output: &dyn Store, records: &HashSet<String>) -> u64 {
     rows
 }
 
-/// Stops the run after this many images.
-struct StopAfter {
-    left: AtomicI64,
-    stop: CancellationToken,
-}
-
-impl Monitor for StopAfter {
-    fn image_done(&self) {
-        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.stop.cancel();
-        }
-    }
-}
-impl Watcher for StopAfter {}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_run_keeps_the_images_it_has_finished() {
     let (input, output, engine) = (images(0..200).await, Arc::new(MemoryStore::new()), engine("tiny", 2));
     let stores = stores(&input, &output);
-    let stop = CancellationToken::new();
-    let watcher = StopAfter { left: AtomicI64::new(90), stop: stop.clone() };
     let settings = Settings { shard_size: Some(64), ..Settings::default() };
-    let error =
-        pipeline::run(&stores, &engine, &order(&settings, Mode::default(), "a"), &watcher, &stop).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::RunInterrupted);
+    let done = run_until(90, &stores, &engine, &settings, "a").await;
     assert!(dataset::current(output.as_ref()).await.unwrap().is_none());
-    let done = 90 - watcher.left.load(Ordering::Relaxed);
     let figures = run(&stores, &engine, &settings, "b").await.unwrap().manifest.figures;
     // A few images that were finished out of order may be inferred again.
-    assert!(figures.inferred <= 200 - done as u64 + 2 * 16, "{done} done, {figures:?}");
+    assert!(figures.inferred <= 200 - done + 2 * 16, "{done} done, {figures:?}");
     assert!(figures.inferred < 150);
     assert_eq!(data_set(output.as_ref()).await, fresh(&input, &engine, &settings).await);
     assert!(list_all(output.as_ref(), "partials/").await.unwrap().is_empty());

@@ -44,6 +44,7 @@ def model_of_run(
     vocabulary: str | None = None,
     words: int | None = None,
     weights: str | None = None,
+    keypoints: bool | None = None,
     scaled: bool = False,
     threads: int | None = None,
 ) -> Model: ...

@@ -61,6 +61,7 @@ def run(
     vocabulary: str | os.PathLike[str] | None = None,
     words: int | None = None,
     word_weights: Literal["counts", "l1", "tf_idf"] | None = None,
+    keypoints: bool | None = None,
     threads: int | None = None,
     refit: Literal["always", "never"] = "always",
     rebuild: bool = False,
@@ -73,7 +74,8 @@ def run(
     Only new and changed images are inferred. `components` or `variance` (a share, such as 0.9) say how many principal components
     are kept. `extractor` computes the features if there is no `model`; without both, it is that of the last version.
     `vocabulary` is a file of visual words that another output has made (`vocabularies/` in it); without one, `orb` keeps those
-    of the last version, or makes `words` new ones. Other settings have the names of docs/file-formats.md, such as `csv=True`,
+    of the last version, or makes `words` new ones; with `keypoints=True`, a column of the features has the keypoints of each
+    image. Other settings have the names of docs/file-formats.md, such as `csv=True`,
     `label_depth=1`, `classifier=False` or `max_reject_percent=5`. Ctrl-C stops the run; the next one goes on where it stopped.
     Raises `pomona.Error`, which has the error's `name` and `advice`.
     """
@@ -90,11 +92,12 @@ def run(
         if name in settings:
             mode[name] = settings.pop(name)
     scaled = settings.pop("decode", "full") == "scaled"
-    if extractor != "orb" and (vocabulary, words, word_weights) != (None, None, None):
-        raise ValueError("vocabulary, words and word_weights belong to extractor='orb'")
+    if extractor != "orb" and (vocabulary, words, word_weights, keypoints) != (None, None, None, None):
+        raise ValueError("vocabulary, words, word_weights and keypoints belong to extractor='orb'")
     places = (os.fspath(images), os.fspath(output))
     given = None if vocabulary is None else os.fspath(vocabulary)
-    engine = _pomona.model_of_run(*places, inventory, model, extractor, given, words, word_weights, scaled, threads)
+    of_words = (given, words, word_weights, keypoints)
+    engine = _pomona.model_of_run(*places, inventory, model, extractor, *of_words, scaled, threads)
     line = _Line() if progress else None
     try:
         version = _pomona.run(

@@ -90,7 +90,7 @@ fn parsed<T: DeserializeOwned>(text: &str) -> Result<T> {
 /// What a run computes features with: a model of the user's, the extractor of this name, or that of the last version. New visual
 /// words are made of the images.
 #[pyfunction]
-#[pyo3(signature = (images, output, inventory=None, model=None, extractor=None, vocabulary=None, words=None, weights=None, scaled=false, threads=None))]
+#[pyo3(signature = (images, output, inventory=None, model=None, extractor=None, vocabulary=None, words=None, weights=None, keypoints=None, scaled=false, threads=None))]
 #[expect(clippy::too_many_arguments, reason = "the arguments of a function of Python")]
 pub(crate) fn model_of_run(
     py: Python<'_>,
@@ -102,12 +102,13 @@ pub(crate) fn model_of_run(
     vocabulary: Option<String>,
     words: Option<usize>,
     weights: Option<&str>,
+    keypoints: Option<bool>,
     scaled: bool,
     threads: Option<usize>,
 ) -> PyResult<Model> {
     let wished = || {
         let weights = weights.map(|name| parsed::<Weights>(&serde_json::json!(name).to_string())).transpose()?;
-        let words = WordsInput { location: vocabulary, words, weights, kept: None };
+        let words = WordsInput { location: vocabulary, words, weights, keypoints, kept: None };
         let kind = extractor.map(ExtractorKind::of_name).transpose()?;
         Ok(ExtractorInput { kind, words, ..ExtractorInput::default() })
     };

@@ -230,6 +230,9 @@ def test_visual_words_are_made_kept_and_taken_from_another_output(folder, tmp_pa
     path = data.features()["path"][0].as_py()
     assert data.search(folder / "images" / path, count=1)[0].path == path and data.predict(folder / "images" / path)[0].problem is None
     assert pomona.run(folder / "images", tmp_path / "module", components=3, progress=False).manifest["version"] == 1
+    kept = pomona.run(folder / "images", tmp_path / "kept", components=3, extractor="orb", vocabulary=file, keypoints=True, progress=False)
+    assert "keypoints" not in data.features().column_names
+    assert sum(map(len, kept.features()["keypoints"].to_pylist())) == kept.matrix()[2].sum()
     with pytest.raises(pomona.Error, match="vocabulary"):
         pomona.features([folder / "images" / path], extractor="orb")
 

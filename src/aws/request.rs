@@ -98,15 +98,16 @@ fn extractor(value: Value) -> Result<ExtractorInput> {
         vocabulary: Option<String>,
         words: Option<usize>,
         weights: Option<Weights>,
+        keypoints: Option<bool>,
     }
     let unlike =
         || Error::new(ErrorKind::InputInvalid, r#""extractor" must look like {"name": "raw"} or {"model": "SHA256"}"#);
-    let Given { name, model, vocabulary, words, weights } =
+    let Given { name, model, vocabulary, words, weights, keypoints } =
         serde_json::from_value(value).map_err(|e| unlike().source(e))?;
     if name.is_some() == model.is_some() {
         return Err(unlike().source("it has a name or a model, not both"));
     }
-    let words = WordsInput { location: vocabulary, words, weights, kept: None };
+    let words = WordsInput { location: vocabulary, words, weights, keypoints, kept: None };
     let kind = name.as_deref().map(ExtractorKind::of_name).transpose()?;
     words.check(kind.unwrap_or_default())?;
     if words.location.as_ref().is_some_and(|location| !location.starts_with("s3://")) {
@@ -175,8 +176,9 @@ mod tests {
         assert!(request(json!({"objects_per_lister": 0})).unwrap_err().to_string().contains("objects_per_lister"));
         assert_eq!(request(json!({"extractor": {"name": "raw"}})).unwrap().extractor.kind, Some(ExtractorKind::Raw));
         assert_eq!(request(json!({"extractor": {"model": "ab"}})).unwrap().extractor.model.as_deref(), Some("ab"));
-        let orb = request(json!({"extractor": {"name": "orb", "words": 64, "weights": "tf_idf"}})).unwrap();
-        let words = WordsInput { words: Some(64), weights: Some(Weights::TfIdf), ..WordsInput::default() };
+        let orb = request(json!({"extractor": {"name": "orb", "words": 64, "weights": "tf_idf", "keypoints": true}}));
+        let (orb, weights) = (orb.unwrap(), Some(Weights::TfIdf));
+        let words = WordsInput { words: Some(64), weights, keypoints: Some(true), ..WordsInput::default() };
         assert_eq!((orb.extractor.kind, orb.extractor.words), (Some(ExtractorKind::Orb), words));
         for (bad, named) in [
             (json!("raw"), "must look like"),
@@ -185,6 +187,7 @@ mod tests {
             (json!({"name": "raw", "model": "ab"}), "not both"),
             (json!({"model": "ab", "words": 64}), "belong to the extractor orb"),
             (json!({"name": "raw", "words": 64}), "belong to the extractor orb"),
+            (json!({"name": "raw", "keypoints": true}), "belong to the extractor orb"),
             (json!({"name": "orb", "vocabulary": "/words.json"}), "must be a location"),
         ] {
             assert!(request(json!({"extractor": bad})).unwrap_err().to_string().contains(named));

@@ -71,8 +71,14 @@ fn input(args: &StartArgs) -> Result<String> {
         fields.insert("extractor".to_owned(), serde_json::json!({"model": model}));
     }
     if let Some(extractor) = args.extractor {
-        let WordsInput { location, words, weights, .. } = args.words.input();
-        let mut given = serde_json::json!({"name": extractor.kind().name(), "vocabulary": location, "words": words, "weights": weights});
+        let WordsInput { location, words, weights, keypoints, .. } = args.words.input();
+        let mut given = serde_json::json!({
+            "name": extractor.kind().name(),
+            "vocabulary": location,
+            "words": words,
+            "weights": weights,
+            "keypoints": keypoints,
+        });
         if let Some(given) = given.as_object_mut() {
             given.retain(|_, value| !value.is_null());
         }

@@ -87,10 +87,12 @@ pub async fn groups(output: &dyn Store, groups: &[GroupEntry]) -> Result<Vec<Gro
     stream::iter(reads).buffered(CONCURRENCY).try_collect().await
 }
 
-/// The rows of a table of features. Fails with `Dataset.Corrupt`.
+/// The rows of a table of features, without keypoints: nothing compares these, and they need more memory than the rest. Fails
+/// with `Dataset.Corrupt`.
 pub(crate) async fn feature_rows(output: &dyn Store, extractor: &ExtractorInfo, file: &FileRef) -> Result<FeatureRows> {
     let (body, extractor, key) = (file.read(output).await?, extractor.clone(), file.key.clone());
-    run_blocking(move || tables::read_features(body, &extractor, &key)).await
+    run_blocking(move || Ok(FeatureRows { keypoints: Vec::new(), ..tables::read_features(body, &extractor, &key)? }))
+        .await
 }
 
 /// What searches and sums need of a table of features. Fails with `Dataset.Corrupt`.

@@ -23,6 +23,8 @@ pub struct WordsInput {
     pub words: Option<usize>,
     /// What features are made of the counts of new words. None for the counts.
     pub weights: Option<Weights>,
+    /// Whether tables of features have the keypoints of each image, too. None for as before, or as the given words say.
+    pub keypoints: Option<bool>,
     /// SHA-256 of words that the output keeps, which [`keep_extractor`](crate::stages::keep_extractor) has made for this run. They
     /// stand above the rest.
     pub kept: Option<String>,
@@ -49,7 +51,7 @@ impl WordsInput {
         if kind == ExtractorKind::Orb || *self == WordsInput::default() {
             return Ok(());
         }
-        let message = "a vocabulary, a number of words and their weights belong to the extractor orb";
+        let message = "a vocabulary, a number of words, their weights and keypoints belong to the extractor orb";
         Err(Error::new(ErrorKind::InputInvalid, message).context("extractor", kind.name()))
     }
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Result,
     image::{self, Limits, Pixels, Reason, Reject},
-    orb::Vocabulary,
+    orb::{Keypoint, Vocabulary},
 };
 
 /// Keras MobileNetV2 1.00/224 without its head: see `models/README.md`.
@@ -229,6 +229,15 @@ impl Extractor {
         if let Program::Words(_, file) = &self.program { Some(file) } else { None }
     }
 
+    fn vocabulary(&self) -> Option<&Vocabulary> {
+        if let Program::Words(vocabulary, _) = &self.program { Some(vocabulary) } else { None }
+    }
+
+    /// Whether tables of its features have the keypoints of each image, too.
+    pub fn keeps_keypoints(&self) -> bool {
+        self.vocabulary().is_some_and(Vocabulary::keeps_keypoints)
+    }
+
     /// The identity of this extractor.
     pub fn info(&self) -> &ExtractorInfo {
         &self.info
@@ -250,7 +259,12 @@ impl Extractor {
     pub fn describe_file(&self, file: &[u8]) -> std::result::Result<Described, Reject> {
         let pixels = self.decode(file)?;
         let thumbnail = image::thumbnail(&pixels);
-        Ok(Described { features: self.features_of_any_size(pixels)?, thumbnail })
+        if let Some(vocabulary) = self.vocabulary().filter(|vocabulary| vocabulary.keeps_keypoints()) {
+            let keypoints = vocabulary.detect(&pixels);
+            let features = self.rounded(vocabulary.features(&keypoints))?;
+            return Ok(Described { features, thumbnail, keypoints });
+        }
+        Ok(Described { features: self.features_of_any_size(pixels)?, thumbnail, keypoints: Vec::new() })
     }
 
     fn decode(&self, file: &[u8]) -> std::result::Result<Pixels, Reject> {
@@ -281,8 +295,11 @@ impl Extractor {
     ///
     /// Fails with `NotFinite` or `OutOfRange`, and with `Corrupt` if the size is wrong or the model fails.
     pub fn features(&self, pixels: &Pixels) -> std::result::Result<Vec<f32>, Reject> {
-        let mut raw =
-            self.infer(pixels).map_err(|e| Reject::new(Reason::Corrupt, format!("the model failed: {e:#}")))?;
+        let raw = self.infer(pixels).map_err(|e| Reject::new(Reason::Corrupt, format!("the model failed: {e:#}")))?;
+        self.rounded(raw)
+    }
+
+    fn rounded(&self, mut raw: Vec<f32>) -> std::result::Result<Vec<f32>, Reject> {
         if self.info.l2 {
             to_unit_length(&mut raw);
         }
@@ -318,7 +335,7 @@ impl Extractor {
             #[cfg(feature = "tract")]
             Program::Tract(model) => model.run(pixels).map_err(|e| format!("{e:#}")),
             Program::Plain(kind) => Ok(kind.features(pixels)),
-            Program::Words(vocabulary, _) => Ok(vocabulary.features(pixels)),
+            Program::Words(vocabulary, _) => Ok(vocabulary.features(&vocabulary.detect(pixels))),
         }
     }
 
@@ -351,6 +368,8 @@ pub struct Described {
     pub features: Vec<f32>,
     /// Its thumbnail, `[THUMBNAIL]`: [`image::thumbnail`].
     pub thumbnail: Vec<f32>,
+    /// Its keypoints, if the extractor [keeps](Extractor::keeps_keypoints) them.
+    pub keypoints: Vec<Keypoint>,
 }
 
 pub(super) struct Loaded {

@@ -62,6 +62,9 @@ fn a_vocabulary_is_read_as_written_and_damage_is_named() {
     let vocabulary = Vocabulary::learn(Orb::default(), Weights::Counts, &images, 20).unwrap();
     let file = vocabulary.to_bytes();
     assert_eq!(Vocabulary::from_bytes(&file).unwrap(), vocabulary);
+    let keeps = vocabulary.clone().with_keypoints(true);
+    assert_eq!(Vocabulary::from_bytes(&keeps.to_bytes()).unwrap(), keeps);
+    assert_eq!(keeps.with_keypoints(false).to_bytes(), file);
     assert_eq!((vocabulary.len(), vocabulary.counts(&images[0]).iter().sum::<u32>() as usize), (20, images[0].len()));
     let text = String::from_utf8(file.to_vec()).unwrap();
     for (from, to) in [
@@ -93,7 +96,7 @@ proptest! {
         }
         match Vocabulary::from_bytes(&file) {
             Ok(read) => {
-                let features = read.features(&noise(1, 90, 80));
+                let features = read.features(&read.detect(&noise(1, 90, 80)));
                 let largest = f64::from(read.largest());
                 prop_assert!(features.len() == read.len() && features.iter().all(|x| (0.0..=largest).contains(&f64::from(*x))));
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, Orb, hamming};
+use super::{Descriptor, Keypoint, Orb, hamming};
 use crate::{Error, ErrorKind, Result, image::Pixels};
 
 /// Most rounds of the clustering. It ends earlier when no word changes.
@@ -41,6 +41,9 @@ pub struct Vocabulary {
     orb: Orb,
     /// What features are made of the counts.
     weights: Weights,
+    /// Whether tables of features have the keypoints of each image, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    keypoints: bool,
     /// Images of which the words were made.
     images: u64,
     /// In the order of the features.
@@ -74,7 +77,14 @@ impl Vocabulary {
             return Err(Error::new(ErrorKind::InputInvalid, message).context("images of the sample", images.len()));
         }
         let words = words.into_iter().map(|descriptor| Word { descriptor, images: 0 }).collect();
-        let mut vocabulary = Vocabulary { format: FORMAT.to_owned(), orb, weights, images: images.len() as u64, words };
+        let mut vocabulary = Vocabulary {
+            format: FORMAT.to_owned(),
+            orb,
+            weights,
+            keypoints: false,
+            images: images.len() as u64,
+            words,
+        };
         let counts: Vec<Vec<u32>> = images.par_iter().map(|image| vocabulary.counts(image)).collect();
         for (at, word) in vocabulary.words.iter_mut().enumerate() {
             word.images = counts.iter().filter(|counts| counts[at] > 0).count() as u64;
@@ -105,8 +115,10 @@ impl Vocabulary {
         let words: Vec<String> = self.words.iter().map(|word| serde_json::json!(word).to_string()).collect();
         let [format, orb, weights] =
             [serde_json::json!(self.format), serde_json::json!(self.orb), serde_json::json!(self.weights)];
+        // The files of vocabularies without keypoints are those of earlier releases.
+        let keypoints = if self.keypoints { "\"keypoints\":true,\n" } else { "" };
         let head = format!(
-            "{{\"format\":{format},\n\"orb\":{orb},\n\"weights\":{weights},\n\"images\":{},\n\"words\":[\n",
+            "{{\"format\":{format},\n\"orb\":{orb},\n\"weights\":{weights},\n{keypoints}\"images\":{},\n\"words\":[\n",
             self.images
         );
         format!("{head}{}\n]}}\n", words.join(",\n")).into()
@@ -127,10 +139,25 @@ impl Vocabulary {
         self.weights
     }
 
-    /// The features of an image, one for each word.
-    pub fn features(&self, pixels: &Pixels) -> Vec<f32> {
-        let descriptors: Vec<Descriptor> =
-            self.orb.detect(pixels).into_iter().map(|keypoint| keypoint.descriptor).collect();
+    /// Whether tables of features have the keypoints of each image, too.
+    pub fn keeps_keypoints(&self) -> bool {
+        self.keypoints
+    }
+
+    /// The same words, with keypoints in the tables of features or without.
+    #[must_use]
+    pub fn with_keypoints(self, keypoints: bool) -> Self {
+        Vocabulary { keypoints, ..self }
+    }
+
+    /// The keypoints of an image.
+    pub fn detect(&self, pixels: &Pixels) -> Vec<Keypoint> {
+        self.orb.detect(pixels)
+    }
+
+    /// The features of an image with these keypoints, one for each word.
+    pub fn features(&self, keypoints: &[Keypoint]) -> Vec<f32> {
+        let descriptors: Vec<Descriptor> = keypoints.iter().map(|keypoint| keypoint.descriptor).collect();
         let counts = self.counts(&descriptors);
         let all = counts.iter().sum::<u32>().max(1);
         let feature = |(count, word): (&u32, &Word)| match self.weights {

@@ -14,7 +14,8 @@ use crate::{
         tables::{self, FeatureRows},
     },
     ids::ShardId,
-    model::ExtractorInfo,
+    model::Extractor,
+    orb::Keypoint,
     store::{self, Object, Store},
 };
 
@@ -71,6 +72,11 @@ impl EarlierRows {
         self.tables[table].rows.thumbnails.row(row).into_iter().copied()
     }
 
+    /// The keypoints of a row.
+    pub(super) fn keypoints(&self, EarlierRow { table, row }: EarlierRow) -> &[Keypoint] {
+        self.tables[table].rows.keypoints.get(row).map_or(&[], Vec::as_slice)
+    }
+
     /// SHA-256 of the file of a row.
     pub(super) fn content(&self, EarlierRow { table, row }: EarlierRow) -> Option<&String> {
         self.tables[table].rows.contents[row].as_ref()
@@ -116,7 +122,7 @@ impl EarlierRows {
         output: &dyn Store,
         shard: &ShardId,
         sources: &[ShardId],
-        extractor: &ExtractorInfo,
+        extractor: &Extractor,
     ) -> Result<EarlierRows> {
         let files = sources.iter().map(|source| (keys::shard(source), keys::features(source), Some(source)));
         let mut earlier = EarlierRows::default();
@@ -156,7 +162,7 @@ async fn read_rows(
     output: &dyn Store,
     record: &[u8],
     (record_key, key): (&str, &str),
-    extractor: &ExtractorInfo,
+    extractor: &Extractor,
 ) -> Result<FeatureRows> {
     let checksum = if has_seal(record) {
         let record: TableRecord = dataset::from_record(record, record_key)?;
@@ -169,8 +175,15 @@ async fn read_rows(
         None
     };
     let file = dataset::get_checked(output, key, checksum.as_ref()).await?;
-    let (key, extractor) = (key.to_owned(), extractor.clone());
-    run_blocking(move || tables::read_features(file, &extractor, &key)).await
+    let (key, info, keeps_keypoints) = (key.to_owned(), extractor.info().clone(), extractor.keeps_keypoints());
+    run_blocking(move || {
+        let rows = tables::read_features(file, &info, &key)?;
+        if keeps_keypoints && rows.keypoints.len() != rows.len() {
+            return Err(damaged("this table has no keypoints", &key));
+        }
+        Ok(rows)
+    })
+    .await
 }
 
 /// Writes the rows of a stopped shard; [`EarlierRows::read`] of the next run reads them.

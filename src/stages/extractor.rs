@@ -130,7 +130,11 @@ async fn words(
         return dataset::extractor_file(output, &recipe).await;
     }
     if let Some(location) = &input.location {
-        return store::read_file(location, MAX_VOCABULARY_BYTES).await.map(Some);
+        let file = store::read_file(location, MAX_VOCABULARY_BYTES).await?;
+        return match input.keypoints {
+            Some(_) => Ok(Some(with_keypoints(Vocabulary::from_bytes(&file)?, file, input.keypoints))),
+            None => Ok(Some(file)),
+        };
     }
     let recipe = dataset::current(output).await?.map(|manifest| manifest.extractor.recipe());
     if let Some(recipe) = recipe.filter(|recipe| recipe.words.is_some())
@@ -138,7 +142,7 @@ async fn words(
     {
         let known = Vocabulary::from_bytes(&file)?;
         if input.words.is_none_or(|words| words == known.len()) && input.weights.is_none_or(|w| w == known.weights()) {
-            return Ok(Some(file));
+            return Ok(Some(with_keypoints(known, file, input.keypoints)));
         }
     }
     learn(stores, input, stop).await.map(Some)
@@ -154,7 +158,17 @@ async fn learn(stores: &Stores, input: &WordsInput, stop: &CancellationToken) ->
     let images: Vec<Vec<Descriptor>> = found.into_iter().map(|found| of_image(found.unwrap_or_default())).collect();
     check(stop)?;
     let (weights, words) = (input.weights.unwrap_or_default(), input.words.unwrap_or(WORDS));
-    run_blocking(move || Ok(Vocabulary::learn(orb, weights, &images, words)?.to_bytes())).await
+    let keypoints = input.keypoints.unwrap_or_default();
+    run_blocking(move || Ok(Vocabulary::learn(orb, weights, &images, words)?.with_keypoints(keypoints).to_bytes()))
+        .await
+}
+
+/// The file of the same words, with keypoints in the tables of features or without, if that is asked for.
+fn with_keypoints(words: Vocabulary, file: Bytes, keypoints: Option<bool>) -> Bytes {
+    match keypoints.filter(|keypoints| *keypoints != words.keeps_keypoints()) {
+        Some(keypoints) => words.with_keypoints(keypoints).to_bytes(),
+        None => file,
+    }
 }
 
 /// The objects of the sample, in the order of their hashes.

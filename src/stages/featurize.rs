@@ -33,7 +33,8 @@ use crate::{
     },
     ids::ShardId,
     image::{MAX_FILE_BYTES, Reason, Reject, THUMBNAIL},
-    model::{Described, ExtractorInfo, WorkerPool},
+    model::{Described, Extractor, ExtractorInfo, WorkerPool},
+    orb::Keypoint,
     store::{Object, Store},
 };
 
@@ -91,7 +92,7 @@ pub(crate) async fn featurize_and_sum(
         );
     }
     let (objects, labelling) = range.read_objects(output, &labels).await?;
-    let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor().info()).await?;
+    let earlier = EarlierRows::read(output, &planned, &sources, workers.extractor()).await?;
 
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
     let labelling = Arc::new(labelling);
@@ -168,6 +169,7 @@ struct ShardRows {
     rejects: Vec<RejectedObject>,
     compression: Compression,
     hasher: ShardHasher,
+    keeps_keypoints: bool,
     labelling: Arc<Labelling>,
     /// Objects so far, rejects included.
     objects: usize,
@@ -177,15 +179,10 @@ struct ShardRows {
 }
 
 impl ShardRows {
-    fn with_capacity(
-        extractor: &ExtractorInfo,
-        labelling: Arc<Labelling>,
-        compression: Compression,
-        rows: usize,
-    ) -> Self {
+    fn with_capacity(extractor: &Extractor, labelling: Arc<Labelling>, compression: Compression, rows: usize) -> Self {
         // They are most of a shard's memory; vectors that grow by doubling would hold them twice.
         let (mut features, mut thumbnails) = (Vec::new(), Vec::new());
-        features.reserve_exact(rows * extractor.columns);
+        features.reserve_exact(rows * extractor.columns());
         thumbnails.reserve_exact(rows * THUMBNAIL);
         ShardRows {
             table: FeatureRows::default(),
@@ -194,7 +191,8 @@ impl ShardRows {
             origins: Origins::default(),
             rejects: Vec::new(),
             compression,
-            hasher: ShardHasher::new(&extractor.id, compression),
+            hasher: ShardHasher::new(&extractor.info().id, compression),
+            keeps_keypoints: extractor.keeps_keypoints(),
             labelling,
             objects: 0,
             unavailable: 0,
@@ -226,13 +224,15 @@ impl ShardRows {
                 }
                 self.features.extend(earlier.features(row));
                 self.thumbnails.extend(earlier.thumbnail(row));
+                self.push_keypoints(|| earlier.keypoints(row).to_vec());
                 earlier.content(row).cloned()
             }
-            Row::Inferred(Described { features, thumbnail }, content) => {
+            Row::Inferred(Described { features, thumbnail, keypoints }, content) => {
                 self.counts.inferred += 1;
                 self.origins.added.push(self.table.len());
                 self.features.extend(features);
                 self.thumbnails.extend(thumbnail);
+                self.push_keypoints(|| keypoints);
                 Some(content)
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
@@ -253,6 +253,12 @@ impl ShardRows {
         self.table.lengths.push(i64::try_from(object.size).unwrap_or(i64::MAX));
         self.table.etags.push(object.etag.as_str().to_owned());
         self.table.contents.push(content);
+    }
+
+    fn push_keypoints(&mut self, keypoints: impl FnOnce() -> Vec<Keypoint>) {
+        if self.keeps_keypoints {
+            self.table.keypoints.push(keypoints());
+        }
     }
 
     /// With a reason that can pass, the shard's id differs from the planned one, so the next run tries again.
@@ -279,12 +285,8 @@ struct RowMaker<'a> {
 impl RowMaker<'_> {
     /// The rows of the objects, in their order; after an error or a stop, only the first of them.
     async fn rows(&self, objects: &[Object]) -> (ShardRows, Option<Error>) {
-        let mut rows = ShardRows::with_capacity(
-            self.workers.extractor().info(),
-            self.labelling.clone(),
-            self.compression,
-            objects.len(),
-        );
+        let mut rows =
+            ShardRows::with_capacity(self.workers.extractor(), self.labelling.clone(), self.compression, objects.len());
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
         let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
         let mut outage = None;

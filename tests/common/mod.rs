@@ -12,12 +12,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io::Cursor,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use pomona::{
-    Result,
+    ErrorKind, Result,
     dataset::{
         self, Manifest, keys,
         lease::Judge,
@@ -27,8 +30,8 @@ use pomona::{
     ids::RunId,
     model::FeatureRange,
     model::{Extractor, Runtime, WorkerPool},
-    pipeline::{self, Summary},
-    stages::{CancellationToken, PlanInput, Silent, Stores},
+    pipeline::{self, Summary, Watcher},
+    stages::{CancellationToken, Monitor, PlanInput, Silent, Stores},
     store::{MemoryStore, Store, list_all},
     versions::{
         erase::{EraseInput, Erased, erase},
@@ -99,7 +102,37 @@ pub(crate) fn stores(input: &Arc<MemoryStore>, output: &Arc<MemoryStore>) -> Sto
     Stores { input: input.clone(), output: output.clone() }
 }
 
-/// The data set of a run on an empty output.
+/// Stops the run after this many images.
+struct StopAfter {
+    left: AtomicI64,
+    stop: CancellationToken,
+}
+
+impl Monitor for StopAfter {
+    fn image_done(&self) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.cancel();
+        }
+    }
+}
+impl Watcher for StopAfter {}
+
+/// A run that is stopped after this many images, and how many it has done.
+pub(crate) async fn run_until(
+    images: i64,
+    stores: &Stores,
+    engine: &WorkerPool,
+    settings: &Settings,
+    name: &str,
+) -> u64 {
+    let stop = CancellationToken::new();
+    let watcher = StopAfter { left: AtomicI64::new(images), stop: stop.clone() };
+    let order = order(settings, Mode::default(), name);
+    let error = pipeline::run(stores, engine, &order, &watcher, &stop).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RunInterrupted);
+    u64::try_from(images - watcher.left.load(Ordering::Relaxed)).unwrap()
+}
+
 /// Erases an image, which is not in the input any more.
 pub(crate) async fn erase_image(stores: &Stores, engine: &WorkerPool, path: &str) -> Erased {
     let keys = BTreeSet::from([path.to_owned()]);
@@ -107,6 +140,7 @@ pub(crate) async fn erase_image(stores: &Stores, engine: &WorkerPool, path: &str
     erase(stores, engine, order, Judge::default(), &Silent, &CancellationToken::default()).await.unwrap()
 }
 
+/// The data set of a run on an empty output.
 pub(crate) async fn fresh(
     input: &Arc<MemoryStore>,
     engine: &WorkerPool,

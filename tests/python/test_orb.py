@@ -5,8 +5,11 @@ import pathlib
 import subprocess
 
 import cv2
+import deltalake
+import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import POMONA, ROOT, pomona
@@ -169,6 +172,24 @@ def test_a_data_set_of_visual_words_is_a_function_of_its_images(tmp_path):
     # Words are asked of this extractor only.
     done = subprocess.run([POMONA, "run", images, tmp_path / "raw", "--extractor", "raw", "--words", "8"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Input.Invalid" in done.stderr and not (tmp_path / "raw/versions").exists(), done
+
+
+def test_kept_keypoints_are_those_of_the_table_and_other_programs_read_them(tmp_path):
+    pomona("demo", tmp_path, "--views", 2, "--images-only")
+    images, output, table = tmp_path / "images", tmp_path / "output", tmp_path / "table"
+    pomona("run", images, output, "--extractor", "orb", "--words", 16, "-k", 3, "--keep-keypoints", "--delta")
+    pomona("descriptors", images, table, "--border", 16)
+    files = f"{output}/features/v=00000001/*.parquet"
+    rows = duckdb.sql(f"SELECT path, unnest(keypoints, recursive := true) FROM '{files}'").df()
+    expected = pd.read_parquet(table)
+    assert list(rows) == list(expected) and len(rows) > 1_000
+    pd.testing.assert_frame_equal(rows.map(lambda x: bytes(x) if isinstance(x, bytearray) else x), expected, check_dtype=False)
+    # Words, and what else reads features, are as without keypoints.
+    counts = pd.read_parquet(output / "features/v=00000001")
+    assert [len(keypoints) for keypoints in counts["keypoints"]] == [features.sum() for features in counts["features"]]
+    found = pl.read_parquet(files)["keypoints"].list.len().sum()
+    assert found == len(expected) and len(deltalake.DeltaTable(output / "delta").to_pandas()) == len(counts)
+    pomona("check", output)
 
 
 @pytest.mark.parametrize("how", ["l1", "tf-idf"])

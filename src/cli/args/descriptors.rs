@@ -7,7 +7,7 @@ use super::{FormatOptions, values};
 /// Corners (FAST-9) that are ranked by Harris' measure in a pyramid of the image, their orientation, and the 256 bits that
 /// describe what is around them, as OpenCV's ORB computes them with the same options. The table has the columns path, x, y,
 /// octave, angle, response and descriptor (32 bytes). It is no part of a data set: `pomona run --extractor orb` makes features
-/// of such descriptors.
+/// of such descriptors, and keeps them beside the features with --keep-keypoints.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -177,12 +177,29 @@ pub(crate) struct WordsOptions {
     /// What features are made of the counts of new visual words [default: counts]
     #[arg(long, value_enum, value_name = "HOW", requires = "extractor", conflicts_with = "vocabulary")]
     pub word_weights: Option<WeightsArg>,
+    /// Keep the keypoints and descriptors of each image in a column of the features [default: as in the last version, or false]
+    #[arg(
+        long,
+        value_name = "true|false",
+        requires = "extractor",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    pub keep_keypoints: Option<bool>,
 }
 
 impl WordsOptions {
     pub(crate) fn input(&self) -> WordsInput {
         let weights = self.word_weights.map(WeightsArg::weights);
-        WordsInput { location: self.vocabulary.clone(), words: self.words, weights, kept: None }
+        WordsInput {
+            location: self.vocabulary.clone(),
+            words: self.words,
+            weights,
+            keypoints: self.keep_keypoints,
+            kept: None,
+        }
     }
 }
 

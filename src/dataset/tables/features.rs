@@ -3,24 +3,31 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray,
     types::{Int64Type, TimestampMicrosecondType},
 };
 use arrow_schema::{DataType, Field, TimeUnit};
 use bytes::Bytes;
 use ndarray::{Array2, ArrayView1};
 
-use super::{Compression, EXTRACTOR, Layout, Table, corrupt, floats, list, list_of, write};
+use super::{
+    Compression, EXTRACTOR, Layout, Table, corrupt,
+    descriptors::{column_of_keypoints, read_keypoints},
+    floats, list, list_of, write,
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::ShardEntry,
     image::THUMBNAIL,
     model::{ExtractorInfo, FEATURE_BITS, FeatureRange},
+    orb::Keypoint,
     store::Store,
 };
 
 /// Levels of the thumbnails; tables of earlier releases have none.
 const THUMBNAIL_COLUMN: &str = "thumbnail";
+/// Keypoints, if the extractor keeps them.
+const KEYPOINTS_COLUMN: &str = "keypoints";
 
 /// The columns of a shard's `features.parquet`, `[rows]` each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +50,8 @@ pub struct FeatureRows {
     pub features: Array2<f32>,
     /// `[rows, THUMBNAIL]`: [thumbnails](crate::image::thumbnail); `[rows, 0]` in tables of earlier releases.
     pub thumbnails: Array2<f32>,
+    /// Keypoints of the images, if their extractor [keeps](crate::model::Extractor::keeps_keypoints) them, and nothing otherwise.
+    pub keypoints: Vec<Vec<Keypoint>>,
 }
 
 impl FeatureRows {
@@ -86,6 +95,10 @@ pub fn write_features(rows: FeatureRows, extractor: &str, compression: Compressi
     ];
     if levels > 0 {
         fields.push((Field::new(THUMBNAIL_COLUMN, list_of(DataType::Float32), false), thumbnails));
+    }
+    if !rows.keypoints.is_empty() {
+        let keypoints = column_of_keypoints(&rows.keypoints)?;
+        fields.push((Field::new(KEYPOINTS_COLUMN, keypoints.data_type().clone(), false), keypoints));
     }
     write(fields, &[(EXTRACTOR, extractor)], Layout::Rows(compression))
 }
@@ -185,6 +198,10 @@ pub(super) fn read_rows(file: Bytes, columns: usize, key: &str) -> Result<Featur
         thumbnails: match table.type_of(THUMBNAIL_COLUMN) {
             Some(_) => table.matrix(THUMBNAIL_COLUMN, THUMBNAIL)?,
             None => Array2::zeros((table.rows(), 0)),
+        },
+        keypoints: match table.type_of(KEYPOINTS_COLUMN) {
+            Some(_) => read_keypoints(&table, KEYPOINTS_COLUMN)?,
+            None => Vec::new(),
         },
     })
 }

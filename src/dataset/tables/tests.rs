@@ -15,6 +15,7 @@ use crate::{
     classify::{self, ClassSums, Priors, TallyRow},
     image::THUMBNAIL,
     model::{Decoding, ExtractorInfo, FeatureRange, embedded_info},
+    orb::Keypoint,
     pca::moments::{ShardMoments, TotalMoments},
 };
 
@@ -25,6 +26,11 @@ const IMAGES: usize = 35;
 
 fn extractor(columns: usize, range: u32) -> ExtractorInfo {
     ExtractorInfo { columns, ..embedded_info(FeatureRange::try_from(range).unwrap(), Decoding::Full) }
+}
+
+fn keypoint(octave: u8) -> Keypoint {
+    let x = f32::from(octave) * 20.5;
+    Keypoint { x, y: 3.25, octave, angle: 359.5, response: -1e-3, descriptor: [octave; 32] }
 }
 
 fn rows() -> FeatureRows {
@@ -40,6 +46,7 @@ fn rows() -> FeatureRows {
         thumbnails: Array2::from_shape_fn((2, THUMBNAIL), |(row, level)| {
             (row * 100) as f32 + (level % 16) as f32 / 16.0
         }),
+        keypoints: vec![vec![], vec![keypoint(1), keypoint(2)]],
     }
 }
 
@@ -81,7 +88,7 @@ fn each_table_is_read_as_written() {
         crate::pca::fit(&total(&rows.features), f64::from(1 << 20), crate::pca::Scaling::Standardized, None).unwrap();
     assert_eq!(read_basis(write_basis(&basis, "x", "b").unwrap(), 2, "k").unwrap(), basis);
     let none = FeatureRows { features: Array2::zeros((0, 2)), ..FeatureRows::default() };
-    let of_before = FeatureRows { thumbnails: Array2::zeros((2, 0)), ..rows };
+    let of_before = FeatureRows { thumbnails: Array2::zeros((2, 0)), keypoints: vec![], ..rows };
     assert_eq!(again(of_before.clone(), &extractor).unwrap(), of_before);
     assert_eq!(again(none.clone(), &extractor).unwrap(), none);
 }
@@ -184,6 +191,30 @@ fn a_table_with_one_of_the_two_new_columns_is_corrupt() {
     let mut fields = old();
     fields[3].1 = Arc::new(Int64Array::from(vec![None]));
     assert!(read(fields).unwrap_err().is(ErrorKind::DatasetCorrupt));
+}
+
+#[test]
+fn keypoints_that_are_none_are_corrupt() {
+    let with = |keypoint: Keypoint| FeatureRows { keypoints: vec![vec![], vec![keypoint]], ..rows() };
+    let written = |rows: FeatureRows| write_features(rows, "x", Compression::Zstd);
+    let read = |rows| read_features(written(rows).unwrap(), &extractor(2, 8), "k");
+    assert_eq!(read(with(keypoint(3))).unwrap(), with(keypoint(3)));
+    for wrong in [
+        Keypoint { x: f32::NAN, ..keypoint(3) },
+        Keypoint { y: f32::INFINITY, ..keypoint(3) },
+        Keypoint { angle: f32::NAN, ..keypoint(3) },
+        Keypoint { response: f32::NEG_INFINITY, ..keypoint(3) },
+    ] {
+        let error = read(with(wrong)).unwrap_err();
+        assert!(error.is(ErrorKind::DatasetCorrupt) && error.to_string().contains("row: 1"), "{error}");
+    }
+    assert!(written(FeatureRows { keypoints: vec![vec![]], ..rows() }).unwrap_err().is(ErrorKind::InternalBug));
+    // Lists of other things.
+    let file = written(FeatureRows { keypoints: vec![], ..rows() }).unwrap();
+    let table = Table::read(file, "k").unwrap();
+    for column in ["features", "path"] {
+        assert!(super::descriptors::read_keypoints(&table, column).unwrap_err().is(ErrorKind::DatasetCorrupt));
+    }
 }
 
 #[test]

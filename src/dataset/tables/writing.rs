@@ -80,6 +80,13 @@ impl Layout {
             DataType::List(item) => (vec![name, "list".to_owned(), item.name().clone()], Some(item.data_type())),
             _ => (vec![name], None),
         };
+        if let Some(DataType::Struct(parts)) = item {
+            return parts.iter().fold(properties, |properties, part| {
+                let path = ColumnPath::new([path.as_slice(), &[part.name().clone()]].concat());
+                let properties = properties.set_column_dictionary_enabled(path.clone(), false);
+                properties.set_column_statistics_enabled(path, EnabledStatistics::None)
+            });
+        }
         let path = ColumnPath::new(path);
         let split = match self {
             Layout::Rows(compression) => compression == Compression::Zstd && item == Some(&DataType::Float32),

@@ -107,6 +107,7 @@ async fn shards(store: &MemoryStore, images: &[(u32, Image)], sizes: &[usize]) -
             features: Array2::from_shape_vec((now.len(), COLUMNS), values).unwrap(),
             thumbnails: Array2::from_shape_vec((now.len(), THUMBNAIL), levels).unwrap(),
             paths: paths.clone(),
+            keypoints: Vec::new(),
         };
         let body = tables::write_features(rows, "x", Compression::Snappy).unwrap();
         let id = crate::ids::ShardId::from(&Checksum::of(&body).sha256[..32]);
