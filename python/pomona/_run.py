@@ -96,8 +96,9 @@ def run(
         raise ValueError("vocabulary, words, word_weights and keypoints belong to extractor='orb'")
     places = (os.fspath(images), os.fspath(output))
     given = None if vocabulary is None else os.fspath(vocabulary)
-    of_words = (given, words, word_weights, keypoints)
-    engine = _pomona.model_of_run(*places, inventory, model, extractor, *of_words, scaled, threads)
+    engine = _pomona.model_of_run(
+        *places, inventory, model, extractor, given, words, word_weights, keypoints, scaled, threads
+    )
     line = _Line() if progress else None
     try:
         version = _pomona.run(
