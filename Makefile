@@ -121,7 +121,7 @@ test-minimal: ## Test the library without its default features
 
 .PHONY: test-python
 test-python: build .venv/tables/ready ## Open the results with pandas, Polars, DuckDB and scikit-learn
-	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q tests/python
+	POMONA=$(abspath $(POMONA)) .venv/tables/bin/python -m pytest -q --durations 8 tests/python
 
 # With the crates of `make build`: python/Cargo.toml has their features.
 .PHONY: wheel
@@ -145,11 +145,11 @@ test-spark: build .venv/spark/ready ## Read the printed paths with Spark, too, a
 # Needs Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/it.
 .PHONY: test-browser
 test-browser: build .venv/browser/ready ## Open report.html in Chromium
-	POMONA=$(abspath $(POMONA)) .venv/browser/bin/python -m pytest -q tests/browser
+	POMONA=$(abspath $(POMONA)) .venv/browser/bin/python -m pytest -q --durations 5 tests/browser
 
 .PHONY: test-aws-alone
 test-aws-alone: build $(AWS_VENVS)
-	.venv/ministack/bin/python -m pytest -q tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_deploy.py
+	.venv/ministack/bin/python -m pytest -q --durations 5 tests/aws --ignore tests/aws/test_e2e.py --ignore tests/aws/test_deploy.py
 
 .PHONY: test-aws
 test-aws: test-aws-alone ## Test the S3 store, the template and the definition on a local AWS; then e2e
