@@ -21,7 +21,12 @@ use std::{
 };
 
 use pomona::{
-    dataset::settings::{Mode, Settings},
+    dataset::{
+        settings::{Mode, Settings},
+        tables::{self, Compression},
+    },
+    model::ExtractorInfo,
+    orb::Keypoint,
     pca::ComponentSelection,
     store::{MemoryStore, Store, list_all},
 };
@@ -186,6 +191,24 @@ fn written() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
                 _ => {}
             }
         }
+        let keypoints = with_keypoints(&tables, engine.extractor().info());
+        tables.push(keypoints);
         (tables, records)
     })
+}
+
+/// The first of these tables that has features, with keypoints.
+fn with_keypoints(tables: &[Vec<u8>], extractor: &ExtractorInfo) -> Vec<u8> {
+    let read = |table: &Vec<u8>| tables::read_features(table.clone().into(), extractor, "k").ok();
+    let mut rows = tables.iter().find_map(read).unwrap();
+    let keypoint = |at: usize| Keypoint {
+        x: at as f32 * 1.5,
+        y: 7.25,
+        octave: at as u8,
+        angle: 300.0,
+        response: -0.001,
+        descriptor: [at as u8; 32],
+    };
+    rows.keypoints = (0..rows.len()).map(|row| (0..row % 5).map(keypoint).collect()).collect();
+    tables::write_features(rows, "x", Compression::Snappy).unwrap().to_vec()
 }

@@ -275,7 +275,8 @@ pub(super) fn plain_info(kind: ExtractorKind, range: FeatureRange, decoding: Dec
 pub(super) fn words_info(vocabulary: &Vocabulary, file: &[u8], decoding: Decoding) -> Result<ExtractorInfo> {
     let kind = ExtractorKind::Orb;
     let (columns, hash) = (vocabulary.len(), sha256(file));
-    let (name, options) = (format!("ORB, {columns} visual words"), &ModelOptions::default());
+    let keypoints = if vocabulary.keeps_keypoints() { ", with keypoints" } else { "" };
+    let (name, options) = (format!("ORB, {columns} visual words{keypoints}"), &ModelOptions::default());
     let identity = Identity { kind, program: kind.program(), model_sha256: &hash, name: &name, columns, options };
     Ok(identity.info(FeatureRange::try_from((vocabulary.largest() + 1).next_power_of_two())?, decoding))
 }

@@ -80,6 +80,7 @@ pub fn table(data: &[u8]) {
         assert_eq!(rows.features.dim(), (rows.len(), COLUMNS));
         assert!([rows.labels.len(), rows.splits.len(), rows.contents.len(), rows.etags.len()] == [rows.len(); 4]);
         assert!([rows.modified.len(), rows.lengths.len()] == [rows.len(); 2]);
+        assert!(rows.keypoints.is_empty() || rows.keypoints.len() == rows.len());
         assert!(rows.paths.is_sorted() && rows.features.iter().all(|value| value.abs() < 8.0));
     }
     if let Some(rows) = named(tables::read_labelled_features(file(), &extractor, "k"), "k") {
