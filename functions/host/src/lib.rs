@@ -15,14 +15,14 @@ mod meter;
 mod metrics;
 mod spending;
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 pub use cache::extractor_file;
 use deadline::Deadline;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 pub use meter::{Measurement, Meter};
-use metrics::line;
+use metrics::{Answer, line};
 pub use metrics::{Figures, Measured};
 use pomona::{
     Error, ErrorKind, Result,
@@ -45,15 +45,6 @@ pub struct MapItem<Work> {
     pub work: Sealed<Work>,
 }
 
-/// What a function answers.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Reply<Out> {
-    /// CloudFormation was told that the program starts.
-    Installed,
-    Answer(Out),
-}
-
 /// Serves invocations with `handle` until the environment ends. Work before this call belongs to the init phase of the
 /// environment, which happens once. Every invocation fails with `Input.Invalid` if the environment variable
 /// `POMONA_INSTRUCTIONS` is invalid. The token of an invocation is cancelled 40 s before its deadline.
@@ -68,22 +59,35 @@ where
     Fut: Future<Output = Result<Out>>,
 {
     let handle = &handle;
+    serve_json(&|event, stop| {
+        let handled = decode(event).map(|input| handle(input, stop));
+        Box::pin(async move { Answer::new(&handled?.await?) })
+    })
+    .await
+}
+
+/// A handler of JSON.
+type Handler<'h> = dyn Fn(&Value, CancellationToken) -> Pin<Box<dyn Future<Output = Result<Answer>> + 'h>> + 'h;
+
+/// [`serve`] for events and answers of any type: the runtime is compiled once, here, and is once in a program of all functions.
+async fn serve_json(handle: &Handler<'_>) -> std::result::Result<(), lambda_runtime::Error> {
     let meter = &Meter::from_environment();
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
         let measurement = meter.start();
         let deadline = Deadline::new(event.context.deadline());
         tracing::debug!(request = event.context.request_id, cold = measurement.is_cold(), "invocation started");
         if installed::answer(&event.payload).await.map_err(diagnostic)? {
-            return Ok(Reply::Installed);
+            // CloudFormation was told that the program starts.
+            return Ok(Value::Null);
         }
         // Here and not in `main`, so that the state machine sees the name of the error.
-        let outcome = match check_instructions().and_then(|()| decode(&event.payload)) {
-            Ok(input) => handle(input, deadline.stop()).await,
+        let outcome = match check_instructions() {
+            Ok(()) => handle(&event.payload, deadline.stop()).await,
             Err(error) => Err(error),
         };
         // Not a tracing event: CloudWatch reads metrics only from a line that is nothing but the JSON object.
         println!("{}", line(&event.payload, &outcome, measurement.end(1)));
-        outcome.map(Reply::Answer).map_err(diagnostic)
+        outcome.map(|answer| answer.value).map_err(diagnostic)
     }))
     .await
 }

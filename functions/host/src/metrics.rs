@@ -4,7 +4,7 @@
 //! request. See "Specification: Embedded metric format" in the CloudWatch user guide.
 
 use pomona::{
-    Result,
+    Error, ErrorKind, Result,
     stages::{Featurized, ListDone, MergeDone, Planned, Projected, Published},
     versions::vacuum::Vacuumed,
 };
@@ -49,6 +49,19 @@ impl Figures {
 pub trait Measured: Serialize {
     /// The metrics.
     fn figures(&self) -> Figures;
+}
+
+/// An answer in JSON, and its metrics.
+pub(crate) struct Answer {
+    pub(crate) value: Value,
+    figures: Figures,
+}
+
+impl Answer {
+    pub(crate) fn new(answer: &impl Measured) -> Result<Self> {
+        let bug = |e| Error::new(ErrorKind::InternalBug, "the answer cannot be written as JSON").source(e);
+        Ok(Answer { value: serde_json::to_value(answer).map_err(bug)?, figures: answer.figures() })
+    }
 }
 
 impl Measured for Planned {
@@ -188,7 +201,7 @@ impl Line {
 }
 
 /// The log line: run, shard, part, duration and answer or error, with the metrics.
-pub(crate) fn line<T: Measured>(event: &Value, outcome: &Result<T>, invocation: Invocation<'_>) -> Value {
+pub(crate) fn line(event: &Value, outcome: &Result<Answer>, invocation: Invocation<'_>) -> Value {
     let mut line = Line::new(&invocation, outcome.is_err());
     for name in ["run", "shard", "part"] {
         let of_work = || event.get("work").and_then(|work| work.get(name));
@@ -196,8 +209,8 @@ pub(crate) fn line<T: Measured>(event: &Value, outcome: &Result<T>, invocation: 
     }
     match outcome {
         Ok(answer) => {
-            line.measure_answer(answer.figures(), invocation.milliseconds);
-            line.set("result", serde_json::to_value(answer).unwrap_or_default());
+            line.measure_answer(answer.figures, invocation.milliseconds);
+            line.set("result", answer.value.clone());
         }
         Err(error) => {
             line.set("errorType", error.kind().name());
@@ -218,7 +231,7 @@ pub(crate) fn request_line(method: &str, path: &str, status: u16, invocation: In
 
 #[cfg(test)]
 mod tests {
-    use pomona::{Error, ErrorKind, dataset::timing::Timer};
+    use pomona::dataset::timing::Timer;
 
     use super::*;
 
@@ -245,7 +258,7 @@ mod tests {
             base_is_unknown: false,
             timing: Timer::start().read(),
         };
-        let line = line(&event, &Ok(answer), INVOCATION);
+        let line = line(&event, &Answer::new(&answer), INVOCATION);
         assert_eq!(line["shard"], "s");
         assert_eq!(line["ms_per_image"], 25.0);
         let declared = &line["_aws"]["CloudWatchMetrics"][0];
@@ -260,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_error_is_counted_and_named() {
-        let outcome: Result<MergeDone> = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
+        let outcome = Err(Error::new(ErrorKind::StoreThrottled, "slow down"));
         let without = line(&json!({"run": "r"}), &outcome, Invocation { spent: None, ..INVOCATION });
         assert_eq!(
             (without["spent"].as_f64(), without["_aws"]["CloudWatchMetrics"].as_array().unwrap().len()),
