@@ -1,21 +1,36 @@
 //! Extractors without a network: the same promises as for the built-in model.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use crate::common::*;
+use crate::common::{
+    inputs::{Input, Listed},
+    *,
+};
 use bytes::Bytes;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use pomona::{
-    ErrorKind,
+    ErrorKind, Result,
     dataset::{self, ExtractorInput, ModelRecord, WordsInput, keys, lease::Judge, settings::Settings, tables},
     image::{self, Limits},
     model::{Decoding, Extractor, ExtractorKind, FeatureRange, ModelOptions, Runtime, WorkerPool},
     orb::{Orb, Vocabulary, Weights},
     pca::ComponentSelection,
     stages::{self, CancellationToken, Silent, Stores},
-    store::{MemoryStore, Store, list_all},
+    store::{MemoryStore, Object, Store, list_all},
     versions::check::{Depth, check},
 };
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 const KINDS: [ExtractorKind; 3] = [ExtractorKind::Raw, ExtractorKind::Histogram, ExtractorKind::Orb];
 
@@ -216,6 +231,65 @@ async fn words_that_a_step_of_their_own_has_made_are_those_of_the_plan() {
     assert_eq!(words(&raw).await, None);
 }
 
+/// An input in pages of ten objects.
+#[derive(Debug)]
+struct Pages {
+    inner: Arc<MemoryStore>,
+    listers: usize,
+    /// Pages that are being listed, and the most there were.
+    at_once: [AtomicUsize; 2],
+}
+
+impl Listed for Pages {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> BoxStream<'a, Result<Vec<Object>>> {
+        stream::try_unfold(after.map(str::to_owned), move |after| async move {
+            let [now, most] = &self.at_once;
+            most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut page = self.inner.list(prefix, after.as_deref()).try_next().await?.unwrap_or_default();
+            now.fetch_sub(1, Relaxed);
+            page.truncate(10);
+            let last = page.last().map(|last| last.key.clone());
+            Ok(last.map(|last| (page, Some(last))))
+        })
+        .boxed()
+    }
+    fn listers(&self) -> usize {
+        self.listers
+    }
+    fn objects(&self) -> &MemoryStore {
+        &self.inner
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_of_many_listers_is_that_of_one() {
+    let inner = Arc::new(MemoryStore::new());
+    let mut by_hash = BTreeMap::new();
+    for image in 0..500 {
+        inner.put(&key(image), squares(image)).await.unwrap();
+        by_hash.insert(Sha256::digest(key(image)), image);
+    }
+    let orb = Orb { border: 16, ..Orb::default() };
+    let descriptors = |image: u64| {
+        let keypoints = orb.detect(&image::decode(&squares(image), Limits::default()).unwrap());
+        keypoints.iter().map(|keypoint| keypoint.descriptor).collect()
+    };
+    let sample: Vec<_> = by_hash.into_values().take(400).map(descriptors).collect();
+    let expected = Vocabulary::learn(orb, Weights::Counts, &sample, 8).unwrap().to_bytes();
+    for (listers, at_least) in [(1, 1), (16, 5)] {
+        let input = Arc::new(Input(Pages { inner: inner.clone(), listers, at_once: Default::default() }));
+        let stores = Stores { input: input.clone(), output: Arc::new(MemoryStore::new()) };
+        let words = chosen(&stores, WordsInput { words: Some(8), ..WordsInput::default() }).await;
+        assert_eq!(words.words(), Some(&expected), "{listers} listers");
+        let most = input.at_once[1].load(Relaxed);
+        assert!((at_least..=listers).contains(&most), "{most} of {listers} listers");
+    }
+}
+
 /// Compares the keypoints of each row with those of its image. Returns their number.
 async fn checked_keypoints(input: &MemoryStore, output: &dyn Store, orb: Orb) -> usize {
     let version = dataset::current(output).await.unwrap().unwrap();
@@ -275,7 +349,9 @@ async fn keypoints_are_kept_beside_the_features() {
     assert!(!without.keeps_keypoints() && without.info().id != open.info().id);
     assert_eq!(without.features_of_file(&squares(3)).unwrap(), open.features_of_file(&squares(3)).unwrap());
     let error = run(&stores, &pool(without), &settings, "third").await.unwrap_err();
-    assert!(error.is(ErrorKind::DatasetSettingsChanged), "{error}");
+    assert!(error.is(ErrorKind::DatasetSettingsChanged) && error.to_string().contains("with keypoints"), "{error}");
+    let others = chosen(&stores, WordsInput { words: Some(4), ..WordsInput::default() }).await;
+    assert!(others.columns() == 4 && others.keeps_keypoints());
     // Words that are given say it themselves, unless the run does.
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("words.json");

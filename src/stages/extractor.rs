@@ -1,12 +1,20 @@
 //! The extractor of a run, and its visual words: they are made of a sample of the images before the first run with `orb`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::{CancellationToken, Stores, check, descriptors::keypoints};
+use super::{
+    CancellationToken, Silent, Stores, check,
+    descriptors::keypoints,
+    spans::Range,
+    sweep::{Sink, Sweep},
+};
 use crate::{
     Error, ErrorKind, Result,
     dataset::{self, ExtractorInput, WORDS, WordsInput, blocking::run_blocking},
@@ -136,6 +144,7 @@ async fn words(
             None => Ok(Some(file)),
         };
     }
+    let mut kept = false;
     let recipe = dataset::current(output).await?.map(|manifest| manifest.extractor.recipe());
     if let Some(recipe) = recipe.filter(|recipe| recipe.words.is_some())
         && let Some(file) = dataset::extractor_file(output, &recipe).await?
@@ -144,11 +153,13 @@ async fn words(
         if input.words.is_none_or(|words| words == known.len()) && input.weights.is_none_or(|w| w == known.weights()) {
             return Ok(Some(with_keypoints(known, file, input.keypoints)));
         }
+        kept = known.keeps_keypoints();
     }
-    learn(stores, input, stop).await.map(Some)
+    learn(stores, input, kept, stop).await.map(Some)
 }
 
-async fn learn(stores: &Stores, input: &WordsInput, stop: &CancellationToken) -> Result<Bytes> {
+/// New words. Keypoints are kept if the last version has `kept` them, unless something else is asked for.
+async fn learn(stores: &Stores, input: &WordsInput, kept: bool, stop: &CancellationToken) -> Result<Bytes> {
     let orb = Orb { border: BORDER, ..Orb::default() };
     let sample = sample(stores, stop).await?;
     let described: Vec<_> = sample.iter().map(|object| keypoints(stores.input.as_ref(), object, orb, stop)).collect();
@@ -158,7 +169,7 @@ async fn learn(stores: &Stores, input: &WordsInput, stop: &CancellationToken) ->
     let images: Vec<Vec<Descriptor>> = found.into_iter().map(|found| of_image(found.unwrap_or_default())).collect();
     check(stop)?;
     let (weights, words) = (input.weights.unwrap_or_default(), input.words.unwrap_or(WORDS));
-    let keypoints = input.keypoints.unwrap_or_default();
+    let keypoints = input.keypoints.unwrap_or(kept);
     run_blocking(move || Ok(Vocabulary::learn(orb, weights, &images, words)?.with_keypoints(keypoints).to_bytes()))
         .await
 }
@@ -173,20 +184,47 @@ fn with_keypoints(words: Vocabulary, file: Bytes, keypoints: Option<bool>) -> By
 
 /// The objects of the sample, in the order of their hashes.
 async fn sample(stores: &Stores, stop: &CancellationToken) -> Result<Vec<Object>> {
-    let mut chosen: BTreeMap<[u8; 32], Object> = BTreeMap::new();
-    let mut pages = stores.input.list("", None);
-    while let Some(page) = pages.try_next().await? {
-        check(stop)?;
-        for object in page.into_iter().filter(|object| !is_ignored(&object.key) && object.size <= MAX_FILE_BYTES) {
-            let hash: [u8; 32] = Sha256::digest(&object.key).into();
+    let (input, sample) = (stores.input.as_ref(), Sample::default());
+    let sweep = Sweep::new(input, &sample, u64::MAX, &Silent, stop);
+    sweep.list(vec![Range::default()], input.listers()).await?;
+    let chosen = std::mem::take(&mut *sample.chosen());
+    if chosen.is_empty() {
+        return Err(Error::new(ErrorKind::InputEmpty, "there are no images of which visual words could be made"));
+    }
+    Ok(chosen.into_values().collect())
+}
+
+/// The objects with the smallest hashes, by these: whatever the order in which they are listed.
+#[derive(Default)]
+struct Sample(Mutex<BTreeMap<[u8; 32], Object>>);
+
+impl Sample {
+    fn chosen(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Object>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Sample {
+    type Part = ();
+
+    fn part(&self, _after: Option<String>) {}
+
+    async fn add(&self, _part: &mut (), objects: Vec<Object>) -> Result<()> {
+        let usable = objects.into_iter().filter(|object| !is_ignored(&object.key) && object.size <= MAX_FILE_BYTES);
+        let hashed = usable.map(|object| (Sha256::digest(&object.key).into(), object));
+        // Before the lock: other listers wait for it.
+        let hashed: Vec<([u8; 32], Object)> = hashed.collect();
+        let chosen = &mut *self.chosen();
+        for (hash, object) in hashed {
             chosen.insert(hash, object);
             if chosen.len() > SAMPLE {
                 chosen.pop_last();
             }
         }
+        Ok(())
     }
-    if chosen.is_empty() {
-        return Err(Error::new(ErrorKind::InputEmpty, "there are no images of which visual words could be made"));
+
+    async fn end(&self, _part: (), _until: Option<String>) -> Result<()> {
+        Ok(())
     }
-    Ok(chosen.into_values().collect())
 }

@@ -119,7 +119,7 @@ pub async fn list(
     let cutter = Cutter::new((output, &work.run), &work.settings, &work.extractor, labelling, finished)?;
     let input = stores.input.as_ref();
     let joiner = Joiner::new(&cutter, None);
-    let sweep = Sweep::new(input, (&cutter, &joiner), work.most, monitor, stop);
+    let sweep = Sweep::new(input, &joiner, work.most, monitor, stop);
     let left = sweep.list(work.ranges, input.listers()).await?;
     let pieces = joiner.take();
     let done = keep(output, (&work.run, work.round, work.number), pieces, left, timer.read().milliseconds).await?;

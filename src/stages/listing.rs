@@ -47,7 +47,7 @@ impl<'a> Listing<'a> {
         let (sender, mut shards) = mpsc::unbounded_channel();
         let list = async {
             let joiner = Joiner::new(&self.cutter, Some(sender));
-            let sweep = Sweep::new(self.input, (&self.cutter, &joiner), u64::MAX, self.monitor, self.stop);
+            let sweep = Sweep::new(self.input, &joiner, u64::MAX, self.monitor, self.stop);
             sweep.list(vec![Range::default()], self.input.listers()).await?;
             joiner.finish().await
         };

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::cut::{Cutter, ListedShard};
+use super::{
+    cut::{Cutter, ListedShard},
+    sweep::Sink,
+};
 use crate::{Error, ErrorKind, Result, store::Object};
 
 /// What a lister has found behind one key up to another.
@@ -114,6 +117,29 @@ pub(super) struct Joiner<'a> {
     shards: Option<UnboundedSender<ListedShard>>,
 }
 
+impl Sink for Joiner<'_> {
+    type Part = Piece;
+
+    fn part(&self, after: Option<String>) -> Piece {
+        Piece::new(after)
+    }
+
+    async fn add(&self, piece: &mut Piece, objects: Vec<Object>) -> Result<()> {
+        for object in objects {
+            if self.cutter.takes(&object)? {
+                piece.push(object, self.cutter).await?;
+            } else {
+                piece.ignored += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&self, piece: Piece, until: Option<String>) -> Result<()> {
+        self.join(Piece { until, ..piece }).await
+    }
+}
+
 impl<'a> Joiner<'a> {
     pub(super) fn new(cutter: &'a Cutter<'a>, shards: Option<UnboundedSender<ListedShard>>) -> Self {
         Joiner { cutter, pieces: Mutex::default(), shards }
@@ -141,7 +167,7 @@ impl<'a> Joiner<'a> {
     }
 
     /// Adds a piece.
-    pub(super) async fn add(&self, mut piece: Piece) -> Result<()> {
+    async fn join(&self, mut piece: Piece) -> Result<()> {
         while let Some((before, middle, behind)) = self.keep(piece) {
             piece = middle;
             if let Some(before) = before {

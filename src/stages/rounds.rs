@@ -152,8 +152,8 @@ impl Listing<'_> {
         Cutter::new((self.output, self.run), self.settings, self.extractor, self.labelling.clone(), finished)
     }
 
-    fn sweep<'s>(&'s self, cutter: &'s Cutter<'s>, joiner: &'s Joiner<'s>) -> Sweep<'s> {
-        Sweep::new(self.input, (cutter, joiner), self.limits.here, self.monitor, self.stop)
+    fn sweep<'s>(&'s self, joiner: &'s Joiner<'s>) -> Sweep<'s, Joiner<'s>> {
+        Sweep::new(self.input, joiner, self.limits.here, self.monitor, self.stop)
     }
 
     /// Lists for some seconds. If that was all, the planner has the shards; otherwise listers are to be called.
@@ -166,7 +166,7 @@ impl Listing<'_> {
     ) -> Result<Progress> {
         let cutter = self.cutter(finished.clone())?;
         let joiner = Joiner::new(&cutter, None);
-        let left = self.sweep(&cutter, &joiner).list(vec![Range::default()], self.input.listers()).await?;
+        let left = self.sweep(&joiner).list(vec![Range::default()], self.input.listers()).await?;
         if left.is_empty() {
             let pieces = stream::iter(joiner.take().into_iter().map(Ok));
             return join(&cutter, pieces, planner).await.map(Progress::Listed);
@@ -225,7 +225,7 @@ impl Listing<'_> {
         let expected = left.iter().map(|range| range.expected).fold(0, u64::saturating_add);
         let most = self.limits.listers.max(1);
         let listers = usize::try_from(expected / self.limits.each.max(1) + 1).unwrap_or(most).min(most);
-        let left = self.sweep(&cutter, &joiner).spread(left, listers).await?;
+        let left = self.sweep(&joiner).spread(left, listers).await?;
         let round = rounds.listers.len() as u32;
         let each = left.len().div_ceil(listers);
         let work: Vec<ListWork> = left

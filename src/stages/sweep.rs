@@ -15,8 +15,6 @@ use tokio::sync::Notify;
 
 use super::{
     CancellationToken, Monitor, check,
-    cut::Cutter,
-    pieces::{Joiner, Piece},
     spans::{Guess, Look, PAGES_OF_REST, Range, State, Task},
 };
 use crate::{
@@ -26,29 +24,43 @@ use crate::{
 
 /// Most listings that are tried to divide one range.
 const PROBES: usize = 24;
+
+/// What becomes of the objects that are listed.
+pub(super) trait Sink: Sync {
+    /// What was made of a range so far.
+    type Part: Send;
+
+    /// The part of a range whose keys are greater than `after`.
+    fn part(&self, after: Option<String>) -> Self::Part;
+
+    /// Adds the objects of a page, which follow those that are there.
+    fn add(&self, part: &mut Self::Part, objects: Vec<Object>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Takes the part of a range that has ended at `until`; None at the end of the input.
+    fn end(&self, part: Self::Part, until: Option<String>) -> impl Future<Output = Result<()>> + Send;
+}
+
 /// A listing of some ranges of keys.
-pub(super) struct Sweep<'a> {
-    pub(super) input: &'a dyn Store,
-    pub(super) cutter: &'a Cutter<'a>,
-    pub(super) monitor: &'a dyn Monitor,
-    pub(super) stop: &'a CancellationToken,
-    /// Receives what was listed.
-    pub(super) joiner: &'a Joiner<'a>,
+pub(super) struct Sweep<'a, S> {
+    input: &'a dyn Store,
+    monitor: &'a dyn Monitor,
+    stop: &'a CancellationToken,
+    sink: &'a S,
     /// After this number of objects, listers stop where they are.
-    pub(super) most: u64,
+    most: u64,
     state: Mutex<State>,
     changed: Notify,
 }
 
-impl<'a> Sweep<'a> {
+impl<'a, S: Sink> Sweep<'a, S> {
     pub(super) fn new(
         input: &'a dyn Store,
-        (cutter, joiner): (&'a Cutter<'a>, &'a Joiner<'a>),
+        sink: &'a S,
         most: u64,
         monitor: &'a dyn Monitor,
         stop: &'a CancellationToken,
     ) -> Self {
-        Sweep { input, cutter, monitor, stop, joiner, most, state: Mutex::default(), changed: Notify::new() }
+        Sweep { input, monitor, stop, sink, most, state: Mutex::default(), changed: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -140,7 +152,7 @@ impl<'a> Sweep<'a> {
     /// Lists a range until its end, or until enough is listed.
     async fn list_range(&self, Task { span, page }: Task) -> Result<()> {
         let range = self.state().spans.get(&span).map(|span| span.range.clone()).unwrap_or_default();
-        let mut piece = Piece::new(range.after.clone());
+        let mut part = self.sink.part(range.after.clone());
         let from = page.as_ref().and_then(|page| page.last()).map(|last| last.key.clone()).or(range.after);
         let mut pages = store::ascending(self.input, "", from.as_deref());
         let mut page = match page {
@@ -150,7 +162,7 @@ impl<'a> Sweep<'a> {
         let ended = loop {
             let Some(found) = page else { break true };
             let (objects, ended) = self.accept(span, found);
-            let adding = self.add(objects, &mut piece);
+            let adding = self.sink.add(&mut part, objects);
             if ended || self.state().full {
                 adding.await?;
                 break ended;
@@ -158,15 +170,18 @@ impl<'a> Sweep<'a> {
             // The next page comes while lists of objects are written.
             ((), page) = try_join!(adding, self.fetch(&mut pages))?;
         };
-        {
+        let until = {
             let state = &mut *self.state();
             let Some(span) = state.spans.remove(&span) else { return Ok(()) };
-            piece.until = if ended { span.range.until.clone() } else { span.at.clone() };
-            if !ended {
+            if ended {
+                span.range.until
+            } else {
+                let at = span.at.clone();
                 state.rests.push(span.rest());
+                at
             }
-        }
-        self.joiner.add(piece).await
+        };
+        self.sink.end(part, until).await
     }
 
     /// The next page of a listing. A file system or a network that hangs does not hold up a stop.
@@ -189,18 +204,6 @@ impl<'a> Sweep<'a> {
         self.monitor.listed(listed);
         self.changed.notify_waiters();
         (objects, ended)
-    }
-
-    /// Adds objects to a piece.
-    async fn add(&self, objects: Vec<Object>, piece: &mut Piece) -> Result<()> {
-        for object in objects {
-            if self.cutter.takes(&object)? {
-                piece.push(object, self.cutter).await?;
-            } else {
-                piece.ignored += 1;
-            }
-        }
-        Ok(())
     }
 
     /// Divides a range, and takes its second part. None if that was not possible.
