@@ -28,11 +28,22 @@ demo: build ## Render a fruit data set, run the pipeline on it, show the result
 	$(POMONA) show pomona-demo/results
 
 .PHONY: test
-test: lint test-rust ## Run all checks and tests
-	$(MAKE) --no-print-directory environments
-	$(MAKE) --no-print-directory -j2 --output-sync=target test-outside e2e
+test: ## Run all checks and tests
+	$(TWO) lint
+	$(CARGO) test --release --workspace --tests --no-run
+	$(TWO) test-rust beside-rust
+	$(TWO) test-outside e2e
 
-# Both of the following find these environments, and neither makes one that the other makes, too.
+# Two targets at a time: compilers, tests and downloads often use one processor only. What a target prints comes at its end.
+TWO = $(MAKE) --no-print-directory -j2 --output-sync=target
+
+.PHONY: beside-rust
+beside-rust:
+	$(MAKE) --no-print-directory environments
+	$(MAKE) --no-print-directory $(PACKAGES)
+	$(MAKE) --no-print-directory test-docs
+
+# Both of the last two find these environments, and neither makes one that the other makes, too.
 .PHONY: environments
 environments: build .venv/tables/ready .venv/wheel/ready .venv/package/ready .venv/browser/ready $(AWS_VENVS)
 
@@ -109,9 +120,11 @@ check-features: ## Compile the library without default features, then with each 
 
 .PHONY: test-rust
 # Not the programs in examples/, which each compile the code of a run: clippy checks them, and benchmarks build them.
-test-rust: ## Unit, integration and documentation tests
+test-rust: ## Unit and integration tests
 	$(CARGO) test --release --workspace --tests
-	@echo '== the examples in the documentation'
+
+.PHONY: test-docs
+test-docs: ## Run the examples in the documentation
 	$(CARGO) test --release --workspace --doc
 
 # Its crates have other features than those of the program, so it compiles all of them again, in the quickest way.
