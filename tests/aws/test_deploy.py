@@ -85,14 +85,20 @@ def test_the_tables_of_glue_have_the_columns_of_the_files(aws, package, tmp_path
     import pyarrow.parquet as pq
 
     aws.pomona("demo", tmp_path, "--views", 3, "--model", ROOT / "tests/models/tiny.onnx")
-    files = {"scores": "pca/*/*.parquet", "features": "features/*/*.parquet", "predictions": "predictions/*/*.parquet",
-             "duplicates": "duplicates/*/*.parquet", "outliers": "outliers/*/*.parquet"}
+    # Keypoints are the column that not each output has.
+    aws.pomona("run", tmp_path / "images", tmp_path / "keypoints", "--extractor", "orb", "--words", 8, "-k", 3, "--keep-keypoints")
+    files = {"scores": "results/pca/*/*.parquet", "features": "keypoints/features/*/*.parquet",
+             "predictions": "results/predictions/*/*.parquet", "duplicates": "results/duplicates/*/*.parquet",
+             "outliers": "results/outliers/*/*.parquet"}
     kinds = {"string": "string", "bigint": "int64", "timestamp": "timestamp[us", "array<float>": "list<element: float",
-             "double": "double", "boolean": "bool"}
+             "double": "double", "boolean": "bool",
+             "array<struct<x:float,y:float,octave:int,angle:float,response:float,descriptor:binary>>":
+                 "list<element: struct<x: float not null, y: float not null, octave: int32 not null, angle: float not null, "
+                 "response: float not null, descriptor: fixed_size_binary[32] not null>"}
     tables = {table["Name"]: table for table in aws.client("glue").get_tables(DatabaseName="fruit_tables")["TableList"]}
     assert tables.keys() == files.keys()
     for name, pattern in files.items():
-        schema = pq.read_schema(next((tmp_path / "results").glob(pattern)))
+        schema = pq.read_schema(next(tmp_path.glob(pattern)))
         columns = tables[name]["StorageDescriptor"]["Columns"]
         assert [column["Name"] for column in columns] == schema.names, name
         for column in columns:

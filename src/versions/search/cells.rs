@@ -32,7 +32,15 @@ pub(super) fn is_searched(kind: &DataType) -> bool {
     use DataType::{Binary, Float32, Float64, LargeUtf8, List, Utf8};
     match kind {
         Utf8 | LargeUtf8 | Binary => true,
-        List(field) => matches!(field.data_type(), Float32 | Float64) || field.data_type().is_integer(),
+        List(field) => match field.data_type() {
+            // Keypoints.
+            DataType::Struct(parts) => {
+                let holds_no_text =
+                    |kind: &DataType| kind.is_primitive() || matches!(kind, DataType::FixedSizeBinary(_));
+                parts.iter().all(|part| holds_no_text(part.data_type()))
+            }
+            kind => matches!(kind, Float32 | Float64) || kind.is_integer(),
+        },
         kind => {
             kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null | DataType::FixedSizeBinary(_))
         }
@@ -51,7 +59,7 @@ pub(super) fn texts(column: &dyn Array) -> Box<dyn Iterator<Item = Vec<u8>> + '_
     }
 }
 
-/// The lists of numbers of a column, with their rows, as little-endian bytes.
+/// The lists of numbers of a column, with their rows, as little-endian bytes. Of keypoints, they are the descriptors.
 pub(super) fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
     let DataType::List(field) = column.data_type() else { return Vec::new() };
     let kind = field.data_type().clone();
@@ -67,6 +75,11 @@ pub(super) fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
                 let values = values.as_primitive::<Float64Type>().values();
                 Some(values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect())
             }
+            DataType::Struct(_) => {
+                let columns = values.as_struct().columns().iter();
+                let binary = columns.filter_map(|column| column.as_fixed_size_binary_opt());
+                Some(binary.flat_map(|column| column.iter().flatten().flatten()).copied().collect())
+            }
             _ => None,
         }
     };
@@ -76,4 +89,40 @@ pub(super) fn vectors(column: &dyn Array) -> Vec<(usize, Vec<u8>)> {
         .filter_map(|(row, list)| Some((row, bytes(list?.as_ref())?)))
         .filter(|(_, vector)| !vector.is_empty())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::{
+        dataset::tables::{self, Compression, FeatureRows},
+        orb::Keypoint,
+    };
+
+    #[test]
+    fn every_column_of_features_with_keypoints_is_searched() {
+        let keypoint = |byte| Keypoint { x: 1.0, y: 2.0, octave: 0, angle: 3.0, response: 4.0, descriptor: [byte; 32] };
+        let rows = FeatureRows {
+            paths: vec!["a.jpg".to_owned(), "b.jpg".to_owned(), "c.jpg".to_owned()],
+            labels: vec![None; 3],
+            splits: vec![None; 3],
+            modified: vec![0; 3],
+            lengths: vec![1; 3],
+            etags: vec![String::new(); 3],
+            contents: vec![Some("0a".repeat(32)); 3],
+            features: Array2::zeros((3, 2)),
+            thumbnails: Array2::zeros((3, 0)),
+            keypoints: vec![vec![keypoint(7)], vec![], vec![keypoint(8), keypoint(9)]],
+        };
+        let file = tables::write_features(rows, "x", Compression::Snappy).unwrap();
+        let mut found = Vec::new();
+        each_batch(file, |batch| {
+            assert!(batch.schema().fields().iter().all(|field| is_searched(field.data_type())));
+            found.extend(batch.column_by_name("keypoints").map(|column| vectors(column.as_ref())).unwrap());
+        })
+        .unwrap();
+        assert_eq!(found, [(0, vec![7; 32]), (2, [[8; 32], [9; 32]].concat())]);
+    }
 }
