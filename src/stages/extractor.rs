@@ -139,10 +139,7 @@ async fn words(
     }
     if let Some(location) = &input.location {
         let file = store::read_file(location, MAX_VOCABULARY_BYTES).await?;
-        return match input.keypoints {
-            Some(_) => Ok(Some(with_keypoints(Vocabulary::from_bytes(&file)?, file, input.keypoints))),
-            None => Ok(Some(file)),
-        };
+        return with_keypoints(file, input.keypoints).map(Some);
     }
     let mut kept = false;
     let recipe = dataset::current(output).await?.map(|manifest| manifest.extractor.recipe());
@@ -151,7 +148,7 @@ async fn words(
     {
         let known = Vocabulary::from_bytes(&file)?;
         if input.words.is_none_or(|words| words == known.len()) && input.weights.is_none_or(|w| w == known.weights()) {
-            return Ok(Some(with_keypoints(known, file, input.keypoints)));
+            return with_keypoints(file, input.keypoints).map(Some);
         }
         kept = known.keeps_keypoints();
     }
@@ -175,11 +172,10 @@ async fn learn(stores: &Stores, input: &WordsInput, kept: bool, stop: &Cancellat
 }
 
 /// The file of the same words, with keypoints in the tables of features or without, if that is asked for.
-fn with_keypoints(words: Vocabulary, file: Bytes, keypoints: Option<bool>) -> Bytes {
-    match keypoints.filter(|keypoints| *keypoints != words.keeps_keypoints()) {
-        Some(keypoints) => words.with_keypoints(keypoints).to_bytes(),
-        None => file,
-    }
+fn with_keypoints(file: Bytes, keypoints: Option<bool>) -> Result<Bytes> {
+    let Some(keypoints) = keypoints else { return Ok(file) };
+    let words = Vocabulary::from_bytes(&file)?;
+    Ok(if words.keeps_keypoints() == keypoints { file } else { words.with_keypoints(keypoints).to_bytes() })
 }
 
 /// The objects of the sample, in the order of their hashes.

@@ -224,7 +224,7 @@ impl ShardRows {
                 }
                 self.features.extend(earlier.features(row));
                 self.thumbnails.extend(earlier.thumbnail(row));
-                self.push_keypoints(|| earlier.keypoints(row).to_vec());
+                self.push_keypoints(earlier.keypoints(row).to_vec());
                 earlier.content(row).cloned()
             }
             Row::Inferred(Described { features, thumbnail, keypoints }, content) => {
@@ -232,7 +232,7 @@ impl ShardRows {
                 self.origins.added.push(self.table.len());
                 self.features.extend(features);
                 self.thumbnails.extend(thumbnail);
-                self.push_keypoints(|| keypoints);
+                self.push_keypoints(keypoints);
                 Some(content)
             }
             Row::Rejected(reject) => return self.push_reject(object, reject),
@@ -255,9 +255,9 @@ impl ShardRows {
         self.table.contents.push(content);
     }
 
-    fn push_keypoints(&mut self, keypoints: impl FnOnce() -> Vec<Keypoint>) {
+    fn push_keypoints(&mut self, keypoints: Vec<Keypoint>) {
         if self.keeps_keypoints {
-            self.table.keypoints.push(keypoints());
+            self.table.keypoints.push(keypoints);
         }
     }
 

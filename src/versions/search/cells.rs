@@ -34,17 +34,16 @@ pub(super) fn is_searched(kind: &DataType) -> bool {
         Utf8 | LargeUtf8 | Binary => true,
         List(field) => match field.data_type() {
             // Keypoints.
-            DataType::Struct(parts) => {
-                let holds_no_text =
-                    |kind: &DataType| kind.is_primitive() || matches!(kind, DataType::FixedSizeBinary(_));
-                parts.iter().all(|part| holds_no_text(part.data_type()))
-            }
+            DataType::Struct(parts) => parts.iter().all(|part| is_fixed(part.data_type())),
             kind => matches!(kind, Float32 | Float64) || kind.is_integer(),
         },
-        kind => {
-            kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null | DataType::FixedSizeBinary(_))
-        }
+        kind => is_fixed(kind),
     }
+}
+
+/// Whether all values of a type have the same size, so that none is a path.
+fn is_fixed(kind: &DataType) -> bool {
+    kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null | DataType::FixedSizeBinary(_))
 }
 
 /// The texts of a column, one per row; empty for rows and columns without text. Columns of lists give no text.
