@@ -97,6 +97,7 @@ pub(crate) async fn featurize_and_sum(
     let memory = Semaphore::new(READ_AHEAD_KIB as usize);
     let labelling = Arc::new(labelling);
     let reads = reads(stores, workers, &objects, &earlier);
+    let stop = stop.child_token();
     let maker = RowMaker { reads, workers, labelling, earlier, memory, compression, monitor, stop };
     let (rows, failure) = maker.rows(&objects).await;
     let base_is_unknown = maker.earlier.base_is_unknown;
@@ -171,9 +172,7 @@ struct ShardRows {
     hasher: ShardHasher,
     keeps_keypoints: bool,
     labelling: Arc<Labelling>,
-    /// Objects so far, rejects included.
-    objects: usize,
-    /// Objects among them that the store did not deliver.
+    /// Objects that the store did not deliver.
     unavailable: usize,
     counts: Counts,
 }
@@ -194,7 +193,6 @@ impl ShardRows {
             hasher: ShardHasher::new(&extractor.info().id, compression),
             keeps_keypoints: extractor.keeps_keypoints(),
             labelling,
-            objects: 0,
             unavailable: 0,
             counts: Counts::default(),
         }
@@ -213,7 +211,6 @@ impl ShardRows {
     }
 
     fn push(&mut self, object: &Object, row: Row, earlier: &EarlierRows) {
-        self.objects += 1;
         let content = match row {
             Row::Copied(row) => {
                 self.counts.copied += 1;
@@ -279,33 +276,46 @@ struct RowMaker<'a> {
     memory: Semaphore,
     compression: Compression,
     monitor: &'a dyn Monitor,
-    stop: &'a CancellationToken,
+    /// Of this shard alone.
+    stop: CancellationToken,
 }
 
 impl RowMaker<'_> {
-    /// The rows of the objects, in their order; after an error or a stop, only the first of them.
+    /// The rows of the objects, in their order; after an error or a stop, those that are finished.
     async fn rows(&self, objects: &[Object]) -> (ShardRows, Option<Error>) {
         let mut rows =
             ShardRows::with_capacity(self.workers.extractor(), self.labelling.clone(), self.compression, objects.len());
         let making: Vec<_> = objects.iter().map(|object| self.row(object)).collect();
-        let mut answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
-        let mut outage = None;
-        while let Some(answer) = answers.next().await {
+        let answers = stream::iter(making).buffered(self.workers.threads() * READ_AHEAD);
+        let mut answers = stream::iter(objects).zip(answers);
+        let (mut outage, mut failure) = (None, None);
+        while let Some((object, answer)) = answers.next().await {
+            let answer = match answer {
+                Ok(Some(Row::Unavailable(error))) if rows.unavailable >= OUTAGE => Err(error),
+                answer => answer,
+            };
             let row = match answer {
-                Err(error) => return (rows, Some(error)),
-                Ok(None) => return (rows, Some(stopped())),
-                Ok(Some(Row::Unavailable(error))) if rows.unavailable >= OUTAGE => return (rows, Some(error)),
                 Ok(Some(row)) => row,
+                Ok(None) => {
+                    failure.get_or_insert_with(stopped);
+                    continue;
+                }
+                Err(error) => {
+                    // What is not finished by now ends, too.
+                    self.stop.cancel();
+                    failure.get_or_insert(error);
+                    continue;
+                }
             };
             if let Row::Unavailable(error) = &row {
                 outage = Some(
                     Error::new(error.kind(), "most images of a shard could not be read").source(error.to_string()),
                 );
             }
-            let object = &objects[rows.objects];
             rows.push(object, row, &self.earlier);
         }
         match outage {
+            _ if failure.is_some() => (rows, failure),
             // One object says nothing about the store.
             Some(error) if rows.unavailable > 1 && rows.unavailable * 2 > objects.len() => (rows, Some(error)),
             _ => (rows, None),
