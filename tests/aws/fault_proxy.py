@@ -18,6 +18,12 @@ INTERNAL = (500, b"<Error><Code>InternalError</Code><Message>made to fail</Messa
 REFUSED = (400, b"<Error><Code>InvalidRequest</Code><Message>made to fail</Message></Error>")
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Connections that wait. Beyond the default, 5, a busy machine resets them, which ends functions.
+    request_queue_size = 1_024
+
+
 class FaultProxy:
     def __init__(self):
         self.target = None
@@ -76,8 +82,7 @@ class FaultProxy:
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

@@ -123,7 +123,9 @@ class Stack:
         return json.loads(execution["output"])
 
     def explain(self, execution):
-        return f"{execution['status']} {execution.get('error')}: {execution.get('cause')}\n{self.history(execution['executionArn'])}"
+        arn = execution["executionArn"]
+        failures = "\n".join(f"{error}: {cause}" for error, cause in failures_of_children(self, arn))
+        return f"{execution['status']} {execution.get('error')}: {execution.get('cause')}\n{failures[-3000:]}\n{self.history(arn)}"
 
     def keys(self, output):
         bucket, prefix = self.results.removeprefix("s3://").split("/", 1)
@@ -873,14 +875,17 @@ def test_a_version_without_an_index_is_searched_in_its_tables(stack, answers):
     assert status == 200 and found == {**before, "version": before["version"] + 1}
 
 
-def errors_of_children(stack, arn):
-    """Names of all errors in the attempts of the children of an execution's maps."""
-    errors = set()
+def failures_of_children(stack, arn):
+    """Name and cause of each failed attempt of the children of an execution's maps."""
     for run in stack.sfn.list_map_runs(executionArn=arn)["mapRuns"]:
         for child in stack.sfn.list_executions(mapRunArn=run["mapRunArn"], maxResults=1000)["executions"]:
-            events = stack.sfn.get_execution_history(executionArn=child["executionArn"])["events"]
-            errors |= {event["taskFailedEventDetails"]["error"] for event in events if event["type"] == "TaskFailed"}
-    return errors
+            for event in stack.sfn.get_execution_history(executionArn=child["executionArn"])["events"]:
+                if event["type"] == "TaskFailed":
+                    yield event["taskFailedEventDetails"]["error"], event["taskFailedEventDetails"].get("cause", "")
+
+
+def errors_of_children(stack, arn):
+    return {error for error, _ in failures_of_children(stack, arn)}
 
 
 def test_a_redriven_execution_finishes_with_the_bytes_of_an_undisturbed_one(stack, demo):
