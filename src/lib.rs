@@ -116,4 +116,7 @@ pub mod stages;
 pub mod store;
 pub mod versions;
 
+/// For public functions. Their futures are boxed, so that this crate has their code; otherwise each program, function and test
+/// that awaits one would compile all of its stages again.
+use async_recursion::async_recursion as compiled_once;
 pub use error::{Error, ErrorKind, Result, escape_invisible};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{self, inbox, keys},
     ids::short_hex,
     store::{self, Store},
@@ -78,6 +78,7 @@ struct Ticket {
 /// Starts a run if the inbox has notices and no run is in progress.
 ///
 /// Fails with `Store.Throttled`, which can be retried, if other processes take each ticket first.
+#[compiled_once]
 pub async fn take_ticket(output: &dyn Store, executions: &dyn Executions) -> Result<Outcome> {
     for _ in 0..ATTEMPTS {
         let waiting: BTreeSet<String> = inbox::notices(output).await?.into_iter().collect();

@@ -16,7 +16,7 @@ use super::{
     to_json,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     ids::{RunId, Version},
     store::{self, Store},
 };
@@ -31,6 +31,7 @@ pub struct Versions {
 }
 
 /// Lists the version numbers of an output.
+#[compiled_once]
 pub async fn versions(store: &dyn Store) -> Result<Versions> {
     let mut versions = Versions::default();
     for object in store::list_all(store, keys::VERSIONS).await? {
@@ -44,6 +45,7 @@ pub async fn versions(store: &dyn Store) -> Result<Versions> {
 }
 
 /// Reads the state of a decided version. Fails with `Store.NotFound` for other numbers, and with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn state(store: &dyn Store, version: Version) -> Result<VersionState> {
     let key = keys::version(version);
     let text = store.get(&key).await?;
@@ -56,6 +58,7 @@ pub async fn state(store: &dyn Store, version: Version) -> Result<VersionState> 
 }
 
 /// The manifest of the newest published version. None without one.
+#[compiled_once]
 pub async fn current(store: &dyn Store) -> Result<Option<Manifest>> {
     for version in versions(store).await?.decided.into_iter().rev() {
         if let VersionState::Published(manifest) = state(store, version).await? {
@@ -66,6 +69,7 @@ pub async fn current(store: &dyn Store) -> Result<Option<Manifest>> {
 }
 
 /// The manifests of all published versions, ascending. Removed versions are left out.
+#[compiled_once]
 pub async fn published(store: &dyn Store) -> Result<Vec<Manifest>> {
     let mut manifests = Vec::new();
     for version in versions(store).await?.decided {
@@ -78,6 +82,7 @@ pub async fn published(store: &dyn Store) -> Result<Vec<Manifest>> {
 
 /// The manifest of a published version, of the newest one without a number. Fails with `Output.NoVersion`, which lists the
 /// published versions.
+#[compiled_once]
 pub async fn version(store: &dyn Store, wanted: Option<u64>) -> Result<Manifest> {
     let missing =
         |message: String| Err(Error::new(ErrorKind::OutputNoVersion, message).context("output", store.location()));
@@ -127,6 +132,7 @@ pub(crate) fn marker(is_old: bool) -> Result<Bytes> {
 /// Marks an empty store as an output of Pomona. Does nothing if it is one.
 ///
 /// Fails with `Output.Occupied` if it has other objects, and with `Output.UnknownFormat`.
+#[compiled_once]
 pub async fn open_output(store: &dyn Store) -> Result<()> {
     if let Some(marker) = store::get_opt(store, MARKER).await? {
         return format_of(&marker, store).map(drop);
@@ -172,6 +178,7 @@ fn format_of(marker: &[u8], store: &dyn Store) -> Result<u32> {
 }
 
 /// Checks that a store is an output of Pomona, without writing. Fails with `Output.NoVersion` or `Output.UnknownFormat`.
+#[compiled_once]
 pub async fn expect_output(store: &dyn Store) -> Result<()> {
     match store::get_opt(store, MARKER).await? {
         Some(marker) => format_of(&marker, store).map(drop),
@@ -188,6 +195,7 @@ struct Claim<'a> {
 }
 
 /// Claims the next free version number for a run. No other run gets it.
+#[compiled_once]
 pub async fn claim(store: &dyn Store, run: &RunId) -> Result<Version> {
     loop {
         let mut next = versions(store).await?.highest + 1;
@@ -204,6 +212,7 @@ pub async fn claim(store: &dyn Store, run: &RunId) -> Result<Version> {
 
 /// Publishes a manifest, the last step of a run: see the [module](mod@crate::dataset::commit). A copy of the manifest is in
 /// the folder of the run. Fails with `Dataset.Conflict` if another run has published since `manifest.parent`.
+#[compiled_once]
 pub async fn commit(store: &dyn Store, manifest: Manifest) -> Result<()> {
     let (version, parent, run) = (manifest.version, manifest.parent, manifest.run.clone());
     let body = to_record(&VersionState::Published(Box::new(manifest)))?;

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     classify::Classifier,
+    compiled_once,
     ids::{GroupId, ShardId, Version},
     model::ExtractorInfo,
     store::Store,
@@ -27,6 +28,7 @@ const CONCURRENCY: usize = 16;
 const TABLES: usize = 3;
 
 /// Reads the record of a group that a manifest names. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn group(output: &dyn Store, entry: &GroupEntry) -> Result<GroupRecord> {
     GroupRef::of(entry).read(output).await
 }
@@ -82,6 +84,7 @@ pub(crate) async fn shard(output: &dyn Store, id: &ShardId) -> Result<(ShardReco
 }
 
 /// Reads the records of groups that a manifest names, in their order.
+#[compiled_once]
 pub async fn groups(output: &dyn Store, groups: &[GroupEntry]) -> Result<Vec<GroupRecord>> {
     let reads: Vec<_> = groups.iter().map(|entry| group(output, entry)).collect();
     stream::iter(reads).buffered(CONCURRENCY).try_collect().await
@@ -125,6 +128,7 @@ pub(crate) async fn score_rows(
 }
 
 /// All shards of a version, in key order. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn shards(output: &dyn Store, version: &Manifest) -> Result<Vec<ShardEntry>> {
     if let Some(released) = &version.released {
         return Ok(released.shards.clone());
@@ -133,6 +137,7 @@ pub async fn shards(output: &dyn Store, version: &Manifest) -> Result<Vec<ShardE
 }
 
 /// Objects without features of a version, in key order. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn rejects(output: &dyn Store, version: &Manifest) -> Result<Vec<RejectedObject>> {
     let Some(released) = &version.released else {
         return Ok(groups(output, &version.groups).await?.into_iter().flat_map(|group| group.rejects).collect());
@@ -149,6 +154,7 @@ pub async fn rejects(output: &dyn Store, version: &Manifest) -> Result<Vec<Rejec
 }
 
 /// All parts of a version, in key order. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn parts(output: &dyn Store, version: &Manifest) -> Result<Vec<Part>> {
     if version.released.is_some() {
         return Ok(released_parts(version));
@@ -222,6 +228,7 @@ impl Table {
 
 /// The files of a table, in key order of their rows; none if the version does not have the table. Fails with
 /// `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn tables(output: &dyn Store, version: &Manifest, table: Table) -> Result<Vec<FileRef>> {
     Ok(match table {
         Table::Features => shards(output, version).await?.iter().filter_map(ShardEntry::features).collect(),
@@ -237,6 +244,7 @@ pub async fn tables(output: &dyn Store, version: &Manifest, table: Table) -> Res
 }
 
 /// All files of a version except for its manifest and `runs/`. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef>> {
     let shards = shards(output, version).await?;
     let bare = |key: String| FileRef { key, checksum: None };
@@ -282,6 +290,7 @@ pub async fn files(output: &dyn Store, version: &Manifest) -> Result<Vec<FileRef
 }
 
 /// The predictions of a version, in key order, part by part; none without a classifier. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn predictions<'a>(
     output: &'a dyn Store,
     version: &Manifest,
@@ -295,6 +304,7 @@ pub async fn predictions<'a>(
 }
 
 /// The `count` most suspect rows of a version: those with the smallest probability of their label. Equal ones by key.
+#[compiled_once]
 pub async fn suspects(output: &dyn Store, version: &Manifest, count: usize) -> Result<Vec<PredictionRow>> {
     let mut suspects: Vec<PredictionRow> = Vec::new();
     let mut parts = pin!(predictions(output, version).await?);
@@ -313,6 +323,7 @@ pub(crate) fn keep_suspects(to: &mut Vec<PredictionRow>, rows: Vec<PredictionRow
 }
 
 /// The classifier of a version; None without one. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn classifier(output: &dyn Store, version: &Manifest) -> Result<Option<Classifier>> {
     let Some(summary) = version.classifier.as_ref().and_then(Classification::fitted) else { return Ok(None) };
     summary.file.decode(output, version.extractor.columns, tables::read_classifier).await.map(Some)

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{blocking::run_blocking, from_record, keys, record::damaged, to_record};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     model::{ExtractorInfo, ExtractorKind, Recipe},
     orb::Weights,
     store::{self, Store},
@@ -71,6 +71,7 @@ pub struct ModelRecord {
 }
 
 /// Reads the record of a model that an output keeps. Fails with `Model.Invalid` if it keeps no model of this SHA-256.
+#[compiled_once]
 pub async fn model_record(output: &dyn Store, sha256: &str) -> Result<ModelRecord> {
     let missing =
         || Error::new(ErrorKind::ModelInvalid, "the output does not keep this model; `pomona model push` it first");
@@ -88,6 +89,7 @@ pub async fn model_record(output: &dyn Store, sha256: &str) -> Result<ModelRecor
 
 /// Keeps a model in an output, or an empty store, where a model with the same file has then these options. A damaged file is
 /// replaced. Fails as [`open_output`](super::open_output) does.
+#[compiled_once]
 pub async fn keep_model(output: &dyn Store, record: &ModelRecord, file: Bytes) -> Result<()> {
     let sha256 = &record.info.model_sha256;
     super::open_output(output).await?;
@@ -100,6 +102,7 @@ pub async fn keep_model(output: &dyn Store, record: &ModelRecord, file: Bytes) -
 /// or is a model that the output does not keep.
 ///
 /// Fails with `Dataset.Corrupt` if the file is another one, or if that of the visual words is missing.
+#[compiled_once]
 pub async fn extractor_file(output: &dyn Store, recipe: &Recipe) -> Result<Option<Bytes>> {
     let (key, sha256) = match recipe {
         Recipe { words: Some(words), .. } => (keys::vocabulary(words), words),
@@ -122,6 +125,7 @@ pub async fn extractor_file(output: &dyn Store, recipe: &Recipe) -> Result<Optio
 }
 
 /// Keeps visual words of an extractor in an output, or an empty store. Fails as [`open_output`](super::open_output) does.
+#[compiled_once]
 pub async fn keep_words(output: &dyn Store, recipe: &Recipe, file: Bytes) -> Result<()> {
     let Some(words) = &recipe.words else { return Ok(()) };
     super::open_output(output).await?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Checksum, get_checked, keys, partition::check_label, settings::Settings};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     store::{
         Object, Store,
         members::{folders, halves},
@@ -102,6 +102,7 @@ impl Labelling {
     }
 
     /// Labels by the settings of a version or run, whose file of labels is in `output`. Fails with `Dataset.Corrupt`.
+    #[compiled_once]
     pub async fn open(output: &dyn Store, settings: &Settings) -> Result<Self> {
         Ok(Labelling::new(&settings.label_rules())?.with(given(output, settings).await?))
     }
@@ -250,6 +251,7 @@ pub fn write(given: &BTreeMap<String, Given>) -> Result<Vec<u8>> {
 }
 
 /// Stores a file of labels in the output, and returns its checksum, which the settings have.
+#[compiled_once]
 pub async fn store(output: &dyn Store, given: &BTreeMap<String, Given>) -> Result<Checksum> {
     let file = write(given)?;
     let checksum = Checksum::of(&file);
@@ -258,6 +260,7 @@ pub async fn store(output: &dyn Store, given: &BTreeMap<String, Given>) -> Resul
 }
 
 /// The rows of the stored file of labels of a version or run; none without one. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn given(output: &dyn Store, settings: &Settings) -> Result<BTreeMap<String, Given>> {
     let Some(file) = &settings.labels else { return Ok(BTreeMap::new()) };
     let key = keys::labels(file);
@@ -265,6 +268,7 @@ pub async fn given(output: &dyn Store, settings: &Settings) -> Result<BTreeMap<S
 }
 
 /// The stored file of labels without some images; None if it does not name them.
+#[compiled_once]
 pub async fn without(output: &dyn Store, file: &Checksum, erased: &BTreeSet<String>) -> Result<Option<Checksum>> {
     let key = keys::labels(file);
     let mut given = read(&get_checked(output, &key, Some(file)).await?, &key, "")?;

@@ -10,7 +10,7 @@ use super::{
     labelling::{self, Given},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     store::{self, Store},
 };
 
@@ -39,12 +39,14 @@ pub fn check_label(label: &str) -> Result<()> {
 
 /// The rows of the file; none without a file. Fails with `Input.Invalid`, which names the line, if the file is not a list of
 /// labels.
+#[compiled_once]
 pub async fn read(output: &dyn Store) -> Result<BTreeMap<String, Given>> {
     let Some(file) = store::get_opt(output, keys::REVIEW).await? else { return Ok(BTreeMap::new()) };
     labelling::read(&file, keys::REVIEW, "")
 }
 
 /// Replaces the file. Without rows, there is none.
+#[compiled_once]
 pub async fn write(output: &dyn Store, rows: &BTreeMap<String, Given>) -> Result<()> {
     if rows.is_empty() {
         return output.delete(keys::REVIEW).await;
@@ -59,6 +61,7 @@ pub fn encode(rows: &BTreeMap<String, Given>) -> Result<Vec<u8>> {
 }
 
 /// Removes the rows of some images. Returns whether there were any.
+#[compiled_once]
 pub async fn forget(output: &dyn Store, images: &BTreeSet<String>) -> Result<bool> {
     let mut rows = read(output).await?;
     let before = rows.len();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "report")]
 use crate::report::{self, ReportInput, Reported};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, Manifest, RunFigures, VersionState, contents, lease,
         timing::{Timer, Timing},
@@ -105,6 +105,7 @@ pub struct Summary {
 ///
 /// Fails with the errors of the stages; with `Dataset.Conflict` if other runs publish first [`ATTEMPTS`] times. Finished
 /// shards stay in the output, and the next run reuses them. A damaged shard or group is made again.
+#[compiled_once]
 pub async fn run(
     stores: &Stores,
     workers: &WorkerPool,
@@ -275,6 +276,7 @@ fn keep(known: &mut KnownGroups, (merged, sums): (Merged, GroupSums)) -> Result<
 ///
 /// The version is published before, and an error here does not change it.
 #[cfg(feature = "report")]
+#[compiled_once]
 pub async fn report(stores: &Stores, summary: &mut Summary, watcher: &dyn Watcher) -> Result<Option<Reported>> {
     let Some(publish) = summary.published.clone() else { return Ok(None) };
     let mut clock = Clock { watcher, seconds: Vec::new() };

@@ -26,7 +26,7 @@ use futures::try_join;
 use serde::Serialize;
 
 use crate::{
-    Result,
+    Result, compiled_once,
     cost::receipt::{Receipt, StageRecords},
     dataset::{self, Checksum, Manifest, blocking::run_blocking, keys, tables},
     report::text::{label_name, percent},
@@ -90,6 +90,7 @@ struct Media {
 ///
 /// Reads the basis, the scores and the tables of findings from `output`, and images from `input` for previews. An image
 /// that cannot be read has no preview; any other failure is an error.
+#[compiled_once]
 pub async fn write(
     input: &dyn Store,
     output: &dyn Store,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::write;
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     cost::receipt::{Place, Receipt, StageRecords},
     dataset::{self, VersionState, keys, newest, timing::Timing},
     ids::RunId,
@@ -50,6 +50,7 @@ pub struct Reported {
 /// Writes the report of a run. An error does not affect the version, which is published before.
 ///
 /// Fails with `Output.NoVersion` if the run has not published.
+#[compiled_once]
 pub async fn report(stores: &Stores, input: ReportInput) -> Result<Reported> {
     let output = stores.output.as_ref();
     let ReportInput { run, publish } = input;

@@ -12,7 +12,7 @@ use super::{
     records::featurized,
 };
 use crate::{
-    Result,
+    Result, compiled_once,
     dataset::{Sealed, keys, to_sealed_lines},
     ids::RunId,
     model::{Decoding, ExtractorInfo, ExtractorKind, Recipe, WorkerPool},
@@ -142,6 +142,7 @@ fn batches(run: &RunId, key: &str, ends: &[u64], (size, recipe): (u64, Recipe)) 
 ///
 /// A call that was interrupted is continued by the next one: shards that are finished are left out. A shard that fails does
 /// not cost the others; the call fails with its error after them.
+#[compiled_once]
 pub async fn featurize_batch(
     stores: &Stores,
     workers: &WorkerPool,
@@ -175,6 +176,7 @@ pub async fn featurize_batch(
 }
 
 /// Projects the parts of a batch: see [`project()`](super::project()).
+#[compiled_once]
 pub async fn project_batch(stores: &Stores, batch: &Batch) -> Result<PartsDone> {
     let work: Vec<PartWork> = batch.work(stores.output.as_ref()).await?;
     let models = Models::default();

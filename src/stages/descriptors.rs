@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{CancellationToken, Monitor, check};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{blocking::run_blocking, tables},
     image::{self, Limits, MAX_FILE_BYTES, Reason, Reject, guarded},
     orb::{Keypoint, Orb},
@@ -39,6 +39,7 @@ pub struct DescriptorsDone {
 ///
 /// Fails with `Output.Occupied` if the store is not empty, with `Input.Empty` without images, and with `Run.Interrupted` after
 /// `stop` is cancelled.
+#[compiled_once]
 pub async fn descriptors(
     input: &dyn Store,
     output: &dyn Store,

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::rows::{Compared, Memory, Row, Rows};
 use crate::{
-    Result,
+    Result, compiled_once,
     dataset::{
         Duplicates, FileRef, Searched, ShardEntry,
         blocking::run_blocking,
@@ -94,7 +94,8 @@ impl Limits {
 
 /// Searches the duplicates. Returns the summary, and keys and contents of the files that it names. Fails with
 /// `Dataset.Corrupt`.
-pub async fn duplicates(output: &dyn Store, of: Subject<'_>) -> Result<(Duplicates, Vec<(String, Bytes)>)> {
+#[compiled_once]
+pub async fn duplicates<'a>(output: &'a dyn Store, of: Subject<'a>) -> Result<(Duplicates, Vec<(String, Bytes)>)> {
     duplicates_with(output, of, Memory::DEFAULT).await
 }
 

@@ -16,7 +16,7 @@ use super::{
     sweep::{Sink, Sweep},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{self, ExtractorInput, WORDS, WordsInput, blocking::run_blocking},
     image::MAX_FILE_BYTES,
     model::{Decoding, ExtractorInfo, ExtractorKind, FeatureRange, Recipe, builtin_info, embedded_info},
@@ -40,6 +40,7 @@ const BORDER: usize = 16;
 /// Fails with `Input.Invalid` if the wish contradicts itself, with `Model.Invalid` if there is no such model or the memory does
 /// not suffice for it, and with `Dataset.Corrupt` if its file is another one. New visual words
 /// fail with `Input.Invalid` if the images have no corners, and given ones with `Model.Invalid` if they are damaged.
+#[compiled_once]
 pub async fn extractor(
     stores: &Stores,
     input: &ExtractorInput,
@@ -73,6 +74,7 @@ pub async fn extractor(
 
 /// The [`extractor`] of a run, whose visual words the output keeps from now on. On AWS, that is a step of its own before the plan, so
 /// that each call of the plan counts the same words ([`WordsInput::kept`]) and none has to list the images for them.
+#[compiled_once]
 pub async fn keep_extractor(
     stores: &Stores,
     input: &ExtractorInput,

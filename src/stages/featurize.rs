@@ -21,6 +21,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     archive::Reads,
+    compiled_once,
     dataset::{
         self, Checksum, LabelCount, RejectedObject, ShardRecord,
         blocking::run_blocking,
@@ -61,8 +62,9 @@ enum Row {
 /// Computes one shard and writes its files.
 ///
 /// Fails with `Run.Interrupted` after `stop` is cancelled. Also fails when a store fails, for example because it throttles
-/// reads. In both cases, the rows computed so far are kept for the next call. An image that cannot be read or decoded is a reject, not an error, unless most images of the shard
-/// cannot be read because the store is down.
+/// reads. In both cases, the rows computed so far are kept for the next call. An image that cannot be read or decoded is a
+/// reject, not an error, unless most images of the shard cannot be read because the store is down.
+#[compiled_once]
 pub async fn featurize(
     stores: &Stores,
     workers: &WorkerPool,
@@ -292,14 +294,10 @@ impl RowMaker<'_> {
         while let Some((object, answer)) = answers.next().await {
             let answer = match answer {
                 Ok(Some(Row::Unavailable(error))) if rows.unavailable >= OUTAGE => Err(error),
-                answer => answer,
+                answer => answer.and_then(|row| row.ok_or_else(stopped)),
             };
             let row = match answer {
-                Ok(Some(row)) => row,
-                Ok(None) => {
-                    failure.get_or_insert_with(stopped);
-                    continue;
-                }
+                Ok(row) => row,
                 Err(error) => {
                     // What is not finished by now ends, too.
                     self.stop.cancel();

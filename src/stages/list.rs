@@ -16,7 +16,7 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, Checksum, FileRef, keys, labelling::Labelling, record::from_record, settings::Settings, timing::Timer,
     },
@@ -103,6 +103,7 @@ async fn lines<T: serde::de::DeserializeOwned>(range: &LineRange, output: &dyn S
 /// Lists ranges of keys, and writes what was found. A second call for the same line changes nothing.
 ///
 /// Fails with `Input.Invalid` if a label cannot be a folder, and with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn list(
     stores: &Stores,
     work: ListWork,

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     classify::ClassSums,
+    compiled_once,
     dataset::{
         self, Checksum, FileRef, GroupEntry, GroupRecord, RejectedObject, RunFigures, ShardEntry, ShardRecord,
         blocking::run_blocking,
@@ -52,8 +53,8 @@ pub enum MergeDone {
 
 /// Finishes one group of shards: writes its record and its sums, its segment of the search index, or both.
 ///
-/// The objects of shards that failed within the tolerance of the map become rejects. Fails with `Dataset.Corrupt` if a file
-/// of one of its shards is damaged.
+/// Objects of shards that failed within the map's tolerance become rejects. `Dataset.Corrupt`: a shard's file is damaged.
+#[compiled_once]
 pub async fn merge(stores: &Stores, work: MergeWork) -> Result<MergeDone> {
     let run = work.run.clone();
     let done = async {
@@ -413,9 +414,8 @@ fn ids(shards: &[ShardEntry]) -> HashSet<&ShardId> {
 async fn base_of(output: &dyn Store, work: &MergeWork) -> Result<Option<GroupRecord>> {
     let Some(base) = &work.base else { return Ok(None) };
     match base.read(output).await {
-        Ok(record) => Ok((record.extractor == work.extractor.id && record.sums.is_some()).then_some(record)),
         Err(e) if e.is(ErrorKind::DatasetCorrupt) => Ok(None),
-        Err(e) => Err(e),
+        read => Ok(Some(read?).filter(|record| record.extractor == work.extractor.id && record.sums.is_some())),
     }
 }
 

@@ -88,6 +88,7 @@ pub use tokio_util::sync::CancellationToken;
 use crate::{
     Error, ErrorKind, Result,
     archive::Unpacked,
+    compiled_once,
     inventory::Inventoried,
     store::{self, Store},
 };
@@ -106,11 +107,13 @@ impl Stores {
     ///
     /// Fails with `Input.NotFound` if the input is a path but not a folder, and with `Input.Overlap` if one location
     /// contains the other.
+    #[compiled_once]
     pub async fn open(input: &str, output: &str) -> Result<Self> {
         Stores::open_inventory(input, output, None).await
     }
 
     /// [`Stores::open`] with the objects that the inventory at a third location names, if there is one.
+    #[compiled_once]
     pub async fn open_inventory(input: &str, output: &str, inventory: Option<&str>) -> Result<Self> {
         let mut images = store::open_input(input, output).await?;
         if let Some(inventory) = inventory {
@@ -122,6 +125,7 @@ impl Stores {
     }
 
     /// Opens the input that a version records, beside an output that is open. Fails with `Input.NotFound` if it has gone.
+    #[compiled_once]
     pub async fn recorded(input: &str, output: &Arc<dyn Store>) -> Result<Self> {
         Ok(Stores::new(store::open_input(input, &output.place()).await?, Arc::clone(output)))
     }

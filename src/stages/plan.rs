@@ -25,7 +25,7 @@ use super::{
     rounds::{self, Limits, Progress, Round, Rounds},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, FORMAT, Manifest, SearchIndex, ShardEntry, contents, delta,
         inbox::{self, Inbox},
@@ -48,6 +48,7 @@ use crate::{
 /// set, `Input.Invalid` if a setting is out of range or a label too long for its partition folder, `Input.Moved` or
 /// `Input.Vanished` if the images are not those that the current version suggests, and `Dataset.Busy`
 /// during a vacuum.
+#[compiled_once]
 pub async fn plan(
     stores: &Stores,
     extractor: &ExtractorInfo,
@@ -73,6 +74,7 @@ pub enum PlanStep {
 
 /// [`plan`] for functions, whose time is limited: lists a part of a large input, and leaves the rest to listers. Is called
 /// with the same input until the plan is ready. A second call after the same round changes nothing.
+#[compiled_once]
 pub async fn plan_step(
     stores: &Stores,
     extractor: &ExtractorInfo,

@@ -14,6 +14,7 @@ use super::{PartWork, Projected, STORE_CONCURRENCY, Stores, classify::predict, d
 use crate::{
     Error, ErrorKind, Result,
     classify::Classifier,
+    compiled_once,
     dataset::{
         self, FileRef, Part, PredictedPart,
         blocking::run_blocking,
@@ -30,6 +31,7 @@ use crate::{
 /// Projects the features of one shard onto the basis of the run.
 ///
 /// Fails with `Dataset.Corrupt` if the basis or the features are missing or cannot be decoded.
+#[compiled_once]
 pub async fn project(stores: &Stores, work: PartWork) -> Result<Projected> {
     project_with(stores, work, &Models::default()).await
 }

@@ -18,7 +18,7 @@ use super::{
     records::read_projected,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, Classification, ClassifierSummary, Duplicates, FORMAT, FeaturesFolder, FileRef, GroupRecord, Manifest,
         Outliers, Outputs, Part, PartList, RunFigures, ShardEntry, SplitCount, VersionState,
@@ -41,6 +41,7 @@ const CSV_PARTS_AT_A_TIME: usize = 8;
 /// A second call gives the same answer. Fails with `Dataset.Conflict` if another run has published since this one was
 /// planned; the tables of this run are then deleted. Fails with `Dataset.Corrupt` if a vacuum has ended the run, and with
 /// `Dataset.Busy` during one.
+#[compiled_once]
 pub async fn publish(stores: &Stores, input: RunInput) -> Result<Published> {
     let output = stores.output.as_ref();
     noted(output, &input.run, publish_run(output, &input.run)).await

@@ -20,7 +20,7 @@ use super::{
     sums::{KnownGroups, KnownSums, read_sums},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments,
         RejectedObject, RunFigures, SearchIndex, ShardEntry,
@@ -40,6 +40,7 @@ use crate::{
 /// Fails with `Dataset.TooManyRejects` if more images are rejected than `max_reject_percent` allows; the rejects table is
 /// then in `runs/<run>/`. Fails with `Input.Vanished` if more than half of the images are gone, and with the `Pca.*` errors
 /// of [`pca::fit`].
+#[compiled_once]
 pub async fn reduce(stores: &Stores, input: RunInput) -> Result<Reduced> {
     let run = input.run.clone();
     noted(stores.output.as_ref(), &run, reduce_with(stores, input, KnownGroups::default())).await

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::{FolderStore, Store};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, compiled_once};
 
 /// A parsed location.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,15 +70,18 @@ async fn open_bucket(bucket: &str, _prefix: &str) -> Result<Arc<dyn Store>> {
 }
 
 /// Opens the store at a location. A folder need not exist. Fails with `Input.Invalid` if the location is not valid.
+#[compiled_once]
 pub async fn open(location: &str) -> Result<Arc<dyn Store>> {
-    match parse(location)? {
-        Location::Folder(path) => Ok(Arc::new(FolderStore::new(path))),
-        Location::S3 { bucket, prefix } => open_bucket(bucket, prefix).await,
-    }
+    let store: Arc<dyn Store> = match parse(location)? {
+        Location::Folder(path) => Arc::new(FolderStore::new(path)),
+        Location::S3 { bucket, prefix } => open_bucket(bucket, prefix).await?,
+    };
+    Ok(store)
 }
 
 /// Reads one file: a path, or `s3://bucket/key`. Fails with `Input.NotFound` if there is none, and with `Input.Invalid` if it
 /// has more than `most` bytes.
+#[compiled_once]
 pub async fn read_file(location: &str, most: u64) -> Result<Bytes> {
     let error = |kind, message: String| Error::new(kind, message).context("file", location);
     let too_large =
@@ -118,6 +121,7 @@ pub async fn read_file(location: &str, most: u64) -> Result<Bytes> {
 ///
 /// Fails with `Input.NotFound` for a path that is not a folder, and with `Store.Denied` for one that cannot be accessed.
 /// Does not access a bucket.
+#[compiled_once]
 pub async fn open_input(location: &str, output: &str) -> Result<Arc<dyn Store>> {
     if let Location::Folder(path) = parse(location)? {
         let error = |kind, message: &str| Error::new(kind, message.to_owned()).context("input", location);
@@ -130,10 +134,11 @@ pub async fn open_input(location: &str, output: &str) -> Result<Arc<dyn Store>> 
             Err(_) => return Err(error(ErrorKind::InputNotFound, "there is no such folder")),
         }
         let input = FolderStore::new(path);
-        return Ok(match parse(output)? {
+        let input: Arc<dyn Store> = match parse(output)? {
             Location::Folder(output) => Arc::new(input.excluding(output)),
             Location::S3 { .. } => Arc::new(input),
-        });
+        };
+        return Ok(input);
     }
     open(location).await
 }

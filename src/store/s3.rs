@@ -38,7 +38,7 @@ use super::{
     outside,
     requests::{RequestCounter, copy_source, decoded},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, compiled_once};
 
 /// Size of an upload part, bytes. Smaller objects are uploaded with one request. S3 allows 10,000 parts, 160 GB.
 const PART_BYTES: usize = 16 << 20;
@@ -66,6 +66,7 @@ pub struct S3Store {
 }
 
 /// An S3 client with the configuration of [`environment`].
+#[compiled_once]
 pub async fn client() -> Client {
     client_of(&environment().await)
 }
@@ -77,6 +78,7 @@ pub fn client_of(config: &SdkConfig) -> Client {
 
 /// The configuration for AWS clients: credentials, region and endpoint of the environment, 6 attempts per request, and
 /// timeouts of 5 s to connect and 30 s to read. The region is `us-east-1` if the environment has none.
+#[compiled_once]
 pub async fn environment() -> SdkConfig {
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     // The user agent in access logs then contains the name of the function.

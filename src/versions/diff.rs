@@ -10,7 +10,7 @@ use nalgebra::{DMatrix, SVD};
 use serde::Serialize;
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         Manifest, contents,
         tables::{self, PredictionRow},
@@ -42,6 +42,7 @@ pub struct Diff {
 ///
 /// Reads the shards that only one version has, and the two bases. Fails with `Pca.NotConverged` if the angles cannot be
 /// computed.
+#[compiled_once]
 pub async fn diff(output: &dyn Store, from: &Manifest, to: &Manifest) -> Result<Diff> {
     let (before, after) = (rows_without(output, from, to).await?, rows_without(output, to, from).await?);
     let mut diff =

@@ -20,7 +20,7 @@ use super::{
     vacuum::{self, Action},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, Manifest, contents, inbox, keys, labelling,
         lease::Judge,
@@ -75,11 +75,12 @@ pub struct Erased {
 /// Fails with `Input.UnknownKey` if no file of the output contains a key; with `Input.Invalid` if an image is still in the
 /// input, because the next run would add it again; with `Dataset.Busy` if another run writes one of the images at the same
 /// time; and with the errors of [`pipeline::run`] and [`vacuum`].
-pub async fn erase(
-    stores: &Stores,
+#[compiled_once]
+pub async fn erase<'a>(
+    stores: &'a Stores,
     workers: &WorkerPool,
     input: EraseInput,
-    judge: Judge<'_>,
+    judge: Judge<'a>,
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Erased> {

@@ -9,6 +9,7 @@ use super::predict::fitted;
 use crate::{
     Error, ErrorKind, Result,
     classify::{Counts, Evaluation, Judged},
+    compiled_once,
     dataset::{ClassifierSummary, Manifest, contents, training::TRAIN},
     store::Store,
 };
@@ -39,6 +40,7 @@ fn split_of(split: Option<&str>) -> &str {
 /// Evaluates the predictions of a split. None for the [one that says most](ClassifierSummary::telling_split).
 ///
 /// Fails with `Classifier.Missing`; and with `Input.Invalid`, which lists the splits, if no image with a label has the split.
+#[compiled_once]
 pub async fn evaluate(output: &dyn Store, version: &Manifest, split: Option<&str>) -> Result<SplitEvaluation> {
     let summary = fitted(version)?;
     let split = chosen(summary, split)?;

@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 
 use super::{exhaustive, index::Index, nearest};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{Manifest, blocking::run_blocking, tables},
     model::ExtractorInfo,
     pca::Basis,
@@ -122,18 +122,21 @@ impl Finder {
 
     /// The nearest images, the nearest first; equally near ones by key. Fails with `Dataset.Corrupt`, and with `Input.Invalid` if
     /// the query has features of another extractor.
+    #[compiled_once]
     pub async fn nearest(&self, query: &Query) -> Result<Vec<Hit>> {
         let found = self.nearest_of_each(std::slice::from_ref(query)).await?;
         Ok(found.into_iter().next().unwrap_or_default())
     }
 
     /// The answers of [`Finder::nearest`] for each query. Without an index, all features are read once.
+    #[compiled_once]
     pub async fn nearest_of_each(&self, queries: &[Query]) -> Result<Vec<Vec<Hit>>> {
         let output = self.output.as_ref();
         answers(output, &self.version, self.index().await?, queries).await
     }
 
     /// The features of an image of the version; None for other keys.
+    #[compiled_once]
     pub async fn features(&self, path: &str) -> Result<Option<Vec<f32>>> {
         match self.index().await? {
             Some(index) => index.features(self.output.as_ref(), path).await,
@@ -142,6 +145,7 @@ impl Finder {
     }
 
     /// The features of an image of the version. Fails with `Input.UnknownKey`, which names the nearest keys, for other keys.
+    #[compiled_once]
     pub async fn features_of(&self, path: &str) -> Result<Vec<f32>> {
         if let Some(features) = self.features(path).await? {
             return Ok(features);
@@ -153,6 +157,7 @@ impl Finder {
     }
 
     /// The basis of the version, which is read once. Fails with `Dataset.Corrupt`.
+    #[compiled_once]
     pub async fn basis(&self) -> Result<Arc<Basis>> {
         let columns = self.version.extractor.columns;
         let read = || async {
@@ -162,6 +167,7 @@ impl Finder {
     }
 
     /// The scores of features. Fails with `Dataset.Corrupt`.
+    #[compiled_once]
     pub async fn scores_of(&self, features: Vec<f32>) -> Result<Vec<f32>> {
         let (columns, basis) = (self.version.extractor.columns, self.basis().await?);
         run_blocking(move || {
@@ -173,6 +179,7 @@ impl Finder {
     }
 
     /// The images whose scores are nearest to those of the query. Reads all scores.
+    #[compiled_once]
     pub async fn nearest_by_scores(&self, query: &Query) -> Result<Vec<Hit>> {
         exhaustive::nearest_by_scores(self.output.as_ref(), &self.version, query).await
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         Manifest, RejectedObject, Searched, contents,
         tables::{self, DuplicateRow, OutlierRow},
@@ -76,6 +76,7 @@ fn missing(what: &'static str) -> Error {
 
 /// All groups of duplicates, in the order of their first images. Fails with `Input.Invalid` if they were not searched, and
 /// with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn duplicates(output: &dyn Store, version: &Manifest) -> Result<Vec<DuplicateGroup>> {
     let Some(summary) = &version.duplicates else {
         return Err(missing(
@@ -92,6 +93,7 @@ pub async fn duplicates(output: &dyn Store, version: &Manifest) -> Result<Vec<Du
 }
 
 /// All outliers, the most distant first. Fails with `Input.Invalid` if they were not searched, and with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn outliers(output: &dyn Store, version: &Manifest) -> Result<Vec<OutlierRow>> {
     let Some(summary) = &version.outliers else {
         return Err(missing(
@@ -106,6 +108,7 @@ pub async fn outliers(output: &dyn Store, version: &Manifest) -> Result<Vec<Outl
 }
 
 /// All images without features, in key order. Fails with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn rejects(output: &dyn Store, version: &Manifest) -> Result<Vec<RejectedObject>> {
     contents::rejects(output, version).await
 }

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::find::{Hit, Query};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{FileRef, GroupEntry, Manifest, blocking::run_blocking, get_checked},
     model::FeatureRange,
     search::{
@@ -69,6 +69,7 @@ impl Source {
 impl Index {
     /// Opens the index of a version; None if it has none. An index of at most `copied` bytes that is not on this computer is
     /// copied to temporary files. Fails with `Dataset.Corrupt` if a segment is missing or damaged.
+    #[compiled_once]
     pub async fn open(output: &dyn Store, version: &Manifest, copied: u64) -> Result<Option<Index>> {
         let Some(index) = &version.index else { return Ok(None) };
         let files: Vec<_> = index.files(&version.groups).collect();
@@ -89,6 +90,7 @@ impl Index {
     ///
     /// The answer is that of comparing all images. Fails with `Dataset.Corrupt`, and with `Input.Invalid` if the query has the
     /// features of another extractor.
+    #[compiled_once]
     pub async fn search(&self, output: &dyn Store, query: &Query) -> Result<Vec<Hit>> {
         if query.features.len() != self.columns {
             let message = "the features of a query are those of another model";
@@ -114,6 +116,7 @@ impl Index {
     }
 
     /// The features of an image of the version; None for other keys.
+    #[compiled_once]
     pub async fn features(&self, output: &dyn Store, path: &str) -> Result<Option<Vec<f32>>> {
         let Some(row) = self.row_of(output, path).await? else { return Ok(None) };
         let Some(opened) = self.opened(row) else { return Ok(None) };

@@ -6,7 +6,7 @@ use super::{
     find::{self, Finder, Hit},
     index::Index,
 };
-use crate::{Result, dataset::Manifest, search::Metric, store::Store};
+use crate::{Result, compiled_once, dataset::Manifest, search::Metric, store::Store};
 
 /// An image of the version.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,6 +45,7 @@ impl From<Hit> for Neighbour {
 
 /// The nearest images of each query, the most similar first; equal ones by key. Fails with `Dataset.Corrupt`, and with
 /// `Input.Invalid` if the queries have another number of columns.
+#[compiled_once]
 pub async fn neighbours(
     output: &dyn Store,
     version: &Manifest,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     classify::Classifier,
+    compiled_once,
     dataset::{
         self, Classification, ClassifierSummary, Manifest,
         blocking::run_blocking,
@@ -86,12 +87,14 @@ pub fn fitted(version: &Manifest) -> Result<&ClassifierSummary> {
 
 impl Predictor {
     /// Opens the classifier of a version. Fails with `Classifier.Missing`.
+    #[compiled_once]
     pub async fn open(output: Arc<dyn Store>, version: Manifest) -> Result<Self> {
         Predictor::of(Arc::new(Finder::new(output, version))).await
     }
 
     /// Opens the classifier of the version that `finder` searches, and has it find the neighbours: both use one index. Fails
     /// with `Classifier.Missing`.
+    #[compiled_once]
     pub async fn of(finder: Arc<Finder>) -> Result<Self> {
         fitted(finder.version())?;
         let classifier = contents::classifier(finder.output(), finder.version()).await?;
@@ -108,6 +111,7 @@ impl Predictor {
 
     /// The `most` most probable classes for features, the most probable first. Fails with `Input.Invalid` if they are those of
     /// another model.
+    #[compiled_once]
     pub async fn likely(&self, features: &[f32], most: usize) -> Result<Vec<Likely>> {
         let row = Array2::from_shape_vec((1, features.len()), features.to_vec()).unwrap_or_default();
         if row.ncols() != self.classifier.columns() {
@@ -123,6 +127,7 @@ impl Predictor {
     }
 
     /// The answers for photos, in their order, with up to `count` neighbours each.
+    #[compiled_once]
     pub async fn answers(&self, photos: Vec<Photo>, count: usize) -> Result<Vec<Answer>> {
         let columns = self.finder.version().extractor.columns;
         let mut values = Vec::new();
@@ -197,6 +202,7 @@ pub struct Suspect {
 /// The suspects of a version, the most suspect first, with `near` images of both classes for the first `detailed` ones.
 ///
 /// Fails with `Classifier.Missing`, and with `Dataset.Corrupt`.
+#[compiled_once]
 pub async fn suspects(output: &dyn Store, version: &Manifest, detailed: usize, near: usize) -> Result<Vec<Suspect>> {
     fitted(version)?;
     let rows = contents::suspects(output, version, usize::MAX).await?;

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Result, archive,
+    Result, archive, compiled_once,
     dataset::{
         self, Manifest, VersionState, contents, delta, keys,
         lease::{self, Judge, Lock},
@@ -61,12 +61,13 @@ pub type OnObject<'a> = &'a (dyn Fn(&Object) + Sync);
 ///
 /// Fails with `Dataset.Busy` while a run or another vacuum is in progress, and with `Dataset.Corrupt`, before anything is
 /// deleted, if the files of a version cannot be found out.
-pub async fn vacuum(
-    output: &dyn Store,
+#[compiled_once]
+pub async fn vacuum<'a>(
+    output: &'a dyn Store,
     policy: Policy,
     action: Action,
-    judge: Judge<'_>,
-    each: OnObject<'_>,
+    judge: Judge<'a>,
+    each: OnObject<'a>,
 ) -> Result<Vacuumed> {
     let cutoff = Timestamp::now() - SignedDuration::from_hours(24 * i64::from(policy.older_than_days));
     let keep = |newer: usize, manifest: &Manifest| newer < policy.keep_versions.max(1) || manifest.finished > cutoff;

@@ -29,7 +29,7 @@ use serde::{Serialize, Serializer};
 pub use repair::{RepairInput, Tools, repair};
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, Checksum, FileRef, GroupRecord, Manifest, PartList, VersionState, keys,
         lease::{Judge, Liveness},
@@ -264,7 +264,13 @@ fn detail(error: &Error) -> String {
 ///
 /// Fails with `Output.NoVersion` if this is not an output of Pomona, with `Output.UnknownFormat`, and with errors of the
 /// store. Damage is not an error: see [`Checked::problems`].
-pub async fn check(output: &dyn Store, depth: Depth, judge: Judge<'_>, watcher: &dyn Watcher) -> Result<Checked> {
+#[compiled_once]
+pub async fn check<'a>(
+    output: &'a dyn Store,
+    depth: Depth,
+    judge: Judge<'a>,
+    watcher: &dyn Watcher,
+) -> Result<Checked> {
     let survey = timed(watcher, None, list(output)).await?;
     let survey = look(output, survey, depth, judge, watcher).await?;
     let current = survey.published().next_back();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Checked, Depth, Fault, Known, Problem, Survey, check, named::damage, remake, timed};
 use crate::{
-    ErrorKind, Result,
+    ErrorKind, Result, compiled_once,
     dataset::{
         FileRef, MARKER, Manifest, from_record, keys,
         lease::{self, Judge, Liveness, Lock},
@@ -88,11 +88,12 @@ pub trait Tools: Send + Sync {
 ///
 /// Problems that remain say why. Fails with `Dataset.Busy` while a run or a vacuum is in progress, and as [`check()`]
 /// does.
-pub async fn repair(
-    output: &dyn Store,
+#[compiled_once]
+pub async fn repair<'a>(
+    output: &'a dyn Store,
     input: RepairInput,
     tools: &dyn Tools,
-    judge: Judge<'_>,
+    judge: Judge<'a>,
     watcher: &dyn Watcher,
     stop: &CancellationToken,
 ) -> Result<Checked> {
