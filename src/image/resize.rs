@@ -143,11 +143,7 @@ fn nearest(image: Pixels, width: usize, height: usize) -> Pixels {
 fn horizontal(image: &Pixels, width: usize, filter: Filter) -> Pixels {
     let axis = axis(image.width, width, filter);
     let mut data = vec![0; width * image.height * 3];
-    let mut line = vec![0; image.width * 3 + 1];
-    for (row, to) in image.data.chunks_exact(image.width * 3).zip(data.chunks_exact_mut(width * 3)) {
-        line[..row.len()].copy_from_slice(row);
-        resample::across(&line, &axis, to);
-    }
+    resample::across(&image.data, image.width * 3, &axis, &mut data, width * 3);
     Pixels { width, height: image.height, data }
 }
 

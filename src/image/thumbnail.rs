@@ -1,6 +1,7 @@
 //! Thumbnails: the mean brightness and colour of parts of an image, by which copies that were saved again are found.
 
 use super::Pixels;
+use pomona_kernels::resample::add_row;
 
 /// Parts of the brightness, in each direction.
 const CELLS: usize = 20;
@@ -62,15 +63,16 @@ fn sums(pixels: &Pixels) -> Vec<Sums> {
         return cells;
     }
     let columns: Vec<Span> = (0..CELLS).map(|cell| Span::of(cell, pixels.width)).collect();
-    for (cell, rows) in (0..CELLS).map(|cell| (cell, Span::of(cell, pixels.height))) {
-        let to = &mut cells[cell * CELLS..(cell + 1) * CELLS];
+    let length = pixels.width * 3;
+    // The weights of the rows of a cell add up to the height, and 255 times the greatest height has 24 bits.
+    let mut line = vec![0u32; length];
+    for (cells, rows) in cells.chunks_exact_mut(CELLS).zip((0..CELLS).map(|cell| Span::of(cell, pixels.height))) {
+        line.fill(0);
         for row in rows.first..rows.end {
-            let line = &pixels.data[row * pixels.width * 3..(row + 1) * pixels.width * 3];
-            for (to, columns) in to.iter_mut().zip(&columns) {
-                for (to, sum) in to.iter_mut().zip(columns.sum(line)) {
-                    *to += sum * rows.weight(row);
-                }
-            }
+            add_row(&pixels.data[row * length..(row + 1) * length], rows.weight(row), &mut line);
+        }
+        for (to, columns) in cells.iter_mut().zip(&columns) {
+            *to = columns.sum(&line);
         }
     }
     cells
@@ -91,24 +93,24 @@ impl Span {
         Span { first: borders[0] / CELLS, end: borders[1].div_ceil(CELLS), borders }
     }
 
-    fn weight(&self, pixel: usize) -> u64 {
-        ((pixel + 1) * CELLS).min(self.borders[1]).saturating_sub((pixel * CELLS).max(self.borders[0])) as u64
+    fn weight(&self, pixel: usize) -> u32 {
+        ((pixel + 1) * CELLS).min(self.borders[1]).saturating_sub((pixel * CELLS).max(self.borders[0])) as u32
     }
 
     /// The weighted sums of a line of pixels: whole pixels, and parts of the first and the last one.
-    fn sum(&self, line: &[u8]) -> Sums {
-        let mut whole = [0u32; 3];
+    fn sum(&self, line: &[u32]) -> Sums {
+        let mut whole = [0u64; 3];
         let pixels = &line[self.first * 3..self.end * 3];
         for pixel in pixels.as_chunks::<3>().0 {
             for (to, sample) in whole.iter_mut().zip(pixel) {
-                *to += u32::from(*sample);
+                *to += u64::from(*sample);
             }
         }
-        let mut sums = whole.map(|sum| u64::from(sum) * CELLS as u64);
+        let mut sums = whole.map(|sum| sum * CELLS as u64);
         let last = self.end - 1;
         let edges = if last == self.first { &[last][..] } else { &[self.first, last] };
         for edge in edges {
-            let missing = CELLS as u64 - self.weight(*edge);
+            let missing = CELLS as u64 - u64::from(self.weight(*edge));
             for (sum, sample) in sums.iter_mut().zip(&line[edge * 3..]) {
                 *sum -= missing * u64::from(*sample);
             }
