@@ -301,7 +301,7 @@ async fn a_stop_ends_a_run_whose_store_hangs_and_keeps_its_rows() {
     let stores = Stores { input: hanging, output: output.clone() };
     let settings = Settings { shard_size: Some(100), ..Settings::default() };
     let run = run_until(39, &stores, &engine, &settings, "a");
-    tokio::time::timeout(Duration::from_secs(60), run).await.expect("the stop has no effect");
+    tokio::time::timeout(Duration::from_millis(2_300), run).await.expect("the stop has no effect");
     let stores = Stores { input: input.clone(), output: output.clone() };
     let figures = crate::common::run(&stores, &engine, &settings, "b").await.unwrap().manifest.figures;
     // Also those behind the one that hangs.

@@ -27,12 +27,13 @@ impl Axis {
 }
 
 /// Rows that are resized together: their samples fill a register of AVX2.
-pub const ROWS: usize = 8;
+const ROWS: usize = 8;
 /// The samples of one place in each row.
 type Samples = [u8; ROWS];
 
-/// Resizes the rows of an image horizontally, three samples per pixel. `from` and `to` are samples of one row.
-pub fn across(rows: &[u8], from: usize, axis: &Axis, out: &mut [u8], to: usize) {
+/// Resizes the rows of an image horizontally, three samples per pixel. `from` are the samples of one row.
+pub fn across(rows: &[u8], from: usize, axis: &Axis, out: &mut [u8]) {
+    let to = 3 * axis.spans.len();
     let (mut lines, mut resized) = (vec![[0; ROWS]; from], vec![[0; ROWS]; to]);
     for (rows, out) in rows.chunks(ROWS * from).zip(out.chunks_mut(ROWS * to)) {
         interleave(rows, &mut lines);
@@ -245,7 +246,7 @@ mod tests {
         ) {
             let (axis, samples) = (Axis { spans, weights, stride: 5 }, &samples[..3 * 37 * rows]);
             let mut resized = vec![0; 18 * rows];
-            across(samples, 3 * 37, &axis, &mut resized, 18);
+            across(samples, 3 * 37, &axis, &mut resized);
             let expected: Vec<u8> = samples.chunks_exact(3 * 37).flat_map(|row| one_by_one(row, &axis)).collect();
             prop_assert_eq!(resized, expected);
         }
@@ -279,6 +280,7 @@ mod tests {
             add_row(&samples, 20, &mut chosen);
             add_row_body(&samples, 20, &mut plain);
             prop_assert_eq!(chosen, plain);
+            prop_assert!(chosen.iter().zip(&samples).all(|(sum, sample)| *sum == 7 + 20 * u32::from(*sample)));
         }
     }
 }

@@ -143,7 +143,7 @@ fn nearest(image: Pixels, width: usize, height: usize) -> Pixels {
 fn horizontal(image: &Pixels, width: usize, filter: Filter) -> Pixels {
     let axis = axis(image.width, width, filter);
     let mut data = vec![0; width * image.height * 3];
-    resample::across(&image.data, image.width * 3, &axis, &mut data, width * 3);
+    resample::across(&image.data, image.width * 3, &axis, &mut data);
     Pixels { width, height: image.height, data }
 }
 
