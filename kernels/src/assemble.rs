@@ -8,18 +8,47 @@ use crate::{
     fused::Fused,
     layout::Packed,
     network::{Layer, Place},
-    passes::Pass,
+    passes::{Function, Pass},
 };
 
 /// A layer before buffers are assigned. `from`, `to` and `residual` are numbers of values.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Dense { packed: Packed, taps: Taps, activation: Activation, from: usize, residual: Option<usize>, to: usize },
-    Depthwise { kernel: Depthwise, from: usize, to: usize },
-    Fused { fused: Box<Fused>, from: usize, to: usize },
-    WideDepthwise { kernel: WideDepthwise, from: usize, to: usize },
-    Mean { from: usize, to: usize },
-    Pass { pass: Pass, from: usize, other: Option<usize>, to: usize },
+    Dense {
+        packed: Packed,
+        taps: Taps,
+        activation: Activation,
+        /// Whether the input is the output of a ReLU, and all weights are finite.
+        zeros: bool,
+        from: usize,
+        residual: Option<usize>,
+        to: usize,
+    },
+    Depthwise {
+        kernel: Depthwise,
+        from: usize,
+        to: usize,
+    },
+    Fused {
+        fused: Box<Fused>,
+        from: usize,
+        to: usize,
+    },
+    WideDepthwise {
+        kernel: WideDepthwise,
+        from: usize,
+        to: usize,
+    },
+    Mean {
+        from: usize,
+        to: usize,
+    },
+    Pass {
+        pass: Pass,
+        from: usize,
+        other: Option<usize>,
+        to: usize,
+    },
 }
 
 impl Step {
@@ -32,6 +61,21 @@ impl Step {
             | Step::Fused { from, .. }
             | Step::Mean { from, .. } => vec![*from],
         }
+    }
+
+    /// Whether a ReLU makes the output.
+    pub(crate) fn is_rectified(&self) -> bool {
+        let activation = match self {
+            Step::Dense { activation, .. }
+            | Step::Pass { pass: Pass::Function(Function::Activation(activation)) | Pass::Sum(activation), .. } => {
+                *activation
+            }
+            Step::Depthwise { kernel, .. } => kernel.activation,
+            Step::WideDepthwise { kernel, .. } => kernel.activation,
+            Step::Fused { fused, .. } => fused.kernel.activation,
+            Step::Mean { .. } | Step::Pass { .. } => Activation::Identity,
+        };
+        activation != Activation::Identity
     }
 
     pub(crate) fn to(&self) -> usize {
@@ -67,6 +111,15 @@ impl Builder {
         if self.values.iter().zip(&readers).any(|(map, readers)| map.border != [0; 4] && *readers != 1) {
             return unsupported("it pads a value that another layer reads");
         }
+        self.prune(&readers);
+        self.fuse(&readers);
+        self.place(columns)
+    }
+
+    /// [`build`](Builder::build) without [`prune`](Builder::prune).
+    #[cfg(test)]
+    pub(crate) fn build_whole(mut self, output: Value) -> Result<Network, Unsupported> {
+        let (columns, readers) = (self.values[output.0].channels, self.readers(output.0));
         self.fuse(&readers);
         self.place(columns)
     }
@@ -92,7 +145,7 @@ impl Builder {
             };
             let map = self.values[from];
             match joined.pop() {
-                Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between })
+                Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between, .. })
                     if between == from && readers[from] == 1 =>
                 {
                     let fused = Box::new(Fused::new(packed, taps, activation, kernel, map));
@@ -145,10 +198,11 @@ impl Builder {
         }
         let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
         let layers = self.layers.into_iter().map(|layer| match layer {
-            Step::Dense { packed, taps, activation, from, residual, to } => Layer::Dense {
+            Step::Dense { packed, taps, activation, zeros, from, residual, to } => Layer::Dense {
                 packed,
                 taps,
                 activation,
+                zeros,
                 from: place(from),
                 residual: residual.map(place),
                 offsets: place(to).map.offsets(),

@@ -151,7 +151,10 @@ impl Builder {
             let packed = pack(convolution)?;
             let taps = Taps { rows, run: columns * inner, stride: convolution.stride };
             let (from, residual) = (input.0, residual.map(|value| value.0));
-            Step::Dense { packed, taps, activation: convolution.activation, from, residual, to: self.add(map) }
+            let is_rectified = self.layers.iter().any(|layer| layer.to() == from && layer.is_rectified());
+            let zeros = is_rectified && convolution.weight.iter().all(|weight| weight.is_finite());
+            let activation = convolution.activation;
+            Step::Dense { packed, taps, activation, zeros, from, residual, to: self.add(map) }
         } else if convolution.groups == channels && inner == 1 && outer == channels {
             if residual.is_some() {
                 return unsupported("it is a depthwise convolution with a residual");

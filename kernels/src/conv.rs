@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     builder::Activation,
-    layout::{Aligned, Map, Packed},
+    layout::{Map, Packed},
     simd::{LANES, PANEL, Simd, Vectors},
 };
 
@@ -45,6 +45,8 @@ pub(crate) struct Dense<'a> {
     /// Numbers that are added to the output, `[height, width, channels]` of `to`.
     pub(crate) residual: Option<&'a [f32]>,
     pub(crate) activation: Activation,
+    /// Whether many numbers of the input can be zero, because it is the output of a ReLU. All weights are finite then.
+    pub(crate) zeros: bool,
 }
 
 impl Dense<'_> {
@@ -68,21 +70,41 @@ impl Dense<'_> {
         let last = (to.height - 1) * taps.stride * from.row() + (to.width - 1) * taps.stride * from.channels;
         assert!(last + (taps.rows - 1) * from.row() + taps.run <= input.len());
         // A pointwise convolution without stride and border processes all pixels as one row.
-        let (lines, pixels) = if taps.rows == 1 && taps.stride == 1 && from.border == [0; 4] {
-            (1, to.height * to.width)
+        let is_row = taps.rows == 1 && taps.run == from.channels && taps.stride == 1 && from.border == [0; 4];
+        let (lines, pixels) = if is_row { (1, to.height * to.width) } else { (to.height, to.width) };
+        if is_row && self.zeros && *channels == (0..packed.outer) {
+            // SAFETY: The caller guarantees the instructions. The lengths are checked above.
+            unsafe {
+                let (done, panels) = self.without_zeros::<I>(output);
+                // The last channels, if they are no whole panel, and the pixels that have few zeros.
+                for (pixels, outputs) in [(0..done, panels..outer), (done..pixels, 0..outer)] {
+                    self.blocks::<I>(1, pixels, outputs, output);
+                }
+            }
         } else {
-            (to.height, to.width)
-        };
-        let step = taps.stride * from.channels;
+            // SAFETY: The caller guarantees the instructions. The lengths are checked above.
+            unsafe { self.blocks::<I>(lines, 0..pixels, 0..outer, output) }
+        }
+    }
+
+    /// Computes some pixels of some lines, of each the outputs from a multiple of [`PANEL`] on.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `I`. The lengths are as [`Dense::run`] checks them.
+    #[inline(always)]
+    unsafe fn blocks<I: Vectors>(&self, lines: usize, pixels: Range<usize>, outputs: Range<usize>, output: &mut [f32]) {
+        let Dense { input, from, taps, packed, ref channels, to, .. } = *self;
+        let (inner, step) = (packed.inner, taps.stride * from.channels);
         let chunk = (CHUNK / inner).next_multiple_of(I::ROWS).max(I::ROWS);
         for line in 0..lines {
             let line_input = &input[line * taps.stride * from.row()..];
-            let mut start = 0;
-            while start < pixels {
-                let end = pixels.min(start + chunk);
-                let mut weights = &packed.weights.slice()[inner * channels.start..];
-                for o in (0..outer).step_by(PANEL) {
-                    let width = PANEL.min(outer - o);
+            let mut start = pixels.start;
+            while start < pixels.end {
+                let end = pixels.end.min(start + chunk);
+                let mut weights = &packed.weights.slice()[inner * (channels.start + outputs.start)..];
+                for o in outputs.clone().step_by(PANEL) {
+                    let width = PANEL.min(outputs.end - o);
                     let (panel, rest) = weights.split_at(inner * width);
                     weights = rest;
                     let mut pixel = start;
@@ -95,10 +117,9 @@ impl Dense<'_> {
                             taps,
                             panel,
                             bias: &packed.bias.slice()[channels.start + o..channels.start + o + width],
-                            first: line * pixels + pixel,
-                            channel: o,
+                            to: Target { first: line * to.width + pixel, channel: o },
                         };
-                        // SAFETY: The caller guarantees the instructions. The lengths are checked above.
+                        // SAFETY: The caller guarantees the instructions and the lengths.
                         unsafe {
                             if width == PANEL {
                                 block.rows::<I, I::Panel>(rows, self, output);
@@ -116,7 +137,7 @@ impl Dense<'_> {
 }
 
 /// Pixels of the next block. The last two blocks have about the same size, because very small blocks are slow.
-fn block(left: usize, rows: usize) -> usize {
+pub(crate) fn block(left: usize, rows: usize) -> usize {
     if left <= rows {
         left
     } else if left < 2 * rows {
@@ -137,10 +158,49 @@ struct Block<'a> {
     taps: Taps,
     panel: &'a [f32],
     bias: &'a [f32],
+    to: Target,
+}
+
+/// Where the outputs of some pixels for one panel go.
+pub(crate) struct Target {
     /// Index of the first pixel in the whole map.
-    first: usize,
+    pub(crate) first: usize,
     /// First output channel of the panel.
-    channel: usize,
+    pub(crate) channel: usize,
+}
+
+impl Target {
+    /// Adds the residual to the sums of `M` pixels, and writes them after their activation.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`. Residual, output and offsets have these pixels and channels.
+    #[inline(always)]
+    pub(crate) unsafe fn write<S: Simd, const M: usize>(&self, sums: [S::V; M], dense: &Dense<'_>, output: &mut [f32]) {
+        let &Target { first, channel } = self;
+        // SAFETY: The caller guarantees the instructions and the lengths.
+        unsafe {
+            // The sums are copied to memory, because the loop below indexes them and would keep them there otherwise.
+            let mut done = [[0.0f32; PANEL]; M];
+            for (sum, done) in sums.iter().zip(&mut done) {
+                S::store(done.as_mut_ptr(), *sum);
+            }
+            let offsets = dense.offsets.as_ptr().add(first);
+            let target = output.as_mut_ptr().add(channel);
+            let residual = dense.residual.map(|residual| residual.as_ptr().add(first * dense.to.channels + channel));
+            for (m, done) in done.iter().enumerate() {
+                let mut value = S::load(done.as_ptr());
+                if dense.zeros {
+                    // A product with zero makes +0 of -0; where such products are left out, this does.
+                    value = S::add(value, S::splat(&0.0));
+                }
+                if let Some(residual) = residual {
+                    value = S::add(value, S::load(residual.add(m * dense.to.channels)));
+                }
+                S::store(target.add(*offsets.add(m) as usize), activate::<S>(dense.activation, value));
+            }
+        }
+    }
 }
 
 impl Block<'_> {
@@ -173,7 +233,7 @@ impl Block<'_> {
     /// The processor has the instructions of `S`. Input, residual and output contain `M` pixels from `first` on.
     #[inline(always)]
     unsafe fn run<S: Simd, const M: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
-        let Block { input, step, kernel_row, taps, panel, bias, first, channel } = *self;
+        let Block { input, step, kernel_row, taps, panel, bias, ref to } = *self;
         debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
         debug_assert!(panel.len() == taps.rows * taps.run * S::LANES && bias.len() == S::LANES);
         // SAFETY: The caller guarantees the instructions. The panel has rows * run vectors, each read once. `Dense::run` has
@@ -193,21 +253,7 @@ impl Block<'_> {
                     tap = tap.add(1);
                 }
             }
-            // The sums are copied to memory, because the loop below indexes them and would keep them there otherwise.
-            let mut done = [[0.0f32; PANEL]; M];
-            for (sum, done) in sums.iter().zip(&mut done) {
-                S::store(done.as_mut_ptr(), *sum);
-            }
-            let offsets = dense.offsets.as_ptr().add(first);
-            let target = output.as_mut_ptr().add(channel);
-            let residual = dense.residual.map(|residual| residual.as_ptr().add(first * dense.to.channels + channel));
-            for (m, done) in done.iter().enumerate() {
-                let mut value = S::load(done.as_ptr());
-                if let Some(residual) = residual {
-                    value = S::add(value, S::load(residual.add(m * dense.to.channels)));
-                }
-                S::store(target.add(*offsets.add(m) as usize), activate::<S>(dense.activation, value));
-            }
+            to.write::<S, M>(sums, dense, output);
         }
     }
 }
@@ -233,11 +279,10 @@ pub(crate) unsafe fn activate<S: Simd>(activation: Activation, v: S::V) -> S::V 
 #[derive(Debug)]
 pub(crate) struct Depthwise {
     /// `[9, width]` for each group of [`PANEL`] channels. The last group may have [`LANES`].
-    weights: Aligned,
-    bias: Aligned,
+    pub(crate) packed: Packed,
     /// Pixels between two outputs, 1 or 2.
     pub(crate) stride: usize,
-    activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 impl Depthwise {
@@ -250,12 +295,7 @@ impl Depthwise {
         weight: impl Fn(usize, usize) -> f32,
     ) -> Option<Self> {
         let packed = Packed::new(9, bias, weight)?;
-        (1..=2).contains(&stride).then_some(Depthwise {
-            weights: packed.weights,
-            bias: packed.bias,
-            stride,
-            activation,
-        })
+        (1..=2).contains(&stride).then_some(Depthwise { packed, stride, activation })
     }
 
     /// Computes some channels, from a multiple of [`PANEL`] on. `from` has the border that the convolution pads with, and these
@@ -272,7 +312,7 @@ impl Depthwise {
         output: &mut [f32],
         to: Map,
     ) {
-        assert!(channels.end <= self.bias.slice().len() && channels.start.is_multiple_of(PANEL));
+        assert!(channels.end <= self.packed.outer && channels.start.is_multiple_of(PANEL));
         assert!(from.channels >= channels.len() && to.channels >= channels.end && to.border == [0; 4]);
         assert!(channels.len().is_multiple_of(LANES) && output.len() >= to.len());
         let row = from.row();
@@ -281,8 +321,8 @@ impl Depthwise {
         assert!(((to.width - 1) * self.stride + 3) * from.channels <= row);
         for channel in channels.clone().step_by(PANEL) {
             let width = PANEL.min(channels.end - channel);
-            let group = &self.weights.slice()[9 * channel..9 * (channel + width)];
-            let bias = &self.bias.slice()[channel..channel + width];
+            let group = &self.packed.weights.slice()[9 * channel..9 * (channel + width)];
+            let bias = &self.packed.bias.slice()[channel..channel + width];
             for y in 0..to.height {
                 let top = &input[y * self.stride * row + channel - channels.start..];
                 let line = &mut output[y * to.row() + channel..(y + 1) * to.row()];

@@ -16,7 +16,7 @@ pub(crate) struct WideDepthwise {
     /// Rows and columns.
     size: [usize; 2],
     stride: usize,
-    activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 impl WideDepthwise {

@@ -83,6 +83,7 @@ impl Fused {
                         offsets: &self.offsets,
                         residual: None,
                         activation: self.activation,
+                        zeros: false,
                     };
                     // SAFETY: The caller guarantees the instructions of `I`.
                     unsafe { dense.run::<I>(&mut strip[have * row..]) }

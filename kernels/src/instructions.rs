@@ -28,7 +28,7 @@ impl Instructions {
     pub fn available() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt") {
             if is_x86_feature_detected!("avx512f") {
                 all.push(Instructions::Avx512);
             }

@@ -35,6 +35,20 @@ impl Packed {
         aligned.slice_mut().copy_from_slice(bias);
         Some(Packed { weights, bias: aligned, inner, outer })
     }
+
+    /// The factor of input `k` for output `o`.
+    pub(crate) fn weight(&self, k: usize, o: usize) -> f32 {
+        let start = o / PANEL * PANEL;
+        let width = PANEL.min(self.outer - start);
+        self.weights.slice()[start * self.inner + k * width + o - start]
+    }
+
+    /// The weights of some inputs for some outputs, whose number is a multiple of [`LANES`].
+    pub(crate) fn select(&self, inputs: &[usize], outputs: &[usize]) -> Self {
+        let bias: Vec<f32> = outputs.iter().map(|o| self.bias.slice()[*o]).collect();
+        let packed = Packed::new(inputs.len(), &bias, |k, o| self.weight(inputs[k], outputs[o]));
+        packed.unwrap_or_else(|| unreachable!("{} inputs and {} outputs", inputs.len(), outputs.len()))
+    }
 }
 
 /// Numbers that start at the start of a cache line.

@@ -68,11 +68,13 @@ pub mod linear;
 pub mod nearest;
 mod network;
 mod passes;
+mod prune;
 pub mod resample;
 pub mod scan;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod zeros;
 
 pub use builder::{Activation, Builder, Convolution, Unsupported, Value};
 pub use instructions::{Instructions, InvalidInstructions};

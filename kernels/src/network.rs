@@ -27,6 +27,8 @@ pub(crate) enum Layer {
         packed: Packed,
         taps: Taps,
         activation: Activation,
+        /// Whether the input is the output of a ReLU, and all weights are finite.
+        zeros: bool,
         from: Place,
         residual: Option<Place>,
         to: Place,
@@ -78,6 +80,15 @@ impl Default for Samples {
 }
 
 impl Samples {
+    /// The least and the largest number of all tables, and 0, which a border has. NaN if a number is.
+    pub(crate) fn range(&self) -> (f64, f64) {
+        let all = self.table.iter().flatten().map(|x| f64::from(*x));
+        all.fold((0.0, 0.0), |(least, most), x| match x.is_nan() {
+            true => (f64::NAN, f64::NAN),
+            false => (if x < least { x } else { least }, if x > most { x } else { most }),
+        })
+    }
+
     /// Converts the samples of some pixels.
     fn convert(&self, pixels: &[u8], to: &mut [f32]) {
         let order = if self.bgr { [2, 1, 0] } else { [0, 1, 2] };
@@ -167,6 +178,12 @@ impl Network {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Numbers of all buffers of a call.
+    #[cfg(test)]
+    pub(crate) fn buffer_numbers(&self) -> usize {
+        self.buffers.iter().sum()
+    }
+
     /// The output for an image `[height, width, 3]` of 8-bit samples, red first. [`Samples`] says what the network gets of them.
     pub fn run(&self, pixels: &[u8]) -> Vec<f32> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -247,9 +264,9 @@ impl Layer {
 ///
 /// # Safety
 ///
-/// The processor has AVX-512F, AVX2 and FMA.
+/// The processor has AVX-512F, AVX2, FMA and POPCNT.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx2,fma,popcnt")]
 unsafe fn step_avx512(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     // SAFETY: The caller guarantees the instructions.
     unsafe { step::<simd::Avx512>(layer, buffers, strip, output) }
@@ -259,9 +276,9 @@ unsafe fn step_avx512(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, o
 ///
 /// # Safety
 ///
-/// The processor has AVX2 and FMA.
+/// The processor has AVX2, FMA and POPCNT.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,popcnt")]
 unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     // SAFETY: The caller guarantees the instructions.
     unsafe { step::<simd::Avx2>(layer, buffers, strip, output) }
@@ -276,7 +293,7 @@ unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, out
 unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
     match layer {
-        Layer::Dense { packed, taps, activation, from, residual, to, offsets } => {
+        Layer::Dense { packed, taps, activation, zeros, from, residual, to, offsets } => {
             to.map.clear_border(output);
             let dense = Dense {
                 input: read(from),
@@ -288,6 +305,7 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
                 offsets,
                 residual: residual.as_ref().map(read),
                 activation: *activation,
+                zeros: *zeros,
             };
             // SAFETY: The caller guarantees the instructions.
             unsafe { dense.run::<I>(output) }

@@ -3,6 +3,8 @@
 //! The kernels are written once, for any [`Simd`]. No operation combines lanes, and the fused multiply-add rounds once on
 //! every processor. So all implementations give the same bits.
 
+use std::mem::MaybeUninit;
+
 /// Numbers of channels are multiples of this.
 pub(crate) const LANES: usize = 8;
 /// Channels that are processed together, except for the last [`LANES`] if this does not divide their number.
@@ -16,6 +18,32 @@ pub(crate) trait Vectors {
     type Half: Simd;
     /// Pixels that are processed together: the registers hold a panel of sums for each.
     const ROWS: usize;
+    /// A vector of one register.
+    type Vector: Simd;
+    /// Pixels that are processed together where products with zero are left out, ...
+    const GROUP: usize;
+    /// ... and vectors of sums of each of them.
+    const VECTORS: usize;
+
+    /// Lists the channels in which one of `P` pixels is not zero, in their order; returns their number.
+    ///
+    /// `pixels` has the pixels one behind the other. `list` has a number for each of their channels, rounded up to a multiple of
+    /// [`PANEL`].
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions.
+    #[inline(always)]
+    unsafe fn nonzero<const P: usize>(pixels: &[f32], list: &mut [MaybeUninit<u16>]) -> usize {
+        let channels = pixels.len() / P;
+        let mut length = 0;
+        for channel in 0..channels {
+            let is_zero = (0..P).all(|p| pixels[p * channels + channel].to_bits() == 0);
+            list[length].write(channel as u16);
+            length += usize::from(!is_zero);
+        }
+        length
+    }
 }
 
 /// Operations on vectors of `f32`, lane by lane.
@@ -112,7 +140,10 @@ pub(crate) struct Scalar;
 impl Vectors for Scalar {
     type Panel = Two<Scalar>;
     type Half = Scalar;
+    type Vector = Scalar;
     const ROWS: usize = 6;
+    const GROUP: usize = 3;
+    const VECTORS: usize = 4;
 }
 
 // SAFETY: plain arithmetic needs no special instructions.
@@ -163,9 +194,27 @@ pub(crate) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
+    use std::{arch::x86_64::*, mem::MaybeUninit};
 
     use super::{LANES, PANEL, Simd, Two, Vectors};
+
+    /// The numbers of the bits that are set, for each mask, in their order, and then zeros.
+    static SELECTED: [[u8; LANES]; 256] = {
+        let mut all = [[0; LANES]; 256];
+        let mut mask = 0;
+        while mask < 256 {
+            let (mut lane, mut length) = (0, 0);
+            while lane < LANES {
+                if mask >> lane & 1 == 1 {
+                    all[mask][length] = lane as u8;
+                    length += 1;
+                }
+                lane += 1;
+            }
+            mask += 1;
+        }
+        all
+    };
 
     /// AVX2 and FMA: Intel since Haswell, AMD since Zen.
     #[derive(Clone, Copy, Debug)]
@@ -174,8 +223,39 @@ mod x86 {
     impl Vectors for Avx2 {
         type Panel = Two<Avx2>;
         type Half = Avx2;
+        type Vector = Avx2;
         /// 12 sums, 2 weights and a sample take 15 of 16 registers.
         const ROWS: usize = 6;
+        /// 12 sums, 2 samples and a weight take 15 of 16 registers.
+        const GROUP: usize = 2;
+        const VECTORS: usize = 4;
+
+        #[inline(always)]
+        unsafe fn nonzero<const P: usize>(pixels: &[f32], list: &mut [MaybeUninit<u16>]) -> usize {
+            let channels = pixels.len() / P;
+            assert!(channels.is_multiple_of(LANES) && list.len() >= channels);
+            let mut length = 0;
+            // SAFETY: The caller guarantees the instructions. The list is never longer than the channels before the current ones,
+            // and has room for these.
+            unsafe {
+                let mut numbers = _mm_setzero_si128();
+                for channel in (0..channels).step_by(LANES) {
+                    let from = pixels.as_ptr().add(channel);
+                    let mut any = _mm256_castps_si256(_mm256_loadu_ps(from));
+                    for p in 1..P {
+                        any = _mm256_or_si256(any, _mm256_castps_si256(_mm256_loadu_ps(from.add(p * channels))));
+                    }
+                    let zero = _mm256_cmpeq_epi32(any, _mm256_setzero_si256());
+                    let mask = !_mm256_movemask_ps(_mm256_castsi256_ps(zero)) as u8;
+                    let lanes = _mm_loadl_epi64(SELECTED[usize::from(mask)].as_ptr().cast());
+                    let selected = _mm_add_epi16(_mm_cvtepu8_epi16(lanes), numbers);
+                    _mm_storeu_si128(list.as_mut_ptr().add(length).cast(), selected);
+                    length += mask.count_ones() as usize;
+                    numbers = _mm_add_epi16(numbers, _mm_set1_epi16(LANES as i16));
+                }
+            }
+            length
+        }
     }
 
     // SAFETY: each function uses only AVX2 and FMA.
@@ -237,8 +317,38 @@ mod x86 {
     impl Vectors for Avx512 {
         type Panel = Avx512;
         type Half = Avx2;
+        type Vector = Avx512;
         /// 12 sums and a weight take 13 of 32 registers; each multiply-add can read its sample from memory.
         const ROWS: usize = 12;
+        /// 24 sums, 4 samples and a weight take 29 of 32 registers.
+        const GROUP: usize = 4;
+        const VECTORS: usize = 6;
+
+        #[inline(always)]
+        unsafe fn nonzero<const P: usize>(pixels: &[f32], list: &mut [MaybeUninit<u16>]) -> usize {
+            let channels = pixels.len() / P;
+            assert!(list.len() >= channels.next_multiple_of(PANEL));
+            let mut length = 0;
+            // SAFETY: The caller guarantees the instructions. The mask limits what is read. The list is never longer than the
+            // channels before the current ones, and has room for a vector.
+            unsafe {
+                let mut numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                for channel in (0..channels).step_by(PANEL) {
+                    let from = pixels.as_ptr().add(channel).cast();
+                    let lanes = if channels - channel < PANEL { !(!0 << (channels - channel)) } else { !0 };
+                    let mut any = _mm512_maskz_loadu_epi32(lanes, from);
+                    for p in 1..P {
+                        any = _mm512_or_si512(any, _mm512_maskz_loadu_epi32(lanes, from.add(p * channels)));
+                    }
+                    let mask = _mm512_test_epi32_mask(any, any);
+                    let selected = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mask, numbers));
+                    _mm256_storeu_si256(list.as_mut_ptr().add(length).cast(), selected);
+                    length += mask.count_ones() as usize;
+                    numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(PANEL as i32));
+                }
+            }
+            length
+        }
     }
 
     // SAFETY: each function uses only AVX-512F, AVX2 and FMA.
@@ -310,8 +420,12 @@ mod arm {
     impl Vectors for Neon {
         type Panel = Two<Neon>;
         type Half = Neon;
+        type Vector = Neon;
         /// 24 sums, 4 weights and a sample take 29 of 32 registers.
         const ROWS: usize = 6;
+        /// 24 sums, 3 samples and a weight take 28 of 32 registers.
+        const GROUP: usize = 3;
+        const VECTORS: usize = 4;
     }
 
     // SAFETY: each function uses only NEON, which is part of the architecture.

@@ -56,6 +56,7 @@ fn dense_convolutions_have_the_bits_of_plain_code() {
             offsets: &offsets,
             residual: (width % 2 == 0).then_some(&residual),
             activation: super::activation(width % 3 == 0),
+            zeros: false,
         };
         compared += same!(to.len(), |output| dense, run(output));
     }

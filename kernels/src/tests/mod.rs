@@ -14,6 +14,7 @@ use crate::{
 #[cfg(target_feature = "avx512f")]
 mod avx512;
 mod passes;
+mod zeros;
 
 /// Generates numbers between -1 and 1.
 struct Random(Rng);
@@ -83,23 +84,24 @@ proptest! {
 
     #[test]
     fn dense_convolutions_are_the_sums_in_order(
-        height in 1usize..9, width in 1usize..17, inner in 1usize..40, groups in 1usize..7, kernel in 1usize..4,
-        stride in 1usize..3, border in prop::array::uniform4(0usize..2), to_border in prop::array::uniform4(0usize..2),
+        height in 1usize..9, width in 1usize..17, inner in 1usize..40, groups in 1usize..7,
+        (rows, columns) in (1usize..4, 1usize..4), stride in 1usize..3, border in prop::array::uniform4(0usize..2), to_border in prop::array::uniform4(0usize..2),
         relu in any::<bool>(), with_residual in any::<bool>(), seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);
         let outer = groups * 8;
         let from = Map { height, width, channels: inner, border };
         let (h, w) = (height + border[0] + border[2], width + border[1] + border[3]);
-        prop_assume!(h >= kernel && w >= kernel);
-        let to = Map { height: (h - kernel) / stride + 1, width: (w - kernel) / stride + 1, channels: outer, border: to_border };
+        prop_assume!(h >= rows && w >= columns);
+        let to = Map { height: (h - rows) / stride + 1, width: (w - columns) / stride + 1, channels: outer, border: to_border };
         let (input, bias) = (bordered(from, &mut random), random.many(outer));
-        let weights = random.many(kernel * kernel * inner * outer);
+        let weights = random.many(rows * columns * inner * outer);
         let residual = with_residual.then(|| random.many(to.height * to.width * outer));
         let layer = Layer::Dense {
-            packed: Packed::new(kernel * kernel * inner, &bias, |k, o| weights[k * outer + o]).unwrap(),
-            taps: Taps { rows: kernel, run: kernel * inner, stride },
+            packed: Packed::new(rows * columns * inner, &bias, |k, o| weights[k * outer + o]).unwrap(),
+            taps: Taps { rows, run: columns * inner, stride },
             activation: activation(relu),
+            zeros: false,
             from: Place { buffer: 0, map: from },
             residual: with_residual.then_some(Place { buffer: 1, map: Map::dense(to.height, to.width, outer) }),
             to: Place { buffer: 1 + usize::from(with_residual), map: to },
@@ -112,10 +114,10 @@ proptest! {
             for x in 0..to.width {
                 for o in 0..outer {
                     let mut sum = bias[o];
-                    for ky in 0..kernel {
-                        for k in 0..kernel * inner {
+                    for ky in 0..rows {
+                        for k in 0..columns * inner {
                             let at = (y * stride + ky) * from.row() + x * stride * inner + k;
-                            sum = input[at].mul_add(weights[(ky * kernel * inner + k) * outer + o], sum);
+                            sum = input[at].mul_add(weights[(ky * columns * inner + k) * outer + o], sum);
                         }
                     }
                     if let Some(residual) = &residual {
@@ -193,7 +195,7 @@ proptest! {
         let offsets = between.offsets();
         let (from, to) = (place(0, from), place(1, between));
         let activation = Activation::Relu6;
-        let one = Layer::Dense { packed: packed(), taps, activation, from, residual: None, to, offsets };
+        let one = Layer::Dense { packed: packed(), taps, activation, zeros: false, from, residual: None, to, offsets };
         let middle = on_all(&one, std::slice::from_ref(&input));
         let map = Map::dense(size(height), size(width), channels);
         let two = Layer::Depthwise { kernel: kernel(), from: place(0, between), to: place(1, map) };
@@ -219,14 +221,16 @@ proptest! {
 fn nan_infinity_and_signed_zeros_give_the_same_bits() {
     let special = [f32::NAN, -f32::NAN, 0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 6.0, 6.000_000_5];
     let identity = |k: usize, o: usize| f32::from(u8::from(k == o));
-    for value in special {
+    for (value, zeros) in special.into_iter().flat_map(|value| [(value, false), (value, true)]) {
+        let outer = if zeros { 32 } else { 8 };
         let layer = Layer::Dense {
-            packed: Packed::new(8, &[-0.0; 8], identity).unwrap(),
+            packed: Packed::new(8, &vec![-0.0; outer], identity).unwrap(),
             taps: Taps { rows: 1, run: 8, stride: 1 },
-            activation: Activation::Relu6,
+            activation: if zeros { Activation::Identity } else { Activation::Relu6 },
+            zeros,
             from: Place { buffer: 0, map: Map::dense(1, 1, 8) },
             residual: None,
-            to: Place { buffer: 1, map: Map::dense(1, 1, 8) },
+            to: Place { buffer: 1, map: Map::dense(1, 1, outer) },
             offsets: vec![0],
         };
         let mut input = vec![0.0; 8];
