@@ -176,10 +176,21 @@ impl Target {
     ///
     /// The processor has the instructions of `S`. Residual, output and offsets have these pixels and channels.
     #[inline(always)]
-    pub(crate) unsafe fn write<S: Simd, const M: usize>(&self, sums: [S::V; M], dense: &Dense<'_>, output: &mut [f32]) {
+    pub(crate) unsafe fn write<S: Simd, const M: usize>(
+        &self,
+        mut sums: [S::V; M],
+        dense: &Dense<'_>,
+        output: &mut [f32],
+    ) {
         let &Target { first, channel } = self;
         // SAFETY: The caller guarantees the instructions and the lengths.
         unsafe {
+            if dense.zeros {
+                // A product with zero makes +0 of -0; where such products are left out, this does.
+                for sum in &mut sums {
+                    *sum = S::add(*sum, S::splat(&0.0));
+                }
+            }
             // The sums are copied to memory, because the loop below indexes them and would keep them there otherwise.
             let mut done = [[0.0f32; PANEL]; M];
             for (sum, done) in sums.iter().zip(&mut done) {
@@ -190,10 +201,6 @@ impl Target {
             let residual = dense.residual.map(|residual| residual.as_ptr().add(first * dense.to.channels + channel));
             for (m, done) in done.iter().enumerate() {
                 let mut value = S::load(done.as_ptr());
-                if dense.zeros {
-                    // A product with zero makes +0 of -0; where such products are left out, this does.
-                    value = S::add(value, S::splat(&0.0));
-                }
                 if let Some(residual) = residual {
                     value = S::add(value, S::load(residual.add(m * dense.to.channels)));
                 }
