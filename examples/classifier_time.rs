@@ -54,7 +54,7 @@ fn measure(rows: usize, columns: usize, classes: usize) -> serde_json::Value {
     let summed = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let candidates = classify::fit(&sums, PER_UNIT, Priors::Counts).unwrap().unwrap();
+    let candidates = classify::fit(sums, PER_UNIT, Priors::Counts).unwrap().unwrap();
     let fitted = started.elapsed().as_secs_f64();
 
     let images: Vec<TallyRow<'_>> =

@@ -17,7 +17,7 @@ use crate::{
 /// of quanta in 1 of the features.
 ///
 /// The answer is the reason if there can be no classifier. Fails with `Dataset.Corrupt` if the sums are not those of images.
-pub fn fit(sums: &ClassSums, per_unit: f64, priors: Priors) -> Result<std::result::Result<Candidates, NoClassifier>> {
+pub fn fit(sums: ClassSums, per_unit: f64, priors: Priors) -> Result<std::result::Result<Candidates, NoClassifier>> {
     let classes: Vec<Class> =
         sums.counts().into_iter().map(|(label, images)| Class { label: label.to_owned(), images }).collect();
     match classes.len() {
@@ -25,23 +25,21 @@ pub fn fit(sums: &ClassSums, per_unit: f64, priors: Priors) -> Result<std::resul
         1 => return Ok(Err(NoClassifier::OneLabel)),
         _ => {}
     }
+    let rows = sums.rows();
     let mut all = FoldSums::zero(sums.columns());
     sums.folds().iter().try_for_each(|fold| all.combine(fold, 1))?;
-    let without = |fold: Option<&FoldSums>| -> Result<Option<Model>> {
-        let mut training = all.clone();
-        if let Some(fold) = fold {
-            training.combine(fold, -1)?;
-        }
-        Ok(model(training, &classes, per_unit, priors))
-    };
-    // A model is a long chain of small steps, so the best pieces of work for the threads are whole models. A fold without
-    // images needs no model.
-    let folds = sums.folds().iter().enumerate().filter(|(_, fold)| fold.moments.rows() > 0);
-    let work: Vec<_> = std::iter::once(None).chain(folds.map(Some)).collect();
-    let models = work.into_par_iter().map(|fold| Ok((fold.map(|(number, _)| number), without(fold.map(|(_, f)| f))?)));
-    let models: Vec<(Option<usize>, Option<Model>)> = models.collect::<Result<_>>()?;
     let (mut whole, mut of_folds) = (None, Vec::new());
     of_folds.resize_with(sums.folds().len(), || None);
+    // A model is a long chain of small steps, so the best pieces of work for the threads are whole models. A fold without
+    // images needs no model. Sums are large: those of a fold become those of its training images, and the model of all images,
+    // which needs a copy, is the last one.
+    let folds = sums.into_folds().into_iter().enumerate().filter(|(_, fold)| fold.moments.rows() > 0);
+    let work: Vec<_> = folds.map(Some).chain([None]).collect();
+    let models = work.into_par_iter().map(|fold| match fold {
+        Some((number, fold)) => Ok((Some(number), model(fold.complement(&all)?, &classes, per_unit, priors))),
+        None => Ok((None, model(all.clone(), &classes, per_unit, priors))),
+    });
+    let models: Vec<(Option<usize>, Option<Model>)> = models.collect::<Result<_>>()?;
     for (fold, model) in models {
         let Some(model) = model else { return Ok(Err(NoClassifier::NoVariance)) };
         match fold {
@@ -50,7 +48,7 @@ pub fn fit(sums: &ClassSums, per_unit: f64, priors: Priors) -> Result<std::resul
         }
     }
     let Some(whole) = whole else { return Ok(Err(NoClassifier::NoVariance)) };
-    Ok(Ok(Candidates { classes, priors, rows: sums.rows(), all: whole, folds: of_folds, scorers: Default::default() }))
+    Ok(Ok(Candidates { classes, priors, rows, all: whole, folds: of_folds, scorers: Default::default() }))
 }
 
 /// The model of these training images. None if their covariance within classes is zero.

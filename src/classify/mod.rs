@@ -19,7 +19,7 @@
 //! let labels = [0, 0, 0, 1, 1, 1].map(|class| Some(["apple", "pear"][class]));
 //! let folds = [0, 1, 2, 0, 1, 2];
 //! let sums = ClassSums::from_rows(rows.view(), &labels, &folds, 1024.0)?;
-//! let candidates = classify::fit(&sums, 1024.0, Priors::Counts)?.expect("two classes with two rows");
+//! let candidates = classify::fit(sums, 1024.0, Priors::Counts)?.expect("two classes with two rows");
 //! let images: Vec<_> = labels.iter().zip(folds).map(|(label, fold)| TallyRow { label: *label, fold }).collect();
 //! let tally = candidates.tally(rows.view(), &images);
 //! let classifier = candidates.choose(&tally);

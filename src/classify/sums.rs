@@ -190,13 +190,24 @@ impl FoldSums {
     /// Adds `sign` times the sums of other images. Fails with `Dataset.Corrupt`.
     pub(super) fn combine(&mut self, other: &FoldSums, sign: i128) -> Result<()> {
         if sign > 0 { self.moments.add(&other.moments) } else { self.moments.subtract(&other.moments) }?;
-        for (label, sum) in &other.classes {
+        self.combine_classes(&other.classes, sign)
+    }
+
+    fn combine_classes(&mut self, others: &BTreeMap<String, ClassSum>, sign: i128) -> Result<()> {
+        for (label, sum) in others {
             let class = self.classes.entry(label.clone()).or_default();
             let wrong = || Error::new(ErrorKind::DatasetCorrupt, "more rows are subtracted than were added");
             class.combine(sum, sign).ok_or_else(wrong)?;
         }
         self.classes.retain(|_, class| class.rows > 0);
         Ok(())
+    }
+
+    /// The sums of the images of `all` that are not of this fold, in the memory of its own. Fails with `Dataset.Corrupt`.
+    pub(super) fn complement(self, all: &FoldSums) -> Result<Self> {
+        let mut rest = FoldSums { classes: all.classes.clone(), moments: self.moments.complement(&all.moments)? };
+        rest.combine_classes(&self.classes, -1)?;
+        Ok(rest)
     }
 }
 
@@ -231,6 +242,11 @@ impl ClassSums {
     /// The sums of each fold.
     pub fn folds(&self) -> &[FoldSums] {
         &self.folds
+    }
+
+    /// [`ClassSums::folds`], to take them apart.
+    pub(super) fn into_folds(self) -> Vec<FoldSums> {
+        self.folds
     }
 
     /// The number of training images.

@@ -98,7 +98,7 @@ fn weights_and_decision_values_are_scikit_learns() {
         let labels: Vec<_> = case.labels.iter().map(Some).collect();
         let folds: Vec<u8> = (0..labels.len()).map(|i| (i % FOLDS) as u8).collect();
         let sums = ClassSums::from_rows(features.view(), &labels, &folds, PER_UNIT).unwrap();
-        let candidates = fit(&sums, PER_UNIT, Priors::Counts).unwrap().unwrap();
+        let candidates = fit(sums.clone(), PER_UNIT, Priors::Counts).unwrap().unwrap();
         for (fit, ours) in case.fits.iter().zip(&candidates.all.discriminants) {
             assert!(SHRINKAGES.contains(&fit.shrinkage));
             let decided = decisions(ours, &features);
@@ -157,7 +157,7 @@ fn cross_validation_is_that_of_refits_image_by_image() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let columns = 3 + rng.usize(0..12);
         let images = images(&mut rng, &[4, 30, 11, 1, 20], columns);
-        let candidates = fit(&images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
+        let candidates = fit(images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
         let tally = candidates.tally(images.features.view(), &images.rows());
         for (s, shrinkage) in SHRINKAGES.into_iter().enumerate() {
             let mut correct = [0; FOLDS];
@@ -196,7 +196,7 @@ proptest! {
         let mut rng = fastrand::Rng::with_seed(seed);
         let images = images(&mut rng, &[3, 12, 7, 5], 9);
         let whole = images.sums();
-        let candidates = fit(&whole, PER_UNIT, Priors::Counts).unwrap();
+        let candidates = fit(whole.clone(), PER_UNIT, Priors::Counts).unwrap();
         let Ok(candidates) = candidates else { return Ok(()) };
         let tally = candidates.tally(images.features.view(), &images.rows());
         let expected = bits(&candidates.choose(&tally));
@@ -217,7 +217,7 @@ proptest! {
             shuffled.add(candidates.tally(piece.features.view(), &piece.rows()));
         }
         prop_assert_eq!(&shuffled, &tally);
-        let again = fit(&sums, PER_UNIT, Priors::Counts).unwrap().unwrap();
+        let again = fit(sums.clone(), PER_UNIT, Priors::Counts).unwrap().unwrap();
         prop_assert_eq!(bits(&again.choose(&shuffled)), expected);
         prop_assert!(ClassSums::zero(9).subtract(&whole).is_err());
     }
@@ -249,7 +249,7 @@ fn sums_of_many_rows_are_those_of_each_class() {
 #[test]
 fn too_few_images_or_labels_are_a_stated_result() {
     let mut rng = fastrand::Rng::with_seed(1);
-    let reason = |images: &Images| fit(&images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap_err();
+    let reason = |images: &Images| fit(images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap_err();
     assert_eq!(reason(&images(&mut rng, &[9], 3)), NoClassifier::NoLabels);
     assert_eq!(reason(&images(&mut rng, &[2, 9], 3)), NoClassifier::OneLabel);
     assert_eq!(reason(&images(&mut rng, &[0, 1, 1, 1], 3)), NoClassifier::NoVariance);
@@ -266,8 +266,8 @@ fn too_few_images_or_labels_are_a_stated_result() {
 fn probabilities_are_calibrated_and_equal_priors_move_the_bias_only() {
     let mut rng = fastrand::Rng::with_seed(5);
     let images = images(&mut rng, &[0, 60, 15, 30], 20);
-    let by_counts = fit(&images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
-    let equal = fit(&images.sums(), PER_UNIT, Priors::Equal).unwrap().unwrap();
+    let by_counts = fit(images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
+    let equal = fit(images.sums(), PER_UNIT, Priors::Equal).unwrap().unwrap();
     for (a, b) in by_counts.all.discriminants.iter().zip(&equal.all.discriminants) {
         assert_eq!(a.weights, b.weights);
         let moved: Vec<f64> = a.bias.iter().zip(&b.bias).map(|(a, b)| (a - b).exp() / 3.0).collect();
@@ -294,7 +294,7 @@ fn an_image_of_a_fold_that_was_empty_is_predicted_by_the_model_of_all() {
     let mut rng = fastrand::Rng::with_seed(8);
     let mut images = images(&mut rng, &[0, 20, 20], 6);
     images.folds.iter_mut().for_each(|fold| *fold %= 4);
-    let candidates = fit(&images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
+    let candidates = fit(images.sums(), PER_UNIT, Priors::Counts).unwrap().unwrap();
     let classifier = candidates.choose(&candidates.tally(images.features.view(), &images.rows()));
     assert!(classifier.without[4].is_none() && classifier.without[3].is_some());
     let later = vec![TallyRow { fold: 4, label: None }; images.labels.len()];

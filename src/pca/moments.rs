@@ -180,6 +180,21 @@ impl TotalMoments {
         self.combine(other, -1)
     }
 
+    /// The moments of the rows of `all` that are not among these, in the memory of these. Fails as [`TotalMoments::subtract`] does.
+    pub(crate) fn complement(mut self, all: &Self) -> Result<Self> {
+        if all.columns != self.columns || all.rows < self.rows {
+            return Err(Error::new(ErrorKind::DatasetCorrupt, "the moments are not of some of the rows")
+                .context("columns", self.columns)
+                .context("rows", self.rows));
+        }
+        self.rows = all.rows - self.rows;
+        for (to, all) in self.sums.iter_mut().zip(&all.sums).chain(self.products.iter_mut().zip(&all.products)) {
+            let overflow = || Error::new(ErrorKind::DatasetCorrupt, "a sum exceeds 128 bits");
+            *to = all.checked_sub(*to).ok_or_else(overflow)?;
+        }
+        Ok(self)
+    }
+
     fn combine<T: Sum>(&mut self, other: &Moments<T>, sign: i128) -> Result<()> {
         let corrupt = |what: &str| Error::new(ErrorKind::DatasetCorrupt, what.to_owned());
         if other.columns != self.columns {
@@ -280,6 +295,9 @@ mod tests {
                 }
             }
             prop_assert_eq!(&forward, &shuffled);
+            let mut of_shard = TotalMoments::zero(5);
+            of_shard.add(&shards[gone]).unwrap();
+            prop_assert_eq!(&of_shard.complement(&forward).unwrap(), &without);
             forward.subtract(&shards[gone]).unwrap();
             prop_assert_eq!(forward, without);
         }
@@ -315,5 +333,9 @@ mod tests {
         let shard = moments(&[1.0], 1).unwrap();
         assert!(TotalMoments::zero(1).subtract(&shard).is_err());
         assert!(TotalMoments::zero(2).add(&shard).is_err());
+        let mut one = TotalMoments::zero(1);
+        one.add(&shard).unwrap();
+        assert!(one.clone().complement(&TotalMoments::zero(1)).is_err());
+        assert!(one.complement(&TotalMoments::zero(2)).is_err());
     }
 }

@@ -140,7 +140,7 @@ pub(crate) async fn fit(
     }
     let total = total.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let (priors, per_unit) = (settings.priors(), extractor.feature_range.per_unit());
-    let candidates = match run_blocking(move || classify::fit(&total, per_unit, priors)).await? {
+    let candidates = match run_blocking(move || classify::fit(total, per_unit, priors)).await? {
         Ok(candidates) => Arc::new(candidates),
         Err(reason) => return Ok(Err(reason)),
     };

@@ -316,7 +316,7 @@ fn a_classifier_its_sums_and_its_predictions_are_read_as_written() {
     assert!(read_classes(file.clone(), 4, "k").unwrap_err().is(ErrorKind::DatasetCorrupt));
     assert!(read_classes(file.slice(..file.len() / 2), 3, "k").is_err());
 
-    let candidates = classify::fit(&sums, f64::from(1 << 20), Priors::Counts).unwrap().unwrap();
+    let candidates = classify::fit(sums, f64::from(1 << 20), Priors::Counts).unwrap().unwrap();
     let images: Vec<_> =
         labels.iter().zip(&folds).map(|(label, fold)| TallyRow { label: *label, fold: *fold }).collect();
     let classifier = candidates.choose(&candidates.tally(features.view(), &images));
