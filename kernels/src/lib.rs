@@ -65,6 +65,7 @@ pub mod jpeg;
 mod layers;
 mod layout;
 pub mod linear;
+mod mean;
 pub mod nearest;
 mod network;
 mod passes;

@@ -4,10 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     Activation, Instructions,
-    conv::{self, Dense, Depthwise, Taps},
+    conv::{Dense, Depthwise, Taps},
     depthwise::WideDepthwise,
     fused::Fused,
     layout::{Aligned, Map, Packed},
+    mean,
     passes::Pass,
     simd::{self, Scalar, Vectors},
 };
@@ -327,7 +328,7 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
             pass.run(read(from), from.map, other.as_ref().map_or(&[], read), output, to.map);
         }
         // SAFETY: The caller guarantees the instructions.
-        Layer::Mean { from, to } => unsafe { conv::mean::<I>(read(from), to.map.channels, output) },
+        Layer::Mean { from, to } => unsafe { mean::mean::<I>(read(from), to.map.channels, output) },
     }
 }
 

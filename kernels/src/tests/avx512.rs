@@ -4,9 +4,10 @@
 use super::{Random, bits, on_all};
 use crate::{
     Activation, Instructions,
-    conv::{self, Dense, Depthwise, Taps},
+    conv::{Dense, Depthwise, Taps},
     fused::Fused,
     layout::{Map, Packed},
+    mean,
     network::{Layer, Place},
     simd::{Avx2, Avx512, Scalar, Vectors},
 };
@@ -82,7 +83,7 @@ fn means_have_the_bits_of_plain_code() {
     impl Mean<'_> {
         unsafe fn run<I: Vectors>(&self, output: &mut [f32]) {
             // SAFETY: The caller guarantees the instructions of `I`.
-            unsafe { conv::mean::<I>(self.0, 24, output) }
+            unsafe { mean::mean::<I>(self.0, 24, output) }
         }
     }
     let input = Random::new(3).many(24 * 49);
