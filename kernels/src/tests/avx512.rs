@@ -131,6 +131,7 @@ fn nan_infinity_and_signed_zeros_have_the_bits_of_plain_code() {
             offsets: &[0],
             residual: None,
             activation: Activation::Relu6,
+            zeros: false,
         };
         assert_eq!(same!(16, |output| dense, run(output)), 16);
     }
