@@ -10,10 +10,10 @@ const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "scalar"];
 /// An instruction set of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
-    /// AVX-512F, AVX2 and FMA.
+    /// AVX-512F, AVX2, FMA and POPCNT.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and POPCNT.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// NEON.

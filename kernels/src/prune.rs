@@ -43,14 +43,14 @@ impl Builder {
 fn kept(dense: &Packed, activation: Activation, kernel: &Depthwise, input: (f64, f64)) -> Vec<usize> {
     let can_differ: Vec<bool> = (0..dense.outer)
         .map(|channel| {
-            let (_, most) = range(dense, channel, input);
+            let most = upper_bound(dense, channel, input);
             // A border of zeros is in the range, too.
             let most = match activation {
                 Activation::Identity => return true,
                 Activation::Relu => most.max(0.0),
                 Activation::Relu6 => most.clamp(0.0, 6.0),
             };
-            kernel.activation == Activation::Identity || range(&kernel.packed, channel, (0.0, most)).1 > 0.0
+            kernel.activation == Activation::Identity || upper_bound(&kernel.packed, channel, (0.0, most)) > 0.0
         })
         .collect();
     let needed = can_differ.iter().filter(|can| **can).count();
@@ -65,19 +65,20 @@ fn kept(dense: &Packed, activation: Activation, kernel: &Depthwise, input: (f64,
     (0..dense.outer).filter(keep).collect()
 }
 
-/// Bounds of an output of a convolution before its activation, of inputs in a range that contains zero, rounding included.
-fn range(packed: &Packed, output: usize, (least, most): (f64, f64)) -> (f64, f64) {
+/// What an output of a convolution does not exceed before its activation, for inputs in a range that contains zero, rounding
+/// included. Infinity if a number is not finite.
+fn upper_bound(packed: &Packed, output: usize, (least, most): (f64, f64)) -> f64 {
     let bias = f64::from(packed.bias.slice()[output]);
-    let (mut low, mut high, mut size) = (bias, bias, bias.abs());
+    let (mut high, mut size) = (bias, bias.abs());
     for input in 0..packed.inner {
         let weight = f64::from(packed.weight(input, output));
         if weight == 0.0 {
             continue;
         }
         let (a, b) = (weight * least, weight * most);
-        (low, high, size) = (low + a.min(b), high + a.max(b), size + a.abs().max(b.abs()));
+        (high, size) = (high + a.max(b), size + a.abs().max(b.abs()));
     }
     // Each of the sums is rounded once, to 24 bits; twice that is a safe bound.
     let error = size * packed.inner as f64 * f64::from(f32::EPSILON);
-    if error.is_nan() { (f64::NEG_INFINITY, f64::INFINITY) } else { (low - error, high + error) }
+    if error.is_finite() { high + error } else { f64::INFINITY }
 }

@@ -1,8 +1,9 @@
-//! Pointwise convolutions that leave out products with zero. After a ReLU, half of a map's numbers are zeros, or more.
+//! Pointwise convolutions that leave out products with zero. After a ReLU, many numbers of a map are zeros.
 //!
 //! A product that is zero does not change a sum, so the bits are those of the sum over all channels, but for the sign of a
-//! zero, which [`Target::write`] makes positive. A list of the channels in which at least one of some neighbouring pixels is not zero takes the place of
-//! the loop over all channels. Lists that are nearly as long as that loop are not worth their making.
+//! zero, which [`Target::write`] makes positive. A list of the channels in which at least one of some neighbouring pixels is
+//! not zero takes the place of the loop over all channels. Lists that are nearly as long as that loop are not worth their
+//! making.
 
 use std::mem::MaybeUninit;
 

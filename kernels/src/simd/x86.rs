@@ -22,7 +22,7 @@ static SELECTED: [[u8; LANES]; 256] = {
     all
 };
 
-/// AVX2 and FMA: Intel since Haswell, AMD since Zen.
+/// AVX2, FMA and POPCNT: Intel since Haswell, AMD since Zen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx2;
 
@@ -116,7 +116,7 @@ unsafe impl Simd for Avx2 {
     }
 }
 
-/// AVX-512F, AVX2 and FMA: Intel servers since 2017, AMD since 2022.
+/// AVX-512F, AVX2, FMA and POPCNT: Intel servers since 2017, AMD since 2022.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512;
 
