@@ -7,12 +7,12 @@
 
 mod made_up;
 
-use std::{io::Write, sync::Arc, time::Instant};
+use std::{io::Write, ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use made_up::{COLUMNS, Kind, VIEWS, factors, row};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use pomona::{
     dataset::{
         self, BasisSummary, Checksum, FORMAT, FileRef, GroupEntry, Manifest, Moments, Outputs, RunFigures, SearchIndex,
@@ -22,7 +22,7 @@ use pomona::{
     model::{Decoding, FeatureRange, embedded_info},
     search::{
         Metric,
-        segment::{SegmentWriter, ShardRows, Subject},
+        segment::{SegmentSample, SegmentWriter, ShardRows, Subject},
     },
     store::{self, Store},
     versions::find::{Finder, Query},
@@ -99,11 +99,21 @@ async fn write(output: &dyn Store, rows: usize, file: Option<&str>) {
         let extractor = embedded_info(FeatureRange::default(), Decoding::default());
         let subject =
             Subject { group: id.clone(), extractor: extractor.id, columns: COLUMNS, range: extractor.feature_range };
-        let mut writer = SegmentWriter::new(subject, last - first).unwrap();
-        for start in (first..last).step_by(SHARD) {
-            let numbers = start..(start + SHARD).min(last);
-            let values: Vec<f32> =
-                numbers.clone().into_par_iter().flat_map_iter(|number| row(number, Kind::Views, &factors)).collect();
+        let shards = || (first..last).step_by(SHARD).map(|start| start..(start + SHARD).min(last));
+        let values_of = |numbers: Range<usize>| -> Vec<f32> {
+            numbers.into_par_iter().flat_map_iter(|number| row(number, Kind::Views, &factors)).collect()
+        };
+        let mut sample = SegmentSample::new(subject).unwrap();
+        for numbers in shards() {
+            let values = values_of(numbers.clone());
+            let features = ArrayView2::from_shape((numbers.len(), COLUMNS), &values).unwrap();
+            sample.push(&numbers.map(path).collect::<Vec<_>>(), features).unwrap();
+        }
+        let mut writer = SegmentWriter::new(sample, None).unwrap();
+        let mut body = SegmentWriter::head();
+        for numbers in shards() {
+            let start = numbers.start;
+            let values = values_of(numbers.clone());
             if let Some(file) = &mut file {
                 file.write_all(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
             }
@@ -113,9 +123,10 @@ async fn write(output: &dyn Store, rows: usize, file: Option<&str>) {
             let (splits, shard) = (vec![None; labels.len()], ShardId::from(format!("{start:032x}")));
             let rows =
                 ShardRows { shard: &shard, paths: &paths, labels: &labels, splits: &splits, features: features.view() };
-            writer.push(rows).unwrap();
+            body.extend(writer.push(rows).unwrap());
         }
-        let body = writer.finish(None).unwrap();
+        body.extend(writer.finish().unwrap());
+        let body = Bytes::from(body);
         segments.push(Some(Checksum::of(&body)));
         output.put(&keys::index(&id), body).await.unwrap();
         groups.push(GroupEntry {

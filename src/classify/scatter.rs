@@ -16,7 +16,7 @@ const TOGETHER: usize = 16;
 /// zeros. The scatter between the classes is then subtracted in `f64`, in the order of the classes.
 pub(super) fn within(moments: &TotalMoments, classes: &[ClassSum], per_unit: f64) -> Vec<f64> {
     let (columns, n) = (moments.columns(), i128::from(moments.rows()).max(1));
-    let sums = moments.sums();
+    let sums: Vec<i128> = moments.sums().iter().collect();
     let middle: Vec<i128> = sums.iter().map(|sum| (2 * sum + n).div_euclid(2 * n)).collect();
     // (x - c) (y - d) summed over n rows is Sxy - (Sx - n c) d - c Sy.
     let rest: Vec<i128> = sums.iter().zip(&middle).map(|(sum, middle)| sum - n * middle).collect();

@@ -108,19 +108,15 @@ impl Summer {
         Ok(())
     }
 
-    /// Adds the rows of another one. Fails as [`Summer::add_rows`] does.
-    pub fn append(&mut self, other: Summer) -> Result<()> {
-        let per_unit = self.per_unit;
-        self.folds.iter_mut().zip(other.folds).try_for_each(|(to, from)| to.append(from, self.columns, per_unit))
-    }
-
     /// The sums of all rows. Fails as [`Summer::add_rows`] does.
-    pub fn finish(mut self) -> Result<ClassSums> {
-        let folds = self.folds.iter_mut().map(|fold| {
+    pub fn finish(self) -> Result<ClassSums> {
+        let folds = self.folds.into_iter().map(|mut fold| {
             fold.flush(self.columns, self.per_unit)?;
-            let mut moments = fold.whole.take().unwrap_or_else(|| TotalMoments::zero(self.columns));
-            moments.add(&fold.part)?;
-            Ok(FoldSums { classes: std::mem::take(&mut fold.classes), moments })
+            let mut moments = TotalMoments::from(fold.part);
+            if let Some(whole) = fold.whole {
+                moments.add(&whole)?;
+            }
+            Ok(FoldSums { classes: fold.classes, moments })
         });
         let folds = folds.collect::<Result<_>>()?;
         Ok(ClassSums { columns: self.columns, folds })
@@ -128,28 +124,6 @@ impl Summer {
 }
 
 impl OpenFold {
-    fn append(&mut self, mut other: OpenFold, columns: usize, per_unit: f64) -> Result<()> {
-        other.flush(columns, per_unit)?;
-        for (label, sum) in other.classes {
-            let class = self.classes.entry(label).or_default();
-            let overflow = || Error::new(ErrorKind::InternalBug, "a sum exceeds 128 bits");
-            class.combine(&sum, 1).ok_or_else(overflow)?;
-        }
-        if let Some(whole) = other.whole {
-            match &mut self.whole {
-                Some(to) => to.add(&whole)?,
-                None => self.whole = Some(whole),
-            }
-        }
-        self.flush(columns, per_unit)?;
-        if self.part.rows() + other.part.rows() > MAX_SHARD_ROWS as u64 {
-            self.whole.get_or_insert_with(|| TotalMoments::zero(columns)).add(&self.part)?;
-            self.part = other.part;
-            return Ok(());
-        }
-        self.part.append(&other.part)
-    }
-
     /// Multiplies the rows that wait.
     fn flush(&mut self, columns: usize, per_unit: f64) -> Result<()> {
         let rows = self.waiting.len() / columns.max(1);
@@ -169,6 +143,10 @@ impl OpenFold {
     }
 }
 
+fn wrong_folds() -> Error {
+    Error::new(ErrorKind::DatasetCorrupt, "the sums of classes are not those of their folds")
+}
+
 impl ClassSum {
     /// Adds `sign` times the other sums. None if fewer images were added than are subtracted, or if a sum overflows.
     fn combine(&mut self, other: &ClassSum, sign: i128) -> Option<()> {
@@ -185,6 +163,17 @@ impl FoldSums {
     /// The sums of no images.
     pub(super) fn zero(columns: usize) -> Self {
         FoldSums { classes: BTreeMap::new(), moments: TotalMoments::zero(columns) }
+    }
+
+    /// These sums. Fails with `Dataset.Corrupt` if the classes do not add up to the moments.
+    pub(crate) fn checked(self, columns: usize) -> Result<Self> {
+        let mut total = ClassSum { rows: 0, sums: vec![0; columns] };
+        let added = self.classes.values().try_for_each(|class| {
+            let fits = class.rows > 0 && class.sums.len() == columns;
+            fits.then(|| total.combine(class, 1)).flatten()
+        });
+        let same = total.rows == self.moments.rows() && self.moments.sums().iter().eq(total.sums.iter().copied());
+        if added.is_some() && same { Ok(self) } else { Err(wrong_folds()) }
     }
 
     /// Adds `sign` times the sums of other images. Fails with `Dataset.Corrupt`.
@@ -219,19 +208,19 @@ impl ClassSums {
 
     /// Sums from their parts. Fails with `Dataset.Corrupt` if the classes of a fold do not add up to its moments.
     pub fn from_folds(columns: usize, folds: Vec<FoldSums>) -> Result<Self> {
-        let sums = ClassSums { columns, folds };
-        let whole = |fold: &FoldSums| {
-            let mut total = ClassSum { rows: 0, sums: vec![0; columns] };
-            let added = fold.classes.values().try_for_each(|class| {
-                let fits = class.rows > 0 && class.sums.len() == columns;
-                fits.then(|| total.combine(class, 1)).flatten()
-            });
-            added.is_some() && total.rows == fold.moments.rows() && total.sums == fold.moments.sums()
-        };
-        if sums.folds.len() == FOLDS && sums.folds.iter().all(whole) {
-            return Ok(sums);
-        }
-        Err(Error::new(ErrorKind::DatasetCorrupt, "the sums of classes are not those of their folds"))
+        let folds: Vec<FoldSums> = folds.into_iter().map(|fold| fold.checked(columns)).collect::<Result<_>>()?;
+        if folds.len() == FOLDS { Ok(ClassSums { columns, folds }) } else { Err(wrong_folds()) }
+    }
+
+    /// Adds the sums of other images of a fold. Fails with `Dataset.Corrupt` if there is no such fold, and as
+    /// [`ClassSums::add`] does.
+    pub(crate) fn add_fold(&mut self, number: usize, other: &FoldSums) -> Result<()> {
+        self.folds.get_mut(number).ok_or_else(wrong_folds)?.combine(other, 1)
+    }
+
+    /// Subtracts sums that were added to a fold before.
+    pub(crate) fn subtract_fold(&mut self, number: usize, other: &FoldSums) -> Result<()> {
+        self.folds.get_mut(number).ok_or_else(wrong_folds)?.combine(other, -1)
     }
 
     /// The number of columns.
@@ -245,7 +234,7 @@ impl ClassSums {
     }
 
     /// [`ClassSums::folds`], to take them apart.
-    pub(super) fn into_folds(self) -> Vec<FoldSums> {
+    pub(crate) fn into_folds(self) -> Vec<FoldSums> {
         self.folds
     }
 

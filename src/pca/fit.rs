@@ -53,7 +53,7 @@ pub fn fit(
     let components = scatter.components(&eigen);
     let kept = components.nrows();
     Ok(Basis {
-        mean: moments.sums().iter().map(|sum| *sum as f64 / (n as f64 * per_unit)).collect(),
+        mean: moments.sums().iter().map(|sum| sum as f64 / (n as f64 * per_unit)).collect(),
         scale: scatter.scale(columns, scaling),
         components,
         explained_variance: spectrum[..kept].to_vec(),
@@ -88,7 +88,7 @@ impl<'a> Scatter<'a> {
     /// The entry of columns i <= j.
     fn entry(&self, i: usize, j: usize) -> i128 {
         let (moments, sums) = (self.moments, self.moments.sums());
-        i128::from(moments.rows()) * moments.products()[moments.position(i, j)] - sums[i] * sums[j]
+        i128::from(moments.rows()) * moments.product(i, j) - sums.at(i) * sums.at(j)
     }
 
     fn covariance(&self) -> Vec<f64> {

@@ -6,6 +6,7 @@ use std::{collections::HashMap, io::Cursor};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::{StreamExt, stream};
 use image::{ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, imageops};
+use rayon::join;
 use serde::Serialize;
 
 use crate::{Error, ErrorKind, Result, dataset::blocking::run_blocking, image::preview, store::Store};
@@ -110,7 +111,8 @@ pub(super) async fn make(input: &dyn Store, large: Vec<String>, small: Vec<Strin
     }
     drop(reads);
     run_blocking(move || {
-        let [large, small] = sheets.map(|(sheet, made)| joined(sheet, &made));
+        let [(large, of_large), (small, of_small)] = sheets;
+        let (large, small) = join(|| joined(large, &of_large), || joined(small, &of_small));
         Ok([large?, small?])
     })
     .await

@@ -31,8 +31,15 @@ const READ_AT_A_TIME: usize = 2;
 /// Most rows of shards that are in memory together to be compared: 40 MB.
 const COMPARED_ROWS: u64 = 8_192;
 
-/// The group whose sums are added up, by two threads. That takes up to 200 MB, so the other groups of the process wait.
-static ADDED_UP: Semaphore = Semaphore::const_new(1);
+/// The large group whose sums are added up, by two threads, or whose segment of the search index is made. That takes up to 100 MB,
+/// and with a base version more, so the other groups of the process wait.
+static TURNS: Semaphore = Semaphore::const_new(1);
+
+/// Waits until no other large group is worked on.
+pub(super) async fn turn() -> Option<SemaphorePermit<'static>> {
+    // The semaphore is never closed, so there is no error.
+    TURNS.acquire().await.ok()
+}
 
 /// The sums of classes that a group needs, for work lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +149,7 @@ async fn differing(
             for table in tables {
                 let other = |row: usize| others.get(table.paths[row].as_str());
                 let differs = |row| other(row).is_none_or(|(other, at)| !sums_as(table, row, other, *at));
-                add(&mut summer, &training.roles(table), table, differs)?;
+                add_rows(&mut summer, &training.roles(table), table, differs)?;
             }
             summer.finish()
         };
@@ -166,7 +173,32 @@ pub(crate) async fn read(output: &dyn Store, file: &FileRef, columns: usize) -> 
     file.decode(output, columns, tables::read_classes).await
 }
 
-/// The sums of shards, from their features, in two threads.
+/// Adds a file of sums to others, of which there may be none. The outcome is apart: the others are unchanged if the file cannot be
+/// read.
+pub(super) async fn add(
+    output: &dyn Store,
+    file: &FileRef,
+    (total, columns): (Option<ClassSums>, usize),
+) -> Result<(Option<ClassSums>, Result<()>)> {
+    let Some(mut total) = total else {
+        return Ok(match read(output, file, columns).await {
+            Ok(sums) => (Some(sums), Ok(())),
+            Err(e) => (None, Err(e)),
+        });
+    };
+    let body = match file.read(output).await {
+        Ok(body) => body,
+        Err(e) => return Ok((Some(total), Err(e))),
+    };
+    let key = file.key.clone();
+    run_blocking(move || {
+        let added = tables::add_classes(&mut total, body, &key);
+        Ok((Some(total), added))
+    })
+    .await
+}
+
+/// The sums of shards, from their features.
 pub(crate) async fn of_shards<'a>(
     output: &dyn Store,
     extractor: &ExtractorInfo,
@@ -193,7 +225,7 @@ struct Sums {
 impl Sums {
     fn add(&mut self, training: &Training, rows: &FeatureRows, others: Others) -> Result<()> {
         let roles = training.roles(rows);
-        add(&mut self.learned, &roles, rows, |_| true)?;
+        add_rows(&mut self.learned, &roles, rows, |_| true)?;
         if others == Others::LeftOut {
             return Ok(());
         }
@@ -205,24 +237,13 @@ impl Sums {
         Ok(())
     }
 
-    fn append(&mut self, other: Sums) -> Result<()> {
-        self.learned.append(other.learned)?;
-        match (&mut self.others, other.others) {
-            (Some(to), Some(from)) => to.append(from),
-            (to, from) => {
-                *to = to.take().or(from);
-                Ok(())
-            }
-        }
-    }
-
     /// The sums of classes, and those of the other rows.
     fn finish(self) -> Result<(ClassSums, Option<ClassSums>)> {
         Ok((self.learned.finish()?, self.others.map(Summer::finish).transpose()?))
     }
 }
 
-/// The sums of classes of shards, from their features, in two threads, and those of the other rows.
+/// The sums of classes of shards, from their features, and those of the other rows.
 async fn summed<'a>(
     output: &dyn Store,
     extractor: &ExtractorInfo,
@@ -230,36 +251,24 @@ async fn summed<'a>(
     shards: impl Iterator<Item = &'a ShardEntry>,
 ) -> Result<(ClassSums, Option<ClassSums>)> {
     let training = Training::new(rules)?;
-    let tables: Vec<FileRef> = shards.filter_map(ShardEntry::features).collect();
-    let halves = tables.chunks(tables.len().div_ceil(READ_AT_A_TIME).max(1)).map(|tables| {
+    let reads: Vec<_> =
+        shards.filter_map(ShardEntry::features).map(|file| rows_of(output, extractor, file)).collect();
+    let mut reads = stream::iter(reads).buffered(READ_AT_A_TIME);
+    let learned = Summer::new(extractor.columns, extractor.feature_range.per_unit());
+    let mut sums = Sums { learned, others: None };
+    while let Some(rows) = reads.try_next().await? {
         let training = training.clone();
-        async move {
-            let learned = Summer::new(extractor.columns, extractor.feature_range.per_unit());
-            let mut sums = Sums { learned, others: None };
-            for file in tables {
-                let rows = rows_of(output, extractor, file.clone()).await?;
-                let training = training.clone();
-                let add = move || {
-                    sums.add(&training, &rows, others)?;
-                    Ok(sums)
-                };
-                sums = run_blocking(add).await?;
-            }
+        let add = move || {
+            sums.add(&training, &rows, others)?;
             Ok(sums)
-        }
-    });
-    let halves: Vec<_> = halves.collect();
-    let mut halves: Vec<Sums> = stream::iter(halves).buffer_unordered(READ_AT_A_TIME).try_collect().await?;
-    let Some(mut sums) = halves.pop() else { return Ok((ClassSums::zero(extractor.columns), None)) };
-    run_blocking(move || {
-        halves.into_iter().try_for_each(|half| sums.append(half))?;
-        sums.finish()
-    })
-    .await
+        };
+        sums = run_blocking(add).await?;
+    }
+    run_blocking(move || sums.finish()).await
 }
 
 /// Adds those rows of a table that `counts` says.
-fn add(summer: &mut Summer, roles: &[Role<'_>], rows: &FeatureRows, counts: impl Fn(usize) -> bool) -> Result<()> {
+fn add_rows(summer: &mut Summer, roles: &[Role<'_>], rows: &FeatureRows, counts: impl Fn(usize) -> bool) -> Result<()> {
     let learned = roles.iter().enumerate().map(|(row, role)| (role.learns.filter(|_| counts(row)), role.fold));
     let (labels, folds): (Vec<Option<&str>>, Vec<u8>) = learned.unzip();
     summer.add_rows(rows.features.view(), &labels, &folds)
@@ -276,6 +285,15 @@ pub(crate) async fn encode(extractor: &ExtractorInfo, sums: ClassSums) -> Result
         Ok((sums, Some(file)))
     })
     .await
+}
+
+/// [`encode`] of sums that are not needed afterwards.
+async fn encode_last(extractor: &ExtractorInfo, sums: ClassSums) -> Result<Option<bytes::Bytes>> {
+    if !are_kept(sums.rows(), extractor.columns) {
+        return Ok(None);
+    }
+    let id = extractor.id.clone();
+    run_blocking(move || tables::write_last_classes(sums, id.as_str()).map(Some)).await
 }
 
 /// The sums of the classes of a group that are to be kept, and the turn to compute them.
@@ -297,8 +315,7 @@ impl<'a> Turn<'a> {
         if !are_kept(record.rows, extractor.columns) || labels == 0 || labels > MAX_CLASSES {
             return None;
         }
-        // The semaphore is never closed, so there is no error.
-        Some(Turn { work: work?, _turn: ADDED_UP.acquire().await.ok()? })
+        Some(Turn { work: work?, _turn: turn().await? })
     }
 
     /// The sums of classes of a group, and those of all of its rows. Each row is read and multiplied once.
@@ -322,14 +339,16 @@ impl<'a> Turn<'a> {
         .await
     }
 
-    /// Keeps the sums of a group that `merge` has finished, after computing them if they are not given. Also returns them.
+    /// Keeps the sums of a group that `merge` has finished, after computing them if they are not given. Also returns them, unless
+    /// there is no base version: in a first run, each group would wait for all others with 33 MB, and reading them takes a
+    /// small part of the run.
     pub(super) async fn keep(
         self,
         output: &dyn Store,
         extractor: &ExtractorInfo,
         (record, base): (&GroupRecord, Option<&GroupRef>),
         sums: Option<ClassSums>,
-    ) -> Result<Option<(Checksum, ClassSums)>> {
+    ) -> Result<Option<(Checksum, Option<ClassSums>)>> {
         let sums = match sums {
             Some(sums) => sums,
             None => {
@@ -337,7 +356,10 @@ impl<'a> Turn<'a> {
                 of_group(output, extractor, &self.work.rules, record, base).await?
             }
         };
-        let (sums, file) = encode(extractor, sums).await?;
+        let (sums, file) = match base {
+            Some(_) => encode(extractor, sums).await.map(|(sums, file)| (Some(sums), file))?,
+            None => (None, encode_last(extractor, sums).await?),
+        };
         let Some(file) = file else { return Ok(None) };
         let checksum = Checksum::of(&file);
         output.put(&keys::classes(&record.id, &self.work.rules.id()?), file).await?;

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::oneshot;
 
 pub(crate) use super::classes::of_shards as sums_of_shards;
 use super::{KnownSums, Plan, classes, sums::add_to};
@@ -45,14 +46,15 @@ impl Group<'_> {
 }
 
 /// The classifier of a run, fitted or that of the base version. `merged` has the sums of classes that `merge` has kept in
-/// this run, in the order of the groups; `known` has sums that are in memory.
+/// this run, in the order of the groups; `known` has sums that are in memory. When sums of classes have been read, or none are
+/// needed, `read` is used or dropped.
 pub(super) async fn classify(
     output: &dyn Store,
     plan: &Plan,
     base: Option<&Manifest>,
     groups: &[GroupEntry],
     (records, merged): (&[GroupRecord], &[Option<Checksum>]),
-    known: KnownSums<ClassSums>,
+    (known, read): (KnownSums<ClassSums>, oneshot::Sender<()>),
 ) -> Result<Classification> {
     let settings = &plan.settings;
     if !settings.classifier {
@@ -76,7 +78,10 @@ pub(super) async fn classify(
     }
     let groups = groups.iter().zip(records).zip(kept).map(|((entry, record), kept)| Group { entry, record, kept });
     let groups: Vec<Group<'_>> = groups.collect();
-    let fitted = fit(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
+    let total = total(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
+    // The PCA may have failed.
+    let _ = read.send(());
+    let fitted = fit_to(output, &plan.extractor, settings, &groups, total).await?;
     let Fitted { classifier, grouped, sums } = match fitted {
         Ok(fitted) => fitted,
         Err(reason) => return Ok(Classification::None { reason }),
@@ -126,6 +131,25 @@ pub(crate) async fn fit(
     known: KnownSums<ClassSums>,
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
+    let total = total(output, extractor, settings, groups, known, write).await?;
+    fit_to(output, extractor, settings, groups, total).await
+}
+
+/// The sums of classes of all groups.
+struct Total {
+    sums: Option<ClassSums>,
+    /// The sums of each group that are kept.
+    kept: Vec<Option<Checksum>>,
+}
+
+async fn total(
+    output: &dyn Store,
+    extractor: &ExtractorInfo,
+    settings: &Settings,
+    groups: &[Group<'_>],
+    known: KnownSums<ClassSums>,
+    write: Write,
+) -> Result<Total> {
     let rules = settings.training_rules();
     let mut total = known.total;
     let mut kept = Vec::with_capacity(groups.len());
@@ -134,11 +158,21 @@ pub(crate) async fn fit(
             kept.push(group.kept.clone());
             continue;
         }
-        let (sums, checksum) = sums_of(output, extractor, &rules, group, write).await?;
-        add_to(&mut total, sums, |total, sums| total.add(sums))?;
+        let checksum;
+        (total, checksum) = with_sums_of(output, extractor, &rules, (group, total), write).await?;
         kept.push(checksum);
     }
-    let total = total.unwrap_or_else(|| ClassSums::zero(extractor.columns));
+    Ok(Total { sums: total, kept })
+}
+
+async fn fit_to(
+    output: &dyn Store,
+    extractor: &ExtractorInfo,
+    settings: &Settings,
+    groups: &[Group<'_>],
+    Total { sums, kept }: Total,
+) -> Result<std::result::Result<Fitted, NoClassifier>> {
+    let (rules, total) = (settings.training_rules(), sums.unwrap_or_else(|| ClassSums::zero(extractor.columns)));
     let (priors, per_unit) = (settings.priors(), extractor.feature_range.per_unit());
     let candidates = match run_blocking(move || classify::fit(total, per_unit, priors)).await? {
         Ok(candidates) => Arc::new(candidates),
@@ -160,34 +194,38 @@ pub(crate) async fn fit(
     Ok(Ok(Fitted { classifier: candidates.choose(&all), grouped, sums: kept }))
 }
 
-/// The sums of classes of a group: those that are kept, unless they are damaged, or from its features.
-async fn sums_of(
+/// Adds the sums of classes of a group: those that are kept, unless they are damaged, or from its features. Also returns the
+/// checksum of those that are kept.
+async fn with_sums_of(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     rules: &TrainingRules,
-    group: &Group<'_>,
+    (group, mut total): (&Group<'_>, Option<ClassSums>),
     write: Write,
-) -> Result<(ClassSums, Option<Checksum>)> {
+) -> Result<(Option<ClassSums>, Option<Checksum>)> {
     if !group.has_labels() {
-        return Ok((ClassSums::zero(extractor.columns), None));
+        return Ok((total, None));
     }
     let key = keys::classes(&group.entry.id, &rules.id()?);
     if let Some(checksum) = &group.kept {
         let file = FileRef { key: key.clone(), checksum: Some(checksum.clone()) };
-        match classes::read(output, &file, extractor.columns).await {
+        let added;
+        (total, added) = classes::add(output, &file, (total, extractor.columns)).await?;
+        match added {
             Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
-            sums => return Ok((sums?, Some(checksum.clone()))),
+            added => return added.map(|()| (total, Some(checksum.clone()))),
         }
     }
     let sums = classes::of_shards(output, extractor, rules, group.record.shards.iter()).await?;
-    if write == Write::Nothing {
-        return Ok((sums, group.kept.clone()));
-    }
-    let (sums, file) = classes::encode(extractor, sums).await?;
-    let Some(file) = file else { return Ok((sums, None)) };
+    let (sums, file) = match write {
+        Write::Nothing => (sums, None),
+        Write::Missing => classes::encode(extractor, sums).await?,
+    };
+    add_to(&mut total, sums, |total, sums| total.add(sums))?;
+    let Some(file) = file else { return Ok((total, group.kept.clone().filter(|_| write == Write::Nothing))) };
     let checksum = Checksum::of(&file);
     output.put(&key, file).await?;
-    Ok((sums, Some(checksum)))
+    Ok((total, Some(checksum)))
 }
 
 /// Scores the training images of a shard. Also returns how many of them the pattern of the folds matches.

@@ -4,36 +4,39 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Semaphore;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 
-use super::MergeWork;
+use super::{MergeWork, classes};
 use crate::{
-    Error, ErrorKind, Result,
-    dataset::{Checksum, FileRef, GroupRecord, ShardEntry, blocking::run_blocking, contents, keys, tables},
+    ErrorKind, Result,
+    dataset::{
+        Checksum, FileRef, GroupRecord, ShardEntry, blocking::run_blocking, contents, keys, record::Hasher, tables,
+    },
     ids::{GroupId, ShardId},
     model::ExtractorInfo,
-    search::segment::{SegmentWriter, ShardRows, Subject, WholeSegment},
+    search::segment::{SegmentSample, SegmentWriter, ShardRows, Subject, WholeSegment},
     store::Store,
 };
 
 /// Tables of features that are read ahead.
 const READ_AT_A_TIME: usize = 2;
 
-/// The large segment that is made. It is in memory as a whole, up to 170 MB, so those of the other groups of the process wait.
-static MADE: Semaphore = Semaphore::const_new(1);
-/// Rows of a large segment: more than 16 MB.
+/// Rows of a large segment, whose tables are read twice: a few bytes of each row and a table or two are in memory, and with a base
+/// version, the whole segment of that, up to 170 MB. The tables of a smaller one take up to 21 MB, and stay in memory.
 const LARGE: u64 = 4_096;
 
 /// Makes the segment of a group and writes it. None without rows.
 pub(super) async fn write(output: &dyn Store, work: &MergeWork, record: &GroupRecord) -> Result<Option<Checksum>> {
-    // The semaphore is never closed, so there is no error.
-    let _turn = if record.rows > LARGE { MADE.acquire().await.ok() } else { None };
+    let _turn = if record.rows > LARGE { classes::turn().await } else { None };
     let base = base_of(output, work).await?;
-    let Some(file) = segment(output, &work.extractor, record, base).await? else { return Ok(None) };
-    let (checksum, file) = run_blocking(move || Ok((Checksum::of(&file), file))).await?;
-    output.put(&keys::index(&record.id), file).await?;
-    Ok(Some(checksum))
+    let Some(pieces) = pieces(output, &work.extractor, record, base).await? else { return Ok(None) };
+    let mut written = Hasher::default();
+    let body = pieces.inspect_ok(|piece| written.push(piece));
+    output.put_stream(&keys::index(&record.id), body.boxed()).await?;
+    Ok(Some(written.finish()))
 }
 
 /// The segment of the base version's group. None if there is none, or if it is damaged.
@@ -51,37 +54,93 @@ async fn base_of(output: &dyn Store, work: &MergeWork) -> Result<Option<WholeSeg
     }
 }
 
-/// The segment of a group, with rows of shards that are in the segment `base`, too. None without rows. Fails with
-/// `Dataset.Corrupt`.
+/// The segment of a group. None without rows. Fails with `Dataset.Corrupt`.
 pub(crate) async fn segment(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     record: &GroupRecord,
-    base: Option<WholeSegment>,
 ) -> Result<Option<Bytes>> {
+    let Some(pieces) = pieces(output, extractor, record, None).await? else { return Ok(None) };
+    let pieces: Vec<Bytes> = pieces.try_collect().await?;
+    Ok(Some(pieces.concat().into()))
+}
+
+/// The bytes of the segment of a group, with rows of shards that are in the segment `base`, too. None without rows. Fails with
+/// `Dataset.Corrupt`.
+async fn pieces<'a>(
+    output: &'a dyn Store,
+    extractor: &'a ExtractorInfo,
+    record: &'a GroupRecord,
+    base: Option<WholeSegment>,
+) -> Result<Option<BoxStream<'a, Result<Bytes>>>> {
     if record.rows == 0 {
         return Ok(None);
     }
-    let rows = usize::try_from(record.rows)
-        .map_err(|e| Error::new(ErrorKind::InternalBug, "a group has too many rows").source(e))?;
-    let mut writer = SegmentWriter::new(subject(extractor, &record.id), rows)?;
     let base = base.map(Arc::new);
+    let mut sample = SegmentSample::new(subject(extractor, &record.id))?;
+    let mut held = Vec::new();
+    let mut reads = reads(output, extractor, record, base.clone());
+    while let Some((shard, table)) = reads.try_next().await? {
+        let (from, of_shard, rows) = (base.clone(), shard.clone(), table.clone());
+        let look = move || {
+            match (&rows, &from) {
+                (Some(table), _) => sample.push(&table.paths, table.features.view())?,
+                (None, Some(from)) => drop(sample.copy(&of_shard, from)?),
+                (None, None) => {}
+            }
+            Ok(sample)
+        };
+        sample = run_blocking(look).await?;
+        if record.rows <= LARGE {
+            held.push(Ok((shard, table)));
+        }
+    }
+    let reads =
+        if held.is_empty() { self::reads(output, extractor, record, base.clone()) } else { stream::iter(held).boxed() };
+    let from = base.clone();
+    let writer = run_blocking(move || SegmentWriter::new(sample, from.as_deref())).await?;
+    let rest = stream::try_unfold(Some((writer, reads)), move |state| next_piece(state, base.clone()));
+    Ok(Some(stream::iter([Ok(Bytes::from(SegmentWriter::head()))]).chain(rest).boxed()))
+}
+
+/// A shard, and its table unless its rows are copied.
+type Shard = (ShardId, Option<Arc<tables::LabelledFeatures>>);
+type Shards<'a> = BoxStream<'a, Result<Shard>>;
+
+/// The rows of the next shard; after the last one, the rest of the segment.
+async fn next_piece<'a>(
+    state: Option<(SegmentWriter, Shards<'a>)>,
+    base: Option<Arc<WholeSegment>>,
+) -> Result<Option<(Bytes, Option<(SegmentWriter, Shards<'a>)>)>> {
+    let Some((mut writer, mut reads)) = state else { return Ok(None) };
+    let Some((shard, table)) = reads.try_next().await? else {
+        return Ok(Some((run_blocking(move || writer.finish()).await?.into(), None)));
+    };
+    let push = move || {
+        let rows = match (&table, &base) {
+            (Some(table), _) => {
+                let tables::LabelledFeatures { paths, labels, splits, features } = &**table;
+                Some(writer.push(ShardRows { shard: &shard, paths, labels, splits, features: features.view() })?)
+            }
+            (None, Some(base)) => writer.copy(&shard, base)?,
+            (None, None) => None,
+        };
+        Ok((writer, rows.unwrap_or_default()))
+    };
+    let (writer, rows) = run_blocking(push).await?;
+    Ok(Some((rows.into(), Some((writer, reads)))))
+}
+
+/// The shards with rows, in key order.
+fn reads<'a>(
+    output: &'a dyn Store,
+    extractor: &'a ExtractorInfo,
+    record: &'a GroupRecord,
+    base: Option<Arc<WholeSegment>>,
+) -> Shards<'a> {
     let reads: Vec<_> =
         record.shards.iter().filter_map(|shard| read(output, extractor, shard, base.as_deref())).collect();
-    let mut reads = stream::iter(reads).buffered(READ_AT_A_TIME);
-    while let Some((shard, table)) = reads.try_next().await? {
-        let base = base.clone();
-        let push = move || {
-            if let Some(tables::LabelledFeatures { paths, labels, splits, features }) = &table {
-                writer.push(ShardRows { shard: &shard, paths, labels, splits, features: features.view() })?;
-            } else if let Some(base) = base {
-                writer.copy(&shard, &base)?;
-            }
-            Ok(writer)
-        };
-        writer = run_blocking(push).await?;
-    }
-    run_blocking(move || writer.finish(base.as_deref())).await.map(Some)
+    stream::iter(reads).buffered(READ_AT_A_TIME).boxed()
 }
 
 fn subject(extractor: &ExtractorInfo, group: &GroupId) -> Subject {
@@ -99,13 +158,13 @@ fn read<'a>(
     extractor: &'a ExtractorInfo,
     shard: &'a ShardEntry,
     base: Option<&WholeSegment>,
-) -> Option<impl Future<Output = Result<(ShardId, Option<tables::LabelledFeatures>)>> + use<'a>> {
+) -> Option<impl Future<Output = Result<Shard>> + use<'a>> {
     let file = shard.features()?;
     let is_known = base.is_some_and(|base| base.rows_of(&shard.id).is_some());
     Some(async move {
         let table = match is_known {
             true => None,
-            false => Some(contents::labelled_features(output, extractor, &file).await?),
+            false => Some(Arc::new(contents::labelled_features(output, extractor, &file).await?)),
         };
         Ok((shard.id.clone(), table))
     })

@@ -112,9 +112,7 @@ pub(crate) async fn merge_with(stores: &Stores, work: MergeWork, known: Known) -
     };
     let (record, key) = (dataset::to_record(&merged)?, keys::merge_record(&work.run, work.group));
     try_join!(put_group, output.put(&key, record))?;
-    // In a first run, each group would wait for all others with 66 MB; and reading them takes a small part of the run.
-    let classes = of_classes.filter(|_| work.base.is_some());
-    Ok((merged, GroupSums { moments: sums, classes }))
+    Ok((merged, GroupSums { moments: sums, classes: of_classes.flatten() }))
 }
 
 /// The entry of a group; its record, which is to be written afterwards; and its sums. The last two only if it was not finished
@@ -127,7 +125,7 @@ async fn all_sums(
     work: &MergeWork,
     record: &GroupRecord,
     known: &Known,
-) -> Result<(Finished, Option<(Checksum, ClassSums)>)> {
+) -> Result<(Finished, Option<(Checksum, Option<ClassSums>)>)> {
     let finished = finished(output, record).await?;
     let turn = Turn::wait(&work.extractor, work.classes.as_ref(), record).await;
     // Without earlier sums, those of the classes and of all rows come from the same products.

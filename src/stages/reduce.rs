@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream, try_join};
 use rayon::join;
+use tokio::sync::oneshot;
 
 use super::{
     PartWork, Plan, PlannedGroup, PredictWork, Reduced, RunInput, STORE_CONCURRENCY, Stores,
@@ -64,10 +65,15 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
     let totals = total(output, &plan, &groups, base, known.moments).await?;
-    // Eigenvectors take one processor.
+    // Eigenvectors take one processor. The PCA begins when the sums of classes have been read, which takes memory for files.
+    let (read, are_read) = oneshot::channel();
     let (Fitted { basis, moments }, classifier) = try_join!(
-        fit(output, &plan, totals, &groups, base),
-        classify(output, &plan, base, &groups, (&records, &classes), known.classes)
+        async {
+            // Without a classifier, the sender is dropped.
+            let _ = are_read.await;
+            fit(output, &plan, totals, &groups, base).await
+        },
+        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, read))
     )?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.

@@ -24,8 +24,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// 42 MB of the built-in model's features; or two times 84 MB.
-    pub(super) const DEFAULT: Memory = Memory { held: 8_192, tile: 16_384 };
+    /// 42 MB of the built-in model's features; or two times 10 MB.
+    pub(super) const DEFAULT: Memory = Memory { held: 8_192, tile: 2_048 };
 
     #[cfg(test)]
     pub(super) fn of(held: u64, tile: usize) -> Self {
@@ -218,29 +218,27 @@ impl<'a> Rows<'a> {
         let mut order: Vec<usize> = (0..pairs.len()).collect();
         order.sort_by_cached_key(tiles);
         let mut found = vec![0; pairs.len()];
-        let (mut first, mut second) = (Tile::default(), Tile::default());
-        for piece in order.chunk_by(|a, b| tiles(a) == tiles(b)) {
-            let (a, b) = tiles(&piece[0]);
-            for (tile, number) in [(&mut first, a), (&mut second, b)] {
-                if tile.number != Some(number) {
-                    *tile =
-                        self.load(of, number, wanted.chunks(self.memory.tile).nth(number).unwrap_or_default()).await?;
-                }
-                if a == b {
-                    break;
-                }
+        for piece in order.chunk_by(|a, b| tiles(a).0 == tiles(b).0) {
+            let (a, _) = tiles(&piece[0]);
+            let first = self.load(of, wanted.chunks(self.memory.tile).nth(a).unwrap_or_default()).await?;
+            for piece in piece.chunk_by(|a, b| tiles(a) == tiles(b)) {
+                // Few rows of different tiles are pairs, because rows that are next to each other are alike.
+                let mut others: Vec<u32> = piece.iter().map(|at| pairs[*at].1).collect();
+                others.sort_unstable();
+                others.dedup();
+                let second = if tiles(&piece[0]).1 == a { None } else { Some(self.load(of, &others).await?) };
+                let second = second.as_ref().unwrap_or(&first);
+                let between = |(a, b): (u32, u32)| distance(first.row(a), second.row(b), range);
+                let distances: Vec<u64> = piece.par_iter().map(|at| between(pairs[*at])).collect();
+                piece.iter().zip(distances).for_each(|(at, distance)| found[*at] = distance);
             }
-            let (x, y) = (&first, if a == b { &first } else { &second });
-            let distances: Vec<u64> =
-                piece.par_iter().map(|at| distance(x.row(pairs[*at].0), y.row(pairs[*at].1), range)).collect();
-            piece.iter().zip(distances).for_each(|(at, distance)| found[*at] = distance);
         }
         Ok(found)
     }
 
     /// Reads some rows, which ascend.
-    async fn load(&self, of: Compared, number: usize, rows: &[u32]) -> Result<Tile> {
-        let mut tile = Tile { number: Some(number), rows: rows.to_vec(), ..Tile::default() };
+    async fn load(&self, of: Compared, rows: &[u32]) -> Result<Tile> {
+        let mut tile = Tile { rows: rows.to_vec(), ..Tile::default() };
         let tables = rows.chunk_by(|a, b| self.table_of(*a) == self.table_of(*b)).map(|wanted| async move {
             let number = self.table_of(wanted[0]);
             self.table(number).await.map(|table| (wanted, self.tables[number].rows.start, table))
@@ -264,7 +262,6 @@ impl<'a> Rows<'a> {
 /// Features of some rows.
 #[derive(Debug, Default)]
 struct Tile {
-    number: Option<usize>,
     /// Ascending.
     rows: Vec<u32>,
     /// `[rows, columns]`

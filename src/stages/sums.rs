@@ -6,7 +6,6 @@
 use std::collections::{HashMap, HashSet};
 
 use ndarray::{Array2, Axis};
-use rayon::join;
 
 use super::earlier::{EarlierRow, EarlierRows, Removed};
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     },
     ids::{GroupId, ShardId},
     model::ExtractorInfo,
-    pca::moments::{BLOCK_ROWS, ShardMoments, TotalMoments},
+    pca::moments::{ShardMoments, TotalMoments},
     store::Store,
 };
 
@@ -91,18 +90,9 @@ impl ToSum {
     }
 }
 
-/// The sums of features, computed by two threads.
+/// The sums of features.
 pub(crate) fn moments_of(features: &Array2<f32>, extractor: &ExtractorInfo) -> Result<ShardMoments> {
-    let sums = |part| ShardMoments::from_features(part, extractor.feature_range.per_unit());
-    if features.nrows() <= BLOCK_ROWS {
-        return sums(features.view());
-    }
-    // Sums are exact: the sums of two halves add up to the sums of all rows, bit for bit.
-    let (first, second) = features.view().split_at(Axis(0), features.nrows() / 2);
-    let (second, first) = join(|| sums(second), || sums(first));
-    let mut moments = first?;
-    moments.append(&second?)?;
-    Ok(moments)
+    ShardMoments::from_features(features.view(), extractor.feature_range.per_unit())
 }
 
 /// The sums of a computed shard.

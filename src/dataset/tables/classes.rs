@@ -1,12 +1,12 @@
 //! The table of a group's sums per class.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, sync::Arc};
 
-use arrow_array::{Int64Array, types::Int64Type};
+use arrow_array::{ArrayRef, Int64Array, types::Int64Type};
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 
-use super::{EXTRACTOR, Layout, Table, bug, corrupt, write};
+use super::{EXTRACTOR, Layout, Table, bug, corrupt, writing::{PIECE_ROWS, write_pieces}};
 use crate::{
     Error, ErrorKind, Result,
     classify::{ClassSum, ClassSums, FOLDS, FoldSums},
@@ -19,55 +19,160 @@ const CLASSES: &str = "pomona.classes";
 /// Key of the number of columns in the footer.
 const COLUMNS: &str = "pomona.columns";
 
+/// Most values for which room is made before they are found: those of a fold of 1,280 features in 180 classes.
+const RESERVED: usize = 1 << 20;
+
+/// The classes of a fold.
+type OfFold = Vec<(String, u64)>;
 /// The classes of each fold.
-type Classes = Vec<Vec<(String, u64)>>;
+type Classes = Vec<OfFold>;
 
 /// Encodes `groups/<id>/classes-<rules>.parquet`: one column `sum` of 64-bit integers. For each fold: the sums of each class,
 /// then the upper triangle of the sums of products of all its images. `extractor` is an id for the footer.
 pub fn write_classes(sums: &ClassSums, extractor: &str) -> Result<Bytes> {
-    let narrow = |sum: &i128| {
-        let error = || Error::new(ErrorKind::InternalBug, "a sum of a group exceeds 64 bits").context("sum", sum);
-        i64::try_from(*sum).map_err(|_| error())
-    };
-    let mut values: Vec<i64> = Vec::new();
-    let mut classes: Classes = Vec::new();
-    for fold in sums.folds() {
-        classes.push(fold.classes.iter().map(|(label, class)| (label.clone(), class.rows)).collect());
-        let of_classes = fold.classes.values().flat_map(|class| &class.sums);
-        for sum in of_classes.chain(fold.moments.products()) {
-            values.push(narrow(sum)?);
+    write_folds(sums.folds().iter().collect(), sums.columns(), extractor)
+}
+
+/// [`write_classes`] of sums that are not needed afterwards, without a copy of them in memory.
+pub fn write_last_classes(sums: ClassSums, extractor: &str) -> Result<Bytes> {
+    let columns = sums.columns();
+    write_folds(sums.into_folds(), columns, extractor)
+}
+
+fn write_folds<F: Borrow<FoldSums>>(folds: Vec<F>, columns: usize, extractor: &str) -> Result<Bytes> {
+    let of_fold = |fold: &F| fold.borrow().classes.iter().map(|(label, class)| (label.clone(), class.rows)).collect();
+    let classes: Classes = folds.iter().map(of_fold).collect();
+    let bytes = 8 * classes.iter().map(|fold| fold.len() * columns + triangle(columns)).sum::<usize>();
+    let (classes, columns) = (serde_json::to_string(&classes).map_err(bug)?, columns.to_string());
+    let footer = [(EXTRACTOR, extractor), (CLASSES, &*classes), (COLUMNS, &*columns)];
+    let mut values = folds.into_iter().flat_map(Values::new);
+    let pieces = std::iter::from_fn(|| {
+        let mut piece = Vec::with_capacity(PIECE_ROWS);
+        for sum in values.by_ref().take(PIECE_ROWS) {
+            let error = || Error::new(ErrorKind::InternalBug, "a sum of a group exceeds 64 bits").context("sum", sum);
+            match i64::try_from(sum) {
+                Ok(sum) => piece.push(sum),
+                Err(_) => return Some(Err(error())),
+            }
+        }
+        (!piece.is_empty()).then(|| Ok(vec![Arc::new(Int64Array::from(piece)) as ArrayRef]))
+    });
+    write_pieces(vec![Field::new(SUM, DataType::Int64, false)], (pieces, bytes), &footer, Layout::Sums)
+}
+
+/// The values of a fold, in their order in the table.
+struct Values<F> {
+    fold: F,
+    of_classes: Vec<i128>,
+    next: usize,
+}
+
+impl<F: Borrow<FoldSums>> Values<F> {
+    fn new(fold: F) -> Self {
+        let of_classes = fold.borrow().classes.values().flat_map(|class| class.sums.iter().copied()).collect();
+        Values { fold, of_classes, next: 0 }
+    }
+}
+
+impl<F: Borrow<FoldSums>> Iterator for Values<F> {
+    type Item = i128;
+
+    fn next(&mut self) -> Option<i128> {
+        let (at, products) = (self.next, self.fold.borrow().moments.products());
+        self.next += 1;
+        match at.checked_sub(self.of_classes.len()) {
+            None => self.of_classes.get(at).copied(),
+            Some(at) => (at < products.len()).then(|| products.at(at)),
         }
     }
-    let (classes, columns) = (serde_json::to_string(&classes).map_err(bug)?, sums.columns().to_string());
-    let footer = [(EXTRACTOR, extractor), (CLASSES, &*classes), (COLUMNS, &*columns)];
-    let column = Arc::new(Int64Array::from(values));
-    write(vec![(Field::new(SUM, DataType::Int64, false), column)], &footer, Layout::Sums)
 }
 
 /// Decodes a table of [`write_classes`] for `columns` features.
 pub fn read_classes(file: Bytes, columns: usize, key: &str) -> Result<ClassSums> {
-    let table = Table::read(file, key)?;
-    let wrong = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
-    let classes: Classes = serde_json::from_str(table.footer(CLASSES)?).map_err(|e| wrong(&e))?;
-    let values = table.numbers::<Int64Type>(SUM)?;
-    let expected: usize = classes.iter().map(|fold| fold.len() * columns + triangle(columns)).sum();
-    if table.footer(COLUMNS)? != columns.to_string() || classes.len() != FOLDS || values.len() != expected {
-        return Err(corrupt(key).context("sums", values.len()).context("expected", expected));
-    }
-    let mut values = values.into_iter().map(i128::from);
     let mut folds = Vec::with_capacity(FOLDS);
-    for of_fold in classes {
-        let (mut classes, mut rows, mut sums) = (BTreeMap::new(), 0u64, vec![0i128; columns]);
-        for (label, images) in of_fold {
-            let class: Vec<i128> = values.by_ref().take(columns).collect();
-            sums.iter_mut().zip(&class).for_each(|(sum, of_class)| *sum += of_class);
-            rows = rows.saturating_add(images);
-            classes.insert(label, ClassSum { rows: images, sums: class });
+    each_fold(file, columns, key, |fold| {
+        folds.push(fold);
+        Ok(())
+    })?;
+    ClassSums::from_folds(columns, folds)
+}
+
+/// Adds the sums of a table of [`write_classes`] to others, with one fold of it in memory at a time. After an error, the others
+/// are as they were.
+pub fn add_classes(to: &mut ClassSums, file: Bytes, key: &str) -> Result<()> {
+    let (columns, mut added) = (to.columns(), 0);
+    let failed = each_fold(file.clone(), columns, key, |fold| {
+        to.add_fold(added, &fold)?;
+        added += 1;
+        Ok(())
+    });
+    let Err(error) = failed else { return Ok(()) };
+    // The folds before the damage are the same again, and subtraction is exact.
+    let mut taken = 0;
+    let again = each_fold(file, columns, key, |fold| {
+        if taken < added {
+            to.subtract_fold(taken, &fold)?;
+            taken += 1;
         }
-        let products = values.by_ref().take(triangle(columns)).collect();
-        folds.push(FoldSums { classes, moments: TotalMoments::from_parts(rows, sums, products)? });
+        Ok(())
+    });
+    if taken < added {
+        again?;
     }
-    ClassSums::from_folds(columns, folds).map_err(|e| {
+    Err(error)
+}
+
+/// Decodes a table of [`write_classes`] a fold at a time.
+fn each_fold(file: Bytes, columns: usize, key: &str, mut take: impl FnMut(FoldSums) -> Result<()>) -> Result<()> {
+    let wrong = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
+    let start = |table: &Table<'_>| {
+        let classes: Classes = serde_json::from_str(table.footer(CLASSES)?).map_err(|e| wrong(&e))?;
+        if table.footer(COLUMNS)? != columns.to_string() || classes.len() != FOLDS {
+            return Err(corrupt(key).context("folds", classes.len()).context("expected columns", columns));
+        }
+        Ok((classes.into_iter(), None, Vec::new()))
+    };
+    let damaged = |e: Error| {
         Error::new(ErrorKind::DatasetCorrupt, "these are not sums of classes").context("key", key).source(e)
-    })
+    };
+    // The classes of the folds to come and of the open one, and the values of that so far.
+    type State = (std::vec::IntoIter<OfFold>, Option<OfFold>, Vec<i64>);
+    let length = |of_fold: &OfFold| of_fold.len() * columns + triangle(columns);
+    let (mut rest, open, _) = Table::fold::<Int64Type, State>(file, (key, SUM), start, |state, mut values| {
+        let (folds, open, found) = state;
+        while !values.is_empty() {
+            let Some(of_fold) = open.take().or_else(|| folds.next()) else {
+                return Err(corrupt(key).context("too many sums for folds", FOLDS));
+            };
+            let length = length(&of_fold);
+            // A damaged footer can name any number of classes.
+            found.reserve_exact(length.min(RESERVED).saturating_sub(found.len()));
+            let (here, others) = values.split_at(values.len().min(length - found.len()));
+            found.extend_from_slice(here);
+            values = others;
+            if found.len() < length {
+                *open = Some(of_fold);
+            } else {
+                take(fold_of(of_fold, std::mem::take(found), columns).map_err(damaged)?)?;
+            }
+        }
+        Ok(())
+    })?;
+    match open.or_else(|| rest.next()) {
+        Some(of_fold) => Err(corrupt(key).context("too few sums for a fold of classes", of_fold.len())),
+        None => Ok(()),
+    }
+}
+
+/// The sums of a fold from all of its values. Fails with `Dataset.Corrupt` if the classes do not add up.
+fn fold_of(of_fold: OfFold, mut values: Vec<i64>, columns: usize) -> Result<FoldSums> {
+    let (mut classes, mut rows, mut sums) = (BTreeMap::new(), 0u64, vec![0i128; columns]);
+    let products = values.split_off(of_fold.len() * columns);
+    for ((label, images), class) in of_fold.into_iter().zip(values.chunks_exact(columns.max(1))) {
+        sums.iter_mut().zip(class).for_each(|(sum, of_class)| *sum += i128::from(*of_class));
+        rows = rows.saturating_add(images);
+        classes.insert(label, ClassSum { rows: images, sums: class.iter().copied().map(i128::from).collect() });
+    }
+    let fold = FoldSums { classes, moments: TotalMoments::from_parts(rows, sums, products)? };
+    fold.checked(columns)
 }

@@ -22,7 +22,7 @@ mod sums;
 mod writing;
 
 pub use basis::{read_basis, write_basis};
-pub use classes::{read_classes, write_classes};
+pub use classes::{add_classes, read_classes, write_classes, write_last_classes};
 pub use classifier::{CLASSIFIER, read_classifier, write_classifier};
 pub use descriptors::write_descriptors;
 pub(crate) use features::etags;

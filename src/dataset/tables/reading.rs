@@ -1,15 +1,23 @@
 //! Decodes Parquet files, which may be damaged.
 
+use std::panic::AssertUnwindSafe;
+
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch, cast::AsArray, types::Float32Type};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
 use bytes::Bytes;
 use ndarray::Array2;
 use parquet::{
-    arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder},
+    arrow::{ProjectionMask, arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder}},
     file::metadata::KeyValue,
 };
 
 use crate::{Error, ErrorKind, Result};
+
+/// The decoder panics on some damaged files.
+fn caught<T>(key: &str, decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(corrupt(key).source("the decoder panicked")))
+}
 
 /// A decoded Parquet file.
 pub(super) struct Table<'a> {
@@ -27,12 +35,45 @@ impl<'a> Table<'a> {
 
     /// Decodes the columns with these names, or all columns if there are no names.
     pub(super) fn read_columns(file: Bytes, key: &'a str, names: &[&str]) -> Result<Self> {
-        // The decoder panics on some damaged files.
-        std::panic::catch_unwind(|| Self::decode(file, key, names))
-            .unwrap_or_else(|_| Err(corrupt(key).source("the decoder panicked")))
+        caught(key, || {
+            let (mut table, reader) = Self::open(file, key, names)?;
+            let corrupt = |e: ArrowError| corrupt(key).source(e.to_string());
+            table.batches = reader.collect::<std::result::Result<_, _>>().map_err(corrupt)?;
+            Ok(table)
+        })
     }
 
-    fn decode(file: Bytes, key: &'a str, names: &[&str]) -> Result<Self> {
+    /// Decodes the only column, numbers without nulls, a batch at a time: a large one is never in memory as a whole. `start`
+    /// gets a table without rows, and `take` what it returns.
+    pub(super) fn fold<T: ArrowPrimitiveType, S>(
+        file: Bytes,
+        (key, name): (&'a str, &'static str),
+        start: impl FnOnce(&Self) -> Result<S>,
+        mut take: impl FnMut(&mut S, &[T::Native]) -> Result<()>,
+    ) -> Result<S> {
+        caught(key, || {
+            let (mut table, reader) = Self::open(file, key, &[])?;
+            let mut state = start(&table)?;
+            for batch in reader {
+                table.batches = vec![batch.map_err(|e| corrupt(key).source(e.to_string()))?];
+                let mut taken = Ok(());
+                table.each(name, |column| {
+                    let values = column.as_primitive_opt::<T>().filter(|c| c.null_count() == 0)?.values();
+                    taken = take(&mut state, values);
+                    Some(())
+                })?;
+                taken?;
+            }
+            Ok(state)
+        })
+    }
+
+    /// The type of the column of this name in a file. None if the file has no such column.
+    pub(super) fn type_in(file: Bytes, key: &'a str, name: &str) -> Result<Option<DataType>> {
+        caught(key, || Ok(Self::open(file, key, &[])?.0.type_of(name).cloned()))
+    }
+
+    fn open(file: Bytes, key: &'a str, names: &[&str]) -> Result<(Self, ParquetRecordBatchReader)> {
         let corrupt = |e: &dyn std::fmt::Display| corrupt(key).source(e.to_string());
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(&e))?;
         let footer = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
@@ -42,8 +83,7 @@ impl<'a> Table<'a> {
             _ => ProjectionMask::columns(builder.parquet_schema(), names.iter().copied()),
         };
         let reader = builder.with_projection(wanted).with_batch_size(4_096).build().map_err(|e| corrupt(&e))?;
-        let batches = reader.collect::<std::result::Result<_, _>>().map_err(|e| corrupt(&e))?;
-        Ok(Table { key, schema, batches, footer })
+        Ok((Table { key, schema, batches: Vec::new(), footer }, reader))
     }
 
     /// The type of the column of this name. None if the file has no such column.

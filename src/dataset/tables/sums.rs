@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, Decimal128Array, Int64Array,
+    ArrayRef, ArrowPrimitiveType, Decimal128Array, Int64Array,
     types::{Decimal128Type, Int64Type},
 };
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 
-use super::{EXTRACTOR, Layout, ROWS, Table, bug, corrupt, write};
+use super::{
+    EXTRACTOR, Layout, ROWS, Table, bug, corrupt,
+    writing::{PIECE_ROWS, write_pieces},
+};
 use crate::{
     Error, ErrorKind, Result,
-    pca::moments::{TotalMoments, triangle},
+    pca::moments::{Sums, TotalMoments, triangle},
 };
 
 /// The only column.
@@ -32,42 +35,69 @@ pub fn write_group_sums(sums: &TotalMoments, extractor: &str) -> Result<Bytes> {
         let error = || Error::new(ErrorKind::InternalBug, "a sum of a group exceeds 64 bits").context("sum", sum);
         i64::try_from(sum).map_err(|_| error())
     };
-    let values: Vec<i64> = values(sums).map(narrow).collect::<Result<_>>()?;
-    table(DataType::Int64, Arc::new(Int64Array::from(values)), sums, extractor)
+    table(DataType::Int64, sums, extractor, |piece| {
+        let values: Vec<i64> = piece.map(narrow).collect::<Result<_>>()?;
+        Ok(Arc::new(Int64Array::from(values)))
+    })
 }
 
 /// Encodes `moments/<id>.parquet`: the same column with 38-digit decimals.
 pub fn write_total_sums(sums: &TotalMoments, extractor: &str) -> Result<Bytes> {
-    let column = Decimal128Array::from_iter_values(values(sums));
-    let column = column.with_precision_and_scale(TOTAL_DIGITS, 0).map_err(bug)?;
-    column.validate_decimal_precision(TOTAL_DIGITS).map_err(bug)?;
-    table(DataType::Decimal128(TOTAL_DIGITS, 0), Arc::new(column), sums, extractor)
+    table(DataType::Decimal128(TOTAL_DIGITS, 0), sums, extractor, |piece| {
+        let column = Decimal128Array::from_iter_values(piece);
+        let column = column.with_precision_and_scale(TOTAL_DIGITS, 0).map_err(bug)?;
+        column.validate_decimal_precision(TOTAL_DIGITS).map_err(bug)?;
+        Ok(Arc::new(column))
+    })
 }
 
-fn values(sums: &TotalMoments) -> impl Iterator<Item = i128> {
-    sums.sums().iter().chain(sums.products()).copied()
-}
-
-fn table(kind: DataType, column: ArrayRef, sums: &TotalMoments, extractor: &str) -> Result<Bytes> {
+/// Encodes sums a piece at a time: they are not in memory twice.
+fn table(
+    kind: DataType,
+    sums: &TotalMoments,
+    extractor: &str,
+    encode: impl Fn(&mut dyn Iterator<Item = i128>) -> Result<ArrayRef>,
+) -> Result<Bytes> {
     let (rows, columns) = (sums.rows().to_string(), sums.columns().to_string());
     let footer = [(EXTRACTOR, extractor), (ROWS, &*rows), (COLUMNS, &*columns)];
-    write(vec![(Field::new(SUM, kind, false), column)], &footer, Layout::Sums)
+    let mut values = sums.sums().iter().chain(sums.products().iter());
+    let count = sums.columns() + triangle(sums.columns());
+    let pieces = (0..count).step_by(PIECE_ROWS).map(|_| Ok(vec![encode(&mut values.by_ref().take(PIECE_ROWS))?]));
+    let bytes = count * kind.primitive_width().unwrap_or_default();
+    write_pieces(vec![Field::new(SUM, kind, false)], (pieces, bytes), &footer, Layout::Sums)
 }
 
 /// Decodes a table of [`write_group_sums`] or [`write_total_sums`] for `columns` features. Sums of format 1 have the same
 /// columns: `shards/<id>/moments.parquet` and `moments/<id>.parquet`.
 pub fn read_sums(file: Bytes, columns: usize, key: &str) -> Result<TotalMoments> {
-    let table = Table::read(file, key)?;
-    let mut values: Vec<i128> = match table.type_of(SUM) {
-        Some(DataType::Int64) => table.numbers::<Int64Type>(SUM)?.into_iter().map(i128::from).collect(),
-        Some(DataType::Decimal128(_, 0)) => table.numbers::<Decimal128Type>(SUM)?,
-        _ => return Err(corrupt(key).context("column", SUM)),
-    };
-    let parse = |name| table.footer(name)?.parse::<u64>().map_err(|e| corrupt(key).source(e));
-    let rows = parse(ROWS)?;
-    if parse(COLUMNS)? != columns as u64 || values.len() != columns + triangle(columns) {
-        return Err(corrupt(key).context("sums", values.len()).context("expected columns", columns));
+    match Table::type_in(file.clone(), key, SUM)? {
+        Some(DataType::Int64) => decode::<Int64Type>(file, columns, key),
+        Some(DataType::Decimal128(_, 0)) => decode::<Decimal128Type>(file, columns, key),
+        _ => Err(corrupt(key).context("column", SUM)),
     }
-    let products = values.split_off(columns);
-    TotalMoments::from_parts(rows, values, products)
+}
+
+fn decode<T: ArrowPrimitiveType>(file: Bytes, columns: usize, key: &str) -> Result<TotalMoments>
+where
+    Sums: From<Vec<T::Native>>,
+{
+    let start = |table: &Table<'_>| {
+        let parse = |name| table.footer(name)?.parse::<u64>().map_err(|e| corrupt(key).source(e));
+        if parse(COLUMNS)? != columns as u64 {
+            return Err(corrupt(key).context("expected columns", columns));
+        }
+        Ok((parse(ROWS)?, Vec::with_capacity(columns), Vec::with_capacity(triangle(columns))))
+    };
+    let found = Table::fold::<T, (u64, Vec<T::Native>, Vec<T::Native>)>(file, (key, SUM), start, |found, values| {
+        let (sums, products) = values.split_at(values.len().min(columns - found.1.len()));
+        found.1.extend_from_slice(sums);
+        found.2.extend_from_slice(products);
+        Ok(())
+    });
+    let (rows, sums, products) = found?;
+    if sums.len() != columns || products.len() != triangle(columns) {
+        let found = sums.len() + products.len();
+        return Err(corrupt(key).context("sums", found).context("expected columns", columns));
+    }
+    TotalMoments::from_parts(rows, sums, products)
 }

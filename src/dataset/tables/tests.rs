@@ -315,6 +315,19 @@ fn a_classifier_its_sums_and_its_predictions_are_read_as_written() {
     assert_eq!(read_classes(file.clone(), 3, "k").unwrap(), sums);
     assert!(read_classes(file.clone(), 4, "k").unwrap_err().is(ErrorKind::DatasetCorrupt));
     assert!(read_classes(file.slice(..file.len() / 2), 3, "k").is_err());
+    assert_eq!(write_last_classes(sums.clone(), "x").unwrap(), file);
+
+    let mut twice = sums.clone();
+    add_classes(&mut twice, file.clone(), "k").unwrap();
+    let mut expected = sums.clone();
+    expected.add(&sums).unwrap();
+    assert_eq!(twice, expected);
+    // The last fold has a class without images, after four folds that are as they should be.
+    let (at, one) = (br#"["c",1]"#, br#"["c",0]"#);
+    let place = file.windows(at.len()).position(|bytes| bytes == at).unwrap();
+    let damaged = [&file[..place], one, &file[place + one.len()..]].concat();
+    assert!(add_classes(&mut twice, damaged.into(), "k").unwrap_err().is(ErrorKind::DatasetCorrupt));
+    assert_eq!(twice, expected);
 
     let candidates = classify::fit(sums, f64::from(1 << 20), Priors::Counts).unwrap().unwrap();
     let images: Vec<_> =

@@ -104,11 +104,25 @@ impl Layout {
     }
 }
 
-/// Encodes one record batch as a Parquet file, with pairs for its footer.
+/// Encodes columns as a Parquet file, with pairs for its footer.
 pub(super) fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)], layout: Layout) -> Result<Bytes> {
     let (fields, columns): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+    let bytes = columns.iter().map(|column| column.get_array_memory_size()).sum();
+    write_pieces(fields, ([Ok(columns)], bytes), footer, layout)
+}
+
+/// Rows of the pieces of [`write_pieces`], but for the last one: a multiple of what the encoder takes at a time, so that the file
+/// does not depend on the pieces.
+pub(super) const PIECE_ROWS: usize = 1 << 16;
+
+/// Encodes pieces of columns, which take about this number of bytes together. All but the last have [`PIECE_ROWS`] rows.
+pub(super) fn write_pieces(
+    fields: Vec<Field>,
+    (pieces, bytes): (impl IntoIterator<Item = Result<Vec<ArrayRef>>>, usize),
+    footer: &[(&str, &str)],
+    layout: Layout,
+) -> Result<Bytes> {
     let schema = Arc::new(Schema::new(fields));
-    let batch = RecordBatch::try_new(schema.clone(), columns).map_err(bug)?;
     let pairs = footer.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), Some((*value).to_owned())));
     let properties = WriterProperties::builder()
         .set_compression(layout.compression()?)
@@ -117,9 +131,11 @@ pub(super) fn write(fields: Vec<(Field, ArrayRef)>, footer: &[(&str, &str)], lay
         .set_key_value_metadata(Some(pairs.collect()));
     let properties = schema.fields().iter().fold(properties, |properties, field| layout.column(field, properties));
     // Without this capacity, the growing buffer of a large file would be in memory twice.
-    let mut file = Vec::with_capacity(batch.get_array_memory_size() + (64 << 10));
-    let mut writer = ArrowWriter::try_new(&mut file, schema, Some(properties.build())).map_err(bug)?;
-    writer.write(&batch).map_err(bug)?;
+    let mut file = Vec::with_capacity(bytes + (64 << 10));
+    let mut writer = ArrowWriter::try_new(&mut file, schema.clone(), Some(properties.build())).map_err(bug)?;
+    for piece in pieces {
+        writer.write(&RecordBatch::try_new(schema.clone(), piece?).map_err(bug)?).map_err(bug)?;
+    }
     writer.close().map_err(bug)?;
     Ok(file.into())
 }

@@ -20,12 +20,14 @@
 //! All numbers are little-endian.
 
 mod read;
+mod sample;
 mod scan;
 mod write;
 
 use serde::{Deserialize, Serialize};
 
 pub use read::{Segment, SegmentFile, TAIL, WholeSegment};
+pub use sample::SegmentSample;
 pub use scan::{Filter, Prepared, Scanned};
 pub use write::{SegmentWriter, ShardRows};
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, ops::Range};
 
 use bytes::Bytes;
 
-use super::{BLOCK, FORMAT, Header, Layout, MAGIC, NONE, Subject, TRAILER, damaged, write::numbers};
+use super::{BLOCK, FORMAT, Header, Layout, MAGIC, NONE, Subject, TRAILER, damaged, write::values_of};
 use crate::{Result, ids::ShardId, search::directions::Directions};
 
 /// Bytes at the end of a file that usually have its whole header.
@@ -189,7 +189,7 @@ impl Segment {
     /// The features of a row that was [checked](Segment::check_row).
     pub fn features(&self, packed: &[u8]) -> Vec<f32> {
         let per_unit = self.per_unit();
-        numbers(packed, 0, self.file.layout.columns).map(|x| (f64::from(x) / per_unit) as f32).collect()
+        values_of(packed, self.file.layout.columns).map(|x| (f64::from(x) / per_unit) as f32).collect()
     }
 
     /// Fails with `Dataset.Corrupt` if this is not the content of [`SegmentFile::paths`].
@@ -258,6 +258,7 @@ impl Segment {
 /// A whole segment in memory, whose rows are [copied](super::SegmentWriter::copy) into another.
 #[derive(Debug)]
 pub struct WholeSegment {
+    pub(super) subject: Subject,
     pub(super) segment: Segment,
     pub(super) file: Bytes,
     shards: HashMap<ShardId, Range<u32>>,
@@ -277,7 +278,7 @@ impl WholeSegment {
             shards.insert(shard.id.clone(), first..end);
             first = end;
         }
-        let whole = WholeSegment { segment, file, shards };
+        let whole = WholeSegment { subject: subject.clone(), segment, file, shards };
         whole.segment.check_paths(whole.paths())?;
         Ok(whole)
     }

@@ -50,7 +50,10 @@ fn label(row: usize) -> Option<String> {
 }
 
 fn written(rows: &Array2<f32>) -> Vec<u8> {
-    let mut writer = SegmentWriter::new(subject(rows.ncols()), rows.nrows()).unwrap();
+    let mut sample = SegmentSample::new(subject(rows.ncols())).unwrap();
+    sample.push(&(0..rows.nrows()).map(path).collect::<Vec<_>>(), rows.view()).unwrap();
+    let mut writer = SegmentWriter::new(sample, None).unwrap();
+    let mut file = SegmentWriter::head();
     let half = rows.nrows() / 3;
     for (name, range) in [("a", 0..half), ("b", half..rows.nrows())] {
         let paths: Vec<String> = range.clone().map(path).collect();
@@ -58,9 +61,10 @@ fn written(rows: &Array2<f32>) -> Vec<u8> {
         let splits: Vec<_> = range.clone().map(|row| row.is_multiple_of(2).then(|| "train".to_owned())).collect();
         let features = rows.slice(ndarray::s![range, ..]);
         let shard = &ShardId::from(name);
-        writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features }).unwrap();
+        file.extend(writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features }).unwrap());
     }
-    writer.finish(None).unwrap().to_vec()
+    file.extend(writer.finish().unwrap());
+    file
 }
 
 fn opened(file: &[u8], columns: usize) -> Result<(Segment, Vec<u8>)> {
@@ -220,13 +224,16 @@ fn a_row_keeps_its_features_its_place_and_its_texts() {
 
 #[test]
 fn wrong_rows_and_segments_are_refused() {
-    let writer = |columns| SegmentWriter::new(subject(columns), 1);
-    assert!(writer(0).is_err() && writer(MAX_COLUMNS + 1).is_err());
+    let sample = |columns| SegmentSample::new(subject(columns));
+    assert!(sample(0).is_err() && sample(MAX_COLUMNS + 1).is_err());
+    let writer = |columns| SegmentWriter::new(sample(columns).unwrap(), None);
     let features = Array2::from_elem((1, 2), 0.3f32);
     let shard = &ShardId::from("a");
     let (paths, none) = (["p".to_owned()], [None]);
     let rows = ShardRows { shard, paths: &paths, labels: &none, splits: &none, features: features.view() };
     assert!(writer(2).unwrap().push(rows).unwrap_err().is(ErrorKind::DatasetCorrupt));
+    assert!(sample(2).unwrap().push(&paths, features.view()).unwrap_err().is(ErrorKind::DatasetCorrupt));
+    assert!(sample(3).unwrap().push(&paths, features.view()).is_err());
     assert!(writer(3).unwrap().push(rows).is_err());
     assert!(Prepared::new(&[0.3], FeatureRange::default(), Metric::Cosine).unwrap_err().is(ErrorKind::InputInvalid));
     let file = written(&Array2::zeros((5, 2)));
@@ -237,16 +244,22 @@ fn wrong_rows_and_segments_are_refused() {
 /// The rows of shard `b` of the file, copied behind rows of shard `a` that are given.
 fn copied(file: &[u8], rows: &Array2<f32>, from: usize) -> Result<Vec<u8>> {
     let source = WholeSegment::open(file.to_vec().into(), &subject(rows.ncols()))?;
-    let mut writer = SegmentWriter::new(subject(rows.ncols()), rows.nrows())?;
     let paths: Vec<String> = (0..from).map(path).collect();
     let labels: Vec<_> = (0..from).map(label).collect();
     let splits: Vec<_> = (0..from).map(|row| row.is_multiple_of(2).then(|| "train".to_owned())).collect();
     let features = rows.slice(ndarray::s![..from, ..]);
     let shard = &ShardId::from("a");
-    writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features })?;
-    assert!(!writer.copy(&ShardId::from("c"), &source)?);
-    assert!(writer.copy(&ShardId::from("b"), &source)?);
-    writer.finish(Some(&source)).map(|file| file.to_vec())
+    let mut sample = SegmentSample::new(subject(rows.ncols()))?;
+    sample.push(&paths, features)?;
+    assert!(!sample.copy(&ShardId::from("c"), &source)?);
+    assert!(sample.copy(&ShardId::from("b"), &source)?);
+    let mut writer = SegmentWriter::new(sample, Some(&source))?;
+    let mut file = SegmentWriter::head();
+    file.extend(writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features })?);
+    assert!(writer.copy(&ShardId::from("c"), &source)?.is_none());
+    file.extend(writer.copy(&ShardId::from("b"), &source)?.unwrap_or_default());
+    file.extend(writer.finish()?);
+    Ok(file)
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) async fn check(survey: &mut Survey, output: &dyn Store) -> Result<()>
             if !is_whole || survey.problems.contains_key(&file.key) || !compared.insert(file.key.clone()) {
                 continue;
             }
-            match segment(output, extractor, &record, None).await {
+            match segment(output, extractor, &record).await {
                 Ok(made) if made.as_ref().map(|made| Checksum::of(made)) == file.checksum => {}
                 Ok(_) => survey.report(&file.key, Fault::Wrong, "these are not the features of its shards", &[]),
                 // The damaged table is reported where it is read.

@@ -210,7 +210,7 @@ async fn classes(survey: &Survey, output: &dyn Store, key: &str) -> Result<Optio
 async fn segment_of(survey: &Survey, output: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     let Some(manifest) = owner(survey, key) else { return Ok(None) };
     let Some(record) = keys::parse_index(key).and_then(|id| survey.groups.get(&id)) else { return Ok(None) };
-    segment(output, &manifest.extractor, record, None).await
+    segment(output, &manifest.extractor, record).await
 }
 
 /// A classifier, fitted again to a version whose run has fitted it.
