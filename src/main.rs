@@ -9,10 +9,10 @@ fn main() -> ExitCode {
 
 /// Blocks of this size and more are given back to the system when they are freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGE: libc::c_int = 2 << 20;
+const LARGE: libc::c_int = 640 << 10;
 /// So much unused memory at the end of the heap is given back, too.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const UNUSED: libc::c_int = 4 << 20;
+const UNUSED: libc::c_int = 2 << 20;
 
 /// Makes all threads share one heap of glibc, which large blocks are not part of. By default each thread gets a heap, heaps keep
 /// freed memory, and after the first large blocks the next ones come from a heap too: memory grows with the number of shards.

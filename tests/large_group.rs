@@ -64,12 +64,8 @@ fn sums_of_classes_take_64_bits_each_and_are_never_in_memory_twice() {
 #[test]
 fn a_segment_is_made_a_shard_at_a_time() {
     let _alone = alone();
-    let subject = Subject {
-        group: "g".into(),
-        extractor: "x".into(),
-        columns: COLUMNS,
-        range: FeatureRange::default(),
-    };
+    let subject =
+        Subject { group: "g".into(), extractor: "x".into(), columns: COLUMNS, range: FeatureRange::default() };
     let paths = |shard: u64| -> Vec<String> { (0..ROWS).map(|row| format!("{shard:03}/{row:04}.jpg")).collect() };
     let none = vec![None; ROWS];
     let (bytes, peak) = peak_of(|| {

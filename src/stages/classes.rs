@@ -251,8 +251,7 @@ async fn summed<'a>(
     shards: impl Iterator<Item = &'a ShardEntry>,
 ) -> Result<(ClassSums, Option<ClassSums>)> {
     let training = Training::new(rules)?;
-    let reads: Vec<_> =
-        shards.filter_map(ShardEntry::features).map(|file| rows_of(output, extractor, file)).collect();
+    let reads: Vec<_> = shards.filter_map(ShardEntry::features).map(|file| rows_of(output, extractor, file)).collect();
     let mut reads = stream::iter(reads).buffered(READ_AT_A_TIME);
     let learned = Summer::new(extractor.columns, extractor.feature_range.per_unit());
     let mut sums = Sums { learned, others: None };

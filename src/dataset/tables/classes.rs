@@ -6,7 +6,10 @@ use arrow_array::{ArrayRef, Int64Array, types::Int64Type};
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 
-use super::{EXTRACTOR, Layout, Table, bug, corrupt, writing::{PIECE_ROWS, write_pieces}};
+use super::{
+    EXTRACTOR, Layout, Table, bug, corrupt,
+    writing::{PIECE_ROWS, write_pieces},
+};
 use crate::{
     Error, ErrorKind, Result,
     classify::{ClassSum, ClassSums, FOLDS, FoldSums},
@@ -132,9 +135,8 @@ fn each_fold(file: Bytes, columns: usize, key: &str, mut take: impl FnMut(FoldSu
         }
         Ok((classes.into_iter(), None, Vec::new()))
     };
-    let damaged = |e: Error| {
-        Error::new(ErrorKind::DatasetCorrupt, "these are not sums of classes").context("key", key).source(e)
-    };
+    let damaged =
+        |e: Error| Error::new(ErrorKind::DatasetCorrupt, "these are not sums of classes").context("key", key).source(e);
     // The classes of the folds to come and of the open one, and the values of that so far.
     type State = (std::vec::IntoIter<OfFold>, Option<OfFold>, Vec<i64>);
     let length = |of_fold: &OfFold| of_fold.len() * columns + triangle(columns);

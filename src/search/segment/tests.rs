@@ -61,7 +61,9 @@ fn written(rows: &Array2<f32>) -> Vec<u8> {
         let splits: Vec<_> = range.clone().map(|row| row.is_multiple_of(2).then(|| "train".to_owned())).collect();
         let features = rows.slice(ndarray::s![range, ..]);
         let shard = &ShardId::from(name);
-        file.extend(writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features }).unwrap());
+        file.extend(
+            writer.push(ShardRows { shard, paths: &paths, labels: &labels, splits: &splits, features }).unwrap(),
+        );
     }
     file.extend(writer.finish().unwrap());
     file
