@@ -65,11 +65,11 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
     let totals = total(output, &plan, &groups, base, known.moments).await?;
-    // Eigenvectors take one processor. The PCA begins when the sums of classes have been read, which takes memory for files.
+    // Eigenvectors take one processor. The PCA begins when the sums of classes have been read, which takes memory for files;
+    // without a classifier, the sender is dropped.
     let (read, are_read) = oneshot::channel();
     let (Fitted { basis, moments }, classifier) = try_join!(
         async {
-            // Without a classifier, the sender is dropped.
             let _ = are_read.await;
             fit(output, &plan, totals, &groups, base).await
         },
