@@ -65,8 +65,7 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
     let totals = total(output, &plan, &groups, base, known.moments).await?;
-    // Eigenvectors take one processor. The PCA begins when the sums of classes have been read, which takes memory for files;
-    // without a classifier, the sender is dropped.
+    // Eigenvectors take one processor. The PCA waits until sums of classes are read; without any, the sender is dropped.
     let (read, are_read) = oneshot::channel();
     let (Fitted { basis, moments }, classifier) = try_join!(
         async {
