@@ -19,13 +19,13 @@ use crate::{
 pub(super) struct Memory {
     /// Most rows that stay in memory from the beginning to the end.
     held: u64,
-    /// Of more rows, those that are read together for distances.
+    /// Of more rows, most that are read together for distances.
     tile: usize,
 }
 
 impl Memory {
-    /// 42 MB of the built-in model's features; or two times 10 MB.
-    pub(super) const DEFAULT: Memory = Memory { held: 8_192, tile: 2_048 };
+    /// 42 MB of the built-in model's features; or two times 10 to 84 MB.
+    pub(super) const DEFAULT: Memory = Memory { held: 8_192, tile: 16_384 };
 
     #[cfg(test)]
     pub(super) fn of(held: u64, tile: usize) -> Self {
@@ -35,6 +35,10 @@ impl Memory {
 
 /// Tables that are read at a time.
 const AT_A_TIME: usize = 2;
+/// Parts of the rows that are read together for distances, unless these are very few or many rows. In more parts, tables would
+/// be read more often if rows that are far from each other are pairs.
+const TILES: usize = 16;
+const LEAST_TILE: usize = 2_048;
 /// Tables of the sample, and rows of each.
 const SAMPLE_TABLES: usize = 8;
 const SAMPLE_ROWS: usize = 128;
@@ -213,14 +217,15 @@ impl<'a> Rows<'a> {
         let mut wanted: Vec<u32> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let tile_of = |row: u32| wanted.partition_point(|other| *other < row) / self.memory.tile;
+        let tile = (self.count() / TILES).clamp(LEAST_TILE.min(self.memory.tile), self.memory.tile);
+        let tile_of = |row: u32| wanted.partition_point(|other| *other < row) / tile;
         let tiles = |pair: &usize| (tile_of(pairs[*pair].0), tile_of(pairs[*pair].1));
         let mut order: Vec<usize> = (0..pairs.len()).collect();
         order.sort_by_cached_key(tiles);
         let mut found = vec![0; pairs.len()];
         for piece in order.chunk_by(|a, b| tiles(a).0 == tiles(b).0) {
             let (a, _) = tiles(&piece[0]);
-            let first = self.load(of, wanted.chunks(self.memory.tile).nth(a).unwrap_or_default()).await?;
+            let first = self.load(of, wanted.chunks(tile).nth(a).unwrap_or_default()).await?;
             for piece in piece.chunk_by(|a, b| tiles(a) == tiles(b)) {
                 // Few rows of different tiles are pairs, because rows that are next to each other are alike.
                 let mut others: Vec<u32> = piece.iter().map(|at| pairs[*at].1).collect();
