@@ -9,6 +9,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 
+use tokio::sync::Semaphore;
+
 use super::{MergeWork, classes};
 use crate::{
     ErrorKind, Result,
@@ -27,10 +29,18 @@ const READ_AT_A_TIME: usize = 2;
 /// Rows of a large segment, whose tables are read twice: a few bytes of each row and a table or two are in memory, and with a base
 /// version, the whole segment of that, up to 170 MB. The tables of a smaller one take up to 21 MB, and stay in memory.
 const LARGE: u64 = 4_096;
+/// The large segment that is made from one of a base version; those of the other groups of the process wait.
+static MADE: Semaphore = Semaphore::const_new(1);
 
 /// Makes the segment of a group and writes it. None without rows.
 pub(super) async fn write(output: &dyn Store, work: &MergeWork, record: &GroupRecord) -> Result<Option<Checksum>> {
-    let _turn = if record.rows > LARGE { classes::turn().await } else { None };
+    // Beside a base version, the sums of the group are made at the same time.
+    let _turn = match (record.rows > LARGE, &work.base) {
+        (false, _) => None,
+        (true, None) => classes::turn().await,
+        // The semaphore is never closed, so there is no error.
+        (true, Some(_)) => MADE.acquire().await.ok(),
+    };
     let base = base_of(output, work).await?;
     let Some(pieces) = pieces(output, &work.extractor, record, base).await? else { return Ok(None) };
     let mut written = Hasher::default();
