@@ -151,15 +151,20 @@ impl<'a> Decoder<'a> {
     /// Decodes the file at 1/`reduction` of its size, which is rounded up. `reduction` is 1, 2, 4 or 8.
     ///
     /// The samples are `[height, width, channels]`, row-major from the top left, with the width and the height of the
-    /// returned header.
-    pub fn decode(self, reduction: u8) -> Result<(Header, Vec<u8>), Failure> {
+    /// returned header. `memory` returns a number of bytes of any content, which become the samples.
+    ///
+    /// # Panics
+    ///
+    /// If `memory` returns another number.
+    pub fn decode(self, reduction: u8, memory: fn(usize) -> Vec<u8>) -> Result<(Header, Vec<u8>), Failure> {
         if !matches!(reduction, 1 | 2 | 4 | 8) {
             return Err(Failure::Refused(format!("a reduction by {reduction}")));
         }
         let scaled = |side: usize| side.div_ceil(reduction.into());
         let header = Header { width: scaled(self.header.width), height: scaled(self.header.height), ..self.header };
         let row = header.width * header.channels;
-        let mut samples = vec![0; row * header.height];
+        let mut samples = memory(row * header.height);
+        assert_eq!(samples.len(), row * header.height, "the memory has another length");
         // SAFETY: the handle is valid and its file still there. `samples` has `height` rows of `row` bytes, and the function
         // checks that libjpeg writes as many.
         let returned = unsafe {
@@ -196,7 +201,7 @@ mod tests {
     #[test]
     fn a_failure_after_a_warning_is_a_failure() {
         // The byte between the segments is a warning; the missing tables are a failure.
-        let failure = Decoder::new(&header(0xc0), LIMITS).unwrap().decode(1).unwrap_err();
+        let failure = Decoder::new(&header(0xc0), LIMITS).unwrap().decode(1, |length| vec![0; length]).unwrap_err();
         assert!(failure.to_string().contains("not defined"), "{failure}");
     }
 }

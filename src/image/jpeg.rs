@@ -5,7 +5,7 @@
 
 use pomona_kernels::jpeg::{self, Decoder, Failure};
 
-use super::{Pixels, Reason, Reject, decode::Limits, unsupported};
+use super::{Pixels, Reason, Reject, decode::Limits, spare, unsupported};
 
 /// What is decoded, for the details of rejects.
 pub(super) const VARIANTS: &str = "baseline and progressive JPEGs with Huffman coding and 8 bits per sample are read";
@@ -22,7 +22,7 @@ pub(super) fn decode(file: &[u8], limits: Limits, target: Option<(usize, usize)>
     let header = decoder.header();
     limits.check(header.width as u64, header.height as u64)?;
     let reduction = target.map_or(1, |target| reduction((header.width, header.height), target));
-    let (header, samples) = decoder.decode(reduction).map_err(reject)?;
+    let (header, samples) = decoder.decode(reduction, spare::take).map_err(reject)?;
     let data = match header.channels {
         4 => samples.as_chunks::<4>().0.iter().flat_map(|cmyk| rgb(*cmyk)).collect(),
         _ => samples,

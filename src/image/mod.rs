@@ -22,6 +22,7 @@ mod jpeg;
 mod preview;
 mod reject;
 mod resize;
+mod spare;
 mod thumbnail;
 mod unsupported;
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Pixels;
+use super::{Pixels, spare};
 use pomona_kernels::resample::{self, Axis, PRECISION_BITS};
 
 /// How pixels are interpolated. The names are those of Pillow.
@@ -117,8 +117,21 @@ pub fn resize_with(image: Pixels, width: usize, height: usize, filter: Filter) -
     if filter == Filter::Nearest {
         return nearest(image, width, height);
     }
-    let image = if image.width == width { image } else { horizontal(&image, width, filter) };
-    if image.height == height { image } else { vertical(&image, height, filter) }
+    let pass = |image: Pixels, made: Pixels| {
+        spare::give(image.data);
+        made
+    };
+    let image = if image.width == width {
+        image
+    } else {
+        let made = horizontal(&image, width, filter);
+        pass(image, made)
+    };
+    if image.height == height {
+        return image;
+    }
+    let made = vertical(&image, height, filter);
+    pass(image, made)
 }
 
 fn nearest(image: Pixels, width: usize, height: usize) -> Pixels {
@@ -142,7 +155,7 @@ fn nearest(image: Pixels, width: usize, height: usize) -> Pixels {
 
 fn horizontal(image: &Pixels, width: usize, filter: Filter) -> Pixels {
     let axis = axis(image.width, width, filter);
-    let mut data = vec![0; width * image.height * 3];
+    let mut data = spare::take(width * image.height * 3);
     resample::across(&image.data, image.width * 3, &axis, &mut data);
     Pixels { width, height: image.height, data }
 }

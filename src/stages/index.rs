@@ -8,7 +8,6 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-
 use tokio::sync::Semaphore;
 
 use super::{MergeWork, classes};
