@@ -9,7 +9,7 @@ use super::{
     bill::{self, BillLine},
     limits::{fit, limits},
     prices::{Cost, Emr, Prices, Usage},
-    schedule::{GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, keeps_class_sums, time},
+    schedule::{GROUP_SUMS, PLAN_MB, PUBLISH_MB, REDUCE_MB, index_reads_twice, keeps_class_sums, time},
 };
 pub use super::{
     limits::{Fit, Limit, Remedy},
@@ -87,16 +87,17 @@ pub struct Lines {
     pub project: u64,
 }
 
-/// Requests for the search index: per group a segment, from the features of its shards. If it is made by a call of its own, that
+/// Requests for the search index: per group a segment, from the features of its shards, which are read twice if there are many. If it is made by a call of its own, that
 /// reads the records of the shards again, and there is a record.
 fn of_index(run: &Counts) -> Requests {
-    let Counts { shards, made, groups, lines, index, .. } = *run;
+    let Counts { images, shards, made, groups, lines, index, .. } = *run;
     if !index {
         return Requests { puts: 0, gets: 0 };
     }
     let apart = lines.merge.saturating_sub(groups);
     let share = apart as f64 / groups.max(1) as f64;
-    Requests { puts: groups + apart, gets: shards + ((shards + made) as f64 * share) as u64 + 2 * apart }
+    let tables = if index_reads_twice(images as f64 / groups.max(1) as f64) { 2 * shards } else { shards };
+    Requests { puts: groups + apart, gets: tables + ((shards + made) as f64 * share) as u64 + 2 * apart }
 }
 
 /// Requests, invocations, transitions and stored bytes of a run. `gb_seconds` is 0.

@@ -75,6 +75,8 @@ pub(super) const GROUP_SUMS: f64 = 5.0e6;
 const CLASS_SUMS: f64 = FOLDS as f64 * GROUP_SUMS;
 /// Images of a group above which its sums of classes are kept.
 const CLASS_SUMS_FROM: f64 = FOLDS as f64 * 1_281.0;
+/// Rows of a group above which its segment of the search index is made from tables that are read twice.
+const INDEX_TWICE_FROM: f64 = 4_096.0;
 /// Records that a stage reads at the same time.
 const READERS: f64 = 32.0;
 /// Objects that a function lists, at most, and functions of a round: see `stages::Limits`.
@@ -264,6 +266,11 @@ impl Listing {
 /// Whether the sums of classes of a group with this number of rows are kept.
 pub(super) fn keeps_class_sums(rows: f64) -> bool {
     rows > CLASS_SUMS_FROM
+}
+
+/// Whether the tables of a group with this number of rows are read twice for its segment of the search index.
+pub(super) fn index_reads_twice(rows: f64) -> bool {
+    rows > INDEX_TWICE_FROM
 }
 
 /// The work for the classifier.

@@ -65,14 +65,11 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
     let totals = total(output, &plan, &groups, base, known.moments).await?;
-    // Eigenvectors take one processor. The PCA waits until sums of classes are read; without any, the sender is dropped.
+    // Eigenvectors take one processor.
     let (read, are_read) = oneshot::channel();
-    let (Fitted { basis, moments }, classifier) = try_join!(
-        async {
-            let _ = are_read.await;
-            fit(output, &plan, totals, &groups, base).await
-        },
-        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, read))
+    let (classifier, Fitted { basis, moments }) = try_join!(
+        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, read)),
+        fit(output, &plan, totals, &groups, (base, are_read))
     )?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
@@ -177,14 +174,16 @@ struct Fitted {
 }
 
 /// Fits a basis to the sums, or keeps the basis of the base version. Stores the total sums, unless they are those of the
-/// only group, and a new basis.
+/// only group, and a new basis. Begins when files of sums of classes have been read, which takes memory.
 async fn fit(
     output: &dyn Store,
     plan: &Plan,
     totals: TotalMoments,
     groups: &[GroupEntry],
-    base: Option<&Manifest>,
+    (base, are_read): (Option<&Manifest>, oneshot::Receiver<()>),
 ) -> Result<Fitted> {
+    // Without such files, the sender is dropped.
+    let _ = are_read.await;
     let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
     let (extractor, settings) = (plan.extractor.clone(), plan.settings.clone());
     let only = match groups {
