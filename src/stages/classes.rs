@@ -173,29 +173,25 @@ pub(crate) async fn read(output: &dyn Store, file: &FileRef, columns: usize) -> 
     file.decode(output, columns, tables::read_classes).await
 }
 
-/// Adds a file of sums to others, of which there may be none. The outcome is apart: the others are unchanged if the file cannot be
-/// read.
+/// Adds a file of sums to others, of which there may be none. These are unchanged if the file cannot be read.
 pub(super) async fn add(
     output: &dyn Store,
     file: &FileRef,
-    (total, columns): (Option<ClassSums>, usize),
-) -> Result<(Option<ClassSums>, Result<()>)> {
-    let Some(mut total) = total else {
-        return Ok(match read(output, file, columns).await {
-            Ok(sums) => (Some(sums), Ok(())),
-            Err(e) => (None, Err(e)),
-        });
+    total: &mut Option<ClassSums>,
+    columns: usize,
+) -> Result<()> {
+    if total.is_none() {
+        *total = Some(read(output, file, columns).await?);
+        return Ok(());
+    }
+    let (body, key, mut sums) = (file.read(output).await?, file.key.clone(), total.take());
+    let add = move || {
+        let added = sums.as_mut().map_or(Ok(()), |sums| tables::add_classes(sums, body, &key));
+        Ok((sums, added))
     };
-    let body = match file.read(output).await {
-        Ok(body) => body,
-        Err(e) => return Ok((Some(total), Err(e))),
-    };
-    let key = file.key.clone();
-    run_blocking(move || {
-        let added = tables::add_classes(&mut total, body, &key);
-        Ok((Some(total), added))
-    })
-    .await
+    let added;
+    (*total, added) = run_blocking(add).await?;
+    added
 }
 
 /// The sums of shards, from their features.

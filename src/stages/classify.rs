@@ -46,8 +46,8 @@ impl Group<'_> {
 }
 
 /// The classifier of a run, fitted or that of the base version. `merged` has the sums of classes that `merge` has kept in
-/// this run, in the order of the groups; `known` has sums that are in memory. When sums of classes have been read, or none are
-/// needed, `read` is used or dropped.
+/// this run, in the order of the groups; `known` has sums that are in memory. `read` is dropped when sums of classes have been
+/// read, or none are needed.
 pub(super) async fn classify(
     output: &dyn Store,
     plan: &Plan,
@@ -78,10 +78,8 @@ pub(super) async fn classify(
     }
     let groups = groups.iter().zip(records).zip(kept).map(|((entry, record), kept)| Group { entry, record, kept });
     let groups: Vec<Group<'_>> = groups.collect();
-    let total = total(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
-    // The PCA may have failed.
-    let _ = read.send(());
-    let fitted = fit_to(output, &plan.extractor, settings, &groups, total).await?;
+    let known = (known, || drop(read));
+    let fitted = fit(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
     let Fitted { classifier, grouped, sums } = match fitted {
         Ok(fitted) => fitted,
         Err(reason) => return Ok(Classification::None { reason }),
@@ -122,34 +120,16 @@ pub(crate) struct Fitted {
     pub(crate) sums: Vec<Option<Checksum>>,
 }
 
-/// Fits a classifier to groups, given the sums of some of them. Fails with `Dataset.Corrupt` if a file is damaged.
+/// Fits a classifier to groups, given the sums of some of them. Calls `read` when it has all sums. Fails with `Dataset.Corrupt` if a
+/// file is damaged.
 pub(crate) async fn fit(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     settings: &Settings,
     groups: &[Group<'_>],
-    known: KnownSums<ClassSums>,
+    (known, read): (KnownSums<ClassSums>, impl FnOnce()),
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
-    let total = total(output, extractor, settings, groups, known, write).await?;
-    fit_to(output, extractor, settings, groups, total).await
-}
-
-/// The sums of classes of all groups.
-struct Total {
-    sums: Option<ClassSums>,
-    /// The sums of each group that are kept.
-    kept: Vec<Option<Checksum>>,
-}
-
-async fn total(
-    output: &dyn Store,
-    extractor: &ExtractorInfo,
-    settings: &Settings,
-    groups: &[Group<'_>],
-    known: KnownSums<ClassSums>,
-    write: Write,
-) -> Result<Total> {
     let rules = settings.training_rules();
     let mut total = known.total;
     let mut kept = Vec::with_capacity(groups.len());
@@ -158,21 +138,10 @@ async fn total(
             kept.push(group.kept.clone());
             continue;
         }
-        let checksum;
-        (total, checksum) = with_sums_of(output, extractor, &rules, (group, total), write).await?;
-        kept.push(checksum);
+        kept.push(add_sums_of(output, extractor, &rules, (group, &mut total), write).await?);
     }
-    Ok(Total { sums: total, kept })
-}
-
-async fn fit_to(
-    output: &dyn Store,
-    extractor: &ExtractorInfo,
-    settings: &Settings,
-    groups: &[Group<'_>],
-    Total { sums, kept }: Total,
-) -> Result<std::result::Result<Fitted, NoClassifier>> {
-    let (rules, total) = (settings.training_rules(), sums.unwrap_or_else(|| ClassSums::zero(extractor.columns)));
+    read();
+    let total = total.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let (priors, per_unit) = (settings.priors(), extractor.feature_range.per_unit());
     let candidates = match run_blocking(move || classify::fit(total, per_unit, priors)).await? {
         Ok(candidates) => Arc::new(candidates),
@@ -194,38 +163,36 @@ async fn fit_to(
     Ok(Ok(Fitted { classifier: candidates.choose(&all), grouped, sums: kept }))
 }
 
-/// Adds the sums of classes of a group: those that are kept, unless they are damaged, or from its features. Also returns the
-/// checksum of those that are kept.
-async fn with_sums_of(
+/// Adds the sums of classes of a group: those that are kept, unless they are damaged, or from its features. Returns the checksum of
+/// those that are kept.
+async fn add_sums_of(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     rules: &TrainingRules,
-    (group, mut total): (&Group<'_>, Option<ClassSums>),
+    (group, total): (&Group<'_>, &mut Option<ClassSums>),
     write: Write,
-) -> Result<(Option<ClassSums>, Option<Checksum>)> {
+) -> Result<Option<Checksum>> {
     if !group.has_labels() {
-        return Ok((total, None));
+        return Ok(None);
     }
     let key = keys::classes(&group.entry.id, &rules.id()?);
     if let Some(checksum) = &group.kept {
         let file = FileRef { key: key.clone(), checksum: Some(checksum.clone()) };
-        let added;
-        (total, added) = classes::add(output, &file, (total, extractor.columns)).await?;
-        match added {
+        match classes::add(output, &file, total, extractor.columns).await {
             Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
-            added => return added.map(|()| (total, Some(checksum.clone()))),
+            added => return added.map(|()| Some(checksum.clone())),
         }
     }
     let sums = classes::of_shards(output, extractor, rules, group.record.shards.iter()).await?;
-    let (sums, file) = match write {
-        Write::Nothing => (sums, None),
-        Write::Missing => classes::encode(extractor, sums).await?,
-    };
-    add_to(&mut total, sums, |total, sums| total.add(sums))?;
-    let Some(file) = file else { return Ok((total, group.kept.clone().filter(|_| write == Write::Nothing))) };
+    if write == Write::Nothing {
+        return add_to(total, sums, |total, sums| total.add(sums)).map(|()| group.kept.clone());
+    }
+    let (sums, file) = classes::encode(extractor, sums).await?;
+    add_to(total, sums, |total, sums| total.add(sums))?;
+    let Some(file) = file else { return Ok(None) };
     let checksum = Checksum::of(&file);
     output.put(&key, file).await?;
-    Ok((total, Some(checksum)))
+    Ok(Some(checksum))
 }
 
 /// Scores the training images of a shard. Also returns how many of them the pattern of the folds matches.

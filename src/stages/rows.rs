@@ -227,11 +227,14 @@ impl<'a> Rows<'a> {
             let (a, _) = tiles(&piece[0]);
             let first = self.load(of, wanted.chunks(tile).nth(a).unwrap_or_default()).await?;
             for piece in piece.chunk_by(|a, b| tiles(a) == tiles(b)) {
-                // Few rows of different tiles are pairs, because rows that are next to each other are alike.
-                let mut others: Vec<u32> = piece.iter().map(|at| pairs[*at].1).collect();
-                others.sort_unstable();
-                others.dedup();
-                let second = if tiles(&piece[0]).1 == a { None } else { Some(self.load(of, &others).await?) };
+                let mut second = None;
+                if tiles(&piece[0]).1 != a {
+                    // Few rows of different tiles are pairs, because rows that are next to each other are alike.
+                    let mut others: Vec<u32> = piece.iter().map(|at| pairs[*at].1).collect();
+                    others.sort_unstable();
+                    others.dedup();
+                    second = Some(self.load(of, &others).await?);
+                }
                 let second = second.as_ref().unwrap_or(&first);
                 let between = |(a, b): (u32, u32)| distance(first.row(a), second.row(b), range);
                 let distances: Vec<u64> = piece.par_iter().map(|at| between(pairs[*at])).collect();

@@ -1,14 +1,14 @@
 //! The table of a group's sums per class.
 
-use std::{borrow::Borrow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap};
 
-use arrow_array::{ArrayRef, Int64Array, types::Int64Type};
-use arrow_schema::{DataType, Field};
+use arrow_array::types::Int64Type;
+use arrow_schema::DataType;
 use bytes::Bytes;
 
 use super::{
-    EXTRACTOR, Layout, Table, bug, corrupt,
-    writing::{PIECE_ROWS, write_pieces},
+    EXTRACTOR, Table, bug, corrupt,
+    sums::{SUM, narrow, write_values},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -16,7 +16,6 @@ use crate::{
     pca::moments::{TotalMoments, triangle},
 };
 
-const SUM: &str = "sum";
 /// Key of the classes in the footer: for each fold, pairs of a label and its number of images.
 const CLASSES: &str = "pomona.classes";
 /// Key of the number of columns in the footer.
@@ -45,22 +44,10 @@ pub fn write_last_classes(sums: ClassSums, extractor: &str) -> Result<Bytes> {
 fn write_folds<F: Borrow<FoldSums>>(folds: Vec<F>, columns: usize, extractor: &str) -> Result<Bytes> {
     let of_fold = |fold: &F| fold.borrow().classes.iter().map(|(label, class)| (label.clone(), class.rows)).collect();
     let classes: Classes = folds.iter().map(of_fold).collect();
-    let bytes = 8 * classes.iter().map(|fold| fold.len() * columns + triangle(columns)).sum::<usize>();
+    let count = classes.iter().map(|fold| fold.len() * columns + triangle(columns)).sum();
     let (classes, columns) = (serde_json::to_string(&classes).map_err(bug)?, columns.to_string());
     let footer = [(EXTRACTOR, extractor), (CLASSES, &*classes), (COLUMNS, &*columns)];
-    let mut values = folds.into_iter().flat_map(Values::new);
-    let pieces = std::iter::from_fn(|| {
-        let mut piece = Vec::with_capacity(PIECE_ROWS);
-        for sum in values.by_ref().take(PIECE_ROWS) {
-            let error = || Error::new(ErrorKind::InternalBug, "a sum of a group exceeds 64 bits").context("sum", sum);
-            match i64::try_from(sum) {
-                Ok(sum) => piece.push(sum),
-                Err(_) => return Some(Err(error())),
-            }
-        }
-        (!piece.is_empty()).then(|| Ok(vec![Arc::new(Int64Array::from(piece)) as ArrayRef]))
-    });
-    write_pieces(vec![Field::new(SUM, DataType::Int64, false)], (pieces, bytes), &footer, Layout::Sums)
+    write_values((folds.into_iter().flat_map(Values::new), count), DataType::Int64, &footer, narrow)
 }
 
 /// The values of a fold, in their order in the table.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The only column.
-const SUM: &str = "sum";
+pub(super) const SUM: &str = "sum";
 /// Decimal digits of a total. Parquet has no more; sums of a data set with 10^20 images fit.
 const TOTAL_DIGITS: u8 = 38;
 /// Key of the number of columns in the footer.
@@ -31,14 +31,7 @@ const COLUMNS: &str = "pomona.columns";
 /// A sum that has more than 64 bits is a bug: a group has at most [`MAX_SHARD_ROWS`](crate::pca::moments::MAX_SHARD_ROWS)
 /// rows.
 pub fn write_group_sums(sums: &TotalMoments, extractor: &str) -> Result<Bytes> {
-    let narrow = |sum: i128| {
-        let error = || Error::new(ErrorKind::InternalBug, "a sum of a group exceeds 64 bits").context("sum", sum);
-        i64::try_from(sum).map_err(|_| error())
-    };
-    table(DataType::Int64, sums, extractor, |piece| {
-        let values: Vec<i64> = piece.map(narrow).collect::<Result<_>>()?;
-        Ok(Arc::new(Int64Array::from(values)))
-    })
+    table(DataType::Int64, sums, extractor, narrow)
 }
 
 /// Encodes `moments/<id>.parquet`: the same column with 38-digit decimals.
@@ -51,7 +44,15 @@ pub fn write_total_sums(sums: &TotalMoments, extractor: &str) -> Result<Bytes> {
     })
 }
 
-/// Encodes sums a piece at a time: they are not in memory twice.
+/// Sums of a group as 64-bit integers.
+pub(super) fn narrow(piece: &mut dyn Iterator<Item = i128>) -> Result<ArrayRef> {
+    let narrow = |sum: i128| {
+        let error = || Error::new(ErrorKind::InternalBug, "a sum of a group exceeds 64 bits").context("sum", sum);
+        i64::try_from(sum).map_err(|_| error())
+    };
+    Ok(Arc::new(Int64Array::from(piece.map(narrow).collect::<Result<Vec<i64>>>()?)))
+}
+
 fn table(
     kind: DataType,
     sums: &TotalMoments,
@@ -60,11 +61,20 @@ fn table(
 ) -> Result<Bytes> {
     let (rows, columns) = (sums.rows().to_string(), sums.columns().to_string());
     let footer = [(EXTRACTOR, extractor), (ROWS, &*rows), (COLUMNS, &*columns)];
-    let mut values = sums.sums().iter().chain(sums.products().iter());
     let count = sums.columns() + triangle(sums.columns());
+    write_values((sums.sums().iter().chain(sums.products().iter()), count), kind, &footer, encode)
+}
+
+/// Encodes a number of sums a piece at a time: they are not in memory twice.
+pub(super) fn write_values(
+    (mut values, count): (impl Iterator<Item = i128>, usize),
+    kind: DataType,
+    footer: &[(&str, &str)],
+    encode: impl Fn(&mut dyn Iterator<Item = i128>) -> Result<ArrayRef>,
+) -> Result<Bytes> {
     let pieces = (0..count).step_by(PIECE_ROWS).map(|_| Ok(vec![encode(&mut values.by_ref().take(PIECE_ROWS))?]));
     let bytes = count * kind.primitive_width().unwrap_or_default();
-    write_pieces(vec![Field::new(SUM, kind, false)], (pieces, bytes), &footer, Layout::Sums)
+    write_pieces(vec![Field::new(SUM, kind, false)], (pieces, bytes), footer, Layout::Sums)
 }
 
 /// Decodes a table of [`write_group_sums`] or [`write_total_sums`] for `columns` features. Sums of format 1 have the same

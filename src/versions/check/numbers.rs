@@ -363,7 +363,7 @@ pub(super) async fn classifier(
         &manifest.extractor,
         &manifest.settings,
         &groups,
-        KnownSums::default(),
+        (KnownSums::default(), || ()),
         WriteSums::Nothing,
     )
     .await?;
