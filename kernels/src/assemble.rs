@@ -1,7 +1,7 @@
 //! From the layers of a [`Builder`] to a [`Network`]: fusion of layers, and buffers.
 
 use crate::{
-    Activation, Builder, Network, Unsupported, Value,
+    Activation, Builder, Instructions, Network, Unsupported, Value,
     builder::{MAX_NUMBERS, unsupported},
     conv::{Depthwise, Taps},
     depthwise::WideDepthwise,
@@ -9,6 +9,7 @@ use crate::{
     layout::Packed,
     network::{Layer, Place},
     passes::{Function, Pass},
+    zeros,
 };
 
 /// A layer before buffers are assigned. `from`, `to` and `residual` are numbers of values.
@@ -197,9 +198,10 @@ impl Builder {
             return unsupported(format!("it needs {numbers} numbers of memory; at most {MAX_NUMBERS} are supported"));
         }
         let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
+        let panels = Instructions::chosen().panels();
         let layers = self.layers.into_iter().map(|layer| match layer {
             Step::Dense { packed, taps, activation, zeros, from, residual, to } => Layer::Dense {
-                packed,
+                packed: if zeros && taps.is_row(place(from).map) { zeros::packed(packed, panels) } else { packed },
                 taps,
                 activation,
                 zeros,

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     builder::Activation,
-    layout::{Map, Packed},
+    layout::{Map, Packed, part},
     simd::{LANES, PANEL, Simd, Vectors},
 };
 
@@ -28,6 +28,13 @@ pub(crate) struct Taps {
     pub(crate) run: usize,
     /// Pixels between two outputs, on both axes.
     pub(crate) stride: usize,
+}
+
+impl Taps {
+    /// Whether a convolution processes all pixels of a map as one row: it is pointwise, without stride and border.
+    pub(crate) fn is_row(self, from: Map) -> bool {
+        self.rows == 1 && self.run == from.channels && self.stride == 1 && from.border == [0; 4]
+    }
 }
 
 /// The dense convolution `output = activation(weights . input + bias + residual)`.
@@ -69,47 +76,44 @@ impl Dense<'_> {
         );
         let last = (to.height - 1) * taps.stride * from.row() + (to.width - 1) * taps.stride * from.channels;
         assert!(last + (taps.rows - 1) * from.row() + taps.run <= input.len());
-        // A pointwise convolution without stride and border processes all pixels as one row.
-        let is_row = taps.rows == 1 && taps.run == from.channels && taps.stride == 1 && from.border == [0; 4];
+        let is_row = taps.is_row(from);
         let (lines, pixels) = if is_row { (1, to.height * to.width) } else { (to.height, to.width) };
-        if is_row && self.zeros && *channels == (0..packed.outer) {
-            // SAFETY: The caller guarantees the instructions. The lengths are checked above.
-            unsafe {
-                let (done, panels) = self.without_zeros::<I>(output);
-                // The last channels, if they are no whole panel, and the pixels that have few zeros.
-                for (pixels, outputs) in [(0..done, panels..outer), (done..pixels, 0..outer)] {
-                    self.blocks::<I>(1, pixels, outputs, output);
-                }
+        // SAFETY: The caller guarantees the instructions. The lengths are checked above.
+        unsafe {
+            if packed.has_wide_blocks() {
+                assert!(is_row && self.zeros && outer == packed.outer);
+                self.without_zeros::<I>(output);
+            } else if is_row {
+                self.blocks::<I>(Taps { rows: 1, run: inner, stride: 1 }, 1, pixels, output);
+            } else {
+                self.blocks::<I>(taps, lines, pixels, output);
             }
-        } else {
-            // SAFETY: The caller guarantees the instructions. The lengths are checked above.
-            unsafe { self.blocks::<I>(lines, 0..pixels, 0..outer, output) }
         }
     }
 
-    /// Computes some pixels of some lines, of each the outputs from a multiple of [`PANEL`] on.
+    /// Computes some lines of pixels.
     ///
     /// # Safety
     ///
     /// The processor has the instructions of `I`. The lengths are as [`Dense::run`] checks them.
     #[inline(always)]
-    unsafe fn blocks<I: Vectors>(&self, lines: usize, pixels: Range<usize>, outputs: Range<usize>, output: &mut [f32]) {
-        let Dense { input, from, taps, packed, ref channels, to, .. } = *self;
+    unsafe fn blocks<I: Vectors>(&self, taps: Taps, lines: usize, pixels: usize, output: &mut [f32]) {
+        let Dense { input, from, packed, ref channels, to, .. } = *self;
         let (inner, step) = (packed.inner, taps.stride * from.channels);
         let chunk = (CHUNK / inner).next_multiple_of(I::ROWS).max(I::ROWS);
         for line in 0..lines {
             let line_input = &input[line * taps.stride * from.row()..];
-            let mut start = pixels.start;
-            while start < pixels.end {
-                let end = pixels.end.min(start + chunk);
-                let mut weights = &packed.weights.slice()[inner * (channels.start + outputs.start)..];
-                for o in outputs.clone().step_by(PANEL) {
-                    let width = PANEL.min(outputs.end - o);
+            let mut start = 0;
+            while start < pixels {
+                let end = pixels.min(start + chunk);
+                let mut weights = &packed.weights.slice()[inner * channels.start..];
+                for o in (0..channels.len()).step_by(PANEL) {
+                    let width = PANEL.min(channels.len() - o);
                     let (panel, rest) = weights.split_at(inner * width);
                     weights = rest;
                     let mut pixel = start;
                     while pixel < end {
-                        let rows = block(end - pixel, I::ROWS);
+                        let rows = part(end - pixel, I::ROWS);
                         let block = Block {
                             input: &line_input[pixel * step..],
                             step,
@@ -133,17 +137,6 @@ impl Dense<'_> {
                 start = end;
             }
         }
-    }
-}
-
-/// Pixels of the next block. The last two blocks have about the same size, because very small blocks are slow.
-pub(crate) fn block(left: usize, rows: usize) -> usize {
-    if left <= rows {
-        left
-    } else if left < 2 * rows {
-        left.div_ceil(2)
-    } else {
-        rows
     }
 }
 
@@ -330,101 +323,121 @@ impl Depthwise {
             let width = PANEL.min(channels.end - channel);
             let group = &self.packed.weights.slice()[9 * channel..9 * (channel + width)];
             let bias = &self.packed.bias.slice()[channel..channel + width];
-            for y in 0..to.height {
+            let steps = Steps { row: (row, to.row()), pixel: (from.channels, to.channels), width: to.width };
+            let mut y = 0;
+            while y < to.height {
                 let top = &input[y * self.stride * row + channel - channels.start..];
-                let line = &mut output[y * to.row() + channel..(y + 1) * to.row()];
-                let steps = Steps { row, from: from.channels, to: to.channels, width: to.width };
+                let output = &mut output[y * to.row() + channel..];
                 // SAFETY: The caller guarantees the instructions. The lengths are checked above.
-                unsafe {
-                    match (self.stride, width == PANEL) {
-                        (1, true) => self.line::<I::Panel, 1>(top, line, steps, group, bias),
-                        (1, false) => self.line::<I::Half, 1>(top, line, steps, group, bias),
-                        (_, true) => self.line::<I::Panel, 2>(top, line, steps, group, bias),
-                        (_, false) => self.line::<I::Half, 2>(top, line, steps, group, bias),
+                y += unsafe {
+                    match (self.stride, width == PANEL, I::DEPTHWISE_ROWS.min(to.height - y)) {
+                        (1, true, 2) => self.lines::<I::Panel, 1, 2>(top, output, steps, group, bias),
+                        (1, true, _) => self.lines::<I::Panel, 1, 1>(top, output, steps, group, bias),
+                        (1, false, _) => self.lines::<I::Half, 1, 1>(top, output, steps, group, bias),
+                        (_, true, 2) => self.lines::<I::Panel, 2, 2>(top, output, steps, group, bias),
+                        (_, true, _) => self.lines::<I::Panel, 2, 1>(top, output, steps, group, bias),
+                        (_, false, _) => self.lines::<I::Half, 2, 1>(top, output, steps, group, bias),
                     }
-                }
+                };
             }
         }
     }
 
-    /// Computes one row of outputs for one group of channels.
+    /// Computes `R` rows of outputs for one group of channels. Returns `R`.
     ///
     /// # Safety
     ///
     /// The processor has the instructions of `S`.
     #[inline(always)]
-    unsafe fn line<S: Simd, const STRIDE: usize>(
+    unsafe fn lines<S: Simd, const STRIDE: usize, const R: usize>(
         &self,
         top: &[f32],
-        line: &mut [f32],
-        steps: Steps,
-        group: &[f32],
-        bias: &[f32],
-    ) {
-        let mut x = 0;
-        while x < steps.width {
-            let from = &top[x * STRIDE * steps.from..];
-            let target = &mut line[x * steps.to..];
-            // SAFETY: The caller guarantees the instructions.
-            x += unsafe {
-                match steps.width - x {
-                    1 => self.pixels::<S, STRIDE, 1>(from, target, steps, group, bias),
-                    2 | 3 => self.pixels::<S, STRIDE, 2>(from, target, steps, group, bias),
-                    _ => self.pixels::<S, STRIDE, 4>(from, target, steps, group, bias),
-                }
-            };
-        }
-    }
-
-    /// Computes `P` neighbouring outputs. Inputs that they share are read once. Returns `P`.
-    ///
-    /// # Safety
-    ///
-    /// The processor has the instructions of `S`.
-    #[inline(always)]
-    unsafe fn pixels<S: Simd, const STRIDE: usize, const P: usize>(
-        &self,
-        from: &[f32],
-        target: &mut [f32],
+        output: &mut [f32],
         steps: Steps,
         group: &[f32],
         bias: &[f32],
     ) -> usize {
-        assert!(target.len() >= (P - 1) * steps.to + S::LANES && group.len() == 9 * S::LANES);
-        assert!(from.len() >= 2 * steps.row + ((P - 1) * STRIDE + 2) * steps.from + S::LANES && bias.len() == S::LANES);
+        assert!(group.len() == 9 * S::LANES && bias.len() == S::LANES);
+        // SAFETY: The caller guarantees the instructions. There are nine vectors of factors, and one of biases.
+        let (factors, bias) = unsafe {
+            let mut factors = [S::load(group.as_ptr()); 9];
+            for (tap, factor) in factors.iter_mut().enumerate() {
+                *factor = S::load(group.as_ptr().add(tap * S::LANES));
+            }
+            (factors, S::load(bias.as_ptr()))
+        };
+        let mut x = 0;
+        while x < steps.width {
+            let from = &top[x * STRIDE * steps.pixel.0..];
+            let target = &mut output[x * steps.pixel.1..];
+            // SAFETY: The caller guarantees the instructions.
+            x += unsafe {
+                match steps.width - x {
+                    1 => self.pixels::<S, STRIDE, R, 1>(from, target, steps, &factors, group, bias),
+                    2 | 3 => self.pixels::<S, STRIDE, R, 2>(from, target, steps, &factors, group, bias),
+                    _ => self.pixels::<S, STRIDE, R, 4>(from, target, steps, &factors, group, bias),
+                }
+            };
+        }
+        R
+    }
+
+    /// Computes `P` neighbouring outputs of `R` rows. Inputs that they share are read once. Returns `P`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    unsafe fn pixels<S: Simd, const STRIDE: usize, const R: usize, const P: usize>(
+        &self,
+        from: &[f32],
+        target: &mut [f32],
+        steps: Steps,
+        factors: &[S::V; 9],
+        group: &[f32],
+        bias: S::V,
+    ) -> usize {
+        let Steps { row: (row, to_row), pixel: (pixel, to_pixel), .. } = steps;
+        assert!(target.len() >= (R - 1) * to_row + (P - 1) * to_pixel + S::LANES);
+        assert!(from.len() >= ((R - 1) * STRIDE + 2) * row + ((P - 1) * STRIDE + 2) * pixel + S::LANES);
         // SAFETY: The caller guarantees the instructions. All reads and writes are within the lengths checked above.
         unsafe {
-            let mut sums = [S::load(bias.as_ptr()); P];
-            for ky in 0..3 {
-                let weights = group.as_ptr().add(ky * 3 * S::LANES);
-                let factors = [0, 1, 2].map(|kx| S::load(weights.add(kx * S::LANES)));
-                let line = from.as_ptr().add(ky * steps.row);
+            let mut sums = [[bias; P]; R];
+            for y in 0..(R - 1) * STRIDE + 3 {
+                let line = from.as_ptr().add(y * row);
                 for column in 0..(P - 1) * STRIDE + 3 {
-                    let x = S::load(line.add(column * steps.from));
-                    for (p, sum) in sums.iter_mut().enumerate() {
-                        if column >= p * STRIDE && column < p * STRIDE + 3 {
-                            *sum = S::fma(x, factors[column - p * STRIDE], *sum);
+                    let x = S::load(line.add(column * pixel));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        for (p, sum) in sums.iter_mut().enumerate() {
+                            if (r * STRIDE..r * STRIDE + 3).contains(&y)
+                                && (p * STRIDE..p * STRIDE + 3).contains(&column)
+                            {
+                                let tap = (y - r * STRIDE) * 3 + column - p * STRIDE;
+                                let factor =
+                                    if R == 1 { S::load(group.as_ptr().add(tap * S::LANES)) } else { factors[tap] };
+                                *sum = S::fma(x, factor, *sum);
+                            }
                         }
                     }
                 }
             }
-            for (p, sum) in sums.iter().enumerate() {
-                S::store(target.as_mut_ptr().add(p * steps.to), activate::<S>(self.activation, *sum));
+            for (r, sums) in sums.iter().enumerate() {
+                for (p, sum) in sums.iter().enumerate() {
+                    let target = target.as_mut_ptr().add(r * to_row + p * to_pixel);
+                    S::store(target, activate::<S>(self.activation, *sum));
+                }
             }
         }
         P
     }
 }
 
-/// How a depthwise convolution goes over its maps.
+/// How a depthwise convolution goes over its maps: numbers between their rows and between their pixels, of the input and of the
+/// output.
 #[derive(Clone, Copy)]
 struct Steps {
-    /// Numbers between rows of the input.
-    row: usize,
-    /// Numbers between pixels of the input.
-    from: usize,
-    /// Numbers between pixels of the output.
-    to: usize,
+    row: (usize, usize),
+    pixel: (usize, usize),
     /// Pixels of a row of the output.
     width: usize,
 }

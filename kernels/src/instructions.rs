@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::LazyLock};
 
+use crate::simd::{self, PANEL, Simd, Vectors};
+
 /// The environment variable that selects the instruction set.
 const VARIABLE: &str = "POMONA_INSTRUCTIONS";
 /// The names of all instruction sets, also of other processors.
@@ -21,6 +23,10 @@ pub enum Instructions {
     Neon,
     /// Plain code for any processor.
     Scalar,
+}
+
+fn panels<I: Vectors>() -> usize {
+    I::VECTORS * I::Vector::LANES / PANEL
 }
 
 impl Instructions {
@@ -70,6 +76,19 @@ impl Instructions {
             (Some(found), _) => Ok(*found),
             (None, Some(known)) => Err(InvalidInstructions::Missing(known)),
             (None, None) => Err(InvalidInstructions::Unknown(name.to_owned())),
+        }
+    }
+
+    /// The panels of weights whose outputs are computed together where products with zero are left out.
+    pub(crate) fn panels(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => panels::<simd::Avx512>(),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => panels::<simd::Avx2>(),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => panels::<simd::Neon>(),
+            Instructions::Scalar => panels::<simd::Scalar>(),
         }
     }
 

@@ -1,20 +1,24 @@
 //! Layouts in memory: maps with a border, packed weights, and numbers at the start of a cache line.
 
+use std::ops::Range;
+
 use super::simd::{LANES, PANEL};
 
-/// Weights of `outer` outputs over `inner` inputs, in panels of [`PANEL`] output channels. The last panel has [`LANES`] if
-/// [`PANEL`] does not divide `outer`.
+/// Weights of `outer` outputs over `inner` inputs, in blocks of outputs, each `[inner, outputs of the block]`. A block is a panel
+/// of [`PANEL`] outputs, of which the last has [`LANES`] if [`PANEL`] does not divide `outer`; or it is [some](Packed::widened).
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) weights: Aligned,
     pub(crate) bias: Aligned,
     pub(crate) inner: usize,
     pub(crate) outer: usize,
+    /// Most panels of a block.
+    panels: usize,
 }
 
 impl Packed {
-    /// Packs `weight(k, o)`, the factor of input `k` for output `o`. None unless the number of outputs (the length of `bias`)
-    /// is a multiple of [`LANES`].
+    /// Packs `weight(k, o)`, the factor of input `k` for output `o`, panel by panel. None unless the number of outputs (the
+    /// length of `bias`) is a multiple of [`LANES`].
     pub(crate) fn new(inner: usize, bias: &[f32], weight: impl Fn(usize, usize) -> f32) -> Option<Self> {
         let outer = bias.len();
         if inner == 0 || outer == 0 || !outer.is_multiple_of(LANES) {
@@ -33,11 +37,46 @@ impl Packed {
         }
         let mut aligned = Aligned::zeros(outer);
         aligned.slice_mut().copy_from_slice(bias);
-        Some(Packed { weights, bias: aligned, inner, outer })
+        Some(Packed { weights, bias: aligned, inner, outer, panels: 1 })
     }
 
-    /// The factor of input `k` for output `o`.
+    /// The same weights in blocks of up to `panels` panels: what an input contributes to all outputs of a block is in one place.
+    /// Each block has whole panels; what the last one lacks is zero.
+    pub(crate) fn widened(mut self, panels: usize) -> Self {
+        self.panels = panels;
+        let mut wide = Aligned::zeros(self.inner * self.outer.next_multiple_of(PANEL));
+        for block in self.blocks() {
+            for start in block.clone().step_by(PANEL) {
+                let width = PANEL.min(block.end - start);
+                let from = self.weights.slice()[self.inner * start..].chunks_exact(width);
+                let to = &mut wide.slice_mut()[self.inner * block.start + start - block.start..];
+                for (from, to) in from.zip(to.chunks_mut(block.len().next_multiple_of(PANEL))).take(self.inner) {
+                    to[..width].copy_from_slice(from);
+                }
+            }
+        }
+        Packed { weights: wide, ..self }
+    }
+
+    /// Whether a block can have more than one panel.
+    pub(crate) fn has_wide_blocks(&self) -> bool {
+        self.panels > 1
+    }
+
+    /// The outputs of each block. The last two blocks have about the same size.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (outer, most) = (self.outer, self.panels);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let first = start;
+            start += PANEL * part((outer - first.min(outer)).div_ceil(PANEL), most);
+            (first < outer).then(|| first..outer.min(start))
+        })
+    }
+
+    /// The factor of input `k` for output `o`, if no block has more than one panel.
     pub(crate) fn weight(&self, k: usize, o: usize) -> f32 {
+        debug_assert!(!self.has_wide_blocks());
         let start = o / PANEL * PANEL;
         let width = PANEL.min(self.outer - start);
         self.weights.slice()[start * self.inner + k * width + o - start]
@@ -48,6 +87,18 @@ impl Packed {
         let bias: Vec<f32> = outputs.iter().map(|o| self.bias.slice()[*o]).collect();
         let packed = Packed::new(inputs.len(), &bias, |k, o| self.weight(inputs[k], outputs[o]));
         packed.unwrap_or_else(|| unreachable!("{} inputs and {} outputs", inputs.len(), outputs.len()))
+    }
+}
+
+/// The size of the next part of what is left, where a part has at most `most`. The last two parts have about the same size,
+/// because very small parts are slow.
+pub(crate) fn part(left: usize, most: usize) -> usize {
+    if left <= most {
+        left
+    } else if left < 2 * most {
+        left.div_ceil(2)
+    } else {
+        most
     }
 }
 

@@ -25,6 +25,10 @@ pub(crate) trait Vectors {
     /// ... and vectors of sums of each of them.
     const VECTORS: usize;
 
+    /// Rows of outputs of a depthwise convolution that are computed together: the registers hold all its weights, and the sums
+    /// of four pixels of each row.
+    const DEPTHWISE_ROWS: usize = 1;
+
     /// Lists the channels in which one of `P` pixels is not zero, in their order; returns their number.
     ///
     /// `pixels` has the pixels one behind the other. `list` has a number for each of their channels, rounded up to a multiple of

@@ -5,10 +5,11 @@
 //! not zero takes the place of the loop over all channels. Lists that are nearly as long as that loop are not worth their
 //! making.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
-    conv::{Dense, Target, block},
+    conv::{Dense, Target},
+    layout::{Packed, part},
     simd::{LANES, PANEL, Simd, Vectors},
 };
 
@@ -20,8 +21,10 @@ const MOST_GROUPS: usize = 256;
 const MOST_PIXELS: usize = 4;
 /// Most vectors of sums of a pixel, of all instruction sets.
 const MOST_VECTORS: usize = 6;
-/// Fewest panels for which lists pay.
-const LEAST_PANELS: usize = 2;
+/// Channels between that whose weights are fetched and that which is computed: processors foresee no lists.
+const AHEAD: usize = 32;
+/// Numbers of a cache line.
+const LINE: usize = 16;
 /// Lists pay if they have less than this share of all channels, in percent.
 const WORTH: usize = 85;
 
@@ -62,11 +65,20 @@ impl Span {
 }
 
 impl Lists {
-    /// The channels of a group.
+    /// The channels of a group, and [`AHEAD`] more.
     fn of(&self, group: usize) -> &[u16] {
-        let list = &self.channels[group * self.slot..][..usize::from(self.lengths[group])];
-        // SAFETY: `make` has written as many numbers as the length says.
+        let list = &self.channels[group * self.slot..][..usize::from(self.lengths[group]) + AHEAD];
+        // SAFETY: `make` and `fill` have written as many numbers as the length says, and `extend` the others.
         unsafe { std::slice::from_raw_parts(list.as_ptr().cast(), list.len()) }
+    }
+
+    /// Makes the first list one of all channels.
+    fn fill(&mut self, inner: usize) {
+        for (channel, number) in self.channels[..inner].iter_mut().zip(0..) {
+            channel.write(number);
+        }
+        extend(&mut self.channels, inner);
+        self.lengths[0] = inner as u16;
     }
 
     /// Lists the channels of all groups of a span. Returns the sum of the lengths.
@@ -91,6 +103,7 @@ impl Lists {
                     _ => I::nonzero::<4>(from, list),
                 }
             };
+            extend(list, length);
             self.lengths[index] = length as u16;
             sum += length;
         }
@@ -98,122 +111,174 @@ impl Lists {
     }
 }
 
+/// Writes the start of a list once more behind it: the next group of pixels begins with much the same channels.
+fn extend(list: &mut [MaybeUninit<u16>], length: usize) {
+    let (list, behind) = list.split_at_mut(length);
+    for (at, channel) in behind[..AHEAD].iter_mut().enumerate() {
+        *channel = list.get(at).copied().unwrap_or(MaybeUninit::new(0));
+    }
+}
+
+/// The weights of a pointwise convolution in blocks, if [`Dense::without_zeros`] can run it. Six streams of weights instead, a
+/// multiple of a page apart, push each other out of the first-level cache at some addresses.
+///
+/// `panels`: those of a block, which are computed together.
+pub(crate) fn packed(packed: Packed, panels: usize) -> Packed {
+    let fits = packed.inner.is_multiple_of(LANES) && packed.inner.next_multiple_of(PANEL) + AHEAD <= LISTED;
+    if fits && packed.outer >= 2 * PANEL { packed.widened(panels) } else { packed }
+}
+
 impl Dense<'_> {
-    /// Runs a pointwise convolution of all pixels, and leaves out products with zero while that pays. Returns the pixels that
-    /// are done, from the first on, and the output channels that are done of them.
+    /// Runs a pointwise convolution of all pixels, and leaves out products with zero while that pays.
     ///
     /// # Safety
     ///
     /// The processor has the instructions of `I`. The lengths are as [`Dense::run`] checks them.
     #[inline(always)]
-    pub(crate) unsafe fn without_zeros<I: Vectors>(&self, output: &mut [f32]) -> (usize, usize) {
+    pub(crate) unsafe fn without_zeros<I: Vectors>(&self, output: &mut [f32]) {
         const { assert!(I::GROUP <= MOST_PIXELS && I::VECTORS <= MOST_VECTORS) };
-        let (inner, panels) = (self.packed.inner, self.packed.outer / PANEL);
-        let slot = inner.next_multiple_of(PANEL);
+        let Dense { input, packed, .. } = *self;
+        let inner = packed.inner;
+        let slot = inner.next_multiple_of(PANEL) + AHEAD;
         let all = self.to.height * self.to.width;
-        if panels < LEAST_PANELS || !inner.is_multiple_of(LANES) || slot > LISTED {
-            return (0, 0);
-        }
-        let together = I::VECTORS * I::Vector::LANES / PANEL;
         let most = (LISTED / slot).min(MOST_GROUPS) * I::GROUP;
         let mut lists = Lists { channels: [const { MaybeUninit::uninit() }; LISTED], lengths: [0; MOST_GROUPS], slot };
-        let mut done = 0;
+        let (mut done, mut pays) = (0, true);
         while done < all {
             let span = Span { first: done, pixels: most.min(all - done), size: I::GROUP };
-            // SAFETY: The caller guarantees the instructions and the length of the input.
-            let listed = unsafe { lists.make::<I>(self.input, inner, span) };
-            if listed * 100 > span.groups() * inner * WORTH {
-                break;
-            }
-            let mut panel = 0;
-            while panel < panels {
-                let together = block(panels - panel, together);
-                for index in 0..span.groups() {
-                    let columns = Columns { group: span.group(index), list: lists.of(index), panel };
-                    // SAFETY: The caller guarantees the instructions. The span is within the map, and the list has channels of it.
-                    unsafe { columns.panels::<I>(together, self, output) }
+            if pays {
+                // SAFETY: The caller guarantees the instructions and the length of the input.
+                let listed = unsafe { lists.make::<I>(input, inner, span) };
+                pays = listed * 100 <= span.groups() * inner * WORTH;
+                if !pays {
+                    lists.fill(inner);
                 }
-                panel += together;
+            }
+            for block in packed.blocks() {
+                let step = block.len().next_multiple_of(PANEL);
+                let mut first = block.start;
+                while first < block.end {
+                    let vectors = part((block.end - first).div_ceil(I::Vector::LANES), I::VECTORS);
+                    let outputs = first..block.end.min(first + vectors * I::Vector::LANES);
+                    let weights = &packed.weights.slice()[block.start * inner + first - block.start..];
+                    for index in 0..span.groups() {
+                        let list = lists.of(if pays { index } else { 0 });
+                        let columns =
+                            Columns { group: span.group(index), list, outputs: outputs.clone(), weights, step };
+                        // SAFETY: The caller guarantees the instructions. The span is within the map, and the list has channels
+                        // of it.
+                        unsafe { columns.compute::<I>(self, output) }
+                    }
+                    first = outputs.end;
+                }
             }
             done += span.pixels;
         }
-        (done, panels * PANEL)
     }
 }
 
-/// The outputs of a group of pixels for some panels.
+/// Some outputs of a group of pixels.
 struct Columns<'a> {
     group: Group,
     /// The channels of the input in which a pixel of the group is not zero.
     list: &'a [u16],
-    /// The first panel.
-    panel: usize,
+    /// Outputs of one block of weights, ...
+    outputs: Range<usize>,
+    /// ... and the weights from those of the first channel for the first of these outputs on.
+    weights: &'a [f32],
+    /// Numbers from the weights of a channel to those of the next one.
+    step: usize,
 }
 
 impl Columns<'_> {
-    /// Computes `together` panels.
+    /// Computes them.
     ///
     /// # Safety
     ///
     /// As for [`Columns::run`].
     #[inline(always)]
-    unsafe fn panels<I: Vectors>(&self, together: usize, dense: &Dense<'_>, output: &mut [f32]) {
+    unsafe fn compute<I: Vectors>(&self, dense: &Dense<'_>, output: &mut [f32]) {
+        let width = self.outputs.len();
         macro_rules! run {
-            ($($pixels:literal: $($vectors:literal)*;)*) => {
-                match (self.group.pixels, together * PANEL / I::Vector::LANES) {
+            ($($pixels:literal: $($vectors:literal $halves:literal,)*;)*) => {
+                match (self.group.pixels, width / I::Vector::LANES, width % I::Vector::LANES / LANES) {
                     $($(
                         // Instruction sets with fewer registers have no code for larger groups.
-                        ($pixels, $vectors)
-                            if $pixels <= I::GROUP && $vectors <= I::VECTORS && $vectors * I::Vector::LANES % PANEL == 0 =>
-                        // SAFETY: The caller guarantees the instructions, the numbers of pixels and of panels.
-                        unsafe { self.run::<I::Vector, $pixels, $vectors>(dense, output) },
+                        ($pixels, $vectors, $halves)
+                            if $pixels <= I::GROUP && $vectors + $halves <= I::VECTORS && $halves < I::Vector::LANES / LANES =>
+                        // SAFETY: The caller guarantees the instructions, the numbers of pixels and of outputs.
+                        unsafe { self.run::<I, $pixels, $vectors, $halves>(dense, output) },
                     )*)*
                     _ => unreachable!("at most {} pixels and {} vectors", I::GROUP, I::VECTORS),
                 }
             };
+            ($($pixels:literal)*) => {
+                run!($($pixels: 1 0, 2 0, 3 0, 4 0, 5 0, 6 0, 0 1, 1 1, 2 1, 3 1, 4 1, 5 1,;)*)
+            };
         }
-        run!(1: 1 2 3 4 5 6; 2: 1 2 3 4 5 6; 3: 1 2 3 4 5 6; 4: 1 2 3 4 5 6;);
+        run!(1 2 3 4);
     }
 
-    /// Computes `N` vectors of outputs of `P` pixels.
+    /// Computes `N` vectors and `H` halves of outputs of `P` pixels.
     ///
     /// # Safety
     ///
-    /// The processor has the instructions of `S`. The group has `P` pixels of the map, the weights have `N` vectors, which are
-    /// whole panels, from the first panel on, and the list has channels of the input.
+    /// The processor has the instructions of `I`. The group has `P` pixels of the map. There are as many outputs as the vectors
+    /// have numbers, all of one block, and the list has channels of the input.
     #[inline(always)]
-    unsafe fn run<S: Simd, const P: usize, const N: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
-        let (inner, channel) = (dense.packed.inner, self.panel * PANEL);
-        let bias = &dense.packed.bias.slice()[channel..channel + N * S::LANES];
-        let weights = &dense.packed.weights.slice()[channel * inner..(channel + N * S::LANES) * inner];
+    unsafe fn run<I: Vectors, const P: usize, const N: usize, const H: usize>(
+        &self,
+        dense: &Dense<'_>,
+        output: &mut [f32],
+    ) {
+        let (inner, first, after) = (dense.packed.inner, self.outputs.start, N * I::Vector::LANES);
+        let Columns { weights, step, .. } = *self;
+        let bias = &dense.packed.bias.slice()[self.outputs.clone()];
         let input = &dense.input[self.group.first * inner..(self.group.first + P) * inner];
-        // Where the weights of a vector start: a panel has one or two.
-        let start = |n: usize| n * S::LANES / PANEL * PANEL * inner + n * S::LANES % PANEL;
+        debug_assert!(bias.len() == after + H * LANES && weights.len() >= (inner - 1) * step + bias.len());
         // SAFETY: The caller guarantees the instructions. A channel of the list is less than `inner`, so its weights are in
-        // each of the vectors, and its number in each of the `P` pixels.
+        // the block, and its number in each of the `P` pixels.
         unsafe {
-            let mut sums = [[S::load(bias.as_ptr()); P]; N];
+            let mut sums = [[I::Vector::splat(&0.0); P]; N];
             for (n, of_vector) in sums.iter_mut().enumerate() {
-                *of_vector = [S::load(bias.as_ptr().add(n * S::LANES)); P];
+                *of_vector = [I::Vector::load(bias.as_ptr().add(n * I::Vector::LANES)); P];
             }
+            let mut last = [[I::Half::load(bias.as_ptr().add(bias.len() - LANES)); P]; H];
             let (input, weights) = (input.as_ptr(), weights.as_ptr());
-            for channel in self.list {
-                let channel = usize::from(*channel);
-                let mut samples = [S::splat(input.add(channel)); P];
-                for (p, sample) in samples.iter_mut().enumerate() {
-                    *sample = S::splat(input.add(p * inner + channel));
+            for window in self.list.windows(AHEAD + 1) {
+                let (channel, ahead) = (usize::from(window[0]), usize::from(window[AHEAD]));
+                // Narrow blocks stay in the first-level cache.
+                if after > 2 * LINE {
+                    let ahead = weights.add(ahead * step);
+                    for line in 0..after.div_ceil(LINE) {
+                        I::Vector::prefetch(ahead.wrapping_add(line * LINE));
+                    }
                 }
-                let weights = weights.add(channel * PANEL);
+                let mut samples = [I::Vector::splat(input.add(channel)); P];
+                for (p, sample) in samples.iter_mut().enumerate() {
+                    *sample = I::Vector::splat(input.add(p * inner + channel));
+                }
+                let weights = weights.add(channel * step);
                 for (n, of_vector) in sums.iter_mut().enumerate() {
-                    let factor = S::load(weights.add(start(n)));
+                    let factor = I::Vector::load(weights.add(n * I::Vector::LANES));
                     for (sum, sample) in of_vector.iter_mut().zip(samples) {
-                        *sum = S::fma(sample, factor, *sum);
+                        *sum = I::Vector::fma(sample, factor, *sum);
+                    }
+                }
+                for of_half in &mut last {
+                    let factor = I::Half::load(weights.add(after));
+                    for (p, sum) in of_half.iter_mut().enumerate() {
+                        *sum = I::Half::fma(I::Half::splat(input.add(p * inner + channel)), factor, *sum);
                     }
                 }
             }
             for (n, of_vector) in sums.into_iter().enumerate() {
-                let to = Target { first: self.group.first, channel: channel + n * S::LANES };
-                to.write::<S, P>(of_vector, dense, output);
+                let to = Target { first: self.group.first, channel: first + n * I::Vector::LANES };
+                to.write::<I::Vector, P>(of_vector, dense, output);
+            }
+            for of_half in last {
+                let to = Target { first: self.group.first, channel: first + after };
+                to.write::<I::Half, P>(of_half, dense, output);
             }
         }
     }

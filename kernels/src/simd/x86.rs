@@ -34,7 +34,7 @@ impl Vectors for Avx2 {
     const ROWS: usize = 6;
     /// 12 sums, 2 samples and a weight take 15 of 16 registers.
     const GROUP: usize = 2;
-    const VECTORS: usize = 4;
+    const VECTORS: usize = 6;
 
     #[inline(always)]
     unsafe fn nonzero<const P: usize>(pixels: &[f32], list: &mut [MaybeUninit<u16>]) -> usize {
@@ -129,6 +129,7 @@ impl Vectors for Avx512 {
     /// 24 sums, 4 samples and a weight take 29 of 32 registers.
     const GROUP: usize = 4;
     const VECTORS: usize = 6;
+    const DEPTHWISE_ROWS: usize = 2;
 
     #[inline(always)]
     unsafe fn nonzero<const P: usize>(pixels: &[f32], list: &mut [MaybeUninit<u16>]) -> usize {
@@ -204,7 +205,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn relu6(v: __m512) -> __m512 {
-        // SAFETY: The caller guarantees AVX2. Both types are 16 numbers.
-        unsafe { std::mem::transmute(Two::<Avx2>::relu6(std::mem::transmute::<__m512, [__m256; 2]>(v))) }
+        // SAFETY: The caller guarantees AVX-512F. If the first operand is NaN or both are zero, the result is the second.
+        unsafe { _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(6.0)) }
     }
 }

@@ -223,8 +223,9 @@ fn nan_infinity_and_signed_zeros_give_the_same_bits() {
     let identity = |k: usize, o: usize| f32::from(u8::from(k == o));
     for (value, zeros) in special.into_iter().flat_map(|value| [(value, false), (value, true)]) {
         let outer = if zeros { 32 } else { 8 };
+        let packed = Packed::new(8, &vec![-0.0; outer], identity).unwrap();
         let layer = Layer::Dense {
-            packed: Packed::new(8, &vec![-0.0; outer], identity).unwrap(),
+            packed: if zeros { crate::zeros::packed(packed, 2) } else { packed },
             taps: Taps { rows: 1, run: 8, stride: 1 },
             activation: if zeros { Activation::Identity } else { Activation::Relu6 },
             zeros,

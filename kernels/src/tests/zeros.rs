@@ -8,6 +8,7 @@ use crate::{
     conv::Taps,
     layout::{Map, Packed},
     network::{Layer, Place},
+    zeros::packed,
 };
 
 /// A pointwise convolution of a map, some of whose numbers are zero.
@@ -19,6 +20,8 @@ struct Pointwise {
     weights: Vec<f32>,
     bias: Vec<f32>,
     residual: Option<Vec<f32>>,
+    /// Panels of weights of a block.
+    panels: usize,
 }
 
 impl Pointwise {
@@ -27,7 +30,10 @@ impl Pointwise {
         let Pointwise { from, outer, .. } = *self;
         let to = Map { channels: outer, border: to_border, ..from };
         let layer = Layer::Dense {
-            packed: Packed::new(from.channels, &self.bias, |k, o| self.weights[k * outer + o]).unwrap(),
+            packed: packed(
+                Packed::new(from.channels, &self.bias, |k, o| self.weights[k * outer + o]).unwrap(),
+                self.panels,
+            ),
             taps: Taps { rows: 1, run: from.channels, stride: 1 },
             activation: activation(self.relu),
             zeros: true,
@@ -66,7 +72,7 @@ proptest! {
     fn products_with_zero_are_left_out_without_a_trace(
         height in 1usize..6, width in 1usize..12, inner in 1usize..12, outer in 3usize..26, share in 0.0f32..1.0,
         to_border in prop::array::uniform4(0usize..2), relu in any::<bool>(), with_residual in any::<bool>(),
-        seed in any::<u64>(),
+        panels in 2usize..8, seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);
         let (inner, outer, pixels) = (inner * 8, outer * 8, height * width);
@@ -83,6 +89,7 @@ proptest! {
             weights,
             bias,
             residual: with_residual.then(|| random.many(pixels * outer)),
+            panels,
         }
         .check(to_border);
     }
@@ -113,7 +120,7 @@ fn maps_that_have_zeros_in_one_part_only_and_take_several_lists() {
         let mut input = rectified(count / 2, if few_first { 0.05 } else { 0.7 }, &mut random);
         input.extend(rectified(count - count / 2, if few_first { 0.7 } else { 0.05 }, &mut random));
         let (weights, bias) = (random.many(from.channels * outer), random.many(outer));
-        Pointwise { from, outer, relu: false, input, weights, bias, residual: None }.check([0; 4]);
+        Pointwise { from, outer, relu: false, input, weights, bias, residual: None, panels: 6 }.check([0; 4]);
     }
 }
 
