@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     builder::Activation,
-    layout::{Map, Packed, part},
+    layout::{Ahead, Map, Packed, part},
     simd::{LANES, PANEL, Simd, Vectors},
 };
 
@@ -84,20 +84,26 @@ impl Dense<'_> {
                 assert!(is_row && self.zeros && outer == packed.outer);
                 self.without_zeros::<I>(output);
             } else if is_row {
-                self.blocks::<I>(Taps { rows: 1, run: inner, stride: 1 }, 1, pixels, output);
+                self.blocks::<I, true>(Taps { rows: 1, run: inner, stride: 1 }, 1, pixels, output);
             } else {
-                self.blocks::<I>(taps, lines, pixels, output);
+                self.blocks::<I, false>(taps, lines, pixels, output);
             }
         }
     }
 
-    /// Computes some lines of pixels.
+    /// Computes some lines of pixels. `POINTWISE`: whether the weights of a panel are so many that they are fetched ahead.
     ///
     /// # Safety
     ///
     /// The processor has the instructions of `I`. The lengths are as [`Dense::run`] checks them.
     #[inline(always)]
-    unsafe fn blocks<I: Vectors>(&self, taps: Taps, lines: usize, pixels: usize, output: &mut [f32]) {
+    unsafe fn blocks<I: Vectors, const POINTWISE: bool>(
+        &self,
+        taps: Taps,
+        lines: usize,
+        pixels: usize,
+        output: &mut [f32],
+    ) {
         let Dense { input, from, packed, ref channels, to, .. } = *self;
         let (inner, step) = (packed.inner, taps.stride * from.channels);
         let chunk = (CHUNK / inner).next_multiple_of(I::ROWS).max(I::ROWS);
@@ -114,7 +120,10 @@ impl Dense<'_> {
                     let mut pixel = start;
                     while pixel < end {
                         let rows = part(end - pixel, I::ROWS);
+                        let next = &weights[..weights.len().min(panel.len())];
+                        let (index, count) = ((pixel - start) / I::ROWS, (end - start).div_ceil(I::ROWS));
                         let block = Block {
+                            ahead: Ahead::part(next, index, count, inner),
                             input: &line_input[pixel * step..],
                             step,
                             kernel_row: from.row(),
@@ -126,9 +135,9 @@ impl Dense<'_> {
                         // SAFETY: The caller guarantees the instructions and the lengths.
                         unsafe {
                             if width == PANEL {
-                                block.rows::<I, I::Panel>(rows, self, output);
+                                block.rows::<I, I::Panel, POINTWISE>(rows, self, output);
                             } else {
-                                block.rows::<I, I::Half>(rows, self, output);
+                                block.rows::<I, I::Half, POINTWISE>(rows, self, output);
                             }
                         }
                         pixel += rows;
@@ -151,6 +160,8 @@ struct Block<'a> {
     taps: Taps,
     panel: &'a [f32],
     bias: &'a [f32],
+    /// Of the next panel, if the convolution is pointwise.
+    ahead: Ahead,
     to: Target,
 }
 
@@ -210,14 +221,23 @@ impl Block<'_> {
     ///
     /// As for [`Block::run`].
     #[inline(always)]
-    unsafe fn rows<I: Vectors, S: Simd>(&self, rows: usize, dense: &Dense<'_>, output: &mut [f32]) {
+    unsafe fn rows<I: Vectors, S: Simd, const POINTWISE: bool>(
+        &self,
+        rows: usize,
+        dense: &Dense<'_>,
+        output: &mut [f32],
+    ) {
         macro_rules! run {
             ($($m:literal)*) => {
                 match rows {
                     $(
                         // Instruction sets with fewer registers have no code for larger blocks.
                         // SAFETY: The caller guarantees the instructions and the number of pixels.
-                        $m if $m <= I::ROWS => unsafe { self.run::<S, $m>(dense, output) },
+                        $m if $m <= I::ROWS => unsafe { if POINTWISE && I::FETCHES_FAR {
+                            self.run::<S, $m, true>(dense, output)
+                        } else {
+                            self.run::<S, $m, false>(dense, output)
+                        } },
                     )*
                     _ => unreachable!("a block has at most {} pixels", I::ROWS),
                 }
@@ -232,8 +252,8 @@ impl Block<'_> {
     ///
     /// The processor has the instructions of `S`. Input, residual and output contain `M` pixels from `first` on.
     #[inline(always)]
-    unsafe fn run<S: Simd, const M: usize>(&self, dense: &Dense<'_>, output: &mut [f32]) {
-        let Block { input, step, kernel_row, taps, panel, bias, ref to } = *self;
+    unsafe fn run<S: Simd, const M: usize, const FETCHES_FAR: bool>(&self, dense: &Dense<'_>, output: &mut [f32]) {
+        let Block { input, step, kernel_row, taps, panel, bias, mut ahead, ref to } = *self;
         debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
         debug_assert!(panel.len() == taps.rows * taps.run * S::LANES && bias.len() == S::LANES);
         // SAFETY: The caller guarantees the instructions. The panel has rows * run vectors, each read once. `Dense::run` has
@@ -246,6 +266,9 @@ impl Block<'_> {
                 for _ in 0..taps.run {
                     let factor = S::load(weight);
                     S::prefetch(weight.wrapping_add(AHEAD * S::LANES));
+                    if FETCHES_FAR {
+                        S::prefetch_far(ahead.next());
+                    }
                     for (m, sum) in sums.iter_mut().enumerate() {
                         *sum = S::fma(S::splat(tap.add(m * step)), factor, *sum);
                     }

@@ -90,6 +90,32 @@ impl Packed {
     }
 }
 
+/// Numbers that are needed soon, and the part of them that a loop fetches into the second-level cache: as many bytes with each of
+/// its steps. Evenly spread, fetching them takes no time of the loop.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) from: *const f32,
+    /// Bytes from one step to the next.
+    pub(crate) bytes: usize,
+}
+
+impl Ahead {
+    /// Part `part` of `parts` for a loop with `steps` steps.
+    #[inline(always)]
+    pub(crate) fn part(numbers: &[f32], part: usize, parts: usize, steps: usize) -> Self {
+        let bytes = (size_of_val(numbers) / parts).div_ceil(steps.max(1));
+        Ahead { from: numbers.as_ptr().wrapping_byte_add(part * steps * bytes), bytes }
+    }
+
+    /// The address of a step, and the next step.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> *const f32 {
+        let from = self.from;
+        self.from = from.wrapping_byte_add(self.bytes);
+        from
+    }
+}
+
 /// The size of the next part of what is left, where a part has at most `most`. The last two parts have about the same size,
 /// because very small parts are slow.
 pub(crate) fn part(left: usize, most: usize) -> usize {

@@ -25,6 +25,8 @@ pub(crate) trait Vectors {
     /// ... and vectors of sums of each of them.
     const VECTORS: usize;
 
+    /// Whether weights that are needed later are fetched into the second-level cache: sums that take twice as long hide that.
+    const FETCHES_FAR: bool = false;
     /// Rows of outputs of a depthwise convolution that are computed together: the registers hold all its weights, and the sums
     /// of four pixels of each row.
     const DEPTHWISE_ROWS: usize = 1;
@@ -64,6 +66,9 @@ pub(crate) unsafe trait Simd: Copy {
     /// Fetches the cache line of an address, which need not be valid, where the processor does not foresee it.
     #[inline(always)]
     unsafe fn prefetch(_address: *const f32) {}
+    /// [`Simd::prefetch`] into the second-level cache only.
+    #[inline(always)]
+    unsafe fn prefetch_far(_address: *const f32) {}
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     /// The number in all lanes.
@@ -91,6 +96,11 @@ unsafe impl<S: Simd> Simd for Two<S> {
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: The address need not be valid.
         unsafe { S::prefetch(address) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(address: *const f32) {
+        // SAFETY: The address need not be valid.
+        unsafe { S::prefetch_far(address) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {

@@ -9,7 +9,7 @@ use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
     conv::{Dense, Target},
-    layout::{Packed, part},
+    layout::{Ahead, Packed, part},
     simd::{LANES, PANEL, Simd, Vectors},
 };
 
@@ -154,17 +154,26 @@ impl Dense<'_> {
                     lists.fill(inner);
                 }
             }
+            let mut rest = packed.weights.slice();
             for block in packed.blocks() {
                 let step = block.len().next_multiple_of(PANEL);
+                let (weights, behind) = rest.split_at(step * inner);
+                rest = behind;
                 let mut first = block.start;
                 while first < block.end {
                     let vectors = part((block.end - first).div_ceil(I::Vector::LANES), I::VECTORS);
                     let outputs = first..block.end.min(first + vectors * I::Vector::LANES);
-                    let weights = &packed.weights.slice()[block.start * inner + first - block.start..];
                     for index in 0..span.groups() {
                         let list = lists.of(if pays { index } else { 0 });
-                        let columns =
-                            Columns { group: span.group(index), list, outputs: outputs.clone(), weights, step };
+                        let next = &behind[..behind.len().min(weights.len())];
+                        let columns = Columns {
+                            group: span.group(index),
+                            list,
+                            outputs: outputs.clone(),
+                            weights: &weights[first - block.start..],
+                            step,
+                            ahead: Ahead::part(next, index, span.groups(), list.len() - AHEAD),
+                        };
                         // SAFETY: The caller guarantees the instructions. The span is within the map, and the list has channels
                         // of it.
                         unsafe { columns.compute::<I>(self, output) }
@@ -188,6 +197,8 @@ struct Columns<'a> {
     weights: &'a [f32],
     /// Numbers from the weights of a channel to those of the next one.
     step: usize,
+    /// Of the weights of the next block.
+    ahead: Ahead,
 }
 
 impl Columns<'_> {
@@ -232,7 +243,7 @@ impl Columns<'_> {
         output: &mut [f32],
     ) {
         let (inner, first, after) = (dense.packed.inner, self.outputs.start, N * I::Vector::LANES);
-        let Columns { weights, step, .. } = *self;
+        let Columns { weights, step, mut ahead, .. } = *self;
         let bias = &dense.packed.bias.slice()[self.outputs.clone()];
         let input = &dense.input[self.group.first * inner..(self.group.first + P) * inner];
         debug_assert!(bias.len() == after + H * LANES && weights.len() >= (inner - 1) * step + bias.len());
@@ -246,12 +257,14 @@ impl Columns<'_> {
             let mut last = [[I::Half::load(bias.as_ptr().add(bias.len() - LANES)); P]; H];
             let (input, weights) = (input.as_ptr(), weights.as_ptr());
             for window in self.list.windows(AHEAD + 1) {
-                let (channel, ahead) = (usize::from(window[0]), usize::from(window[AHEAD]));
+                let (channel, later) = (usize::from(window[0]), usize::from(window[AHEAD]));
                 // Narrow blocks stay in the first-level cache.
                 if after > 2 * LINE {
-                    let ahead = weights.add(ahead * step);
                     for line in 0..after.div_ceil(LINE) {
-                        I::Vector::prefetch(ahead.wrapping_add(line * LINE));
+                        I::Vector::prefetch(weights.wrapping_add(later * step + line * LINE));
+                    }
+                    if I::FETCHES_FAR {
+                        I::Vector::prefetch_far(ahead.next());
                     }
                 }
                 let mut samples = [I::Vector::splat(input.add(channel)); P];

@@ -75,6 +75,11 @@ unsafe impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_far(address: *const f32) {
+        // SAFETY: A fetch of an address that is not valid does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> __m256 {
         // SAFETY: The caller guarantees AVX2, and that the pointer is valid for a vector.
         unsafe { _mm256_loadu_ps(from) }
@@ -130,6 +135,7 @@ impl Vectors for Avx512 {
     const GROUP: usize = 4;
     const VECTORS: usize = 6;
     const DEPTHWISE_ROWS: usize = 2;
+    const FETCHES_FAR: bool = true;
 
     #[inline(always)]
     unsafe fn nonzero<const P: usize>(pixels: &[f32], list: &mut [MaybeUninit<u16>]) -> usize {
@@ -167,6 +173,11 @@ unsafe impl Simd for Avx512 {
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: A fetch of an address that is not valid does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(address: *const f32) {
+        // SAFETY: A fetch of an address that is not valid does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {
