@@ -5,7 +5,7 @@ use crate::{
     builder::{MAX_NUMBERS, unsupported},
     conv::{Depthwise, Taps},
     depthwise::WideDepthwise,
-    fused::Fused,
+    fused::{Fused, Projection},
     layout::Packed,
     network::{Layer, Place},
     passes::{Function, Pass},
@@ -33,6 +33,7 @@ pub(crate) enum Step {
     Fused {
         fused: Box<Fused>,
         from: usize,
+        residual: Option<usize>,
         to: usize,
     },
     WideDepthwise {
@@ -55,12 +56,11 @@ pub(crate) enum Step {
 impl Step {
     pub(crate) fn inputs(&self) -> Vec<usize> {
         match self {
-            Step::Dense { from, residual, .. } => [*from].into_iter().chain(*residual).collect(),
+            Step::Dense { from, residual, .. } | Step::Fused { from, residual, .. } => {
+                [*from].into_iter().chain(*residual).collect()
+            }
             Step::Pass { from, other, .. } => [*from].into_iter().chain(*other).collect(),
-            Step::Depthwise { from, .. }
-            | Step::WideDepthwise { from, .. }
-            | Step::Fused { from, .. }
-            | Step::Mean { from, .. } => vec![*from],
+            Step::Depthwise { from, .. } | Step::WideDepthwise { from, .. } | Step::Mean { from, .. } => vec![*from],
         }
     }
 
@@ -73,7 +73,9 @@ impl Step {
             }
             Step::Depthwise { kernel, .. } => kernel.activation,
             Step::WideDepthwise { kernel, .. } => kernel.activation,
-            Step::Fused { fused, .. } => fused.kernel.activation,
+            Step::Fused { fused, .. } => {
+                fused.projection.as_ref().map_or(fused.kernel.activation, |projection| projection.activation)
+            }
             Step::Mean { .. } | Step::Pass { .. } => Activation::Identity,
         };
         activation != Activation::Identity
@@ -135,27 +137,36 @@ impl Builder {
         readers
     }
 
-    /// Fuses each dense convolution with the depthwise convolution that follows it, if the map between them has no other
-    /// reader.
+    /// Fuses each dense convolution with the depthwise convolution that follows it, and with the pointwise one that follows both
+    /// if its input is large, where the map between has no other reader.
     fn fuse(&mut self, readers: &[usize]) {
+        let panels = Instructions::chosen().panels();
         let mut joined: Vec<Step> = Vec::new();
         for layer in std::mem::take(&mut self.layers) {
-            let Step::Depthwise { kernel, from, to } = layer else {
-                joined.push(layer);
-                continue;
-            };
-            let map = self.values[from];
-            match joined.pop() {
-                Some(Step::Dense { packed, taps, activation, from: source, residual: None, to: between, .. })
-                    if between == from && readers[from] == 1 =>
+            let before =
+                joined.pop_if(|before| readers[before.to()] == 1 && layer.inputs().first() == Some(&before.to()));
+            match (before, layer) {
+                (
+                    Some(Step::Dense { packed, taps, activation, from, residual: None, to: between, .. }),
+                    Step::Depthwise { kernel, to, .. },
+                ) => {
+                    let fused = Box::new(Fused::new(packed, taps, activation, kernel, self.values[between]));
+                    joined.push(Step::Fused { fused, from, residual: None, to });
+                }
+                (
+                    Some(Step::Fused { fused, from, residual: None, to: narrow }),
+                    Step::Dense { packed, taps, activation, zeros, residual, to, .. },
+                ) if fused.projection.is_none()
+                    && taps.is_row(self.values[narrow])
+                    && self.values[narrow].len() >= Fused::LARGE =>
                 {
-                    let fused = Box::new(Fused::new(packed, taps, activation, kernel, map));
-                    joined.push(Step::Fused { fused, from: source, to });
+                    let packed = if zeros { zeros::packed(packed, panels) } else { packed };
+                    let (input, offsets) = (self.values[narrow], self.values[to].offsets());
+                    let projection = Projection { packed, activation, zeros, from: input, offsets };
+                    let fused = Box::new(fused.with_projection(projection, Fused::STRIPS));
+                    joined.push(Step::Fused { fused, from, residual, to });
                 }
-                other => {
-                    joined.extend(other);
-                    joined.push(Step::Depthwise { kernel, from, to });
-                }
+                (before, layer) => joined.extend(before.into_iter().chain([layer])),
             }
         }
         self.layers = joined;
@@ -211,7 +222,9 @@ impl Builder {
                 to: place(to),
             },
             Step::Depthwise { kernel, from, to } => Layer::Depthwise { kernel, from: place(from), to: place(to) },
-            Step::Fused { fused, from, to } => Layer::Fused { fused, from: place(from), strip, to: place(to) },
+            Step::Fused { fused, from, residual, to } => {
+                Layer::Fused { fused, from: place(from), residual: residual.map(place), strip, to: place(to) }
+            }
             Step::WideDepthwise { kernel, from, to } => {
                 Layer::WideDepthwise { kernel, from: place(from), to: place(to) }
             }

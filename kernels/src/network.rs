@@ -44,6 +44,7 @@ pub(crate) enum Layer {
     Fused {
         fused: Box<Fused>,
         from: Place,
+        residual: Option<Place>,
         /// Index of the buffer for a strip.
         strip: usize,
         to: Place,
@@ -315,10 +316,13 @@ unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Align
         Layer::Depthwise { kernel, from, to } => unsafe {
             kernel.run::<I>((read(from), from.map), 0..to.map.channels, output, to.map);
         },
-        Layer::Fused { fused, from, to, .. } => {
+        Layer::Fused { fused, from, residual, to, .. } => {
+            to.map.clear_border(output);
             let strip = &mut strip.slice_mut()[..fused.buffer_len()];
             // SAFETY: The caller guarantees the instructions.
-            unsafe { fused.run::<I>(read(from), from.map, strip, output, to.map) }
+            unsafe {
+                fused.run::<I>((read(from), from.map), residual.as_ref().map(read), strip, output, to.map);
+            }
         }
         // SAFETY: The caller guarantees the instructions.
         Layer::WideDepthwise { kernel, from, to } => unsafe {

@@ -108,7 +108,7 @@ fn fused_layers_have_the_bits_of_plain_code() {
     let fused = Box::new(Fused::new(packed, taps, Activation::Relu6, kernel, between));
     let scratch = vec![f32::NAN; fused.buffer_len()];
     let place = |buffer, map| Place { buffer, map };
-    let layer = Layer::Fused { fused, from: place(0, from), strip: 1, to: place(2, to) };
+    let layer = Layer::Fused { fused, from: place(0, from), residual: None, strip: 1, to: place(2, to) };
     assert_eq!(on_all(&layer, &[random.many(from.len()), scratch]).len(), to.len());
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::{
     Activation, Instructions,
     conv::{Depthwise, Taps},
-    fused::Fused,
+    fused::{Fused, Projection},
     layout::{Aligned, Map, Packed},
     network::{Layer, Network, Place, Samples},
 };
@@ -190,7 +190,7 @@ proptest! {
         let fused = Box::new(Fused::new(packed(), taps, Activation::Relu6, kernel(), between));
         let scratch = vec![f32::NAN; fused.buffer_len()];
         let place = |buffer, map| Place { buffer, map };
-        let together = Layer::Fused { fused, from: place(0, from), strip: 1, to: place(2, to) };
+        let together = Layer::Fused { fused, from: place(0, from), residual: None, strip: 1, to: place(2, to) };
         let output = on_all(&together, &[input.clone(), scratch]);
         let offsets = between.offsets();
         let (from, to) = (place(0, from), place(1, between));
@@ -200,6 +200,60 @@ proptest! {
         let map = Map::dense(size(height), size(width), channels);
         let two = Layer::Depthwise { kernel: kernel(), from: place(0, between), to: place(1, map) };
         prop_assert_eq!(bits(&output), bits(&on_all(&two, std::slice::from_ref(&middle))));
+    }
+
+    /// Strip by strip, three layers in one give the bits of one after the other.
+    #[test]
+    fn a_fused_projection_gives_the_bits_of_its_three_layers(
+        (height, width, inner) in (3usize..24, 3usize..16, 1usize..20), (groups, outer) in (1usize..16, 1usize..8),
+        stride in 1usize..3, numbers in 0usize..60_000, zeros in any::<bool>(), with_residual in any::<bool>(),
+        to_border in prop::array::uniform4(0usize..2), seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let (channels, outer) = (groups * 8, outer * 8);
+        let (from, taps) = (Map::dense(height, width, inner), Taps { rows: 1, run: inner, stride: 1 });
+        let between = Map { height, width, channels, border: if stride == 1 { [1; 4] } else { [0, 0, 1, 1] } };
+        let size = |n: usize| if stride == 1 { n } else { (n - 2) / 2 + 1 };
+        let narrow = Map::dense(size(height), size(width), channels);
+        let to = Map { channels: outer, border: to_border, ..narrow };
+        let (input, weights) = (random.many(from.len()), random.many(inner * channels));
+        let (bias, second_bias, second) = (random.many(channels), random.many(channels), random.many(9 * channels));
+        let (last_bias, last) = (random.many(outer), random.many(channels * outer));
+        let residual: Option<Vec<f32>> = with_residual.then(|| random.many(narrow.height * narrow.width * outer));
+        let packed = || Packed::new(inner, &bias, |k, o| weights[k * channels + o]).unwrap();
+        let kernel = || Depthwise::new(&second_bias, stride, Activation::Relu6, |tap, c| second[tap * channels + c]).unwrap();
+        let projection = || Packed::new(channels, &last_bias, |k, o| last[k * outer + o]).unwrap();
+
+        let activation = Activation::Relu6;
+        let fused = || Fused::new(packed(), taps, activation, kernel(), between);
+        let last_packed = if zeros { crate::zeros::packed(projection(), 6) } else { projection() };
+        let third = Projection { packed: last_packed, activation, zeros, from: narrow, offsets: to.offsets() };
+        let together = Box::new(fused().with_projection(third, numbers));
+        let place = |buffer, map| Place { buffer, map };
+        let scratch = vec![f32::NAN; together.buffer_len()];
+        let last = 2 + usize::from(with_residual);
+        let residual_place = with_residual.then(|| place(2, Map { border: [0; 4], ..to }));
+        let layer =
+            Layer::Fused { fused: together, from: place(0, from), residual: residual_place, strip: 1, to: place(last, to) };
+        let inputs: Vec<_> = [input.clone(), scratch].into_iter().chain(residual.clone()).collect();
+        let output = on_all(&layer, &inputs);
+
+        let two = Box::new(fused());
+        let scratch = vec![f32::NAN; two.buffer_len()];
+        let layer = Layer::Fused { fused: two, from: place(0, from), residual: None, strip: 1, to: place(2, narrow) };
+        let middle = on_all(&layer, &[input, scratch]);
+        let layer = Layer::Dense {
+            packed: projection(),
+            taps: Taps { rows: 1, run: channels, stride: 1 },
+            activation,
+            zeros,
+            from: place(0, narrow),
+            residual: with_residual.then(|| place(1, Map { border: [0; 4], ..to })),
+            to: place(last - 1, to),
+            offsets: to.offsets(),
+        };
+        let inputs: Vec<_> = [middle].into_iter().chain(residual).collect();
+        prop_assert_eq!(bits(&output), bits(&on_all(&layer, &inputs)));
     }
 
     #[test]
