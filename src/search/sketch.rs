@@ -1,7 +1,8 @@
 //! Sketches: projections onto orthonormal directions in which the rows of a sample differ most.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, linalg::general_mat_mul, s};
 use pomona_kernels::linear::{Loadings, ROWS};
+use rayon::join;
 
 /// Numbers of a sketch. Half of the directions separate all rows, the other half rows that are next to each other, which are
 /// often views of one thing.
@@ -55,6 +56,13 @@ impl Sketcher {
 
     /// Appends the sketches of rows `[rows, columns]` of features.
     pub fn sketch(&self, features: ArrayView2<'_, f32>, to: &mut Sketches) {
+        let (first, second) = features.split_at(Axis(0), features.nrows() / 2);
+        let mut next = Sketches::default();
+        join(|| self.sketch_rows(first, to), || self.sketch_rows(second, &mut next));
+        to.append(&next);
+    }
+
+    fn sketch_rows(&self, features: ArrayView2<'_, f32>, to: &mut Sketches) {
         let mut block = vec![[0.0f64; ROWS]; self.columns];
         for rows in features.axis_chunks_iter(Axis(0), ROWS) {
             for (row, values) in rows.outer_iter().enumerate() {
@@ -121,10 +129,28 @@ fn widest(rows: &Array2<f64>, directions: &mut Array2<f64>, which: std::ops::Ran
         }
         if pass < PASSES {
             let current = directions.slice(s![which.clone(), ..]);
-            found = rows.dot(&current.t()).t().dot(rows);
+            let mut along = Array2::zeros((rows.nrows(), which.len()));
+            product(rows.view(), current.t(), along.view_mut());
+            product(along.t(), rows.view(), found.view_mut());
             let largest = found.iter().fold(f64::MIN_POSITIVE, |largest: f64, x| largest.max(x.abs()));
             found /= largest;
         }
+    }
+}
+
+/// The product of two matrices, by two threads. Each of them has half of the longer side of the result.
+fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, to: ArrayViewMut2<'_, f64>) {
+    let half = |a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, mut to: ArrayViewMut2<'_, f64>| {
+        general_mat_mul(1.0, &a, &b, 0.0, &mut to);
+    };
+    if a.nrows() > b.ncols() {
+        let middle = a.nrows() / 2;
+        let ((above, below), (first, second)) = (a.split_at(Axis(0), middle), to.split_at(Axis(0), middle));
+        join(|| half(above, b, first), || half(below, b, second));
+    } else {
+        let middle = b.ncols() / 2;
+        let ((left, right), (first, second)) = (b.split_at(Axis(1), middle), to.split_at(Axis(1), middle));
+        join(|| half(a, left, first), || half(a, right, second));
     }
 }
 

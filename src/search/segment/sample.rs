@@ -46,10 +46,10 @@ impl SegmentSample {
         if features.dim() != (paths.len(), self.subject.columns) {
             return Err(bug("the rows of a shard do not fit into the segment"));
         }
-        let per_unit = self.subject.range.per_unit();
+        let (columns, per_unit) = (self.subject.columns, self.subject.range.per_unit());
         for (path, row) in paths.iter().zip(features.outer_iter()) {
             self.offer(path, || {
-                let mut packed = Vec::new();
+                let mut packed = vec![0; 3 * columns];
                 pack(row, path, per_unit, &mut packed).map(|()| packed)
             })?;
         }

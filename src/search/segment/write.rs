@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ndarray::{ArrayView1, ArrayView2};
 use pomona_kernels::scan::{LANES, LARGEST_CODE};
+use rayon::prelude::*;
 
 use super::{BLOCK, FORMAT, Header, MAGIC, NONE, SegmentSample, ShardCount, Subject, WholeSegment};
 use crate::{Error, ErrorKind, Result, ids::ShardId, search::directions::Directions};
@@ -104,11 +105,12 @@ impl SegmentWriter {
         if features.dim() != (count, self.subject.columns) || labels.len() != count || splits.len() != count {
             return Err(bug("the rows of a shard do not fit into the segment"));
         }
-        let mut packed = Vec::with_capacity(count * 3 * self.subject.columns);
-        for (row, path) in features.outer_iter().zip(paths) {
-            pack(row, path, self.subject.range.per_unit(), &mut packed)?;
-            self.push_path(path)?;
-        }
+        let (stride, per_unit) = (3 * self.subject.columns, self.subject.range.per_unit());
+        let mut packed = vec![0; count * stride];
+        let rows = packed.par_chunks_mut(stride.max(1)).enumerate();
+        let failed = rows.find_map_first(|(row, to)| pack(features.row(row), &paths[row], per_unit, to).err());
+        failed.map_or(Ok(()), Err)?;
+        paths.iter().try_for_each(|path| self.push_path(path))?;
         labels.iter().for_each(|label| self.labels.push(label.as_deref()));
         splits.iter().for_each(|split| self.splits.push(split.as_deref()));
         self.push_packed(shard, &packed);
@@ -229,15 +231,17 @@ pub(super) fn bug(message: &'static str) -> Error {
     Error::new(ErrorKind::InternalBug, message)
 }
 
-/// Appends a packed row. Fails with `Dataset.Corrupt` if a feature is not a multiple of the quantum in the range.
-pub(super) fn pack(row: ArrayView1<'_, f32>, path: &str, per_unit: f64, to: &mut Vec<u8>) -> Result<()> {
-    let numbers: Option<Vec<i32>> = row.iter().map(|x| quanta(*x, per_unit)).collect();
-    let numbers = numbers.ok_or_else(|| {
-        Error::new(ErrorKind::DatasetCorrupt, "a feature is out of range or not a multiple of the quantum")
-            .context("path", path)
-    })?;
-    to.extend(numbers.iter().flat_map(|x| ((x >> 8) as i16).to_le_bytes()));
-    to.extend(numbers.iter().map(|x| *x as u8));
+/// Packs a row. Fails with `Dataset.Corrupt` if a feature is not a multiple of the quantum in the range.
+pub(super) fn pack(row: ArrayView1<'_, f32>, path: &str, per_unit: f64, to: &mut [u8]) -> Result<()> {
+    let (high, low) = to.split_at_mut(2 * row.len());
+    for ((x, high), low) in row.iter().zip(high.chunks_exact_mut(2)).zip(low) {
+        let number = quanta(*x, per_unit).ok_or_else(|| {
+            Error::new(ErrorKind::DatasetCorrupt, "a feature is out of range or not a multiple of the quantum")
+                .context("path", path)
+        })?;
+        high.copy_from_slice(&((number >> 8) as i16).to_le_bytes());
+        *low = number as u8;
+    }
     Ok(())
 }
 
