@@ -3,8 +3,8 @@
 use crate::{
     Activation, Builder, Instructions, Network, Unsupported, Value,
     builder::{MAX_NUMBERS, unsupported},
-    conv::{Depthwise, Taps},
-    depthwise::WideDepthwise,
+    conv::Taps,
+    depthwise::{Depthwise, WideDepthwise},
     fused::{Fused, Projection},
     layout::Packed,
     network::{Layer, Place},

@@ -5,8 +5,8 @@ use std::{collections::HashSet, fmt};
 use crate::{
     Samples,
     assemble::Step,
-    conv::{Depthwise, Taps},
-    depthwise::WideDepthwise,
+    conv::Taps,
+    depthwise::{Depthwise, WideDepthwise},
     layout::{Map, Packed},
     passes::Pass,
     simd::LANES,

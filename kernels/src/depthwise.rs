@@ -1,4 +1,6 @@
-//! Depthwise convolutions of any size: 5 x 5 and 7 x 7 in most networks. 3 x 3 has code of its own.
+//! Depthwise convolutions: 3 x 3, and of any other size, 5 x 5 and 7 x 7 in most networks.
+
+use std::ops::Range;
 
 use super::{
     builder::Activation,
@@ -134,4 +136,171 @@ struct Group<'a> {
     row: usize,
     weights: &'a [f32],
     bias: &'a [f32],
+}
+
+/// A depthwise 3 x 3 convolution and its activation.
+#[derive(Debug)]
+pub(crate) struct Depthwise {
+    /// `[9, width]` for each group of [`PANEL`] channels. The last group may have [`LANES`].
+    pub(crate) packed: Packed,
+    /// Pixels between two outputs, 1 or 2.
+    pub(crate) stride: usize,
+    pub(crate) activation: Activation,
+}
+
+impl Depthwise {
+    /// Packs `weight(tap, channel)`, taps row by row. None unless the number of channels (the length of `bias`) is a multiple
+    /// of [`LANES`] and the stride is 1 or 2.
+    pub(crate) fn new(
+        bias: &[f32],
+        stride: usize,
+        activation: Activation,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Option<Self> {
+        let packed = Packed::new(9, bias, weight)?;
+        (1..=2).contains(&stride).then_some(Depthwise { packed, stride, activation })
+    }
+
+    /// Computes some channels, from a multiple of [`PANEL`] on. `from` has the border that the convolution pads with, and these
+    /// channels only; `to` has all channels and no border.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `I`.
+    #[inline(always)]
+    pub(crate) unsafe fn run<I: Vectors>(
+        &self,
+        (input, from): (&[f32], Map),
+        channels: Range<usize>,
+        output: &mut [f32],
+        to: Map,
+    ) {
+        assert!(channels.end <= self.packed.outer && channels.start.is_multiple_of(PANEL));
+        assert!(from.channels >= channels.len() && to.channels >= channels.end && to.border == [0; 4]);
+        assert!(channels.len().is_multiple_of(LANES) && output.len() >= to.len());
+        let row = from.row();
+        let lines = input.len() / row;
+        assert!((to.height - 1) * self.stride + 3 <= lines);
+        assert!(((to.width - 1) * self.stride + 3) * from.channels <= row);
+        for channel in channels.clone().step_by(PANEL) {
+            let width = PANEL.min(channels.end - channel);
+            let group = &self.packed.weights.slice()[9 * channel..9 * (channel + width)];
+            let bias = &self.packed.bias.slice()[channel..channel + width];
+            let steps = Steps { row: (row, to.row()), pixel: (from.channels, to.channels), width: to.width };
+            let mut y = 0;
+            while y < to.height {
+                let top = &input[y * self.stride * row + channel - channels.start..];
+                let output = &mut output[y * to.row() + channel..];
+                // SAFETY: The caller guarantees the instructions. The lengths are checked above.
+                y += unsafe {
+                    match (self.stride, width == PANEL, I::DEPTHWISE_ROWS.min(to.height - y)) {
+                        (1, true, 2) => self.lines::<I::Panel, 1, 2>(top, output, steps, group, bias),
+                        (1, true, _) => self.lines::<I::Panel, 1, 1>(top, output, steps, group, bias),
+                        (1, false, _) => self.lines::<I::Half, 1, 1>(top, output, steps, group, bias),
+                        (_, true, 2) => self.lines::<I::Panel, 2, 2>(top, output, steps, group, bias),
+                        (_, true, _) => self.lines::<I::Panel, 2, 1>(top, output, steps, group, bias),
+                        (_, false, _) => self.lines::<I::Half, 2, 1>(top, output, steps, group, bias),
+                    }
+                };
+            }
+        }
+    }
+
+    /// Computes `R` rows of outputs for one group of channels. Returns `R`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    unsafe fn lines<S: Simd, const STRIDE: usize, const R: usize>(
+        &self,
+        top: &[f32],
+        output: &mut [f32],
+        steps: Steps,
+        group: &[f32],
+        bias: &[f32],
+    ) -> usize {
+        assert!(group.len() == 9 * S::LANES && bias.len() == S::LANES);
+        // SAFETY: The caller guarantees the instructions. There are nine vectors of factors, and one of biases.
+        let (factors, bias) = unsafe {
+            let mut factors = [S::load(group.as_ptr()); 9];
+            for (tap, factor) in factors.iter_mut().enumerate() {
+                *factor = S::load(group.as_ptr().add(tap * S::LANES));
+            }
+            (factors, S::load(bias.as_ptr()))
+        };
+        let mut x = 0;
+        while x < steps.width {
+            let from = &top[x * STRIDE * steps.pixel.0..];
+            let target = &mut output[x * steps.pixel.1..];
+            // SAFETY: The caller guarantees the instructions.
+            x += unsafe {
+                match steps.width - x {
+                    1 => self.pixels::<S, STRIDE, R, 1>(from, target, steps, &factors, group, bias),
+                    2 | 3 => self.pixels::<S, STRIDE, R, 2>(from, target, steps, &factors, group, bias),
+                    _ => self.pixels::<S, STRIDE, R, 4>(from, target, steps, &factors, group, bias),
+                }
+            };
+        }
+        R
+    }
+
+    /// Computes `P` neighbouring outputs of `R` rows. Inputs that they share are read once. Returns `P`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    unsafe fn pixels<S: Simd, const STRIDE: usize, const R: usize, const P: usize>(
+        &self,
+        from: &[f32],
+        target: &mut [f32],
+        steps: Steps,
+        factors: &[S::V; 9],
+        group: &[f32],
+        bias: S::V,
+    ) -> usize {
+        let Steps { row: (row, to_row), pixel: (pixel, to_pixel), .. } = steps;
+        assert!(target.len() >= (R - 1) * to_row + (P - 1) * to_pixel + S::LANES);
+        assert!(from.len() >= ((R - 1) * STRIDE + 2) * row + ((P - 1) * STRIDE + 2) * pixel + S::LANES);
+        // SAFETY: The caller guarantees the instructions. All reads and writes are within the lengths checked above.
+        unsafe {
+            let mut sums = [[bias; P]; R];
+            for y in 0..(R - 1) * STRIDE + 3 {
+                let line = from.as_ptr().add(y * row);
+                for column in 0..(P - 1) * STRIDE + 3 {
+                    let x = S::load(line.add(column * pixel));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        for (p, sum) in sums.iter_mut().enumerate() {
+                            if (r * STRIDE..r * STRIDE + 3).contains(&y)
+                                && (p * STRIDE..p * STRIDE + 3).contains(&column)
+                            {
+                                let tap = (y - r * STRIDE) * 3 + column - p * STRIDE;
+                                let factor =
+                                    if R == 1 { S::load(group.as_ptr().add(tap * S::LANES)) } else { factors[tap] };
+                                *sum = S::fma(x, factor, *sum);
+                            }
+                        }
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (p, sum) in sums.iter().enumerate() {
+                    let target = target.as_mut_ptr().add(r * to_row + p * to_pixel);
+                    S::store(target, activate::<S>(self.activation, *sum));
+                }
+            }
+        }
+        P
+    }
+}
+
+/// How a depthwise convolution goes over its maps: numbers between their rows and between their pixels, of the input and of the
+/// output.
+#[derive(Clone, Copy)]
+struct Steps {
+    row: (usize, usize),
+    pixel: (usize, usize),
+    /// Pixels of a row of the output.
+    width: usize,
 }

@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use super::{
     builder::Activation,
-    conv::{Dense, Depthwise, Taps},
+    conv::{Dense, Taps},
+    depthwise::Depthwise,
     layout::{Map, Packed},
     simd::{PANEL, Vectors},
 };

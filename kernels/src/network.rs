@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     Activation, Instructions,
-    conv::{Dense, Depthwise, Taps},
-    depthwise::WideDepthwise,
+    conv::{Dense, Taps},
+    depthwise::{Depthwise, WideDepthwise},
     fused::Fused,
     layout::{Aligned, Map, Packed},
     mean,

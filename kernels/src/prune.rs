@@ -1,7 +1,7 @@
 //! Channels of a network that are zero for every image, and so can be left out. Networks have some: training drives the weights
 //! of a channel to zero, and no one removes it. MobileNetV2 has 8 among the 32 channels of its first block.
 
-use crate::{Activation, Builder, assemble::Step, conv::Depthwise, layout::Packed, simd::LANES};
+use crate::{Activation, Builder, assemble::Step, depthwise::Depthwise, layout::Packed, simd::LANES};
 
 impl Builder {
     /// Removes channels that are zero for every image from each depthwise convolution between two dense ones, and from these.

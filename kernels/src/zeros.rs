@@ -186,6 +186,11 @@ impl Dense<'_> {
     }
 }
 
+/// Whether the registers hold the sums of a group. Instruction sets with fewer of them have no code for larger ones.
+const fn has_registers<I: Vectors>(pixels: usize, vectors: usize, halves: usize) -> bool {
+    pixels <= I::GROUP && vectors + halves <= I::VECTORS && halves < I::Vector::LANES / LANES
+}
+
 /// Some outputs of a group of pixels.
 struct Columns<'a> {
     group: Group,
@@ -214,9 +219,7 @@ impl Columns<'_> {
             ($($pixels:literal: $($vectors:literal $halves:literal,)*;)*) => {
                 match (self.group.pixels, width / I::Vector::LANES, width % I::Vector::LANES / LANES) {
                     $($(
-                        // Instruction sets with fewer registers have no code for larger groups.
-                        ($pixels, $vectors, $halves)
-                            if $pixels <= I::GROUP && $vectors + $halves <= I::VECTORS && $halves < I::Vector::LANES / LANES =>
+                        ($pixels, $vectors, $halves) if has_registers::<I>($pixels, $vectors, $halves) =>
                         // SAFETY: The caller guarantees the instructions, the numbers of pixels and of outputs.
                         unsafe { self.run::<I, $pixels, $vectors, $halves>(dense, output) },
                     )*)*

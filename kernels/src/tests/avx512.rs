@@ -4,7 +4,8 @@
 use super::{Random, bits, on_all};
 use crate::{
     Activation, Instructions,
-    conv::{Dense, Depthwise, Taps},
+    conv::{Dense, Taps},
+    depthwise::Depthwise,
     fused::Fused,
     layout::{Map, Packed},
     mean,

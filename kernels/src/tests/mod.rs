@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use crate::{
     Activation, Instructions,
-    conv::{Depthwise, Taps},
+    conv::Taps,
+    depthwise::Depthwise,
     fused::{Fused, Projection},
     layout::{Aligned, Map, Packed},
     network::{Layer, Network, Place, Samples},
