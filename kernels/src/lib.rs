@@ -68,6 +68,7 @@ pub mod linear;
 mod mean;
 pub mod nearest;
 mod network;
+pub mod pages;
 mod passes;
 mod prune;
 pub mod resample;

@@ -101,7 +101,9 @@ impl Extractor {
     /// The embedded model, MobileNetV2 1.00/224, on the kernels. Fails with `Model.Invalid`, which would be a bug.
     pub fn embedded(range: FeatureRange) -> Result<Self> {
         let onnx = Bytes::from_static(EMBEDDED);
-        Self::read(onnx, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto, ModelOptions::default())
+        let extractor = Self::read(onnx, EMBEDDED_SHA256, EMBEDDED_NAME, range, Runtime::Auto, ModelOptions::default());
+        pomona_kernels::pages::release(EMBEDDED);
+        extractor
     }
 
     /// The embedded model on tract, to compare it with the kernels. Fails with `Model.Invalid` without the feature `tract`.
