@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::simd::{LANES, PANEL};
 
 /// Weights of `outer` outputs over `inner` inputs, in blocks of outputs, each `[inner, outputs of the block]`. A block is a panel
-/// of [`PANEL`] outputs, of which the last has [`LANES`] if [`PANEL`] does not divide `outer`; or it is [some](Packed::widened).
+/// of [`PANEL`] outputs, of which the last has [`LANES`] if [`PANEL`] does not divide `outer`; or several panels, see
+/// [`Packed::widened`].
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) weights: Aligned,

@@ -25,7 +25,8 @@ pub(crate) trait Vectors {
     /// ... and vectors of sums of each of them.
     const VECTORS: usize;
 
-    /// Whether weights that are needed later are fetched into the second-level cache: sums that take twice as long hide that.
+    /// Whether loops fetch weights that later ones need into the second-level cache. With narrower vectors, the sums take twice as
+    /// many instructions, and one more per step takes more time than it saves.
     const FETCHES_FAR: bool = false;
     /// Rows of outputs of a depthwise convolution that are computed together: the registers hold all its weights, and the sums
     /// of four pixels of each row.

@@ -119,8 +119,8 @@ fn extend(list: &mut [MaybeUninit<u16>], length: usize) {
     }
 }
 
-/// The weights of a pointwise convolution in blocks, if [`Dense::without_zeros`] can run it. Six streams of weights instead, a
-/// multiple of a page apart, push each other out of the first-level cache at some addresses.
+/// The weights of a pointwise convolution in blocks, if [`Dense::without_zeros`] can run it. A loop over panels that are apart
+/// would need an address for each, more than there are registers for.
 ///
 /// `panels`: those of a block, which are computed together.
 pub(crate) fn packed(packed: Packed, panels: usize) -> Packed {
