@@ -6,7 +6,7 @@ use crate::{
     conv::Taps,
     depthwise::{Depthwise, WideDepthwise},
     fused::{Fused, Projection},
-    layout::Packed,
+    layout::{Map, Packed},
     network::{Layer, Place},
     passes::{Function, Pass},
     zeros,
@@ -93,6 +93,11 @@ impl Step {
     }
 }
 
+/// The weights of a dense convolution as it reads them. `zeros`: as in [`Step::Dense`].
+fn laid_out(packed: Packed, zeros: bool, taps: Taps, from: Map) -> Packed {
+    if zeros && taps.is_row(from) { zeros::packed(packed, Instructions::chosen().panels()) } else { packed }
+}
+
 impl Builder {
     /// The network that computes `output`. Fails unless this is a vector and the output of the last layer, and if a padded
     /// value has more than one reader.
@@ -140,7 +145,6 @@ impl Builder {
     /// Fuses each dense convolution with the depthwise convolution that follows it, and with the pointwise one that follows both
     /// if its input is large, where the map between has no other reader.
     fn fuse(&mut self, readers: &[usize]) {
-        let panels = Instructions::chosen().panels();
         let mut joined: Vec<Step> = Vec::new();
         for layer in std::mem::take(&mut self.layers) {
             let before =
@@ -160,7 +164,7 @@ impl Builder {
                     && taps.is_row(self.values[narrow])
                     && self.values[narrow].len() >= Fused::LARGE =>
                 {
-                    let packed = if zeros { zeros::packed(packed, panels) } else { packed };
+                    let packed = laid_out(packed, zeros, taps, self.values[narrow]);
                     let (input, offsets) = (self.values[narrow], self.values[to].offsets());
                     let projection = Projection { packed, activation, zeros, from: input, offsets };
                     let fused = Box::new(fused.with_projection(projection, Fused::STRIPS));
@@ -209,10 +213,9 @@ impl Builder {
             return unsupported(format!("it needs {numbers} numbers of memory; at most {MAX_NUMBERS} are supported"));
         }
         let place = |value: usize| Place { buffer: buffer_of[value], map: self.values[value] };
-        let panels = Instructions::chosen().panels();
         let layers = self.layers.into_iter().map(|layer| match layer {
             Step::Dense { packed, taps, activation, zeros, from, residual, to } => Layer::Dense {
-                packed: if zeros && taps.is_row(place(from).map) { zeros::packed(packed, panels) } else { packed },
+                packed: laid_out(packed, zeros, taps, place(from).map),
                 taps,
                 activation,
                 zeros,

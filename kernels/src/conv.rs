@@ -117,13 +117,13 @@ impl Dense<'_> {
                     let width = PANEL.min(channels.len() - o);
                     let (panel, rest) = weights.split_at(inner * width);
                     weights = rest;
+                    let next = &weights[..weights.len().min(panel.len())];
+                    let mut ahead = Ahead::new(next, (end - start).div_ceil(I::ROWS) * inner);
                     let mut pixel = start;
                     while pixel < end {
                         let rows = part(end - pixel, I::ROWS);
-                        let next = &weights[..weights.len().min(panel.len())];
-                        let (index, count) = ((pixel - start) / I::ROWS, (end - start).div_ceil(I::ROWS));
                         let block = Block {
-                            ahead: Ahead::part(next, index, count, inner),
+                            ahead,
                             input: &line_input[pixel * step..],
                             step,
                             kernel_row: from.row(),
@@ -140,6 +140,7 @@ impl Dense<'_> {
                                 block.rows::<I, I::Half, POINTWISE>(rows, self, output);
                             }
                         }
+                        ahead.skip(inner);
                         pixel += rows;
                     }
                 }
@@ -233,11 +234,7 @@ impl Block<'_> {
                     $(
                         // Instruction sets with fewer registers have no code for larger blocks.
                         // SAFETY: The caller guarantees the instructions and the number of pixels.
-                        $m if $m <= I::ROWS => unsafe { if POINTWISE && I::FETCHES_FAR {
-                            self.run::<S, $m, true>(dense, output)
-                        } else {
-                            self.run::<S, $m, false>(dense, output)
-                        } },
+                        $m if $m <= I::ROWS => unsafe { self.run::<I, S, $m, POINTWISE>(dense, output) },
                     )*
                     _ => unreachable!("a block has at most {} pixels", I::ROWS),
                 }
@@ -252,7 +249,11 @@ impl Block<'_> {
     ///
     /// The processor has the instructions of `S`. Input, residual and output contain `M` pixels from `first` on.
     #[inline(always)]
-    unsafe fn run<S: Simd, const M: usize, const FETCHES_FAR: bool>(&self, dense: &Dense<'_>, output: &mut [f32]) {
+    unsafe fn run<I: Vectors, S: Simd, const M: usize, const POINTWISE: bool>(
+        &self,
+        dense: &Dense<'_>,
+        output: &mut [f32],
+    ) {
         let Block { input, step, kernel_row, taps, panel, bias, mut ahead, ref to } = *self;
         debug_assert!((M - 1) * step + (taps.rows - 1) * kernel_row + taps.run <= input.len());
         debug_assert!(panel.len() == taps.rows * taps.run * S::LANES && bias.len() == S::LANES);
@@ -266,7 +267,7 @@ impl Block<'_> {
                 for _ in 0..taps.run {
                     let factor = S::load(weight);
                     S::prefetch(weight.wrapping_add(AHEAD * S::LANES));
-                    if FETCHES_FAR {
+                    if POINTWISE && I::FETCHES_FAR {
                         S::prefetch_far(ahead.next());
                     }
                     for (m, sum) in sums.iter_mut().enumerate() {

@@ -221,14 +221,6 @@ impl Depthwise {
         bias: &[f32],
     ) -> usize {
         assert!(group.len() == 9 * S::LANES && bias.len() == S::LANES);
-        // SAFETY: The caller guarantees the instructions. There are nine vectors of factors, and one of biases.
-        let (factors, bias) = unsafe {
-            let mut factors = [S::load(group.as_ptr()); 9];
-            for (tap, factor) in factors.iter_mut().enumerate() {
-                *factor = S::load(group.as_ptr().add(tap * S::LANES));
-            }
-            (factors, S::load(bias.as_ptr()))
-        };
         let mut x = 0;
         while x < steps.width {
             let from = &top[x * STRIDE * steps.pixel.0..];
@@ -236,9 +228,9 @@ impl Depthwise {
             // SAFETY: The caller guarantees the instructions.
             x += unsafe {
                 match steps.width - x {
-                    1 => self.pixels::<S, STRIDE, R, 1>(from, target, steps, &factors, group, bias),
-                    2 | 3 => self.pixels::<S, STRIDE, R, 2>(from, target, steps, &factors, group, bias),
-                    _ => self.pixels::<S, STRIDE, R, 4>(from, target, steps, &factors, group, bias),
+                    1 => self.pixels::<S, STRIDE, R, 1>(from, target, steps, group, bias),
+                    2 | 3 => self.pixels::<S, STRIDE, R, 2>(from, target, steps, group, bias),
+                    _ => self.pixels::<S, STRIDE, R, 4>(from, target, steps, group, bias),
                 }
             };
         }
@@ -256,16 +248,15 @@ impl Depthwise {
         from: &[f32],
         target: &mut [f32],
         steps: Steps,
-        factors: &[S::V; 9],
         group: &[f32],
-        bias: S::V,
+        bias: &[f32],
     ) -> usize {
         let Steps { row: (row, to_row), pixel: (pixel, to_pixel), .. } = steps;
         assert!(target.len() >= (R - 1) * to_row + (P - 1) * to_pixel + S::LANES);
         assert!(from.len() >= ((R - 1) * STRIDE + 2) * row + ((P - 1) * STRIDE + 2) * pixel + S::LANES);
         // SAFETY: The caller guarantees the instructions. All reads and writes are within the lengths checked above.
         unsafe {
-            let mut sums = [[bias; P]; R];
+            let mut sums = [[S::load(bias.as_ptr()); P]; R];
             for y in 0..(R - 1) * STRIDE + 3 {
                 let line = from.as_ptr().add(y * row);
                 for column in 0..(P - 1) * STRIDE + 3 {
@@ -276,8 +267,7 @@ impl Depthwise {
                                 && (p * STRIDE..p * STRIDE + 3).contains(&column)
                             {
                                 let tap = (y - r * STRIDE) * 3 + column - p * STRIDE;
-                                let factor =
-                                    if R == 1 { S::load(group.as_ptr().add(tap * S::LANES)) } else { factors[tap] };
+                                let factor = S::load(group.as_ptr().add(tap * S::LANES));
                                 *sum = S::fma(x, factor, *sum);
                             }
                         }

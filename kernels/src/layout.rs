@@ -91,29 +91,34 @@ impl Packed {
     }
 }
 
-/// Numbers that are needed soon, and the part of them that a loop fetches into the second-level cache: as many bytes with each of
-/// its steps. Evenly spread, fetching them takes no time of the loop.
+/// Numbers that are needed soon, which loops fetch into the second-level cache: as many bytes with each of their steps. Evenly
+/// spread, fetching them takes no time of the loops.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
-    pub(crate) from: *const f32,
+    from: *const f32,
     /// Bytes from one step to the next.
-    pub(crate) bytes: usize,
+    bytes: usize,
 }
 
 impl Ahead {
-    /// Part `part` of `parts` for a loop with `steps` steps.
+    /// For loops of so many steps together.
     #[inline(always)]
-    pub(crate) fn part(numbers: &[f32], part: usize, parts: usize, steps: usize) -> Self {
-        let bytes = (size_of_val(numbers) / parts).div_ceil(steps.max(1));
-        Ahead { from: numbers.as_ptr().wrapping_byte_add(part * steps * bytes), bytes }
+    pub(crate) fn new(numbers: &[f32], steps: usize) -> Self {
+        Ahead { from: numbers.as_ptr(), bytes: size_of_val(numbers).div_ceil(steps.max(1)) }
     }
 
-    /// The address of a step, and the next step.
+    /// The address of a step.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> *const f32 {
         let from = self.from;
-        self.from = from.wrapping_byte_add(self.bytes);
+        self.skip(1);
         from
+    }
+
+    /// Goes on behind so many steps.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self, steps: usize) {
+        self.from = self.from.wrapping_byte_add(steps * self.bytes);
     }
 }
 

@@ -146,11 +146,14 @@ impl Dense<'_> {
         let (mut done, mut pays) = (0, true);
         while done < all {
             let span = Span { first: done, pixels: most.min(all - done), size: I::GROUP };
+            let mut steps = span.groups() * inner;
             if pays {
                 // SAFETY: The caller guarantees the instructions and the length of the input.
                 let listed = unsafe { lists.make::<I>(input, inner, span) };
-                pays = listed * 100 <= span.groups() * inner * WORTH;
-                if !pays {
+                pays = listed * 100 <= steps * WORTH;
+                if pays {
+                    steps = listed;
+                } else {
                     lists.fill(inner);
                 }
             }
@@ -163,20 +166,21 @@ impl Dense<'_> {
                 while first < block.end {
                     let vectors = part((block.end - first).div_ceil(I::Vector::LANES), I::VECTORS);
                     let outputs = first..block.end.min(first + vectors * I::Vector::LANES);
+                    let mut ahead = Ahead::new(&behind[..behind.len().min(weights.len())], steps);
                     for index in 0..span.groups() {
                         let list = lists.of(if pays { index } else { 0 });
-                        let next = &behind[..behind.len().min(weights.len())];
                         let columns = Columns {
                             group: span.group(index),
                             list,
                             outputs: outputs.clone(),
                             weights: &weights[first - block.start..],
                             step,
-                            ahead: Ahead::part(next, index, span.groups(), list.len() - AHEAD),
+                            ahead,
                         };
                         // SAFETY: The caller guarantees the instructions. The span is within the map, and the list has channels
                         // of it.
                         unsafe { columns.compute::<I>(self, output) }
+                        ahead.skip(list.len() - AHEAD);
                     }
                     first = outputs.end;
                 }
