@@ -62,7 +62,7 @@ impl Dense<'_> {
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn run<I: Vectors>(&self, output: &mut [f32]) {
         const { assert!(I::ROWS <= MOST_ROWS && I::Panel::LANES == PANEL && I::Half::LANES == LANES) };
         let Dense { input, from, taps, packed, ref channels, to, .. } = *self;
@@ -96,7 +96,7 @@ impl Dense<'_> {
     /// # Safety
     ///
     /// The processor has the instructions of `I`. The lengths are as [`Dense::run`] checks them.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn blocks<I: Vectors, const POINTWISE: bool>(
         &self,
         taps: Taps,
@@ -180,7 +180,7 @@ impl Target {
     /// # Safety
     ///
     /// The processor has the instructions of `S`. Residual, output and offsets have these pixels and channels.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn write<S: Simd, const M: usize>(
         &self,
         mut sums: [S::V; M],
@@ -221,7 +221,7 @@ impl Block<'_> {
     /// # Safety
     ///
     /// As for [`Block::run`].
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn rows<I: Vectors, S: Simd, const POINTWISE: bool>(
         &self,
         rows: usize,
@@ -248,7 +248,7 @@ impl Block<'_> {
     /// # Safety
     ///
     /// The processor has the instructions of `S`. Input, residual and output contain `M` pixels from `first` on.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn run<I: Vectors, S: Simd, const M: usize, const POINTWISE: bool>(
         &self,
         dense: &Dense<'_>,

@@ -38,7 +38,7 @@ impl WideDepthwise {
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn run<I: Vectors>(&self, input: &[f32], from: Map, output: &mut [f32], to: Map) {
         let (channels, [rows, columns]) = (self.bias.slice().len(), self.size);
         assert!(from.channels == channels && to.channels == channels && to.border == [0; 4]);
@@ -73,7 +73,7 @@ impl WideDepthwise {
     /// # Safety
     ///
     /// As for [`WideDepthwise::pixels`], for all pixels of the row.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn line<S: Simd>(&self, group: &Group<'_>, target: &mut [f32], to: Map) {
         let mut x = 0;
         while x < to.width {
@@ -93,7 +93,7 @@ impl WideDepthwise {
     /// # Safety
     ///
     /// The processor has the instructions of `S`. The input has the windows of these outputs, and the target the outputs.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn pixels<S: Simd, const P: usize>(
         &self,
         group: &Group<'_>,
@@ -167,7 +167,7 @@ impl Depthwise {
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn run<I: Vectors>(
         &self,
         (input, from): (&[f32], Map),
@@ -211,7 +211,7 @@ impl Depthwise {
     /// # Safety
     ///
     /// The processor has the instructions of `S`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn lines<S: Simd, const STRIDE: usize, const R: usize>(
         &self,
         top: &[f32],
@@ -242,7 +242,7 @@ impl Depthwise {
     /// # Safety
     ///
     /// The processor has the instructions of `S`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn pixels<S: Simd, const STRIDE: usize, const R: usize, const P: usize>(
         &self,
         from: &[f32],

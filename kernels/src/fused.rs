@@ -136,7 +136,7 @@ impl Fused {
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn run<I: Vectors>(
         &self,
         (input, from): (&[f32], Map),
@@ -198,7 +198,7 @@ impl Fused {
     /// # Safety
     ///
     /// The processor has the instructions of `I`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn rows<I: Vectors>(
         &self,
         (input, from): (&[f32], Map),

@@ -7,7 +7,7 @@ use super::simd::{LANES, Simd, Vectors};
 /// # Safety
 ///
 /// The processor has the instructions of `I`.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(crate) unsafe fn mean<I: Vectors>(input: &[f32], channels: usize, output: &mut [f32]) {
     assert!(channels.is_multiple_of(LANES) && output.len() == channels && input.len().is_multiple_of(channels));
     let count = (input.len() / channels) as f32;

@@ -291,7 +291,7 @@ unsafe fn step_avx2(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, out
 /// # Safety
 ///
 /// The processor has the instructions of `I`.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 unsafe fn step<I: Vectors>(layer: &Layer, buffers: &[Aligned], strip: &mut Aligned, output: &mut [f32]) {
     let read = |place: &Place| &buffers[place.buffer].slice()[..place.map.len()];
     match layer {

@@ -86,7 +86,7 @@ impl Lists {
     /// # Safety
     ///
     /// The processor has the instructions of `I`. The input has all pixels of the span, of `inner` channels each.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn make<I: Vectors>(&mut self, input: &[f32], inner: usize, span: Span) -> usize {
         let mut sum = 0;
         for index in 0..span.groups() {
@@ -134,7 +134,7 @@ impl Dense<'_> {
     /// # Safety
     ///
     /// The processor has the instructions of `I`. The lengths are as [`Dense::run`] checks them.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn without_zeros<I: Vectors>(&self, output: &mut [f32]) {
         const { assert!(I::GROUP <= MOST_PIXELS && I::VECTORS <= MOST_VECTORS) };
         let Dense { input, packed, .. } = *self;
@@ -216,7 +216,7 @@ impl Columns<'_> {
     /// # Safety
     ///
     /// As for [`Columns::run`].
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn compute<I: Vectors>(&self, dense: &Dense<'_>, output: &mut [f32]) {
         let width = self.outputs.len();
         macro_rules! run {
@@ -243,7 +243,7 @@ impl Columns<'_> {
     ///
     /// The processor has the instructions of `I`. The group has `P` pixels of the map. There are as many outputs as the vectors
     /// have numbers, all of one block, and the list has channels of the input.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn run<I: Vectors, const P: usize, const N: usize, const H: usize>(
         &self,
         dense: &Dense<'_>,
