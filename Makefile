@@ -214,6 +214,12 @@ bench: build .venv/bench/ready ## Compare with PySpark and ONNX Runtime on the s
 	$(MAKE) --no-print-directory bench-kernels
 	.venv/bench/bin/python bench/summary.py
 
+# For example the 49,236 pictures of https://github.com/fruits-360/fruits-360-3-body-problem, which git clones without an account.
+.PHONY: bench-folder
+bench-folder: build .venv/bench/ready ## Compare with ONNX Runtime on your own JPEGs: FOLDER=fruits-360 WHAT='pictures of Fruits-360'
+	.venv/bench/bin/python bench/compare.py --pomona $(POMONA) --folder $(FOLDER) --what '$(or $(WHAT),pictures)' --rounds 1 --spark-rounds 0
+	.venv/bench/bin/python bench/summary.py
+
 .PHONY: bench-kernels
 bench-kernels: .venv/bench/ready ## Time the model alone: Pomona, ONNX Runtime, OpenVINO, tract
 	$(CARGO) build --release --workspace --example kernel_time --example first_feature

@@ -1,6 +1,7 @@
 """Compares Pomona with other pipelines on the same images, in one run.
 
     make bench                      (or: compare.py --pomona PATH --images 2000 --rounds 3)
+    make bench-folder FOLDER=fruits-360-3-body-problem WHAT='pictures of Fruits-360'
 
 The images are 100 x 100 JPEGs from `pomona demo`, so the benchmark can be repeated anywhere. In each round, every program
 runs once, so a machine that becomes slower affects all programs. The script prints seconds for the whole job (process start
@@ -37,13 +38,22 @@ def memory_of_group(group):
     return total
 
 
+def own_peak(process):
+    """The peak of a process until now, which the system keeps: between two looks, memory can grow and shrink."""
+    try:
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
 def measure(command, log):
     """Wall clock seconds and peak memory of a command and its children."""
     started = time.perf_counter()
     process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, start_new_session=True)
     peak = 0
     while process.poll() is None:
-        peak = max(peak, memory_of_group(process.pid))
+        peak = max(peak, memory_of_group(process.pid), own_peak(process.pid))
         time.sleep(0.05)
     seconds = time.perf_counter() - started
     if process.returncode != 0:
@@ -107,12 +117,13 @@ def commands(args, images, work):
         pomona = lambda how: lambda i: [args.pomona, "run", images, work / f"{how}-{i}", "--decode", how, "--json"]  # noqa: E731
         peer = lambda *how: lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}{''.join(how)}", 20, MODEL, *how]  # noqa: E731
         return {"pomona": pomona("full"), "onnxruntime": peer(), "pomona scaled": pomona("scaled"), "onnxruntime draft": peer("draft")}
-    # The others make no classifier.
+    # Without a classifier, because the others make none; of a folder, a run as it is by default.
+    plain = [] if args.folder else ["--no-classifier"]
     run = lambda program, name, *more: lambda i: [program, "run", images, work / f"{name}-{i}", "-k", args.components, "--json", *more]  # noqa: E731
     return {
-        "pomona": run(args.pomona, "pomona", "--no-classifier"),
-        "pomona with classifier": run(args.pomona, "classifier"),
-        **({"before": run(args.before, "before", "--no-classifier")} if args.before else {}),
+        "pomona": run(args.pomona, "pomona", *plain),
+        **({} if args.folder else {"pomona with classifier": run(args.pomona, "classifier")}),
+        **({"before": run(args.before, "before", *plain)} if args.before else {}),
         "onnxruntime": lambda i: [python, HERE / "peer_onnxruntime.py", images, work / f"ort-{i}", args.components, MODEL],
         "pyspark": lambda i: [python, HERE / "peer_pyspark.py", images, work / f"spark-{i}", args.components],
     }
@@ -140,6 +151,8 @@ def main():
     parser.add_argument("--spark-rounds", type=int, default=1)
     parser.add_argument("--photos", action="store_true", help="photos of 500 x 400 instead of pictures of 100 x 100")
     parser.add_argument("--phones", action="store_true", help="photos of 12 megapixels, decoded whole and scaled")
+    parser.add_argument("--folder", type=pathlib.Path, help="JPEGs of this folder, with the classifier and all else that a run makes by default")
+    parser.add_argument("--what", default="pictures", help="what is in --folder, for the record")
     parser.add_argument("--no-memory", action="store_true", help="skip the memory runs with 1,000 and 10,000 images")
     args = parser.parse_args()
     args.pomona = args.pomona.resolve()
@@ -149,7 +162,9 @@ def main():
     with tempfile.TemporaryDirectory() as work, open(pathlib.Path(work) / "log", "w") as log:
         work = pathlib.Path(work)
         write = write_phones if args.phones else write_photos if args.photos else write_images
-        images = write(args.pomona, work / "data", args.images)
+        images = args.folder.resolve() if args.folder else write(args.pomona, work / "data", args.images)
+        if args.folder:
+            args.images = sum(1 for file in images.rglob("*") if file.suffix.lower() in {".jpg", ".jpeg"})
         for i in range(args.rounds):
             for name, command in commands(args, images, work).items():
                 if name == "pyspark" and i >= args.spark_rounds:
@@ -160,10 +175,10 @@ def main():
         if args.phones:
             scaled = cosines(work / "full-0", work / "scaled-0")
             print(f"cosine of scaled to full: {scaled['worst']:.6f} at worst, {scaled['mean']:.6f} on average", flush=True)
-        if not args.no_memory:
+        if not args.no_memory and not args.folder:
             growth = memory_growth(args, work, log)
 
-    kind = "photos of 12 megapixels" if args.phones else "photos of 500 x 400" if args.photos else "images of 100 x 100"
+    kind = args.what if args.folder else "photos of 12 megapixels" if args.phones else "photos of 500 x 400" if args.photos else "images of 100 x 100"
     print(f"\n{args.images} {kind}, k = {args.components} standardised, {os.cpu_count()} cores; medians")
     print(f"{'':22} {'seconds':>9} {'images/s':>9} {'peak MB':>8} {'x Pomona':>9}")
     summary = {}
@@ -175,7 +190,7 @@ def main():
                          "ratio_to_pomona": round(ratio, 3)}
         print(f"{name:22} {seconds:9.1f} {args.images / seconds:9.1f} {peak:8.0f} {ratio:9.2f}")
 
-    name = "phones" if args.phones else "photos" if args.photos else "compare"
+    name = "folder" if args.folder else "phones" if args.phones else "photos" if args.photos else "compare"
     # A run beside an earlier build answers another question than the tables of bench/README.md.
     name = f"{name}-before-after" if args.before else name
     record.write(name, images=args.images, kind=kind, components=args.components,

@@ -84,7 +84,7 @@ def main():
     text = ["# Benchmarks\n", "`bench/summary.py` generates this page from the newest raw runs in [runs/](runs/). The machines were shared with other work: "
             "compare numbers within a run, not between runs.\n"]
     bars = []
-    for kind, command in (("compare", "make bench"), ("photos", "make bench"), ("phones", "make bench")):
+    for kind, command in (("compare", "make bench"), ("photos", "make bench"), ("phones", "make bench"), ("folder", "make bench-folder")):
         # Runs without PySpark are made to compare two builds.
         stem, run = newest(kind, lambda run: kind != "compare" or "pyspark" in run["runs"])
         if not run:
@@ -98,7 +98,9 @@ def main():
             cosine = run["cosine_of_scaled"]
             text.append(f"Cosine of the features of `--decode scaled` to those of full decoding: {cosine['worst']:.4f} at worst, "
                         f"{cosine['mean']:.4f} on average, {cosine['images']} photos. They are enlarged pictures with grain, on plain backgrounds.\n")
-        if kind == "phones":
+        if kind == "folder":
+            text.append("Pomona's run is one by default: with the classifier, the search of duplicates and the search index, which the other does not make.\n")
+        if kind in ("phones", "folder"):
             continue
         bars += [(f"{NAMES[name]}\n{what}", row["seconds"], name) for name, row in run["summary"].items()]
         if run.get("memory"):

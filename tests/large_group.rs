@@ -8,9 +8,9 @@ use memory::{alone, peak_of};
 use ndarray::Array2;
 use pomona::{
     classify::{ClassSums, FOLDS, Summer},
-    dataset::tables,
+    dataset::tables::{self, Compression, FeatureRows},
     ids::ShardId,
-    model::FeatureRange,
+    model::{Extractor, FeatureRange},
     search::segment::{SegmentSample, SegmentWriter, ShardRows, Subject},
 };
 
@@ -44,17 +44,17 @@ fn summed(shards: u64) -> ClassSums {
 fn sums_of_classes_take_64_bits_each_and_are_never_in_memory_twice() {
     let _alone = alone();
     let (sums, peak) = peak_of(|| summed(6));
-    // Rows wait until there are enough of them for a fast product: 512 of each fold.
-    assert!(peak < FOLDS * (FOLD + 512 * COLUMNS * 4) + 12 * MB, "summing: {} MB", peak / MB);
+    // Rows wait until there are enough of them for a fast product: 256 of each fold.
+    assert!(peak < FOLDS * (FOLD + 256 * COLUMNS * 4) + 10 * MB, "summing: {} MB", peak / MB);
     let mut total = sums.clone();
     let (file, peak) = peak_of(|| tables::write_last_classes(sums, "x").unwrap());
     // The encoder collects its pages, and then writes the file. These sums are random in their low bytes.
     assert!(peak < 2 * file.len() + 8 * MB, "encoding {} MB: {} MB", file.len() / MB, peak / MB);
     let (added, peak) = peak_of(|| tables::add_classes(&mut total, file.clone(), "k"));
     added.unwrap();
-    assert!(peak < FOLD + 8 * MB, "adding: {} MB", peak / MB);
+    assert!(peak < FOLD + 4 * MB, "adding: {} MB", peak / MB);
     let (read, peak) = peak_of(|| tables::read_classes(file, COLUMNS, "k").unwrap());
-    assert!(peak < FOLDS * FOLD + FOLD + 8 * MB, "reading: {} MB", peak / MB);
+    assert!(peak < FOLDS * FOLD + 4 * MB, "reading: {} MB", peak / MB);
     let mut expected = read.clone();
     expected.add(&read).unwrap();
     assert_eq!(total, expected);
@@ -86,4 +86,27 @@ fn a_segment_is_made_a_shard_at_a_time() {
     assert!(bytes > 31 * MB, "{bytes}");
     // A shard as features and as packed rows, what bounds the distances of all rows, and the fit of the directions.
     assert!(peak < 24 * MB, "{} MB", peak / MB);
+}
+
+#[test]
+fn decoding_features_takes_twice_their_memory() {
+    let _alone = alone();
+    let extractor = Extractor::embedded(FeatureRange::default()).unwrap();
+    let rows = FeatureRows {
+        paths: (0..ROWS).map(|row| format!("{row:04}.jpg")).collect(),
+        labels: vec![None; ROWS],
+        splits: vec![None; ROWS],
+        modified: vec![0; ROWS],
+        lengths: vec![1; ROWS],
+        etags: vec!["x".to_owned(); ROWS],
+        contents: vec![Some("0".repeat(64)); ROWS],
+        features: features(1),
+        ..FeatureRows::default()
+    };
+    let expected = rows.features.clone();
+    let file = tables::write_features(rows, "x", Compression::Snappy).unwrap();
+    let (read, peak) = peak_of(|| tables::read_labelled_features(file, extractor.info(), "k").unwrap());
+    assert_eq!(read.features, expected);
+    // The matrix, and the parts that the decoder has made of it.
+    assert!(peak < 2 * ROWS * COLUMNS * 4 + 2 * MB, "{} MB", peak / MB);
 }

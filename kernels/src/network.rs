@@ -180,6 +180,11 @@ impl Network {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Frees the buffer sets that no call uses. A later call makes a new one.
+    pub fn free_buffers(&self) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Numbers of all buffers of a call.
     #[cfg(test)]
     pub(crate) fn buffer_numbers(&self) -> usize {

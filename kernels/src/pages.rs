@@ -1,4 +1,4 @@
-//! Memory of constants that are part of the program's file.
+//! Memory that is given back to the system.
 
 /// Gives back the memory of a constant that is not needed for now, such as a model that has been read. Its pages count for the
 /// process once they are read; read again, they come from the file again.
@@ -15,6 +15,16 @@ pub fn release(constant: &'static [u8]) -> bool {
     }
     let _ = constant;
     false
+}
+
+/// Gives back the pages of the heap that have nothing but freed blocks. That takes some milliseconds, so it is of use where a large
+/// piece of work has ended. Only glibc can do it.
+pub fn release_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: The function locks the heap, and changes no block that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// The pages that have nothing else, if there are any.
@@ -75,6 +85,32 @@ mod tests {
         assert!(release(&LARGE));
         assert!(is_whole(&LARGE));
         assert!(!release(&LARGE[..16]), "less than a page");
+    }
+
+    /// Memory of the process that no file has, in bytes.
+    #[cfg(target_env = "gnu")]
+    fn resident() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn freed_blocks_between_others_are_given_back() {
+        const BLOCK: usize = 32 << 10;
+        let mut blocks: Vec<Vec<u8>> = (0..4_096).map(|_| vec![1; BLOCK]).collect();
+        // So that the end of the heap is in use, and what is freed is not given back by itself.
+        let mut number = 0;
+        blocks.retain(|_| {
+            number += 1;
+            number % 16 == 0
+        });
+        let before = resident();
+        release_freed();
+        let given_back = before.saturating_sub(resident());
+        assert!(given_back > 1_024 * BLOCK, "{given_back} bytes");
+        assert!(blocks.iter().flatten().all(|byte| *byte == 1));
     }
 
     #[test]

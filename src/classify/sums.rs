@@ -55,7 +55,7 @@ struct OpenFold {
 }
 
 /// Rows that are multiplied at a time.
-const TOGETHER: usize = 4 * BLOCK_ROWS;
+const TOGETHER: usize = 2 * BLOCK_ROWS;
 
 impl Summer {
     /// Sums of no rows, of features that are multiples of 1 / `per_unit`.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use groups::OpenGroups;
+use pomona_kernels::pages::release_freed;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "report")]
@@ -167,6 +168,9 @@ impl Attempt<'_> {
         let merges = read_work_list(self.stores.output.as_ref(), &planned.merge_work_list).await?;
         let mut known = KnownGroups::default();
         let left = self.featurize(&planned, merges, &mut known).await?;
+        if let Some(network) = self.workers.extractor().network() {
+            network.free_buffers();
+        }
         check(self.stop)?;
         if !left.is_empty() {
             self.merge(left, &mut known).await?;
@@ -297,6 +301,8 @@ impl Clock<'_> {
         let started = Instant::now();
         self.watcher.begin(phase, total);
         let outcome = work.await;
+        // The stages share no memory that is worth keeping.
+        release_freed();
         let took = started.elapsed();
         self.watcher.end(phase, took);
         self.seconds.push((phase.name().to_owned(), took.as_secs_f64()));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    ErrorKind, Result,
+    Error, ErrorKind, Result,
     classify::{ClassSums, FOLDS, MAX_CLASSES, Summer},
     dataset::{
         Checksum, FileRef, GroupRecord, GroupRef, ShardEntry,
@@ -26,7 +26,7 @@ use crate::{
     store::Store,
 };
 
-/// Tables of features that are read at a time.
+/// Files of features that are read at a time.
 const READ_AT_A_TIME: usize = 2;
 /// Most rows of shards that are in memory together to be compared: 40 MB.
 const COMPARED_ROWS: u64 = 8_192;
@@ -247,13 +247,16 @@ async fn summed<'a>(
     shards: impl Iterator<Item = &'a ShardEntry>,
 ) -> Result<(ClassSums, Option<ClassSums>)> {
     let training = Training::new(rules)?;
-    let reads: Vec<_> = shards.filter_map(ShardEntry::features).map(|file| rows_of(output, extractor, file)).collect();
+    let read = |file: FileRef| async move { Ok::<_, Error>((file.read(output).await?, file.key)) };
+    let reads: Vec<_> = shards.filter_map(ShardEntry::features).map(read).collect();
     let mut reads = stream::iter(reads).buffered(READ_AT_A_TIME);
     let learned = Summer::new(extractor.columns, extractor.feature_range.per_unit());
     let mut sums = Sums { learned, others: None };
-    while let Some(rows) = reads.try_next().await? {
-        let training = training.clone();
+    while let Some((file, key)) = reads.try_next().await? {
+        let (training, extractor) = (training.clone(), extractor.clone());
+        // Decoding takes several times the memory of a table, so only the next file is read meanwhile.
         let add = move || {
+            let rows = tables::read_labelled_features(file, &extractor, &key)?.into_rows();
             sums.add(&training, &rows, others)?;
             Ok(sums)
         };

@@ -46,15 +46,15 @@ impl Group<'_> {
 }
 
 /// The classifier of a run, fitted or that of the base version. `merged` has the sums of classes that `merge` has kept in
-/// this run, in the order of the groups; `known` has sums that are in memory. `read` is dropped when sums of classes have been
-/// read, or none are needed.
+/// this run, in the order of the groups; `known` has sums that are in memory. `fitted` is dropped when no
+/// sums are needed any more.
 pub(super) async fn classify(
     output: &dyn Store,
     plan: &Plan,
     base: Option<&Manifest>,
     groups: &[GroupEntry],
     (records, merged): (&[GroupRecord], &[Option<Checksum>]),
-    (known, read): (KnownSums<ClassSums>, oneshot::Sender<()>),
+    (known, fitted): (KnownSums<ClassSums>, oneshot::Sender<()>),
 ) -> Result<Classification> {
     let settings = &plan.settings;
     if !settings.classifier {
@@ -78,7 +78,7 @@ pub(super) async fn classify(
     }
     let groups = groups.iter().zip(records).zip(kept).map(|((entry, record), kept)| Group { entry, record, kept });
     let groups: Vec<Group<'_>> = groups.collect();
-    let known = (known, || drop(read));
+    let known = (known, || drop(fitted));
     let fitted = fit(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
     let Fitted { classifier, grouped, sums } = match fitted {
         Ok(fitted) => fitted,
@@ -120,14 +120,14 @@ pub(crate) struct Fitted {
     pub(crate) sums: Vec<Option<Checksum>>,
 }
 
-/// Fits a classifier to groups, given the sums of some of them. Calls `read` when it has all sums. Fails with `Dataset.Corrupt` if a
-/// file is damaged.
+/// Fits a classifier to groups, given the sums of some of them. Calls `fitted` when it needs no sums any more. Fails with
+/// `Dataset.Corrupt` if a file is damaged.
 pub(crate) async fn fit(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     settings: &Settings,
     groups: &[Group<'_>],
-    (known, read): (KnownSums<ClassSums>, impl FnOnce()),
+    (known, fitted): (KnownSums<ClassSums>, impl FnOnce()),
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
     let rules = settings.training_rules();
@@ -140,13 +140,13 @@ pub(crate) async fn fit(
         }
         kept.push(add_sums_of(output, extractor, &rules, (group, &mut total), write).await?);
     }
-    read();
     let total = total.unwrap_or_else(|| ClassSums::zero(extractor.columns));
     let (priors, per_unit) = (settings.priors(), extractor.feature_range.per_unit());
     let candidates = match run_blocking(move || classify::fit(total, per_unit, priors)).await? {
         Ok(candidates) => Arc::new(candidates),
         Err(reason) => return Ok(Err(reason)),
     };
+    fitted();
     let training = Arc::new(Training::new(&rules)?);
     let shards = groups.iter().filter(|group| group.has_labels()).flat_map(|group| &group.record.shards);
     let tallies: Vec<_> = shards

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream, try_join};
-use rayon::join;
 use tokio::sync::oneshot;
 
 use super::{
@@ -65,11 +64,11 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
     let totals = total(output, &plan, &groups, base, known.moments).await?;
-    // Eigenvectors take one processor.
-    let (read, are_read) = oneshot::channel();
+    // Eigenvectors take one processor. They are computed beside the cross-validation, not beside the models, which need most memory.
+    let (fitted, is_fitted) = oneshot::channel();
     let (classifier, Fitted { basis, moments }) = try_join!(
-        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, read)),
-        fit(output, &plan, totals, &groups, (base, are_read))
+        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, fitted)),
+        fit(output, &plan, totals, &groups, (base, is_fitted))
     )?;
 
     // The number is claimed as late as possible: a run that fails before this line leaves no claim.
@@ -173,52 +172,54 @@ struct Fitted {
     moments: Moments,
 }
 
-/// Fits a basis to the sums, or keeps the basis of the base version. Stores the total sums, unless they are those of the
-/// only group, and a new basis. Begins when files of sums of classes have been read, which takes memory.
+/// Fits a basis to the sums, or keeps the basis of the base version. Stores the total sums and a new basis. The fit begins when
+/// the models of the classifier are fitted, which takes memory.
 async fn fit(
     output: &dyn Store,
     plan: &Plan,
     totals: TotalMoments,
     groups: &[GroupEntry],
-    (base, are_read): (Option<&Manifest>, oneshot::Receiver<()>),
+    (base, is_fitted): (Option<&Manifest>, oneshot::Receiver<()>),
 ) -> Result<Fitted> {
-    // Without such files, the sender is dropped.
-    let _ = are_read.await;
-    let kept = base.filter(|_| plan.keep_basis).map(|base| base.basis.clone());
     let (extractor, settings) = (plan.extractor.clone(), plan.settings.clone());
-    let only = match groups {
-        [group] => group.sums(),
-        _ => None,
-    };
+    let (totals, moments) = keep_totals(output, plan, totals, groups).await?;
+    if let Some(base) = base.filter(|_| plan.keep_basis) {
+        return Ok(Fitted { basis: base.basis.clone(), moments });
+    }
+    // The sender sends nothing, and is dropped.
+    let _ = is_fitted.await;
+    let sums = moments.id.clone();
     let fitted = run_blocking(move || {
-        let write = || -> Result<_> {
-            let id = moments_id(&totals);
-            if let Some(file) = only {
-                return Ok((Moments { id, file }, None));
-            }
-            let body = tables::write_total_sums(&totals, extractor.id.as_str())?;
-            let file = FileRef::of(keys::totals(&id), &body);
-            Ok((Moments { id, file }, Some(body)))
-        };
-        if let Some(kept) = kept {
-            let (moments, body) = write()?;
-            return Ok((kept, None, moments, body));
-        }
-        let fit = || pca::fit(&totals, extractor.feature_range.per_unit(), settings.scaling(), settings.pca);
-        let (written, basis) = join(write, fit);
-        let ((moments, body), basis) = (written?, basis?);
-        let id = basis_id(&extractor.id, &settings, &moments.id)?;
-        let basis_file = tables::write_basis(&basis, extractor.id.as_str(), id.as_str())?;
-        Ok((BasisSummary::new(&basis, id, &basis_file), Some(basis_file), moments, body))
+        let basis = pca::fit(&totals, extractor.feature_range.per_unit(), settings.scaling(), settings.pca)?;
+        let id = basis_id(&extractor.id, &settings, &sums)?;
+        let file = tables::write_basis(&basis, extractor.id.as_str(), id.as_str())?;
+        Ok((BasisSummary::new(&basis, id, &file), file))
     });
-    let (basis, basis_file, moments, totals_file) = fitted.await?;
-    if let Some(file) = totals_file {
-        output.put(&moments.file.key, file).await?;
-    }
-    if let Some(file) = basis_file {
-        output.put(&basis.file.key, file).await?;
-    }
+    let (basis, file) = fitted.await?;
+    output.put(&basis.file.key, file).await?;
     Ok(Fitted { basis, moments })
+}
+
+/// Stores the total sums, unless they are those of the only group, and returns them.
+async fn keep_totals(
+    output: &dyn Store,
+    plan: &Plan,
+    totals: TotalMoments,
+    groups: &[GroupEntry],
+) -> Result<(TotalMoments, Moments)> {
+    let only = if let [group] = groups { group.sums() } else { None };
+    let (extractor, is_only) = (plan.extractor.id.clone(), only.is_some());
+    let written = run_blocking(move || {
+        let body = (!is_only).then(|| tables::write_total_sums(&totals, extractor.as_str())).transpose()?;
+        Ok((moments_id(&totals), totals, body.unwrap_or_default()))
+    });
+    let (id, totals, body) = written.await?;
+    if let Some(file) = only {
+        return Ok((totals, Moments { id, file }));
+    }
+    let file = FileRef::of(keys::totals(&id), &body);
+    output.put(&file.key, body).await?;
+    Ok((totals, Moments { id, file }))
 }
 
 /// The work of the stage `project`: one part of the PCA table for each shard that has rows.

@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch, cast::AsArray, types::Float32Type};
-use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_schema::{ArrowError, DataType, FieldRef, SchemaRef};
 use bytes::Bytes;
 use ndarray::Array2;
 use parquet::{
@@ -15,6 +15,11 @@ use parquet::{
 };
 
 use crate::{Error, ErrorKind, Result};
+
+/// Rows that are decoded at a time.
+const BATCH: usize = 4_096;
+/// Fewer, if they have lists: for each number of a list, the decoder needs twice the memory of the number.
+const BATCH_OF_LISTS: usize = 128;
 
 /// The decoder panics on some damaged files.
 fn caught<T>(key: &str, decode: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -85,7 +90,9 @@ impl<'a> Table<'a> {
             [] => ProjectionMask::all(),
             _ => ProjectionMask::columns(builder.parquet_schema(), names.iter().copied()),
         };
-        let reader = builder.with_projection(wanted).with_batch_size(4_096).build().map_err(|e| corrupt(&e))?;
+        let is_list = |field: &FieldRef| matches!(field.data_type(), DataType::List(_));
+        let rows = if schema.fields().iter().any(is_list) { BATCH_OF_LISTS } else { BATCH };
+        let reader = builder.with_projection(wanted).with_batch_size(rows).build().map_err(|e| corrupt(&e))?;
         Ok((Table { key, schema, batches: Vec::new(), footer }, reader))
     }
 
@@ -130,8 +137,12 @@ impl<'a> Table<'a> {
 
     /// A column of lists of `columns` numbers as a matrix `[rows, columns]`.
     pub(super) fn matrix(&self, name: &'static str, columns: usize) -> Result<Array2<f32>> {
-        let mut numbers: Vec<f32> = Vec::new();
-        let (mut seen, mut wrong) = (0, None);
+        let (mut seen, mut wrong, mut count) = (0, None, 0);
+        self.each(name, |column| {
+            count += column.as_list_opt::<i32>()?.values().len();
+            Some(())
+        })?;
+        let mut numbers: Vec<f32> = Vec::with_capacity(count);
         self.each(name, |column| {
             let lists = column.as_list_opt::<i32>().filter(|lists| lists.null_count() == 0)?;
             let row = (0..lists.len()).find(|i| lists.value_length(*i) as usize != columns);

@@ -341,6 +341,9 @@ mod tests {
         let again: Vec<_> = images.iter().rev().map(|image| bits(&network.run(image))).collect();
         assert_eq!(first, again.into_iter().rev().collect::<Vec<_>>());
         assert_eq!(network.spare_buffers(), 1);
+        network.free_buffers();
+        assert_eq!(network.spare_buffers(), 0);
+        assert_eq!(bits(&network.run(&images[1])), first[1]);
     }
 
     /// The narrow networks of tests/models/networks.py. `tests/python/test_networks.py` compares them with ONNX Runtime.
