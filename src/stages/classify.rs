@@ -46,7 +46,7 @@ impl Group<'_> {
 }
 
 /// The classifier of a run, fitted or that of the base version. `merged` has the sums of classes that `merge` has kept in
-/// this run, in the order of the groups; `known` has sums that are in memory. `fitted` is dropped when no
+/// this run, in the order of the groups; `known` has sums that are in memory. `on_fit` is dropped when no
 /// sums are needed any more.
 pub(super) async fn classify(
     output: &dyn Store,
@@ -54,7 +54,7 @@ pub(super) async fn classify(
     base: Option<&Manifest>,
     groups: &[GroupEntry],
     (records, merged): (&[GroupRecord], &[Option<Checksum>]),
-    (known, fitted): (KnownSums<ClassSums>, oneshot::Sender<()>),
+    (known, on_fit): (KnownSums<ClassSums>, oneshot::Sender<()>),
 ) -> Result<Classification> {
     let settings = &plan.settings;
     if !settings.classifier {
@@ -78,7 +78,7 @@ pub(super) async fn classify(
     }
     let groups = groups.iter().zip(records).zip(kept).map(|((entry, record), kept)| Group { entry, record, kept });
     let groups: Vec<Group<'_>> = groups.collect();
-    let known = (known, || drop(fitted));
+    let known = (known, || drop(on_fit));
     let fitted = fit(output, &plan.extractor, settings, &groups, known, Write::Missing).await?;
     let Fitted { classifier, grouped, sums } = match fitted {
         Ok(fitted) => fitted,
@@ -120,14 +120,14 @@ pub(crate) struct Fitted {
     pub(crate) sums: Vec<Option<Checksum>>,
 }
 
-/// Fits a classifier to groups, given the sums of some of them. Calls `fitted` when it needs no sums any more. Fails with
+/// Fits a classifier to groups, given the sums of some of them. Calls `on_fit` when it needs no sums any more. Fails with
 /// `Dataset.Corrupt` if a file is damaged.
 pub(crate) async fn fit(
     output: &dyn Store,
     extractor: &ExtractorInfo,
     settings: &Settings,
     groups: &[Group<'_>],
-    (known, fitted): (KnownSums<ClassSums>, impl FnOnce()),
+    (known, on_fit): (KnownSums<ClassSums>, impl FnOnce()),
     write: Write,
 ) -> Result<std::result::Result<Fitted, NoClassifier>> {
     let rules = settings.training_rules();
@@ -146,7 +146,7 @@ pub(crate) async fn fit(
         Ok(candidates) => Arc::new(candidates),
         Err(reason) => return Ok(Err(reason)),
     };
-    fitted();
+    on_fit();
     let training = Arc::new(Training::new(&rules)?);
     let shards = groups.iter().filter(|group| group.has_labels()).flat_map(|group| &group.record.shards);
     let tallies: Vec<_> = shards

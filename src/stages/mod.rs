@@ -48,6 +48,7 @@ mod rows;
 mod spans;
 mod sums;
 mod sweep;
+mod totals;
 mod upload;
 
 use std::sync::Arc;
@@ -79,11 +80,12 @@ pub use records::{
     PlannedShard, Projected, Published, Reduced, RunInput, ShardWork,
 };
 pub use reduce::reduce;
-pub(crate) use reduce::{reduce_with, sum_of_groups};
+pub(crate) use reduce::reduce_with;
 pub(crate) use resume::check_input;
 pub use rounds::{Limits, Round};
 pub(crate) use sums::{GroupSums, Known, KnownGroups, KnownSums, ShardSums, Sums, moments_of, read_sums};
 pub use tokio_util::sync::CancellationToken;
+pub(crate) use totals::sum_of_groups;
 
 use crate::{
     Error, ErrorKind, Result,

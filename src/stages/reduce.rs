@@ -17,18 +17,15 @@ use super::{
     plan::is_up_to_date,
     records::{REJECTS, read_merged},
     reuse,
-    sums::{KnownGroups, KnownSums, read_sums},
+    sums::KnownGroups,
+    totals,
 };
 use crate::{
     Error, ErrorKind, Result, compiled_once,
     dataset::{
         self, BasisSummary, Checksum, Classification, FileRef, GroupEntry, GroupRecord, LabelCount, Manifest, Moments,
-        RejectedObject, RunFigures, SearchIndex, ShardEntry,
-        blocking::run_blocking,
-        contents, inbox, keys, lease,
-        manifest::{basis_id, moments_id},
-        tables,
-        timing::Timer,
+        RejectedObject, RunFigures, SearchIndex, ShardEntry, blocking::run_blocking, contents, inbox, keys, lease,
+        manifest::basis_id, tables, timing::Timer,
     },
     ids::{GroupId, ShardId, Version},
     pca::{self, moments::TotalMoments},
@@ -63,11 +60,11 @@ pub(crate) async fn reduce_with(stores: &Stores, input: RunInput, known: KnownGr
     if let Some(base) = base.filter(|base| is_unchanged(base, &plan, &groups)) {
         return nothing_new(output, &plan, base, rejects_table, figures).await;
     }
-    let totals = total(output, &plan, &groups, base, known.moments).await?;
+    let totals = totals::total(output, &plan, &groups, base, known.moments).await?;
     // Eigenvectors take one processor. They are computed beside the cross-validation, not beside the models, which need most memory.
-    let (fitted, is_fitted) = oneshot::channel();
+    let (on_fit, is_fitted) = oneshot::channel();
     let (classifier, Fitted { basis, moments }) = try_join!(
-        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, fitted)),
+        classify(output, &plan, base, &groups, (&records, &classes), (known.classes, on_fit)),
         fit(output, &plan, totals, &groups, (base, is_fitted))
     )?;
 
@@ -182,7 +179,7 @@ async fn fit(
     (base, is_fitted): (Option<&Manifest>, oneshot::Receiver<()>),
 ) -> Result<Fitted> {
     let (extractor, settings) = (plan.extractor.clone(), plan.settings.clone());
-    let (totals, moments) = keep_totals(output, plan, totals, groups).await?;
+    let (totals, moments) = totals::keep(output, plan, totals, groups).await?;
     if let Some(base) = base.filter(|_| plan.keep_basis) {
         return Ok(Fitted { basis: base.basis.clone(), moments });
     }
@@ -198,28 +195,6 @@ async fn fit(
     let (basis, file) = fitted.await?;
     output.put(&basis.file.key, file).await?;
     Ok(Fitted { basis, moments })
-}
-
-/// Stores the total sums, unless they are those of the only group, and returns them.
-async fn keep_totals(
-    output: &dyn Store,
-    plan: &Plan,
-    totals: TotalMoments,
-    groups: &[GroupEntry],
-) -> Result<(TotalMoments, Moments)> {
-    let only = if let [group] = groups { group.sums() } else { None };
-    let (extractor, is_only) = (plan.extractor.id.clone(), only.is_some());
-    let written = run_blocking(move || {
-        let body = (!is_only).then(|| tables::write_total_sums(&totals, extractor.as_str())).transpose()?;
-        Ok((moments_id(&totals), totals, body.unwrap_or_default()))
-    });
-    let (id, totals, body) = written.await?;
-    if let Some(file) = only {
-        return Ok((totals, Moments { id, file }));
-    }
-    let file = FileRef::of(keys::totals(&id), &body);
-    output.put(&file.key, body).await?;
-    Ok((totals, Moments { id, file }))
 }
 
 /// The work of the stage `project`: one part of the PCA table for each shard that has rows.
@@ -376,75 +351,4 @@ async fn keep_rejects(output: &dyn Store, plan: &Plan, rejects: &[RejectedObject
         error = error.context("first", format!("{}: {}", first.path, first.reject.reason));
     }
     Err(error)
-}
-
-/// The sums over all groups. From the sums of the base version, if fewer files are read then. Sums are exact, so both ways
-/// give the same bits.
-async fn total(
-    output: &dyn Store,
-    plan: &Plan,
-    groups: &[GroupEntry],
-    base: Option<&Manifest>,
-    known: KnownSums<TotalMoments>,
-) -> Result<TotalMoments> {
-    let columns = plan.extractor.columns;
-    let base = base.filter(|base| base.extractor.id == plan.extractor.id && base.released.is_none());
-    let unknown: Vec<_> = groups.iter().filter(|group| !known.groups.contains(&group.id)).collect();
-    if let Some(base) = base {
-        let (old, new) = (ids(base.groups.iter()), ids(groups.iter()));
-        let added: Vec<_> = unknown.iter().copied().filter(|group| !old.contains(&group.id)).collect();
-        let dropped: Vec<_> = base.groups.iter().filter(|group| !new.contains(&group.id)).collect();
-        // The base has the rows of a group that was made again because it was damaged.
-        let usable = !known.groups.iter().any(|group| old.contains(group));
-        if usable && 1 + added.len() + dropped.len() < unknown.len() {
-            match from_base(output, base, &added, &dropped, known.total.as_ref()).await {
-                Err(e) if e.is(ErrorKind::DatasetCorrupt) => {}
-                totals => return totals,
-            }
-        }
-    }
-    let mut totals = known.total.unwrap_or_else(|| TotalMoments::zero(columns));
-    add_groups(output, &mut totals, unknown.into_iter()).await?;
-    Ok(totals)
-}
-
-/// The sums over groups. Fails with `Dataset.Corrupt`.
-pub(crate) async fn sum_of_groups(output: &dyn Store, groups: &[GroupEntry], columns: usize) -> Result<TotalMoments> {
-    let mut totals = TotalMoments::zero(columns);
-    add_groups(output, &mut totals, groups.iter()).await?;
-    Ok(totals)
-}
-
-async fn add_groups<'a>(
-    output: &dyn Store,
-    totals: &mut TotalMoments,
-    groups: impl Iterator<Item = &'a GroupEntry>,
-) -> Result<()> {
-    for sums in groups.filter_map(GroupEntry::sums) {
-        totals.add(&read_sums(output, &sums, totals.columns()).await?)?;
-    }
-    Ok(())
-}
-
-fn ids<'a>(groups: impl Iterator<Item = &'a GroupEntry>) -> HashSet<&'a GroupId> {
-    groups.map(|group| &group.id).collect()
-}
-
-async fn from_base(
-    output: &dyn Store,
-    base: &Manifest,
-    added: &[&GroupEntry],
-    dropped: &[&GroupEntry],
-    known: Option<&TotalMoments>,
-) -> Result<TotalMoments> {
-    let columns = base.extractor.columns;
-    let mut totals = read_sums(output, &base.moments.file, columns).await?;
-    if let Some(sums) = known {
-        totals.add(sums)?;
-    }
-    add_groups(output, &mut totals, added.iter().copied()).await?;
-    for sums in dropped.iter().filter_map(|group| group.sums()) {
-        totals.subtract(&read_sums(output, &sums, columns).await?)?;
-    }
-    Ok(totals)
 }
