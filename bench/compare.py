@@ -11,6 +11,7 @@ over rounds). Raw runs go to bench/runs/ with a description of the machine. PySp
 """
 
 import argparse
+import json
 import os
 import pathlib
 import statistics
@@ -129,6 +130,13 @@ def commands(args, images, work):
     }
 
 
+def check_images(args, output):
+    """Ends the program if Pomona has other images than those that ONNX Runtime's pipeline reads."""
+    images = json.loads((output / "versions/00000001.json").read_text())["images"]
+    if images != args.images:
+        sys.exit(f"Pomona has {images} images of {args.folder}, but {args.images} are *.jpg, which the other pipeline reads: it would have other work")
+
+
 def memory_growth(args, work, log):
     """Peak memory of Pomona for 1,000 and for 10,000 images."""
     peaks = {}
@@ -164,12 +172,14 @@ def main():
         write = write_phones if args.phones else write_photos if args.photos else write_images
         images = args.folder.resolve() if args.folder else write(args.pomona, work / "data", args.images)
         if args.folder:
-            args.images = sum(1 for file in images.rglob("*") if file.suffix.lower() in {".jpg", ".jpeg"})
+            args.images = sum(1 for _ in images.rglob("*.jpg"))
         for i in range(args.rounds):
             for name, command in commands(args, images, work).items():
                 if name == "pyspark" and i >= args.spark_rounds:
                     continue
                 run = measure(command(i), log)
+                if args.folder and (name, i) == ("pomona", 0):
+                    check_images(args, work / "pomona-0")
                 runs.setdefault(name, []).append(run)
                 print(f"round {i + 1}: {name:22} {run['seconds']:7.1f} s {run['peak_mb']:6} MB", flush=True)
         if args.phones:
